@@ -1,0 +1,31 @@
+"""
+smtphooks: an SMTP and LMTP server for Twisted whose behaviour is decided by lifecycle hooks.
+
+This module only publishes names; C{from smtphooks import SMTPServerFactory} is where to start.
+"""
+
+from smtphooks._version import __version__
+from smtphooks.extensions import Extension
+from smtphooks.factory import SMTPServerFactory
+from smtphooks.hooks import Hooks, ISMTPHooks
+from smtphooks.options import Options
+from smtphooks.protocol import SMTPServerProtocol
+from smtphooks.replies import SMTPError
+from smtphooks.session import Address, Envelope, Session, TLSInfo
+from smtphooks.stream import MessageStream
+
+__all__ = [
+    "Address",
+    "Envelope",
+    "Extension",
+    "Hooks",
+    "ISMTPHooks",
+    "MessageStream",
+    "Options",
+    "SMTPError",
+    "SMTPServerFactory",
+    "SMTPServerProtocol",
+    "Session",
+    "TLSInfo",
+    "__version__",
+]

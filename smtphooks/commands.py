@@ -1,0 +1,158 @@
+"""
+The commands: one table that says when each is allowed, and the handlers of those that stand outside a transaction.
+
+A handler gets the dialogue and the argument of the command.  It returns a L{Reply}, or is a generator that yields what
+it must know first and returns the reply: so it reads as RFC 5321 tells it.
+This module knows neither octets nor transports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from smtphooks import grammar, replies, transaction
+from smtphooks.options import fillHeloResponse
+from smtphooks.replies import Reply, SMTPError
+from smtphooks.steps import Ask, Replies, State, Task
+
+if TYPE_CHECKING:
+    from smtphooks.dialogue import Dialogue
+
+Handler: TypeAlias = "Callable[[Dialogue, str], Replies | Task]"
+
+
+class Flavour(NamedTuple):
+    """
+    What differs between SMTP and LMTP, chosen once for a connection.
+
+    @ivar protocol: its name in the greeting.
+    @ivar hellos: the commands with which a client may identify itself.
+    @ivar noRecipients: the reply to a message without one: RFC 2033 section 4.2 leaves LMTP no choice.
+    """
+
+    protocol: str
+    hellos: frozenset[str]
+    noRecipients: Reply
+
+
+SMTP = Flavour("ESMTP", frozenset({"HELO", "EHLO"}), replies.NO_RECIPIENTS)
+LMTP = Flavour("LMTP", frozenset({"LHLO"}), replies.RCPT_FIRST)
+HELLOS = SMTP.hellos | LMTP.hellos
+
+
+def connect(dialogue: Dialogue, argument: str) -> Task:
+    """The greeting (RFC 5321 section 3.1)."""
+    try:
+        yield Ask("onConnect", (dialogue.session,))
+    except SMTPError as refusal:
+        return refusal.reply(replies.SITUATIONS["onConnect"]).closing()
+    dialogue.state = State.GREETED
+    options = dialogue.options
+    return Reply(220, " ".join(filter(None, (options.name, dialogue.flavour.protocol, options.banner))))
+
+
+def hello(dialogue: Dialogue, argument: str) -> Task:
+    """HELO, EHLO (RFC 5321 section 4.1.1.1) and LHLO (RFC 2033 section 4.1)."""
+    if not argument:
+        return replies.HOSTNAME_WANTED
+    session, options = dialogue.session, dialogue.options
+    hostname = grammar.parseHostname(argument)
+    before = session.openingCommand, session.hostNameAppearsAs
+    # The hook may want to read them; a refusal leaves the session as it was (section 4.1.4).
+    session.openingCommand, session.hostNameAppearsAs = dialogue.verb, hostname
+    try:
+        answer = yield Ask("onHelo", (hostname, session))
+    except SMTPError:
+        session.openingCommand, session.hostNameAppearsAs = before
+        raise
+    yield from transaction.abandon(dialogue)
+    text = answer if isinstance(answer, str) and answer else None
+    if text is None:
+        text = fillHeloResponse(options.heloResponse, options.name, session.clientHostname or hostname)
+    if dialogue.verb == "HELO":
+        return Reply(250, text)
+    return Reply(250, [text, *dialogue.extensions.ehloLines(session)])
+
+
+def noop(dialogue: Dialogue, argument: str) -> Reply:
+    """RFC 5321 section 4.1.1.9: whatever follows is ignored."""
+    return replies.OK
+
+
+def vrfy(dialogue: Dialogue, argument: str) -> Task:
+    """RFC 5321 section 4.1.1.6, and 3.5.3 for the answer that says nothing."""
+    if not argument:
+        return replies.VRFY_SYNTAX
+    answer = yield Ask("onVrfy", (argument, dialogue.session))
+    if isinstance(answer, str) and answer:
+        return Reply(250, answer, "2.1.5")
+    return replies.CANNOT_VERIFY
+
+
+def help(dialogue: Dialogue, argument: str) -> Reply:
+    """RFC 5321 section 4.1.1.8."""
+    return Reply(214, f"Commands: {' '.join(dialogue.verbs())}", "2.0.0")
+
+
+def quit(dialogue: Dialogue, argument: str) -> Task:
+    """RFC 5321 section 4.1.1.10."""
+    if dialogue.state is State.CHUNKS:
+        yield from transaction.abandon(dialogue)
+    return replies.BYE
+
+
+def extended(dialogue: Dialogue, argument: str) -> Task:
+    """A command that an extension adds."""
+    handler = dialogue.extensions.command(dialogue.verb, dialogue.session)
+    if handler is None:
+        return replies.NOT_RECOGNIZED
+    answer = yield Ask(handler, (argument, dialogue.session))
+    return replies.ok(answer, replies.OK)
+
+
+class Command(NamedTuple):
+    """
+    A row of the table.
+
+    @ivar handle: makes the reply.
+    @ivar refusals: in these states the command gets this reply instead.
+    @ivar bare: it takes no argument.
+    @ivar always: its handler is called even where the command is disabled, for something follows that must be read.
+    """
+
+    handle: Handler
+    refusals: Mapping[State, Reply] = {}
+    bare: bool = False
+    always: bool = False
+
+
+# States MESSAGE and CLOSED stand nowhere: no command is read in them.
+_CHUNKED = {State.CHUNKS: replies.NOT_WITHIN_CHUNKS}
+_BEFORE_HELLO = {State.GREETED: replies.HELLO_FIRST}
+
+COMMANDS = {
+    "HELO": Command(hello),
+    "EHLO": Command(hello),
+    "LHLO": Command(hello),
+    "MAIL": Command(
+        transaction.mail,
+        {
+            **_BEFORE_HELLO,
+            State.MAIL: replies.NESTED_MAIL,
+            State.RECIPIENTS: replies.NESTED_MAIL,
+            State.CHUNKS: replies.NESTED_MAIL,
+        },
+    ),
+    "RCPT": Command(transaction.rcpt, {**_BEFORE_HELLO, State.IDENTIFIED: replies.MAIL_FIRST, **_CHUNKED}),
+    "DATA": Command(transaction.data, {**_BEFORE_HELLO, State.IDENTIFIED: replies.RCPT_FIRST, **_CHUNKED}, bare=True),
+    "BDAT": Command(transaction.bdat, always=True),
+    "RSET": Command(transaction.rset, bare=True),
+    "NOOP": Command(noop),
+    "VRFY": Command(vrfy),
+    "HELP": Command(help),
+    "QUIT": Command(quit, bare=True),
+}
+
+# RFC 5321 names them, smtphooks does not have them (section 4.2.4: 502, not 500).
+NOT_IMPLEMENTED = frozenset({"EXPN", "TURN", "SEND", "SOML", "SAML", "STARTTLS", "AUTH"})

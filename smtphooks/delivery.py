@@ -1,0 +1,129 @@
+"""
+A delivery: one message on its way into C{onData}, and what came of it.
+
+The protocol puts octets in and says when the message is whole or cut; C{onData} may end before, then, or long after.
+This module knows neither the wire nor the dialogue, only what the latter wants to hear in the end: a L{Verdict}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from smtphooks import replies
+from smtphooks.replies import Reply, SMTPError
+from smtphooks.stream import MessageStream
+
+
+class Delivery:
+    """
+    @ivar stream: what the hook reads.
+    @ivar whole: the last octet of the message has been read; from here on the hook runs to its end, come what may.
+    @ivar decided: the hook has ended (or there is none, and the message is read and dropped).
+    @ivar isCut: the message will never be whole.
+    """
+
+    __slots__ = ("_fault", "_hook", "_result", "decided", "isCut", "stream", "whole")
+
+    def __init__(self, stream: MessageStream) -> None:
+        self.stream = stream
+        self.whole = False
+        self.decided = False
+        self.isCut = False
+        self._hook: Deferred[Any] | None = None
+        self._result: Any = None
+        self._fault: Reply | None = None
+
+    def hookRuns(self, hook: Deferred[Any]) -> None:
+        """C{onData} has yet to decide."""
+        self._hook = hook
+
+    def decide(self, result: object) -> None:
+        """C{onData} has ended, with a result or an L{SMTPError}; what it did not read is of no interest any more."""
+        self._hook = None
+        self._result = result
+        self.decided = True
+        self.stream.discard()
+
+    def receive(self, data: bytes) -> None:
+        """Octets of the message."""
+        self.stream.receive(data)
+
+    def refuseBareNewline(self) -> None:
+        """The message holds one, and may not (invariant 3): the hook learns of it before it can take the message."""
+        if self._fault is None:
+            self._fault = replies.BARE_NEWLINE
+            self.stream.fail(Failure(SMTPError(replies.BARE_NEWLINE.lines[0], 550, replies.BARE_NEWLINE.enhancedCode)))
+
+    def finish(self) -> None:
+        """The message is whole."""
+        self.whole = True
+        self.stream.finish()
+
+    def cut(self, failure: Failure) -> None:
+        """
+        The message will never be whole.
+
+        A hook that waits for its stream learns it there, and may clean up in peace; one that waits for anything else is
+        cancelled.
+        """
+        if self.whole:
+            return
+        self.isCut = True
+        isAwaited = self.stream.isAwaited
+        self.stream.fail(failure)
+        if self._hook is not None and not isAwaited:
+            self._hook.cancel()
+
+    def fault(self, rejectOversized: bool) -> Reply | None:
+        """Why the server itself refuses the message, if it does."""
+        if self._fault is None and rejectOversized and self.stream.sizeExceeded:
+            return replies.TOO_LARGE
+        return self._fault
+
+    @property
+    def failed(self) -> bool:
+        """The hook has ended and refused the message."""
+        return isinstance(self._result, SMTPError)
+
+    def results(self, recipients: int | None, report: Callable[[str], None]) -> tuple[str | SMTPError | None, ...]:
+        """
+        What the hook answered.
+
+        @param recipients: with LMTP their number, else None.
+        @param report: told what is wrong with the answer.
+        """
+        answers = self._result if isinstance(self._result, (list, tuple)) else None
+        if recipients is None:
+            return (_one(self._result if answers is None else _worst(answers), report),)
+        if answers is None:
+            return (_one(self._result, report),) * recipients
+        if len(answers) != recipients:
+            report(f"onData answered {len(answers)} results for {recipients} recipients")
+        missing = [_LOST] * (recipients - len(answers))
+        return tuple(_one(answer, report) for answer in [*answers, *missing][:recipients])
+
+
+_LOST = SMTPError(replies.HOOK_FAILED.lines[0], replies.HOOK_FAILED.code, replies.HOOK_FAILED.enhancedCode)
+
+
+def _one(answer: object, report: Callable[[str], None]) -> str | SMTPError | None:
+    """One answer of a hook; an exception that is no refusal is a fault, and must not be taken for a success."""
+    if answer is None or isinstance(answer, (str, SMTPError)):
+        return answer
+    if isinstance(answer, (BaseException, Failure)):
+        report(f"onData answered {answer!r}, a refusal is an SMTPError")
+        return _LOST
+    return None
+
+
+def _worst(answers: list[Any] | tuple[Any, ...]) -> object:
+    """SMTP has one reply for all recipients: if any failed, the client must try again rather than lose a copy."""
+    failures = [answer for answer in answers if isinstance(answer, (BaseException, Failure))]
+    for failure in failures:
+        if not isinstance(failure, SMTPError) or (failure.responseCode or 450) < 500:
+            return failure
+    return failures[0] if failures else next((answer for answer in answers if isinstance(answer, str)), None)

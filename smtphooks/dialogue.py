@@ -1,0 +1,182 @@
+"""
+The dialogue: the state machine of SMTP and LMTP, one command at a time.
+
+In: a line, or the answer to what was asked.  Out: a step, which is a reply, or a question without whose answer the
+dialogue does not go on.  It never looks at anything beyond the command at hand, so replies are in command order
+(invariant 1).  This module knows commands, session and replies; it knows no socket, no Deferred and no hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import GeneratorType
+from typing import Any, cast
+
+from smtphooks import commands, replies
+from smtphooks.commands import COMMANDS, NOT_IMPLEMENTED
+from smtphooks.extensions import Extensions
+from smtphooks.options import Options
+from smtphooks.replies import SITUATIONS, Reply, SMTPError
+from smtphooks.session import Envelope, Session
+from smtphooks.steps import Ask, Question, Replies, State, Step, Task
+from smtphooks.wire import LineFault
+
+# RFC 5321 section 4.5.3.1.4: a command line has 512 octets, and more where extensions say so.
+_COMMAND_LENGTH = 512
+
+_LINE_FAULTS = {LineFault.TOO_LONG: replies.LINE_TOO_LONG, LineFault.BARE_LINE_END: replies.BARE_LINE_END}
+
+
+class Dialogue:
+    """
+    The dialogue of one connection.
+
+    @ivar state: where it stands; handlers change it.
+    @ivar verb: the command at hand, in upper case.
+    @ivar lineLimit: octets that the next line may have.
+    """
+
+    __slots__ = (
+        "_situation",
+        "_task",
+        "_utf8",
+        "extensions",
+        "flavour",
+        "lineLimit",
+        "options",
+        "session",
+        "state",
+        "verb",
+    )
+
+    def __init__(self, options: Options, extensions: Extensions, session: Session) -> None:
+        self.options = options
+        self.extensions = extensions
+        self.session = session
+        self.flavour = commands.LMTP if options.lmtp else commands.SMTP
+        self.state = State.CONNECTED
+        self.verb = ""
+        self.lineLimit = options.maxCommandLength or _COMMAND_LENGTH + extensions.commandLength
+        self._task: Task | None = None
+        self._situation = SITUATIONS["parameter"]
+        self._utf8 = False
+
+    # --- what the protocol calls ---
+
+    def open(self) -> Step:
+        """A client has connected."""
+        return self._handle(commands.connect, "")
+
+    def receive(self, line: bytes | LineFault) -> Step:
+        """A line has arrived; there must be no question open."""
+        assert self._task is None, "the dialogue stands still until its question is answered"
+        self._utf8 = self.session.envelope.smtpUtf8
+        if isinstance(line, LineFault):
+            return self._conclude(_LINE_FAULTS[line])
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            return self._conclude(replies.NOT_PRINTABLE)
+        if not text.isprintable():
+            return self._conclude(replies.NOT_PRINTABLE)
+        verb, _, argument = text.partition(" ")
+        return self._command(verb.upper(), argument.strip(" "))
+
+    def answer(self, value: object) -> Step:
+        """The open question has been answered."""
+        assert self._task is not None, "no question is open"
+        return self._advance(self._task.send, value)
+
+    def refuse(self, error: SMTPError) -> Step:
+        """The open question has been answered with a refusal."""
+        assert self._task is not None, "no question is open"
+        return self._advance(self._task.throw, error)
+
+    def close(self) -> None:
+        """The connection is gone; an open question will never be answered."""
+        if self._task is not None:
+            self._task.close()
+            self._task = None
+        self.state = State.CLOSED
+
+    def encode(self, reply: Reply) -> bytes:
+        """The octets of a reply, as this client may get them."""
+        return reply.encode(not self.options.hideENHANCEDSTATUSCODES, self._utf8)
+
+    @property
+    def inTransaction(self) -> bool:
+        """MAIL was accepted and the transaction has not ended."""
+        return self.session.envelope.mailFrom is not None
+
+    # --- what the handlers of commands call ---
+
+    def reset(self) -> None:
+        """The transaction at hand, if any, is over."""
+        if self.inTransaction:
+            self.session.transaction += 1
+            self.session.envelope = Envelope()
+        self.state = State.GREETED if self.session.openingCommand is None else State.IDENTIFIED
+
+    def verbs(self) -> list[str]:
+        """The commands that this client may use."""
+        verbs = [verb for verb in COMMANDS if self._isOffered(verb)] + self.extensions.verbs(self.session)
+        return [verb for verb in verbs if not self._isDisabled(verb)]
+
+    # --- within ---
+
+    def _isDisabled(self, verb: str) -> bool:
+        own = self.session.disabledCommands
+        if own is None:
+            return verb in self.options.disabledCommands
+        return verb in (name.upper() for name in own)
+
+    def _isOffered(self, verb: str) -> bool:
+        if verb == "BDAT":
+            return self.extensions.inForce("CHUNKING", self.session)
+        return verb not in commands.HELLOS or verb in self.flavour.hellos
+
+    def _command(self, verb: str, argument: str) -> Step:
+        self.verb = verb
+        command = COMMANDS.get(verb)
+        if command is not None and command.always:
+            return self._handle(command.handle, argument)
+        if verb in NOT_IMPLEMENTED or self._isDisabled(verb):
+            return self._conclude(replies.NOT_IMPLEMENTED)
+        if command is None or (verb in commands.HELLOS and verb not in self.flavour.hellos):
+            return self._handle(commands.extended, argument)
+        refusal = command.refusals.get(self.state)
+        if refusal is None and command.bare and argument:
+            refusal = replies.NO_ARGUMENT_ALLOWED
+        if refusal is not None:
+            return self._conclude(refusal)
+        return self._handle(command.handle, argument)
+
+    def _handle(self, handle: commands.Handler, argument: str) -> Step:
+        self._situation = SITUATIONS["parameter"]
+        result = handle(self, argument)
+        if isinstance(result, GeneratorType):
+            self._task = result
+            return self._advance(result.send, None)
+        return self._conclude(cast(Replies, result))
+
+    def _advance(self, resume: Callable[[Any], Question], value: object) -> Step:
+        """Let the handler go on to its next question or its reply."""
+        try:
+            question = resume(value)
+        except StopIteration as end:
+            return self._conclude(end.value)
+        except SMTPError as refusal:
+            return self._conclude(refusal.reply(self._situation))
+        if isinstance(question, Ask):
+            self._situation = SITUATIONS.get(str(question.hook), SITUATIONS["command"])
+        return question
+
+    def _conclude(self, answer: Replies) -> Replies:
+        """The command at hand is done."""
+        self._task = None
+        for reply in (answer,) if isinstance(answer, Reply) else answer:
+            if reply.code >= 400:
+                self.session.error = str(reply)
+            if reply.closes:
+                self.state = State.CLOSED
+        return answer

@@ -1,0 +1,257 @@
+"""
+Extensions of SMTP (RFC 5321 section 2.2): the object that defines one, and the built-in ones written with it.
+
+An extension says what EHLO shows, which parameters of MAIL and RCPT it defines and which commands it adds.  The
+dialogue asks L{Extensions} and knows none of them by name.
+This module knows options as values; it knows neither the dialogue nor hooks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from smtphooks import grammar
+from smtphooks.replies import SMTPError
+from smtphooks.session import Session
+
+if TYPE_CHECKING:
+    from smtphooks.options import Options
+
+Validator = Callable[[Any], "str | bool"]
+Handler = Callable[[str, Session], Any]
+
+_KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
+
+
+def _isKeyword(instance: Extension, attribute: attrs.Attribute[Any], value: Any) -> None:
+    names = [value] if isinstance(value, str) else list(value)
+    for name in names:
+        # RFC 5321 section 4.1.1.1: ehlo-keyword; the esmtp-keyword of section 4.1.2 is the same.
+        if not isinstance(name, str) or not _KEYWORD.fullmatch(name):
+            raise ValueError(f"{attribute.name} of an Extension is {name!r}: letters, digits and hyphens are allowed")
+
+
+def _upper(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.upper()
+    return {str(name).upper(): item for name, item in dict(value).items()}
+
+
+@attrs.frozen(eq=False)
+class Extension:
+    """
+    One service extension.
+
+    @ivar keyword: its EHLO keyword.
+    @type keyword: L{str}
+    @ivar parameters: what follows the keyword in the EHLO line: a text, or a function of the L{Session} that answers
+        one.  None hides the extension and takes it out of force for that session.
+    @type parameters: L{str}, callable or None
+    @ivar mailParameters: parameters of MAIL that it defines: keyword to validator.  A validator gets the text of the
+        value (True if there was none), returns what C{address.args} shall hold, or raises L{SMTPError}.
+    @ivar rcptParameters: the same for RCPT.
+    @ivar commands: commands that it adds: verb to C{handler(argument, session)}, whose result is that of a hook: the
+        text of the 250 reply or None, directly, as a Deferred or by C{async def}; it may raise L{SMTPError}.
+    @ivar commandLength: octets by which it lengthens a command line (RFC 5321 section 4.5.3.1.4).
+    @raise ValueError: if a keyword has other characters than letters, digits and hyphens.
+    """
+
+    keyword: str = attrs.field(validator=_isKeyword, converter=_upper)
+    parameters: str | Callable[[Session], str | None] | None = ""
+    mailParameters: Mapping[str, Validator] = attrs.field(factory=dict, validator=_isKeyword, converter=_upper)
+    rcptParameters: Mapping[str, Validator] = attrs.field(factory=dict, validator=_isKeyword, converter=_upper)
+    commands: Mapping[str, Handler] = attrs.field(factory=dict, validator=_isKeyword, converter=_upper)
+    commandLength: int = 0
+
+    def parametersFor(self, session: Session) -> str | None:
+        """What EHLO shows behind the keyword to this client; None if the extension is not in force for it."""
+        return self.parameters(session) if callable(self.parameters) else self.parameters
+
+
+class Extensions:
+    """
+    The extensions of one server, looked up by what a client may use of them.
+
+    @ivar commandLength: octets that they add to the length of a command line.
+    """
+
+    def __init__(self, extensions: Sequence[Extension]) -> None:
+        self._extensions = extensions
+        self._byKeyword = {extension.keyword: extension for extension in extensions}
+        self._mail = self._index(extensions, "mailParameters")
+        self._rcpt = self._index(extensions, "rcptParameters")
+        self._commands = self._index(extensions, "commands")
+        self.commandLength = sum(extension.commandLength for extension in extensions)
+
+    @staticmethod
+    def _index(extensions: Sequence[Extension], field: str) -> dict[str, tuple[Extension, Any]]:
+        # The first to define a name keeps it: built-in rules are not replaced from outside.
+        index: dict[str, tuple[Extension, Any]] = {}
+        for extension in extensions:
+            for name, value in getattr(extension, field).items():
+                index.setdefault(name, (extension, value))
+        return index
+
+    def ehloLines(self, session: Session) -> list[str]:
+        """The lines of the EHLO reply that follow the first."""
+        lines = []
+        for extension in self._extensions:
+            parameters = extension.parametersFor(session)
+            if parameters is not None:
+                lines.append(f"{extension.keyword} {parameters}".rstrip())
+        return lines
+
+    def inForce(self, keyword: str, session: Session) -> bool:
+        """Is this extension offered to this client?"""
+        extension = self._byKeyword.get(keyword)
+        return extension is not None and extension.parametersFor(session) is not None
+
+    def mailArguments(self, given: Mapping[str, str | bool], session: Session) -> dict[str, str | bool]:
+        """
+        Check the parameters of a MAIL command.
+
+        @raise SMTPError: 555 for a parameter that no extension in force defines (RFC 5321 section 4.1.1.11), or what
+            its validator refuses it with.
+        """
+        return self._arguments(self._mail, given, session)
+
+    def rcptArguments(self, given: Mapping[str, str | bool], session: Session) -> dict[str, str | bool]:
+        """The same for RCPT."""
+        return self._arguments(self._rcpt, given, session)
+
+    @staticmethod
+    def _arguments(
+        known: Mapping[str, tuple[Extension, Validator]], given: Mapping[str, str | bool], session: Session
+    ) -> dict[str, str | bool]:
+        arguments = {}
+        for keyword, value in given.items():
+            extension, validate = known.get(keyword, (None, None))
+            if extension is None or validate is None or extension.parametersFor(session) is None:
+                raise SMTPError(f"Parameter {keyword} not recognized or not implemented", 555, "5.5.4")
+            arguments[keyword] = validate(value)
+        return arguments
+
+    def command(self, verb: str, session: Session) -> Handler | None:
+        """The handler of a command that an extension in force adds."""
+        extension, handler = self._commands.get(verb, (None, None))
+        if extension is None or extension.parametersFor(session) is None:
+            return None
+        return handler
+
+    def verbs(self, session: Session) -> list[str]:
+        """All commands that extensions in force add."""
+        return [verb for verb in self._commands if self.command(verb, session)]
+
+
+# --- Validators ---
+
+
+def _invalid(keyword: str) -> SMTPError:
+    return SMTPError(f"Invalid value of parameter {keyword}", 501, "5.5.4")
+
+
+def _size(limit: int) -> Validator:
+    def validate(value: Any) -> str:
+        # RFC 1870 section 4: size-value is 1*20DIGIT.
+        if value is True or not re.fullmatch(r"[0-9]{1,20}", value):
+            raise _invalid("SIZE")
+        if limit and int(value) > limit:
+            raise SMTPError("Message exceeds the fixed maximum size", 552, "5.3.4")
+        return str(value)
+
+    return validate
+
+
+def _oneOf(keyword: str, values: Iterable[str]) -> Validator:
+    def validate(value: Any) -> str:
+        if value is True or value.upper() not in values:
+            raise _invalid(keyword)
+        return str(value.upper())
+
+    return validate
+
+
+def _noValue(keyword: str) -> Validator:
+    def validate(value: Any) -> bool:
+        if value is not True:
+            raise SMTPError(f"Parameter {keyword} takes no value", 501, "5.5.4")
+        return True
+
+    return validate
+
+
+def _envelopeID(value: Any) -> str:
+    # RFC 3461 section 4.4: xtext of at most 100 octets.
+    if value is True or len(value) > 100:
+        raise _invalid("ENVID")
+    return grammar.decodeXtext(value)
+
+
+def _notify(value: Any) -> str:
+    # RFC 3461 section 4.1: NEVER alone, or a list of the others.
+    wanted = [] if value is True else value.upper().split(",")
+    if wanted != ["NEVER"] and not (wanted and set(wanted) <= {"SUCCESS", "FAILURE", "DELAY"}):
+        raise _invalid("NOTIFY")
+    return ",".join(dict.fromkeys(wanted))
+
+
+def _originalRecipient(value: Any) -> str:
+    # RFC 3461 section 4.2: addr-type ";" xtext, at most 500 octets.
+    kind, semicolon, address = ("", "", "") if value is True else value.partition(";")
+    if not semicolon or not _KEYWORD.fullmatch(kind) or not address or len(value) > 500:
+        raise _invalid("ORCPT")
+    return f"{kind.lower()};{grammar.decodeXtext(address)}"
+
+
+# --- The built-in extensions ---
+
+
+def _limits(options: Options) -> str | None:
+    # RFC 9422 section 4.
+    limits = {"MAILMAX": options.maxTransactions, "RCPTMAX": options.maxRecipients}
+    return " ".join(f"{name}={value}" for name, value in limits.items() if value) or None
+
+
+def builtInExtensions(options: Options) -> list[Extension]:
+    """The extensions that the options put in force, in the order in which EHLO shows them."""
+    bodies = ["7BIT", "8BITMIME"]
+    hasChunking = not options.hideCHUNKING and "BDAT" not in options.disabledCommands
+    if hasChunking:
+        bodies.append("BINARYMIME")
+
+    def unlessDisabled(verb: str) -> Callable[[Session], str | None]:
+        return lambda session: None if verb in (session.disabledCommands or ()) else ""
+
+    # RFC 1870 section 6.1 adds 26 octets, RFC 6152 section 3 17, RFC 6531 section 3.4 10, RFC 3461 section 5.4 500 to
+    # RCPT.
+    size = Extension(
+        "SIZE",
+        str(options.size or ""),
+        mailParameters={"SIZE": _size(options.size if options.rejectOversized else 0)},
+        commandLength=26,
+    )
+    eightBit = Extension("8BITMIME", mailParameters={"BODY": _oneOf("BODY", bodies)}, commandLength=17)
+    utf8 = Extension("SMTPUTF8", mailParameters={"SMTPUTF8": _noValue("SMTPUTF8")}, commandLength=10)
+    dsn = Extension(
+        "DSN",
+        mailParameters={"RET": _oneOf("RET", ["FULL", "HDRS"]), "ENVID": _envelopeID},
+        rcptParameters={"NOTIFY": _notify, "ORCPT": _originalRecipient},
+        commandLength=500,
+    )
+    offered = [
+        (not options.hidePIPELINING, Extension("PIPELINING")),
+        (not options.hideSize, size),
+        (not options.hide8BITMIME, eightBit),
+        (not options.hideSMTPUTF8, utf8),
+        (not options.hideENHANCEDSTATUSCODES, Extension("ENHANCEDSTATUSCODES")),
+        (not options.hideDSN, dsn),
+        (hasChunking, Extension("CHUNKING", unlessDisabled("BDAT"))),
+        # BINARYMIME is a value of 8BITMIME's parameter, sent with CHUNKING's command (RFC 3030 section 3).
+        (hasChunking and not options.hide8BITMIME, Extension("BINARYMIME", unlessDisabled("BDAT"))),
+        (not options.hideLIMITS, Extension("LIMITS", _limits(options))),
+    ]
+    return [extension for isOffered, extension in offered if isOffered] + list(options.extensions)

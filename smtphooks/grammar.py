@@ -1,0 +1,299 @@
+"""
+Grammar: the arguments of commands, as RFC 5321 sections 4.1.2 and 4.1.3 and RFC 6531 section 3.3 write them.
+
+In: the text of an argument.  Out: paths, parameters, host names; or the refusal, an L{SMTPError}.
+Rules kept here: nothing else is ever raised, whatever the text; the work is linear in its length; what is
+accepted holds no control or invisible character.
+This module knows syntax alone: not which parameters exist, not the session, not what a hook will say.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NamedTuple
+
+import idna
+
+from smtphooks.replies import SMTPError
+
+# RFC 5321 section 4.5.3.1, in octets; the path is counted with its brackets.
+_LOCAL_OCTETS = 64
+_DOMAIN_OCTETS = 255
+_PATH_OCTETS = 256
+_LABEL_OCTETS = 63  # RFC 1035 section 2.3.4
+
+# In all patterns below, a repeated piece begins with a character that the piece before it cannot hold: there
+# is only one way to cut a text into pieces, so a mismatch is found in one pass.
+_ASCII_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
+_NON_ASCII = r"\x80-\U0010ffff"
+_ATOM = f"[{_ASCII_ATEXT}{_NON_ASCII}]+"
+# RFC 6531 section 3.3 adds all beyond ASCII to plain text, but not to what a backslash may quote.
+_QTEXT = rf"[ !#-\[\]-~{_NON_ASCII}]*"
+_QUOTED = rf'"{_QTEXT}(?:\\[ -~]{_QTEXT})*"'
+_ANY_QUOTED = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+_LDH = "[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
+
+# What nearly every command holds.  Neither "xn--" nor two hyphens in a row pass, which need a closer look.
+_COMMON_PATH = re.compile(rf"<([{_ASCII_ATEXT}]+(?:\.[{_ASCII_ATEXT}]+)*)@([A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*)>")
+
+_BRACKETED = re.compile(rf'[ \t]*(<[^">]*(?:{_ANY_QUOTED}[^">]*)*>)(?: |\Z)', re.DOTALL)
+_BARE = re.compile(rf'[ \t]*(?![< \t]|\Z)([^" ]*(?:{_ANY_QUOTED}[^" ]*)*)(?: |\Z)', re.DOTALL)
+
+_MAILBOX = re.compile(rf"({_ATOM}(?:\.{_ATOM})*|{_QUOTED})@(.*)", re.DOTALL)
+_LENIENT_MAILBOX = re.compile(rf"([.{_ASCII_ATEXT}{_NON_ASCII}]+|{_QUOTED})@(.*)", re.DOTALL)
+_LABEL = re.compile(_LDH)
+_LENIENT_LABEL = re.compile(_LDH.replace("A-Z", "_A-Z"))
+# A zone id ("%eth0") means nothing to another host.
+_LITERAL = re.compile(r"\[(IPv6:)?([^\[\]%]*)\]", re.IGNORECASE)
+
+_KEYWORD = re.compile("[A-Za-z0-9][A-Za-z0-9-]*")
+_VALUE = re.compile("[!-<>-~]+")
+_UTF8_VALUE = re.compile(f"[!-<>-~{_NON_ASCII}]+")
+_XTEXT = re.compile(r"[!-*,-<>-~]*(?:\+[0-9A-F]{2}[!-*,-<>-~]*)*")
+_HEXCHAR = re.compile(r"\+(..)")
+_HOSTNAME = re.compile("[!-~]{1,255}")
+
+# The part of Unicode's Default_Ignorable_Code_Point that str.isprintable() takes for printable: fillers,
+# inherent vowels, variation selectors.  They show nothing, so with them different addresses look the same.
+_IGNORABLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+
+
+class Path(NamedTuple):
+    """
+    A reverse-path or forward-path without brackets and source route; all three are C{""} for the null path.
+
+    @ivar address: the mailbox.
+    @ivar local: its local-part as written, quotes included.
+    @ivar domain: its domain or address literal; C{""} for a bare C{postmaster}.
+    """
+
+    address: str
+    local: str
+    domain: str
+
+
+_NULL_PATH = Path("", "", "")
+
+
+class _Fault(Exception):
+    """What is wrong with a path; which reply that makes depends on whose path it is."""
+
+
+def _isVisible(text: str) -> bool:
+    return text.isprintable() and (text.isascii() or _IGNORABLE.search(text) is None)
+
+
+def _limit(what: str, text: str, octets: int) -> None:
+    # Octets are those of UTF-8, as on the wire; the first test spares a hostile text the encoding.
+    if len(text) > octets or len(text.encode("utf-8", "replace")) > octets:
+        raise _Fault(f"{what} too long, at most {octets} octets")
+
+
+def splitPath(argument: str, keyword: str, lenient: bool) -> tuple[str, str] | None:
+    """
+    Cut the argument of MAIL or RCPT into its path and its parameters.
+
+    Whitespace after the colon, though RFC 5321 section 3.3 forbids it, is too common a fault to refuse.
+
+    @param argument: such as C{"FROM:<user@example.org> SIZE=1"}.
+    @param keyword: C{"FROM"} or C{"TO"}.
+    @param lenient: the brackets may be missing.
+    @return: the path as written, and the text of the parameters; None if this is no such argument.
+    """
+    start = len(keyword) + 1
+    if argument[:start].upper() != keyword.upper() + ":":
+        return None
+    match = _BRACKETED.match(argument, start)
+    if match is None and lenient:
+        match = _BARE.match(argument, start)
+    if match is None:
+        return None
+    return match[1], argument[match.end() :].lstrip(" ")
+
+
+def parseReversePath(text: str, *, utf8: bool, lenient: bool) -> Path:
+    """
+    The path of MAIL (RFC 5321 section 4.1.2): a mailbox, or the null path C{<>}.
+
+    @param text: the path as L{splitPath} gives it.
+    @param utf8: the transaction asked for SMTPUTF8.
+    @param lenient: option C{lenientAddressParsing}.
+    """
+    if (path := _commonPath(text)) is not None:
+        return path
+    try:
+        inner = _unwrap(text, utf8, lenient)
+        return _mailbox(inner, lenient) if inner else _NULL_PATH
+    except _Fault as fault:
+        raise SMTPError(f"Bad sender address: {fault}", 501, "5.1.7") from None
+
+
+def parseForwardPath(text: str, *, utf8: bool, lenient: bool) -> Path:
+    """
+    The path of RCPT (RFC 5321 section 4.1.1.3): a mailbox, or C{<postmaster>} without domain (section 4.5.1).
+
+    The parameters are those of L{parseReversePath}.
+    """
+    if (path := _commonPath(text)) is not None:
+        return path
+    try:
+        inner = _unwrap(text, utf8, lenient)
+        if not inner:
+            raise _Fault("it is empty")
+        if inner.lower() == "postmaster":
+            return Path(inner, inner, "")
+        return _mailbox(inner, lenient)
+    except _Fault as fault:
+        raise SMTPError(f"Bad recipient address: {fault}", 501, "5.1.3") from None
+
+
+def _commonPath(text: str) -> Path | None:
+    match = _COMMON_PATH.fullmatch(text)
+    if match is None:
+        return None
+    local, domain = match.groups()
+    if len(local) > _LOCAL_OCTETS or len(domain) > _LABEL_OCTETS:
+        return None
+    return Path(text[1:-1], local, domain)
+
+
+def _unwrap(text: str, utf8: bool, lenient: bool) -> str:
+    """What stands between the brackets, once it is known to be short, visible and in a permitted charset."""
+    if not utf8 and not text.isascii():
+        raise SMTPError("An address beyond ASCII needs SMTPUTF8 (RFC 6531)", 553, "5.6.7")
+    if text.startswith("<") and text.endswith(">"):
+        inner = text[1:-1]
+    elif lenient and text.strip(" "):
+        inner = text
+    else:
+        raise _Fault("it is not in angle brackets")
+    if lenient:
+        inner = inner.strip(" ")
+    _limit("path", f"<{inner}>", _PATH_OCTETS)
+    if not _isVisible(inner):
+        raise _Fault("control or invisible character")
+    return inner
+
+
+def _mailbox(inner: str, lenient: bool) -> Path:
+    if inner.startswith("@"):
+        # RFC 5321 section 4.1.1.3 and appendix C: source routes must be accepted and should be ignored.
+        route, _, inner = inner.partition(":")
+        for hop in route.split(","):
+            if not hop.startswith("@"):
+                raise _Fault("malformed source route")
+            _domain(hop[1:], lenient)
+    match = (_LENIENT_MAILBOX if lenient else _MAILBOX).fullmatch(inner)
+    if match is None:
+        raise _Fault("it is not of the form local-part@domain")
+    local, domain = match.groups()
+    _limit("local-part", local, _LOCAL_OCTETS)
+    domain = _addressLiteral(domain) if domain.startswith("[") else _domain(domain, lenient)
+    address = f"{local}@{domain}"
+    _limit("path", f"<{address}>", _PATH_OCTETS)  # again: the mapping of a domain can lengthen it
+    return Path(address, local, domain)
+
+
+def _addressLiteral(literal: str) -> str:
+    """RFC 5321 section 4.1.3; no General-address-literal, as IANA has registered no other tag than IPv6."""
+    match = _LITERAL.fullmatch(literal)
+    try:
+        if match is None:
+            raise ValueError
+        if match[1] is None:
+            return f"[{ipaddress.IPv4Address(match[2])}]"
+        address = ipaddress.IPv6Address(match[2])
+    except ValueError:
+        raise _Fault("malformed address literal") from None
+    if address.ipv4_mapped is not None:
+        # RFC 5952 section 5; str() writes it so only since Python 3.13.
+        return f"[IPv6:::ffff:{address.ipv4_mapped}]"
+    return f"[IPv6:{address}]"
+
+
+def _domain(domain: str, lenient: bool) -> str:
+    """
+    Check a domain name, ASCII labels by RFC 5321, internationalized ones by IDNA 2008 (RFC 5891).
+
+    @return: an ASCII domain as written; another one mapped by UTS #46 (case, width, full stops), in U-labels.
+    """
+    international = not domain.isascii()
+    try:
+        # Without STD 3 rules, ASCII is left to the label patterns, which know about being lenient.
+        mapped = idna.uts46_remap(domain, std3_rules=False) if international else domain
+        if lenient:
+            mapped = mapped.removesuffix(".")
+        labels = mapped.split(".")
+        # The limits are those of DNS, so they count what DNS would be asked for.
+        aLabels = [x if x.isascii() else f"xn--{x.encode('punycode').decode('ascii')}" for x in labels]
+        for label in aLabels:
+            _limit("domain label", label, _LABEL_OCTETS)
+        _limit("domain", ".".join(aLabels), _DOMAIN_OCTETS)
+        uLabels = [_label(label, lenient) for label in labels]
+    except ValueError:  # of which all errors of idna are
+        raise _Fault("malformed domain") from None
+    if not international:
+        return mapped
+    domain = ".".join(uLabels)
+    if not _isVisible(domain):
+        # An A-label beside U-labels can hide a joiner, which IDNA allows in some words.
+        raise _Fault("control or invisible character")
+    return domain
+
+
+def _label(label: str, lenient: bool) -> str:
+    if label.isascii() and not label.lower().startswith("xn--"):
+        if (_LENIENT_LABEL if lenient else _LABEL).fullmatch(label) is None:
+            raise _Fault("malformed domain")
+        return label
+    return idna.ulabel(label)
+
+
+def parseParameters(text: str, utf8: bool) -> dict[str, str | bool]:
+    """
+    The parameters of MAIL or RCPT (RFC 5321 section 4.1.2): upper-case keyword to value, True if it has none.
+
+    @param utf8: values may hold more than ASCII (RFC 6531).
+    """
+    parameters: dict[str, str | bool] = {}
+    for parameter in text.split(" "):
+        if not parameter:
+            continue
+        keyword, equals, value = parameter.partition("=")
+        if _KEYWORD.fullmatch(keyword) is None:
+            raise SMTPError("Malformed parameter", 501, "5.5.4")
+        keyword = keyword.upper()
+        if keyword in parameters:
+            raise SMTPError(f"Parameter {keyword} given twice", 501, "5.5.4")
+        if equals and ((_UTF8_VALUE if utf8 else _VALUE).fullmatch(value) is None or not _isVisible(value)):
+            raise SMTPError(f"Malformed value of parameter {keyword}", 501, "5.5.4")
+        parameters[keyword] = value if equals else True
+    return parameters
+
+
+def decodeXtext(text: str) -> str:
+    """
+    Decode the xtext of RFC 3461 section 4.
+
+    What it decodes to is printable ASCII, as sections 4.2 and 4.4 demand of ORCPT and ENVID: no line end
+    travels through it into a header field or a log.
+    """
+    if _XTEXT.fullmatch(text) is None:
+        raise SMTPError("Malformed xtext (RFC 3461 section 4)", 501, "5.5.4")
+    decoded = _HEXCHAR.sub(lambda match: chr(int(match[1], 16)), text)
+    if not (decoded.isascii() and decoded.isprintable()):
+        raise SMTPError("Only printable ASCII may be encoded as xtext here", 501, "5.5.4")
+    return decoded
+
+
+def parseHostname(text: str) -> str:
+    """
+    The name that a client gives itself with HELO, EHLO or LHLO.
+
+    RFC 5321 section 4.1.4 forbids refusing mail because the name is not the client's, and real clients send
+    names that are none (underscores, bare addresses): whatever can stand in a log is accepted.
+    """
+    if _HOSTNAME.fullmatch(text) is None:
+        raise SMTPError("Host name or address literal wanted, at most 255 printable ASCII characters", 501, "5.5.4")
+    return text

@@ -1,0 +1,193 @@
+"""
+Options: one frozen, checked value that says how a server behaves.
+
+Every option is declared here once, with its default, what it wants, and nothing else; whoever acts on it reads it.  A
+wrong value is an L{OptionError} whose one sentence names the option, what it got and what it wants.
+This module knows nothing of configuration files, hooks or connections.
+"""
+
+from __future__ import annotations
+
+import difflib
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import attrs
+
+from smtphooks.extensions import Extension
+from smtphooks.wire import ACCEPT, NORMALIZE, REJECT
+
+
+class OptionError(ValueError):
+    """An option that does not exist, has a wrong value, or does not go with another; its text is for people."""
+
+
+def _option(
+    default: Any, wants: str, fits: Callable[[Any], bool], converter: Callable[[Any], Any] | None = None
+) -> Any:
+    """
+    Declare an option.
+
+    @param wants: completes "the option wants …" for who gave it a value that does not fit.
+    """
+
+    def check(instance: Options, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not fits(value):
+            raise OptionError(f"option {attribute.name} is {value!r}, it wants {wants}")
+
+    factory = default if callable(default) else None
+    return attrs.field(
+        default=attrs.NOTHING if factory else default,
+        factory=factory,
+        validator=check,
+        converter=converter,
+        metadata={"wants": wants},
+    )
+
+
+def _flag(default: bool) -> Any:
+    return _option(default, "True or False", lambda value: isinstance(value, bool))
+
+
+def _isNumber(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _count(default: int, unit: str) -> Any:
+    return _option(default, f"a whole number of {unit}, 0 for no limit", _isNumber)
+
+
+def _seconds(default: float) -> Any:
+    def fits(value: Any) -> bool:
+        return _isNumber(value) or (isinstance(value, float) and 0 <= value < float("inf"))
+
+    return _option(default, "a number of seconds, 0 for no limit", fits)
+
+
+def _isLine(value: Any) -> bool:
+    return isinstance(value, str) and (not value or value.isprintable())
+
+
+def _line(default: str) -> Any:
+    return _option(default, "one line of text without control characters", _isLine)
+
+
+def _isHostname(value: Any) -> bool:
+    return _isLine(value) and 0 < len(value) <= 255 and value.isascii() and " " not in value
+
+
+def _isTemplate(value: Any) -> bool:
+    try:
+        return _isLine(value) and bool(fillHeloResponse(value, "", "") is not None)
+    except (TypeError, ValueError):
+        return False
+
+
+def fillHeloResponse(template: str, name: str, client: str) -> str:
+    """The text of the reply to HELO; the template may name both, the server alone, or neither."""
+    return template % (name, client)[: template.replace("%%", "").count("%s")]
+
+
+def _tupleOf(
+    kind: type, convert: Callable[[Any], Any] = lambda item: item
+) -> tuple[Callable[[Any], bool], Callable[[Any], Any]]:
+    """A check and a converter for a list of values of one type."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, tuple) and all(isinstance(item, kind) for item in value)
+
+    def converter(value: Any) -> Any:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            return value
+        return tuple(convert(item) if isinstance(item, kind) else item for item in value)
+
+    return fits, converter
+
+
+_areTexts, _toUpperTexts = _tupleOf(str, str.upper)
+_areExtensions, _toExtensions = _tupleOf(Extension)
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """
+    How a server behaves.  The reference documents every option; times are seconds, sizes are octets.
+
+    @raise OptionError: if a value does not fit its option.
+    """
+
+    # Identity
+    name: str = _option(socket.getfqdn, "a host name", _isHostname)
+    banner: str = _line("")
+    heloResponse: str = _option(
+        "%s Nice to meet you, %s",
+        "one line of text with at most two %s (server name, client name)",
+        _isTemplate,
+    )
+
+    # Mode
+    lmtp: bool = _flag(False)
+
+    # Authentication
+    authOptional: bool = _flag(False)
+    authRequiredMessage: str = _line("Authentication required")
+
+    # Capabilities
+    hideSize: bool = _flag(False)
+    hidePIPELINING: bool = _flag(False)
+    hide8BITMIME: bool = _flag(False)
+    hideSMTPUTF8: bool = _flag(False)
+    hideENHANCEDSTATUSCODES: bool = _flag(False)
+    hideCHUNKING: bool = _flag(False)
+    hideDSN: bool = _flag(True)
+    hideLIMITS: bool = _flag(True)
+    disabledCommands: Sequence[str] = _option((), "a list of commands", _areTexts, _toUpperTexts)
+    extensions: Sequence[Extension] = _option((), "a list of Extension objects", _areExtensions, _toExtensions)
+
+    # Message
+    size: int = _count(0, "octets")
+    rejectOversized: bool = _flag(True)
+    bareNewline: str = _option(
+        NORMALIZE,
+        '"normalize", "reject" or "accept"',
+        lambda value: isinstance(value, str) and value in (NORMALIZE, REJECT, ACCEPT),
+    )
+
+    # Limits
+    maxRecipients: int = _count(0, "recipients")
+    maxTransactions: int = _count(0, "transactions")
+    maxCommandLength: int | None = _option(
+        None,
+        "a whole number of octets, 512 or more (memory for a command is always bounded)",
+        lambda value: value is None or (_isNumber(value) and value >= 512),
+    )
+
+    # Time
+    closeTimeout: float = _seconds(30)
+
+    # Addresses
+    lenientAddressParsing: bool = _flag(False)
+
+
+OPTION_NAMES = tuple(field.name for field in attrs.fields(Options))
+
+
+def makeOptions(given: dict[str, Any], otherNames: Iterable[str] = ()) -> Options:
+    """
+    Check options given by name.
+
+    @param otherNames: what else could have been meant where the options came from (the names of hooks, say).
+    @raise OptionError: if one is unknown or wrong.
+    """
+    for name in given:
+        if name not in OPTION_NAMES:
+            raise OptionError(unknownName("option", name, [*OPTION_NAMES, *otherNames]))
+    return Options(**given)
+
+
+def unknownName(what: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for a name that is not known, with the nearest that is."""
+    byLowerCase = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(str(name).lower(), byLowerCase, n=1)
+    return f"unknown {what} {name}" + (f", did you mean {byLowerCase[near[0]]}?" if near else "")

@@ -1,0 +1,249 @@
+"""
+Replies: the value, every text that smtphooks itself sends, and the refusal that hooks raise.
+
+In: a code, an enhanced status code and a text.  Out: bytes for the wire.
+Rules kept here, so that nobody else has to think of them: a reply never holds a control character (it cannot be split
+in two by its text, RFC 5321 section 4.2), no line is longer than 512 octets (section 4.5.3.1.5), and the class of an
+enhanced code is the first digit of its reply code (RFC 2034 section 4).
+This module knows neither sessions nor transports.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+# RFC 5321 section 4.5.3.1.5 allows 512 octets with code and CRLF; what remains for the text after "250-5.7.999 " is
+# less, and a round number leaves room for an enhanced code of any length RFC 3463 allows.
+_LINE_OCTETS = 490
+
+_ENHANCED_CODE = re.compile(r"([245])\.\d{1,3}\.\d{1,3}")
+
+
+class SMTPError(Exception):
+    """
+    A refusal: raised by a hook (or a parameter validator), it becomes the reply to the command at hand.
+
+    @param message: the text of the reply; control characters in it are replaced.
+    @type message: L{str}
+    @param responseCode: 400 to 599; 421 closes the connection after the reply.  None: the hook's own default code.
+    @type responseCode: L{int} or None
+    @param enhancedCode: an RFC 3463 code such as C{"5.1.1"}, of the same class as the reply code.
+    @type enhancedCode: L{str} or None
+    @raise ValueError: if a code is none, or the two are of different classes.
+    """
+
+    def __init__(self, message: str, responseCode: int | None = None, enhancedCode: str | None = None) -> None:
+        super().__init__(message)
+        if responseCode is not None and not (type(responseCode) is int and 400 <= responseCode <= 599):
+            raise ValueError(f"responseCode is {responseCode!r}: a refusal has a number from 400 to 599")
+        if enhancedCode is not None:
+            _checkEnhancedCode(enhancedCode, responseCode)
+            if enhancedCode[0] == "2":
+                raise ValueError(f"enhancedCode is {enhancedCode!r}: a refusal is of class 4 or 5")
+        self.message = str(message)
+        self.responseCode = responseCode
+        self.enhancedCode = enhancedCode
+
+    def reply(self, situation: Situation) -> Reply:
+        """This refusal as a L{Reply}; what it does not say itself follows from the situation."""
+        code = self.responseCode
+        if code is None:
+            code = situation.code
+            if self.enhancedCode is not None and int(self.enhancedCode[0]) != code // 100:
+                # The hook named only an enhanced code, of the other class: its "for now" or "for good" counts.
+                code = 450 if self.enhancedCode[0] == "4" else 550
+        enhancedCode = self.enhancedCode or situation.enhancedCodes.get(code) or _BY_CODE.get(code)
+        return Reply(code, self.message or "Refused", enhancedCode or f"{code // 100}.0.0")
+
+
+class Situation(NamedTuple):
+    """Where a refusal happens: the code it has if it names none, and the enhanced code that fits each code there."""
+
+    code: int
+    enhancedCodes: Mapping[int, str]
+
+
+def _checkEnhancedCode(enhancedCode: str, code: int | None) -> None:
+    if not isinstance(enhancedCode, str) or not _ENHANCED_CODE.fullmatch(enhancedCode):
+        raise ValueError(f"enhancedCode is {enhancedCode!r}: it is written like '5.1.1' (RFC 3463 section 2)")
+    if code is not None and int(enhancedCode[0]) != code // 100:
+        raise ValueError(f"enhancedCode {enhancedCode} does not fit reply code {code}: their classes differ")
+
+
+class Reply:
+    """
+    One reply of one or more lines (RFC 5321 section 4.2.1).
+
+    @ivar code: the three-digit reply code.
+    @ivar enhancedCode: the RFC 3463 code, or None where RFC 2034 section 4 wants none (greeting, EHLO, 3xx).
+    @ivar lines: the text, a line each; control characters have been replaced by spaces.
+    @ivar closes: the connection is closed after this reply.
+    """
+
+    __slots__ = ("_enhanced", "_plain", "closes", "code", "enhancedCode", "lines")
+
+    def __init__(
+        self, code: int, text: str | Sequence[str], enhancedCode: str | None = None, closes: bool = False
+    ) -> None:
+        if enhancedCode is not None:
+            _checkEnhancedCode(enhancedCode, code)
+        self.code = code
+        self.enhancedCode = enhancedCode
+        lines = (text,) if isinstance(text, str) else text
+        self.lines = tuple(_scrub(line) for line in lines)
+        self.closes = closes or code == 421
+        self._plain: bytes | None = None
+        self._enhanced: bytes | None = None
+
+    def closing(self) -> Reply:
+        """The same reply, closing the connection."""
+        return Reply(self.code, self.lines, self.enhancedCode, closes=True)
+
+    def encode(self, enhanced: bool = True, utf8: bool = False) -> bytes:
+        """
+        The reply's octets.
+
+        @param enhanced: with the enhanced code (RFC 2034).
+        @param utf8: the client asked for SMTPUTF8, so the text may leave ASCII (RFC 6531 section 3.7.4).
+        """
+        if utf8:
+            return self._encode(enhanced, "utf-8")
+        if enhanced:
+            if self._enhanced is None:
+                self._enhanced = self._encode(True, "ascii")
+            return self._enhanced
+        if self._plain is None:
+            self._plain = self._encode(False, "ascii")
+        return self._plain
+
+    def _encode(self, enhanced: bool, charset: str) -> bytes:
+        prefix = f"{self.enhancedCode} ".encode() if enhanced and self.enhancedCode else b""
+        lines = [piece for line in self.lines for piece in _wrap(line.encode(charset, "replace"))]
+        last = len(lines) - 1
+        return b"".join(
+            b"%d%s%s%s\r\n" % (self.code, b" " if i == last else b"-", prefix, line) for i, line in enumerate(lines)
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Reply):
+            return NotImplemented
+        return (self.encode(utf8=True), self.closes) == (other.encode(utf8=True), other.closes)
+
+    def __hash__(self) -> int:
+        return hash((self.code, self.lines))
+
+    def __str__(self) -> str:
+        return self.encode(utf8=True).decode().rstrip("\r\n")
+
+    def __repr__(self) -> str:
+        return f"<Reply {self}{' (closes)' if self.closes else ''}>"
+
+
+def _scrub(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " for c in text).encode("utf-8", "replace").decode()
+
+
+def _wrap(line: bytes) -> list[bytes]:
+    """Cut a text that is too long for one line at its spaces, or inside a word where there are none."""
+    pieces = []
+    while len(line) > _LINE_OCTETS:
+        cut = line.rfind(b" ", 0, _LINE_OCTETS) + 1 or _LINE_OCTETS
+        while cut < len(line) and 0x80 <= line[cut] <= 0xBF:  # never inside a UTF-8 sequence
+            cut -= 1
+        pieces.append(line[:cut].rstrip(b" "))
+        line = line[cut:]
+    pieces.append(line)
+    return pieces
+
+
+# RFC 3463 and the registry of RFC 5248: one reply code means different things in different places (552 at RCPT is a
+# full mailbox, after DATA a large message), so the enhanced code is looked up by place first, then by code alone.
+SITUATIONS = {
+    "onConnect": Situation(554, {450: "4.7.1", 451: "4.7.1"}),
+    "onSecure": Situation(554, {450: "4.7.1", 451: "4.7.1", 550: "5.7.5", 554: "5.7.5"}),
+    "onAuth": Situation(535, {450: "4.7.0", 451: "4.7.0", 454: "4.7.0", 534: "5.7.9", 550: "5.7.8", 554: "5.7.8"}),
+    "onHelo": Situation(550, {450: "4.7.1"}),
+    "onMailFrom": Situation(550, {450: "4.1.8", 451: "4.3.0", 452: "4.3.1", 552: "5.3.4", 553: "5.1.7"}),
+    "onRcptTo": Situation(550, {450: "4.2.0", 452: "4.5.3", 550: "5.1.1", 551: "5.1.6", 552: "5.2.2", 553: "5.1.3"}),
+    "onData": Situation(450, {450: "4.3.0", 452: "4.3.1", 552: "5.3.4", 554: "5.6.0"}),
+    "onVrfy": Situation(550, {550: "5.1.1", 551: "5.1.6", 553: "5.1.4"}),
+    "command": Situation(550, {}),
+    "parameter": Situation(501, {552: "5.3.4"}),
+}
+_BY_CODE = {
+    421: "4.3.2",
+    450: "4.2.0",
+    451: "4.3.0",
+    452: "4.3.1",
+    454: "4.7.0",
+    455: "4.5.4",
+    500: "5.5.2",
+    501: "5.5.4",
+    502: "5.5.1",
+    503: "5.5.1",
+    504: "5.5.4",
+    521: "5.3.2",
+    530: "5.7.0",
+    534: "5.7.9",
+    535: "5.7.8",
+    538: "5.7.11",
+    550: "5.7.1",
+    551: "5.1.6",
+    552: "5.3.4",
+    553: "5.1.3",
+    554: "5.7.1",
+    555: "5.5.4",
+    556: "5.1.10",
+}
+
+# --- What smtphooks says by itself.  Named for the situation; a code may stand here many times. ---
+
+START_MESSAGE = Reply(354, "End data with <CR><LF>.<CR><LF>")
+OK = Reply(250, "OK", "2.0.0")
+SENDER_OK = Reply(250, "Sender OK", "2.1.0")
+RECIPIENT_OK = Reply(250, "Recipient OK", "2.1.5")
+MESSAGE_OK = Reply(250, "Message accepted", "2.0.0")
+RESET = Reply(250, "Flushed", "2.0.0")
+CANNOT_VERIFY = Reply(252, "Try to send something, no promises though", "2.1.5")
+BYE = Reply(221, "Bye", "2.0.0", closes=True)
+
+SHUTTING_DOWN = Reply(421, "Server is shutting down", "4.3.2")
+HOOK_FAILED = Reply(451, "Temporary server error, please try again later", "4.3.0")
+
+LINE_TOO_LONG = Reply(500, "Line too long", "5.5.2")
+BARE_LINE_END = Reply(500, "A line ends with <CR><LF>, bare <CR> or <LF> received", "5.5.2")
+NOT_RECOGNIZED = Reply(500, "Command not recognized", "5.5.2")
+NOT_PRINTABLE = Reply(500, "Control or invalid characters in command", "5.5.2")
+NOT_IMPLEMENTED = Reply(502, "Command not implemented", "5.5.1")
+NO_ARGUMENT_ALLOWED = Reply(501, "No argument allowed", "5.5.4")
+HOSTNAME_WANTED = Reply(501, "Syntax: the command, then your host name or address literal", "5.5.4")
+MAIL_SYNTAX = Reply(501, "Syntax: MAIL FROM:<address> [parameters]", "5.5.4")
+RCPT_SYNTAX = Reply(501, "Syntax: RCPT TO:<address> [parameters]", "5.5.4")
+# The octets of a chunk whose length cannot be read cannot be told from commands: the connection ends here.
+BDAT_SYNTAX = Reply(501, "Syntax: BDAT size [LAST]", "5.5.4", closes=True)
+VRFY_SYNTAX = Reply(501, "Syntax: VRFY text", "5.5.4")
+
+HELLO_FIRST = Reply(503, "Say hello first", "5.5.1")
+NOT_NOW = Reply(503, "Bad sequence of commands", "5.5.1")
+MAIL_FIRST = Reply(503, "Need MAIL before RCPT", "5.5.1")
+NESTED_MAIL = Reply(503, "Sender already given", "5.5.1")
+RCPT_FIRST = Reply(503, "Need MAIL and RCPT before the message", "5.5.1")
+NO_RECIPIENTS = Reply(554, "No valid recipients", "5.5.1")
+BINARY_NEEDS_BDAT = Reply(503, "A BINARYMIME message is sent with BDAT", "5.5.1")
+NOT_WITHIN_CHUNKS = Reply(503, "A message begun with BDAT goes on with BDAT", "5.5.1")
+
+TOO_MANY_RECIPIENTS = Reply(452, "Too many recipients", "4.5.3")
+TOO_MANY_TRANSACTIONS = Reply(421, "Too many transactions on this connection", "4.7.0")
+TOO_LARGE = Reply(552, "Message exceeds the fixed maximum size", "5.3.4")
+BARE_NEWLINE = Reply(550, "Bare <CR> or <LF> in message, only <CR><LF> ends a line", "5.6.11")
+
+
+def ok(text: object, default: Reply) -> Reply:
+    """The 250 reply with a hook's text, or the standing one if the hook gave no text."""
+    if isinstance(text, str) and text:
+        return Reply(default.code, text, default.enhancedCode)
+    return default

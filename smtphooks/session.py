@@ -1,0 +1,208 @@
+"""
+What hooks read: the session of a connection, the envelope of a transaction, and the addresses in it.
+
+All of it is data with names; what the parameters of an address mean is derived from them here and stored nowhere twice.
+This module knows no bytes, no replies and no transport.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from typing import Any, NamedTuple
+
+import attrs
+
+
+class TLSInfo(NamedTuple):
+    """
+    The negotiated cipher of a connection.
+
+    @ivar name: OpenSSL's name of the cipher suite.
+    @ivar standardName: IANA's name of it.
+    @ivar version: the protocol version, such as C{"TLSv1.3"}.
+    """
+
+    name: str
+    standardName: str
+    version: str
+
+
+class EnvelopeDSN(NamedTuple):
+    """
+    What MAIL says about delivery status notifications (RFC 3461 sections 4.3 and 4.4).
+
+    @ivar ret: C{"FULL"}, C{"HDRS"} or None.
+    @ivar envid: the envelope identifier, decoded, or None.
+    """
+
+    ret: str | None
+    envid: str | None
+
+
+class RecipientDSN(NamedTuple):
+    """
+    What RCPT says about delivery status notifications (RFC 3461 sections 4.1 and 4.2).
+
+    @ivar notify: upper-case keywords, such as C{("SUCCESS", "DELAY")}; empty if the client did not say.
+    @ivar orcpt: the original recipient, decoded, such as C{"rfc822;user@example.org"}, or None.
+    """
+
+    notify: tuple[str, ...]
+    orcpt: str | None
+
+
+def _text(value: str | bool | None) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+@attrs.frozen
+class Address:
+    """
+    A reverse-path or forward-path as the client gave it, without source route and angle brackets.
+
+    @ivar address: the mailbox, C{""} for the null reverse-path.
+    @ivar local: the local-part as written, quotes included.
+    @ivar domain: the domain or address literal, C{""} for a bare C{postmaster} and the null reverse-path.
+    @ivar args: ESMTP parameters: upper-case keyword to text, or True for one without a value.
+    """
+
+    address: str
+    local: str = ""
+    domain: str = ""
+    args: Mapping[str, str | bool] = attrs.field(factory=dict, eq=False)
+
+    @property
+    def dsn(self) -> RecipientDSN:
+        """The DSN parameters of RCPT."""
+        notify = _text(self.args.get("NOTIFY"))
+        return RecipientDSN(tuple(notify.split(",")) if notify else (), _text(self.args.get("ORCPT")))
+
+    def __str__(self) -> str:
+        return self.address
+
+
+@attrs.define
+class Envelope:
+    """
+    The mail transaction at hand (RFC 5321 section 3.3).  It only ever holds what hooks accepted; a reset makes a new
+    one.
+
+    @ivar mailFrom: the reverse-path, None before MAIL was accepted.
+    @ivar rcptTo: an L{Address} per accepted RCPT, in order, duplicates included.
+    """
+
+    mailFrom: Address | None = None
+    rcptTo: list[Address] = attrs.field(factory=list)
+
+    def _argument(self, keyword: str) -> str | bool | None:
+        return None if self.mailFrom is None else self.mailFrom.args.get(keyword)
+
+    @property
+    def bodyType(self) -> str:
+        """C{"7bit"}, C{"8bitmime"} or C{"binarymime"} (RFC 6152 and 3030)."""
+        return (_text(self._argument("BODY")) or "7BIT").lower()
+
+    @property
+    def smtpUtf8(self) -> bool:
+        """The client asked for internationalized mail (RFC 6531)."""
+        return self._argument("SMTPUTF8") is not None
+
+    @property
+    def requireTLS(self) -> bool:
+        """The message may only travel over verified TLS (RFC 8689)."""
+        return self._argument("REQUIRETLS") is not None
+
+    @property
+    def dsn(self) -> EnvelopeDSN:
+        """The DSN parameters of MAIL."""
+        return EnvelopeDSN(_text(self._argument("RET")), _text(self._argument("ENVID")))
+
+
+def _newID() -> str:
+    return base64.b32encode(os.urandom(10)).decode("ascii").lower()
+
+
+@attrs.define(eq=False)
+class Session:
+    """
+    One connection as hooks see it.
+
+    @ivar id: unique text, for logs and C{Received} fields.
+    @ivar serverName: the server's own name (option C{name}).
+    @ivar secure: the connection is encrypted, here or upstream.
+    @ivar servername: the name the client asked for in TLS (SNI), or None.
+    @ivar localAddress: address the client connected to; C{localPort} its port.
+    @ivar remoteAddress: the client's IP address or the path of a UNIX socket; C{remotePort} its port.
+    @ivar clientHostname: the client's name in DNS, or its address in brackets.
+    @ivar openingCommand: C{"HELO"}, C{"EHLO"}, C{"LHLO"} or None before it.
+    @ivar hostNameAppearsAs: the name the client gave with it.
+    @ivar tlsOptions: L{TLSInfo} or None.
+    @ivar user: what C{onAuth} gave as the user, or None.
+    @ivar transaction: number of the transaction at hand, from 1.
+    @ivar envelope: L{Envelope} at hand.
+    @ivar xClient: attributes a trusted proxy gave with XCLIENT; C{xForward} those with XFORWARD.
+    @ivar disabledCommands: this session's own list of commands to refuse, or None for the server's.
+    @ivar state: a dict for the hooks' own use; it lives as long as the connection.
+    @ivar error: text of the last 4xx or 5xx reply, or None.
+    """
+
+    serverName: str = "localhost"
+    lmtp: bool = False
+    id: str = attrs.field(factory=_newID)
+    secure: bool = False
+    servername: str | None = None
+    localAddress: str = ""
+    localPort: int = 0
+    remoteAddress: str = ""
+    remotePort: int = 0
+    clientHostname: str = ""
+    openingCommand: str | None = None
+    hostNameAppearsAs: str = ""
+    tlsOptions: TLSInfo | None = None
+    user: Any = None
+    transaction: int = 1
+    envelope: Envelope = attrs.field(factory=Envelope)
+    xClient: dict[str, str] = attrs.field(factory=dict)
+    xForward: dict[str, str] = attrs.field(factory=dict)
+    disabledCommands: list[str] | None = None
+    state: dict[Any, Any] = attrs.field(factory=dict)
+    error: str | None = None
+
+    @property
+    def transmissionType(self) -> str:
+        """The "with" protocol name of this transaction, as registered with IANA (RFC 3848 and RFC 6531 section 4.3)."""
+        if self.openingCommand == "HELO" or (self.openingCommand is None and not self.lmtp):
+            return "SMTP"
+        protocol = "LMTP" if self.lmtp else "ESMTP"
+        if self.envelope.smtpUtf8:
+            protocol = "UTF8LMTP" if self.lmtp else "UTF8SMTP"
+        return protocol + ("S" if self.secure else "") + ("A" if self.user else "")
+
+    def receivedHeader(self, recipient: str | Address | None = None) -> str:
+        """
+        The C{Received} field of RFC 5321 section 4.4 for the message at hand, CRLF at its end included.
+
+        @param recipient: named in the "for" clause; without it the only recipient is, and of several none (so that
+            blind copies stay blind).
+        """
+        peer = _literal(self.remoteAddress) if self.remoteAddress else ""
+        name = self.clientHostname if self.clientHostname.strip("[]") != self.remoteAddress else ""
+        tcpInfo = " ".join(filter(None, (name, peer)))
+        lines = [f"Received: from {self.hostNameAppearsAs or peer or 'unknown'}" + (f" ({tcpInfo})" if tcpInfo else "")]
+        if self.tlsOptions:
+            lines.append(f"(using {self.tlsOptions.version} with cipher {self.tlsOptions.name})")
+        lines.append(f"by {self.serverName} with {self.transmissionType} id {self.id}.{self.transaction}")
+        if recipient is None and len(self.envelope.rcptTo) == 1:
+            recipient = self.envelope.rcptTo[0]
+        if recipient is not None:
+            lines.append(f"for <{recipient}>")
+        return "\r\n\t".join(lines) + f";\r\n\t{formatdate(time.time(), localtime=True)}\r\n"
+
+
+def _literal(address: str) -> str:
+    """An address as RFC 5321 section 4.1.3 writes it."""
+    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"

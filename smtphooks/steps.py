@@ -1,0 +1,98 @@
+"""
+The steps of a dialogue: where it stands, and what it wants before it can go on.
+
+These values are all that the dialogue and the protocol say to each other beside lines and replies.  The protocol
+answers every one but a reply with C{Dialogue.answer} or C{Dialogue.refuse}; until then the dialogue stands still.
+This module knows nothing of how a step is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from enum import Enum
+from typing import Any, NamedTuple, TypeAlias
+
+from smtphooks.replies import Reply, SMTPError
+
+
+class State(Enum):
+    """Where a dialogue stands; named after what the client has achieved so far (RFC 5321 section 4.1.4)."""
+
+    CONNECTED = "connected"  # no greeting yet
+    GREETED = "greeted"
+    IDENTIFIED = "identified"  # HELO, EHLO or LHLO was accepted
+    MAIL = "mail"  # a transaction has begun
+    RECIPIENTS = "recipients"  # and has a recipient
+    MESSAGE = "message"  # its message is being received or judged
+    CHUNKS = "chunks"  # a part of its message has come by BDAT, more is to come
+    CLOSED = "closed"
+
+
+class Ask(NamedTuple):
+    """
+    A hook must decide.
+
+    Answered with its result, or refused with the L{SMTPError} it raised.
+
+    @ivar hook: the name of the hook, or the handler of a command that an extension adds.
+    @ivar arguments: what it is called with.
+    """
+
+    hook: str | Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+class ReceiveMessage(NamedTuple):
+    """
+    A message follows, ended by CRLF.CRLF; C{onData} gets it.  Answered with a L{Verdict} when both are done.
+
+    @ivar reply: sent first.
+    """
+
+    reply: Reply
+
+
+class ReceiveChunk(NamedTuple):
+    """
+    So many octets of a message follow (RFC 3030); C{onData} gets them.
+
+    Answered with None when they have been received, or with a L{Verdict} if the message is thereby decided.
+
+    @ivar first: C{onData} has yet to be called.
+    @ivar last: the message is whole with this chunk.
+    """
+
+    octets: int
+    first: bool
+    last: bool
+
+
+class DiscardChunk(NamedTuple):
+    """So many octets follow that belong to no message.  Answered with None when they have been received."""
+
+    octets: int
+
+
+class AbandonMessage(NamedTuple):
+    """The message begun with BDAT will not be finished.  Answered with None when its C{onData} has ended."""
+
+
+class Verdict(NamedTuple):
+    """
+    What became of a message.
+
+    @ivar results: what C{onData} answered: with LMTP a text, None or L{SMTPError} per recipient, else just one of
+        these.
+    @ivar fault: the refusal by the server itself of a message that C{onData} may have taken.
+    """
+
+    results: tuple[str | SMTPError | None, ...]
+    fault: Reply | None
+
+
+Question: TypeAlias = Ask | ReceiveMessage | ReceiveChunk | DiscardChunk | AbandonMessage
+Replies: TypeAlias = Reply | tuple[Reply, ...]
+Step: TypeAlias = Question | Replies
+
+# What a handler is while it has questions: it yields them and returns the replies.
+Task: TypeAlias = Generator[Question, Any, Replies]

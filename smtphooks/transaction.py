@@ -1,0 +1,155 @@
+"""
+The commands of a mail transaction: MAIL, RCPT, DATA, BDAT, RSET (RFC 5321 section 3.3, RFC 3030, RFC 2033).
+
+A handler gets the dialogue and the argument of the command.  It yields what it must know first and returns the reply.
+Nothing is written to the envelope before the hook accepts.
+This module knows neither octets nor transports; what parameters mean is known to the extensions alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from smtphooks import grammar, replies
+from smtphooks.replies import SITUATIONS, Reply, SMTPError
+from smtphooks.session import Address, Envelope
+from smtphooks.steps import (
+    AbandonMessage,
+    Ask,
+    DiscardChunk,
+    Question,
+    ReceiveChunk,
+    ReceiveMessage,
+    Replies,
+    State,
+    Task,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from smtphooks.dialogue import Dialogue
+
+# RFC 3030 section 2: chunk-size is 1*DIGIT; twenty of them are more than any disk holds.
+_CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.IGNORECASE)
+
+
+def mail(dialogue: Dialogue, argument: str) -> Task:
+    """RFC 5321 section 4.1.1.2."""
+    options, session = dialogue.options, dialogue.session
+    if session.user is None and not options.authOptional:
+        return Reply(530, options.authRequiredMessage, "5.7.0")
+    if options.maxTransactions and session.transaction > options.maxTransactions:
+        return replies.TOO_MANY_TRANSACTIONS
+    parts = grammar.splitPath(argument, "FROM", options.lenientAddressParsing)
+    if parts is None:
+        return replies.MAIL_SYNTAX
+    text, parameters = parts
+    arguments = {}
+    if parameters:
+        arguments = dialogue.extensions.mailArguments(grammar.parseParameters(parameters, utf8=True), session)
+    utf8 = "SMTPUTF8" in arguments
+    path = grammar.parseReversePath(text, utf8=utf8, lenient=options.lenientAddressParsing)
+    _checkCharset(parameters, utf8)
+    address = Address(path.address, path.local, path.domain, arguments)
+    answer = yield Ask("onMailFrom", (address, session))
+    session.envelope = Envelope(address)
+    dialogue.state = State.MAIL
+    return replies.ok(answer, replies.SENDER_OK)
+
+
+def rcpt(dialogue: Dialogue, argument: str) -> Task:
+    """RFC 5321 section 4.1.1.3."""
+    options, session = dialogue.options, dialogue.session
+    if options.maxRecipients and len(session.envelope.rcptTo) >= options.maxRecipients:
+        return replies.TOO_MANY_RECIPIENTS
+    parts = grammar.splitPath(argument, "TO", options.lenientAddressParsing)
+    if parts is None:
+        return replies.RCPT_SYNTAX
+    text, parameters = parts
+    utf8 = session.envelope.smtpUtf8
+    path = grammar.parseForwardPath(text, utf8=utf8, lenient=options.lenientAddressParsing)
+    arguments = {}
+    if parameters:
+        arguments = dialogue.extensions.rcptArguments(grammar.parseParameters(parameters, utf8=True), session)
+        _checkCharset(parameters, utf8)
+    address = Address(path.address, path.local, path.domain, arguments)
+    answer = yield Ask("onRcptTo", (address, session))
+    session.envelope.rcptTo.append(address)
+    dialogue.state = State.RECIPIENTS
+    return replies.ok(answer, replies.RECIPIENT_OK)
+
+
+def _checkCharset(parameters: str, utf8: bool) -> None:
+    # RFC 6531 section 3.4: values leave ASCII only in a transaction that SMTPUTF8 was asked for.
+    if not utf8 and not parameters.isascii():
+        raise SMTPError("Parameters outside of ASCII need SMTPUTF8", 501, "5.5.4")
+
+
+def data(dialogue: Dialogue, argument: str) -> Task:
+    """RFC 5321 section 4.1.1.4."""
+    if dialogue.state is State.MAIL:
+        return dialogue.flavour.noRecipients
+    if dialogue.session.envelope.bodyType == "binarymime":
+        return replies.BINARY_NEEDS_BDAT  # RFC 3030 section 3
+    dialogue.state = State.MESSAGE
+    verdict = yield ReceiveMessage(replies.START_MESSAGE)
+    return _judge(dialogue, verdict)
+
+
+def bdat(dialogue: Dialogue, argument: str) -> Task:
+    """RFC 3030 section 2.  The octets are read even where they are refused, or they would be taken for commands."""
+    chunk = _CHUNK.fullmatch(argument)
+    if chunk is None:
+        return replies.BDAT_SYNTAX
+    octets, last = int(chunk[1]), chunk[2] is not None
+    refusal = _refusalOfChunks(dialogue)
+    if refusal is not None:
+        yield DiscardChunk(octets)
+        return refusal
+    first = dialogue.state is not State.CHUNKS
+    dialogue.state = State.CHUNKS
+    verdict = yield ReceiveChunk(octets, first, last)
+    if verdict is None:
+        return Reply(250, f"{octets} octets received", "2.0.0")
+    return _judge(dialogue, verdict)
+
+
+def _refusalOfChunks(dialogue: Dialogue) -> Reply | None:
+    if not dialogue.extensions.inForce("CHUNKING", dialogue.session):
+        return replies.NOT_IMPLEMENTED
+    if dialogue.state is State.MAIL:
+        return dialogue.flavour.noRecipients
+    if dialogue.state not in (State.RECIPIENTS, State.CHUNKS):
+        return replies.RCPT_FIRST
+    return None
+
+
+def _judge(dialogue: Dialogue, verdict: Verdict) -> Replies:
+    """The replies to a whole message: with LMTP one for each recipient (RFC 2033 section 4.2), else just one."""
+    answers = [_judgeOne(result, verdict.fault) for result in verdict.results]
+    dialogue.reset()
+    return answers[0] if len(answers) == 1 else tuple(answers)
+
+
+def _judgeOne(result: str | SMTPError | None, fault: Reply | None) -> Reply:
+    if isinstance(result, SMTPError):
+        return result.reply(SITUATIONS["onData"])
+    return fault or replies.ok(result, replies.MESSAGE_OK)
+
+
+def rset(dialogue: Dialogue, argument: str) -> Task:
+    """RFC 5321 section 4.1.1.5."""
+    yield from abandon(dialogue)
+    return replies.RESET
+
+
+def abandon(dialogue: Dialogue) -> Generator[Question, object, None]:
+    """End the transaction at hand, if there is one, without a message."""
+    if dialogue.state is State.CHUNKS:
+        yield AbandonMessage()
+    if dialogue.session.envelope.mailFrom is not None:
+        yield Ask("onReset", (dialogue.session,))
+    dialogue.reset()

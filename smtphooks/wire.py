@@ -1,0 +1,283 @@
+"""
+The wire: octets in; command lines and message octets out, one per pull.
+
+The caller says what it expects next (a line, a message, a chunk), because only the dialogue knows; nothing is looked at
+before it is asked for, so input behind a command is never parsed in the wrong state.  Rules kept here: a line and a
+message end as invariant 3 of the design says (only CRLF.CRLF ends a message), hidden dots are removed (RFC 5321
+section 4.5.2), nothing grows beyond a limit, and the cost is linear in the input however it is cut.
+This module knows neither commands nor replies nor Twisted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from enum import Enum
+
+NORMALIZE = "normalize"
+REJECT = "reject"
+ACCEPT = "accept"
+
+_END_OF_MESSAGE = b"\r\n.\r\n"
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_BARE_CR = re.compile(rb"\r(?!\n)")
+
+# Octets of a message taken in one pull.  Normalizing may double them, and what waits for a slow hook is bounded.
+_PIECE = 32768
+
+
+class LineFault(Enum):
+    """What can be wrong with a whole line; the line itself has been dropped."""
+
+    TOO_LONG = "too long"
+    BARE_LINE_END = "bare line end"
+
+
+class Wire:
+    """
+    The receiving side of one connection.
+
+    @ivar messageEnded: the message or chunk asked for has been handed out whole.
+    @ivar bareNewlineSeen: the message held a bare CR or LF (only looked for in "reject" mode).
+    """
+
+    __slots__ = (
+        "_bareNewline",
+        "_block",
+        "_carry",
+        "_chunkOctets",
+        "_lineEnd",
+        "_lineLost",
+        "_partial",
+        "_position",
+        "_verbatim",
+        "_waiting",
+        "_waitingOctets",
+        "bareNewlineSeen",
+        "messageEnded",
+    )
+
+    def __init__(self, bareNewline: str = NORMALIZE) -> None:
+        self._bareNewline = bareNewline
+        self._block = b""  # the octets at hand, from self._position on
+        self._position = 0
+        self._waiting: deque[bytes] = deque()  # blocks behind them
+        self._waitingOctets = 0
+        self._partial = bytearray()  # the beginning of a line whose end is not here yet
+        self._lineLost: LineFault | None = None  # what is wrong with that line already
+        self._carry = b""  # message octets whose meaning the next octet decides
+        self._lineEnd = b"\r\n"  # what the message so far ends with, if it is a line end
+        self._chunkOctets: int | None = None  # octets to come of a BDAT chunk; None for DATA
+        self._verbatim = False
+        self.messageEnded = True
+        self.bareNewlineSeen = False
+
+    def receive(self, data: bytes) -> None:
+        """Take octets from the network."""
+        if self._position >= len(self._block) and not self._waiting:
+            self._block = data
+            self._position = 0
+        else:
+            self._waiting.append(data)
+            self._waitingOctets += len(data)
+
+    @property
+    def buffered(self) -> int:
+        """How many octets have been received and not been handed out."""
+        return len(self._block) - self._position + self._waitingOctets + len(self._partial)
+
+    def clear(self) -> int:
+        """Forget all that was received; answer how much it was (RFC 3207 section 4.2: none of it outlives STARTTLS)."""
+        octets = self.buffered
+        self._block = b""
+        self._position = 0
+        self._waiting.clear()
+        self._waitingOctets = 0
+        self._partial.clear()
+        self._lineLost = None
+        return octets
+
+    def _nextBlock(self) -> bool:
+        """Make the next waiting octets the ones at hand."""
+        if self._position < len(self._block):
+            return True
+        if not self._waiting:
+            # Not to hold on to a large block between two commands.
+            self._block = b""
+            self._position = 0
+            return False
+        self._block = self._waiting.popleft()
+        self._waitingOctets -= len(self._block)
+        self._position = 0
+        return True
+
+    # --- lines ---
+
+    def maybeLine(self, limit: int) -> bytes | LineFault | None:
+        """
+        The next line without its end, None if its end has not come, or what is wrong with it.
+
+        @param limit: octets that a line may have, its CRLF included (RFC 5321 section 4.5.3.1.4).
+        """
+        while self._nextBlock():
+            block, start = self._block, self._position
+            newline = block.find(b"\n", start)
+            end = newline + 1 or len(block)
+            self._position = end
+            if not self._partial and newline > start and end - start <= limit and block[newline - 1] == 13:
+                # The common case: a whole line in one piece.
+                line = block[start : newline - 1]
+                isFit = self._bareNewline != REJECT or b"\r" not in line
+                return self._finish(line if isFit else LineFault.BARE_LINE_END)
+            if self._gather(block[start:end], limit) and newline >= 0:
+                line = bytes(self._partial)
+                self._partial.clear()
+                return self._finish(self._withoutEnd(line))
+        return None
+
+    def _finish(self, line: bytes | LineFault) -> bytes | LineFault:
+        fault, self._lineLost = self._lineLost, None
+        return fault or line
+
+    def _gather(self, piece: bytes, limit: int) -> bool:
+        """Add to the partial line.  True if the piece's newline, should it have one, ends the line."""
+        partial = self._partial
+        before = partial[-1:] if len(piece) == 1 else piece[-2:-1]
+        ends = before == b"\r" or self._bareNewline != REJECT
+        if piece.endswith(b"\n") and not ends:
+            self._lineLost = LineFault.BARE_LINE_END
+        partial += piece
+        if len(partial) > limit and self._lineLost is None:
+            self._lineLost = LineFault.TOO_LONG
+        if self._lineLost is not None:
+            # All that is still of interest in a lost line is whether a CR stands before the next LF.
+            del partial[:-1]
+        return ends
+
+    def _withoutEnd(self, line: bytes) -> bytes | LineFault:
+        line = line[:-2] if line.endswith(b"\r\n") else line[:-1]
+        if self._bareNewline == REJECT and b"\r" in line:
+            return LineFault.BARE_LINE_END
+        return line
+
+    # --- messages ---
+
+    def beginMessage(self) -> None:
+        """What follows is a message that CRLF.CRLF ends (DATA)."""
+        self._begin(None)
+        self._verbatim = self._bareNewline == ACCEPT
+        self._lineEnd = b"\r\n"
+        self._carry = b""
+        self.bareNewlineSeen = False
+
+    def beginChunk(self, octets: int, first: bool, binary: bool) -> None:
+        """
+        What follows is a chunk of a message (BDAT, RFC 3030 section 2).
+
+        @param octets: its length.
+        @param first: it is the first of its message.
+        @param binary: the message is BINARYMIME, whose octets are never touched.
+        """
+        self._begin(octets)
+        self._verbatim = binary or self._bareNewline == ACCEPT
+        if first:
+            self._carry = b""
+            self.bareNewlineSeen = False
+
+    def _begin(self, octets: int | None) -> None:
+        self._chunkOctets = octets
+        self.messageEnded = octets == 0
+
+    def maybeMessage(self) -> bytes | None:
+        """
+        The next octets of the message, None if none can be told yet.
+
+        Look at L{messageEnded} after each call; the octets may be empty.  At most 64 KiB in one pull.
+        """
+        if self.messageEnded or not self._nextBlock():
+            return None
+        return self._data() if self._chunkOctets is None else self._chunk(self._chunkOctets)
+
+    def endOfChunks(self) -> bytes:
+        """What was held back of a message in chunks, after its last one."""
+        carry, self._carry = self._carry, b""
+        return self._translate(carry) if carry else b""
+
+    def _take(self, most: int) -> bytes:
+        """Up to so many octets of those at hand."""
+        block, start = self._block, self._position
+        piece = block if start == 0 and len(block) <= most else block[start : start + most]
+        self._position = start + len(piece)
+        return piece
+
+    def _chunk(self, octets: int) -> bytes:
+        piece = self._take(min(octets, _PIECE))
+        self._chunkOctets = octets - len(piece)
+        self.messageEnded = self._chunkOctets == 0
+        if self._verbatim:
+            return piece
+        if self._carry:
+            piece = self._carry + piece
+            self._carry = b""
+        if piece.endswith(b"\r"):
+            piece, self._carry = piece[:-1], b"\r"
+        return self._translate(piece)
+
+    def _data(self) -> bytes:
+        piece = self._carry + self._take(_PIECE) if self._carry else self._take(_PIECE)
+        self._carry = b""
+        start = 0
+        if self._lineEnd and piece.startswith(b"."):
+            if self._lineEnd == b"\r\n":
+                if piece == b"." or piece == b".\r":
+                    self._carry = piece
+                    return b""
+                if piece.startswith(b".\r\n"):
+                    self._endMessage(len(piece) - 3)
+                    return b""
+            start = 1
+        end = piece.find(_END_OF_MESSAGE, start)
+        if end >= 0:
+            self._endMessage(len(piece) - end - 5)
+            content = piece[start : end + 2]
+        else:
+            content = self._holdBack(piece[start:])
+        # In this order, so that a dot behind a bare LF counts as hidden when the bare LF counts as a line end.
+        return self._translate(content).replace(b"\r\n.", b"\r\n")
+
+    def _endMessage(self, octetsBehind: int) -> None:
+        """The message is over; so many of the octets just taken lie behind it."""
+        self._position -= octetsBehind
+        self.messageEnded = True
+
+    def _holdBack(self, content: bytes) -> bytes:
+        """Keep what may be the beginning of the end until more is known."""
+        tail = 0
+        if content.endswith(b"\r\n."):
+            tail = 1
+        elif content.endswith(b"\r\n.\r"):
+            tail = 2
+        elif content.endswith(b"\r"):
+            self._lineEnd = b""
+            self._carry = b"\r"
+            return content[:-1]
+        if tail:
+            self._carry = content[-tail:]
+            content = content[:-tail]
+        if content.endswith(b"\r\n"):
+            self._lineEnd = b"\r\n"
+        else:
+            self._lineEnd = b"\n" if self._bareNewline == NORMALIZE and content.endswith(b"\n") else b""
+        return content
+
+    def _translate(self, content: bytes) -> bytes:
+        """What "normalize" and "reject" do to the line ends of a message; the content holds no half CRLF."""
+        if self._verbatim:
+            return content
+        lines = content.count(b"\r\n")
+        if content.count(b"\n") == lines and content.count(b"\r") == lines:
+            return content
+        if self._bareNewline == REJECT:
+            self.bareNewlineSeen = True
+            return content
+        return _BARE_CR.sub(b" ", _BARE_LF.sub(b"\r\n", content))

@@ -1,0 +1,84 @@
+"""The service for the tests with real clients, started and stopped as its users do."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from .programs import HOOKS, Maildir, Service, freePort, table, tcp
+
+
+class Running(NamedTuple):
+    """
+    A service and where to find it.
+
+    @ivar port: of the only listener, or the first.
+    """
+
+    service: Service
+    port: int
+
+
+StartService = Callable[..., Running]
+
+
+@pytest.fixture
+def maildir(tmp_path: Path) -> Maildir:
+    """The Maildir that the service stores in."""
+    return Maildir(tmp_path / "maildir")
+
+
+@pytest.fixture
+def startService(tmp_path: Path, maildir: Maildir) -> Iterator[StartService]:
+    """
+    Start the service: by flags alone, or from a configuration file where hooks or options are given.
+
+    Whatever the test leaves running is stopped in the end, and has to stop as it should.
+    """
+    services: list[Service] = []
+
+    def start(
+        hooks: str | None = None,
+        *,
+        lmtp: bool = False,
+        endpoint: str | None = None,
+        hooksOptions: dict[str, object] | None = None,
+        options: dict[str, object] | None = None,
+    ) -> Running:
+        port = freePort()
+        endpoint = endpoint or tcp(port)
+        if hooks is None and options is None:
+            arguments = ["--listen", endpoint, "--maildir", str(maildir.path)]
+            arguments += ["--lmtp"] * lmtp
+        else:
+            config = tmp_path / "smtphooks.toml"
+            tables = [
+                f'hooks = "{HOOKS}:{hooks}"\n',
+                table("hooks-options", hooksOptions or {}),
+                table("options", {"authOptional": True, **(options or {})}),
+                table("[listener]", {"endpoint": endpoint, "lmtp": lmtp}),
+            ]
+            config.write_text("\n".join(tables))
+            arguments = ["--config", str(config)]
+        service = Service(tmp_path, arguments, [endpoint])
+        services.append(service)
+        return Running(service, port)
+
+    yield start
+    statuses = [(service, service.terminate()) for service in services]
+    for service, status in statuses:
+        assert status == 0, service.output
+
+
+@pytest.fixture
+def publicFolder() -> Iterator[Path]:
+    """A folder that other users may enter, with a path short enough for sockets in it."""
+    folder = Path(tempfile.mkdtemp(prefix="real-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)

@@ -1,0 +1,331 @@
+"""
+Programs of a test's own: the service as its users start it, clients, and what tests look at afterwards.
+
+All of it runs on loopback, and is awaited by what it says or leaves behind, not by a guess at the time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HOOKS = f"{__package__}.hooks"
+
+# The folder of mail programs is not on everybody's path.
+_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
+
+# How long a program may take for what it does at once; only a test that fails ever waits that long.
+PATIENCE = 30.0
+
+
+def which(name: str) -> str | None:
+    """The path of a program, None where it is missing."""
+    return shutil.which(name, path=_PATH)
+
+
+def requires(*names: str) -> pytest.MarkDecorator:
+    """Skip where one of these programs is missing."""
+    missing = [name for name in names if which(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} is not installed")
+
+
+def run(
+    *arguments: object, stdin: bytes = b"", status: int | None = 0, seconds: float = PATIENCE
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program to its end, which has to be this exit status (None: whichever)."""
+    name, *rest = map(str, arguments)
+    done = subprocess.run(
+        [which(name) or name, *rest],
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=seconds,
+        check=False,
+    )
+    assert status is None or done.returncode == status, f"{name}: {done.returncode}\n{done.stdout.decode()}"
+    return done
+
+
+def freePort() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def eventually(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    """Wait until something outside of this process has come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} seconds: {what}"
+        time.sleep(0.02)
+
+
+class Program:
+    """
+    A process that runs beside the test.
+
+    @ivar pid: its process id.
+    """
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+        self._process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=environment,
+        )
+        self.pid = self._process.pid
+        self._lines: list[str] = []
+        self._ended = False
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as output:
+            for line in output:
+                self._heard(line.decode(errors="backslashreplace"))
+        self._heard(None)
+
+    def _heard(self, line: str | None) -> None:
+        with self._news:
+            if line is None:
+                self._ended = True
+            else:
+                self._lines.append(line)
+            self._news.notify_all()
+
+    @property
+    def output(self) -> str:
+        """All it has said so far."""
+        with self._news:
+            return "".join(self._lines)
+
+    def waitForLine(self, *parts: str) -> None:
+        """Wait until it has said a line with all of these in it."""
+
+        def decided() -> bool:
+            return self._ended or said()
+
+        def said() -> bool:
+            return any(all(part in line for part in parts) for line in self._lines)
+
+        with self._news:
+            self._news.wait_for(decided, PATIENCE)
+            found = said()
+        assert found, f"it never said {parts}:\n{self.output}"
+
+    def terminate(self) -> int:
+        """Ask it to end; the exit status."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        return self.wait()
+
+    def kill(self) -> None:
+        """End it at once, whatever it is doing."""
+        self._process.kill()
+        self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; the exit status."""
+        try:
+            status = self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(PATIENCE)
+            raise AssertionError(f"it does not end:\n{self.output}") from None
+        self._reader.join(PATIENCE)
+        return status
+
+
+class Service(Program):
+    """The twistd service, from the moment on when it listens."""
+
+    def __init__(self, folder: Path, arguments: Sequence[str], endpoints: Sequence[str]) -> None:
+        """
+        @param arguments: those of the smtphooks plugin.
+        @param endpoints: those that have to be listened on before it counts as started.
+        """
+        twistd = Path(sys.executable).parent / "twistd"
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        super().__init__(
+            [str(twistd), "-n", "--pidfile=", "smtphooks", *arguments],
+            {**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            folder,
+        )
+        try:
+            for endpoint in endpoints:
+                self.waitForLine("listening on", endpoint)
+        except AssertionError:
+            self.kill()
+            raise
+
+    def memory(self, field: str) -> int:
+        """A line of /proc/PID/status in octets: VmRSS, or VmHWM for the most it has been."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        (kilobytes,) = re.findall(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
+        return int(kilobytes) * 1024
+
+    def forgetPeak(self) -> None:
+        """Have VmHWM begin anew."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+
+def tcp(port: int) -> str:
+    """The endpoint of a port on loopback."""
+    return f"tcp:{port}:interface=127.0.0.1"
+
+
+class Stored(NamedTuple):
+    """
+    A file of a Maildir, taken apart.
+
+    @ivar received: the Received field, unfolded.
+    @ivar content: the message as it was sent, with LF line ends.
+    """
+
+    returnPath: str
+    deliveredTo: list[str]
+    received: str
+    content: bytes
+
+
+_STORED = re.compile(
+    rb"Return-Path: <(.*)>\n((?:Delivered-To: .*\n)*)(Received: .*\n(?:[ \t].*\n)*)((?s:.*))\Z",
+)
+
+
+class Maildir:
+    """What a service has stored."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def files(self) -> list[Path]:
+        """Everything in C{new/}."""
+        return list((self.path / "new").glob("*"))
+
+    def messages(self) -> list[Stored]:
+        """Everything in C{new/}, taken apart, in no order."""
+        return list(map(self._read, self.files()))
+
+    def message(self) -> Stored:
+        """The only message."""
+        (message,) = self.messages()
+        return message
+
+    def _read(self, file: Path) -> Stored:
+        parts = _STORED.match(file.read_bytes())
+        assert parts is not None, file.read_bytes()[:1000]
+        returnPath, deliveredTo, received, content = parts.groups()
+        return Stored(
+            returnPath.decode(),
+            re.findall("Delivered-To: (.*)\n", deliveredTo.decode()),
+            re.sub(r"\n\s+", " ", received.decode()).strip(),
+            content,
+        )
+
+    def waitFor(self, count: int) -> list[Stored]:
+        """The messages, once there are so many."""
+        eventually(lambda: len(self.files()) >= count, f"{count} files in {self.path}/new")
+        return self.messages()
+
+    def isTidy(self) -> bool:
+        """Nothing unfinished is left."""
+        return not list((self.path / "tmp").glob("*"))
+
+
+class Client:
+    """A client that says what it is told to, octet by octet."""
+
+    def __init__(self, port: int, greeting: bytes = b"EHLO client.example") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self._file = self.socket.makefile("rb")
+        try:
+            self.reply(220)
+            self.say(greeting, 250)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave without a word."""
+        self._file.close()
+        self.socket.close()
+
+    def reply(self, code: int) -> bytes:
+        """The next reply, which has to have this code; a ConnectionError if there is none."""
+        lines = []
+        for line in iter(self._file.readline, b""):
+            lines.append(line)
+            if line[3:4] != b"-" and line.endswith(b"\r\n"):
+                assert line.startswith(b"%d " % code), lines
+                return b"".join(lines)
+        raise ConnectionError("the server has left")
+
+    def say(self, line: bytes, code: int) -> bytes:
+        """A command and the reply to it."""
+        self.socket.sendall(line + b"\r\n")
+        return self.reply(code)
+
+    def envelope(self, *recipients: bytes) -> None:
+        """Begin a transaction."""
+        self.say(b"MAIL FROM:<sender@here.example>", 250)
+        for recipient in recipients:
+            self.say(b"RCPT TO:<%b>" % recipient, 250)
+
+
+def reset(connection: socket.socket) -> None:
+    """Have a connection end with a RST when it is closed, whatever is still on its way."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+
+def hidden(content: bytes) -> bytes:
+    """A message with CRLF line ends as DATA sends it: with hidden dots, and with the end of it."""
+    return re.sub(rb"^\.", b"..", content, flags=re.MULTILINE) + b".\r\n"
+
+
+def toml(value: object) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return str(value)
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def table(name: str, values: Mapping[str, object]) -> str:
+    """A table of TOML."""
+    return "\n".join([f"[{name}]", *(f"{key} = {toml(value)}" for key, value in values.items()), ""])
+
+
+def joinLines(lines: Sequence[bytes]) -> bytes:
+    """Lines as they stand on the wire; a last empty one gives the one before it its end."""
+    return b"\r\n".join(lines)

@@ -1,0 +1,167 @@
+"""However much a client sends, and however little it reads, the server's memory stays as it is."""
+
+from __future__ import annotations
+
+import re
+import selectors
+import socket
+from collections.abc import Iterable
+from itertools import cycle, islice, repeat
+from pathlib import Path
+
+import pytest
+
+from .conftest import Running, StartService
+from .programs import PATIENCE, Client, Maildir, reset
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="there is no Linux /proc here")
+
+LIMIT = 20_000_000
+MESSAGE_OCTETS = 200_000_000
+BLOCK = (b"x" * 78 + b"\r\n") * 1000
+BLOCKS = MESSAGE_OCTETS // len(BLOCK)
+# A peer that has taken nothing for so long has stopped reading.
+SILENCE = 1.0
+
+
+class Growth:
+    """How much a service's memory has grown at its highest since it served its first message."""
+
+    def __init__(self, running: Running) -> None:
+        self._service = running.service
+        with Client(running.port) as client:
+            client.envelope(b"recipient@there.example")
+            client.say(b"RSET", 250)
+        self._service.forgetPeak()
+        self._before = self._service.memory("VmRSS")
+
+    @property
+    def octets(self) -> int:
+        return self._service.memory("VmHWM") - self._before
+
+
+def begin(client: Client, command: str) -> None:
+    """A transaction up to the first octet of its message."""
+    client.envelope(b"recipient@there.example")
+    if command == "DATA":
+        client.say(b"DATA", 354)
+    else:
+        client.socket.sendall(b"BDAT %d LAST\r\n" % (BLOCKS * len(BLOCK)))
+
+
+def push(connection: socket.socket, blocks: Iterable[bytes]) -> int:
+    """Send until the peer has stopped reading; how much it took."""
+    sent = 0
+    connection.settimeout(SILENCE)
+    try:
+        for block in blocks:
+            rest = memoryview(block)
+            while rest:
+                taken = connection.send(rest)
+                sent += taken
+                rest = rest[taken:]
+    except TimeoutError:
+        return sent
+    finally:
+        connection.settimeout(PATIENCE)
+    return sent
+
+
+@pytest.mark.parametrize("command", ["DATA", "BDAT"])
+def test_messageThatTheHookDoesNotReadIsDroppedAsItComes(startService: StartService, command: str) -> None:
+    running = startService("UnreadMessages")
+    growth = Growth(running)
+    with Client(running.port) as client:
+        begin(client, command)
+        for block in repeat(BLOCK, BLOCKS):
+            client.socket.sendall(block)
+        if command == "DATA":
+            client.socket.sendall(b".\r\n")
+        assert b"Taken unread" in client.reply(250)
+        client.say(b"QUIT", 221)
+
+    assert growth.octets < LIMIT
+
+
+@pytest.mark.parametrize("command", ["DATA", "BDAT"])
+@pytest.mark.parametrize("hooks", ["HeldMessages", "HalfReadMessages"])
+def test_clientIsHeldBackWhileTheHookDoesNotRead(startService: StartService, hooks: str, command: str) -> None:
+    running = startService(hooks, options={"closeTimeout": 1})
+    growth = Growth(running)
+    with Client(running.port) as client, Client(running.port) as other:
+        reset(client.socket)
+        begin(client, command)
+        sent = push(client.socket, repeat(BLOCK, BLOCKS))
+
+        # What was sent lies in the sockets' buffers.
+        assert sent < MESSAGE_OCTETS
+        assert growth.octets < LIMIT
+        other.say(b"NOOP", 250)
+
+
+@pytest.mark.parametrize("command", ["DATA", "BDAT"])
+def test_largeMessageInAMaildirIsNeverInMemory(startService: StartService, maildir: Maildir, command: str) -> None:
+    running = startService()
+    growth = Growth(running)
+    with Client(running.port) as client:
+        begin(client, command)
+        for block in repeat(BLOCK, BLOCKS):
+            client.socket.sendall(block)
+        if command == "DATA":
+            client.socket.sendall(b".\r\n")
+        client.reply(250)
+
+    (file,) = maildir.files()
+    assert file.stat().st_size > BLOCKS * (len(BLOCK) - 1000)
+    assert growth.octets < LIMIT
+
+
+COMMANDS = {
+    "NOOP": [b"NOOP"],
+    "EHLO": [b"EHLO client.example"],
+    "mixed": [
+        b"EHLO client.example",
+        b"MAIL FROM:<sender@here.example>",
+        b"RCPT TO:<recipient@there.example>",
+        b"RSET",
+        b"VRFY recipient@there.example",
+        b"HELP",
+        b"NOOP",
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_clientThatDoesNotReadItsRepliesIsHeldBackAndLosesNone(startService: StartService, kind: str) -> None:
+    count = 100_000
+    lines = [command + b"\r\n" for command in COMMANDS[kind]]
+    # Long replies, which would fill the memory if they were kept.
+    running = startService("UnreadMessages", options={"heloResponse": "%s " + "x" * 400})
+    growth = Growth(running)
+    commands = b"".join(islice(cycle(lines), count))
+    with Client(running.port) as client:
+        sent = push(client.socket, [commands])
+        assert growth.octets < LIMIT
+
+        assert converse(client.socket, commands[sent:], count) == count
+    assert growth.octets < LIMIT
+
+
+def converse(connection: socket.socket, commands: bytes, count: int) -> int:
+    """Send the rest, and read as many replies, as they come."""
+    replies = 0
+    unread = b""
+    rest = memoryview(commands)
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        while replies < count:
+            for _, events in selector.select(PATIENCE) or pytest.fail(f"{replies} replies, then silence"):
+                if events & selectors.EVENT_READ:
+                    unread += connection.recv(1 << 20)
+                    whole, newline, unread = unread.rpartition(b"\r\n")
+                    replies += len(re.findall(rb"^[24]\d\d (?=[^\n]*\r\n)", whole + newline, re.MULTILINE))
+                if events & selectors.EVENT_WRITE:
+                    rest = rest[connection.send(rest) :]
+                    if not rest:
+                        selector.modify(connection, selectors.EVENT_READ)
+    return replies

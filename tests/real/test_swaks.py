@@ -1,0 +1,118 @@
+"""Mail sent from the command line, with swaks and netcat."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from .conftest import StartService
+from .programs import Maildir, hidden, joinLines, requires, run
+
+CONTENT = b"Subject: from the command line\n\n.\n..two\nthe end\n"
+
+
+def swaks(folder: Path, port: int, *arguments: object, status: int = 0) -> str:
+    """Send the message; the dialogue."""
+    data = folder / "message"
+    data.write_bytes(CONTENT)
+    fixed = [
+        "--server",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--from",
+        "sender@here.example",
+        "--helo",
+        "client.example",
+    ]
+    return run("swaks", *fixed, "--data", f"@{data}", *arguments, status=status).stdout.decode()
+
+
+def content(maildir: Maildir) -> list[bytes]:
+    # swaks ends the message with an empty line of its own.
+    return [message.content.rstrip(b"\n") + b"\n" for message in maildir.messages()]
+
+
+@requires("swaks")
+def test_swaksMessageIsStored(startService: StartService, maildir: Maildir, tmp_path: Path) -> None:
+    swaks(tmp_path, startService().port, "--to", "recipient@there.example")
+
+    assert content(maildir) == [CONTENT]
+    assert maildir.message().deliveredTo == ["recipient@there.example"]
+
+
+@requires("swaks")
+def test_swaksOverLmtpIsStoredOncePerRecipient(startService: StartService, maildir: Maildir, tmp_path: Path) -> None:
+    port = startService(lmtp=True).port
+    dialogue = swaks(tmp_path, port, "--protocol", "LMTP", "--to", "first@there.example,second@there.example")
+
+    assert " -> LHLO client.example" in dialogue
+    assert content(maildir) == [CONTENT, CONTENT]
+    assert sorted(message.deliveredTo for message in maildir.messages()) == [
+        ["first@there.example"],
+        ["second@there.example"],
+    ]
+
+
+@requires("swaks")
+@pytest.mark.parametrize("hooks", ["PickyMaildir", "SlowMaildir"])
+def test_swaksThatPipelinesIsAnsweredInOrder(
+    startService: StartService, maildir: Maildir, tmp_path: Path, hooks: str
+) -> None:
+    port = startService(hooks, hooksOptions={"path": maildir.path}).port
+    recipients = "first@there.example,nobody@there.example,last@there.example"
+    dialogue = swaks(tmp_path, port, "--pipeline", "--to", recipients)
+
+    # The client does send the commands of a transaction all at once.
+    commands, replies = dialogue.split(" >> DATA", 1)
+    assert " >> MAIL FROM:<sender@here.example>" in commands
+    refused = "550" if hooks == "PickyMaildir" else "250"
+    codes = re.findall(r"^<[-*<*]+ +(\d{3}) ", replies, re.MULTILINE)
+    assert codes == ["250", "250", refused, "250", "354", "250", "221"]
+    assert content(maildir) == [CONTENT]
+    assert ("nobody@there.example" in maildir.message().deliveredTo) == (refused == "250")
+
+
+@requires("nc")
+@pytest.mark.parametrize("quit", [[b"QUIT"], []], ids=["quit", "noQuit"])
+@pytest.mark.parametrize("slow", [False, True], ids=["fast", "slow"])
+def test_clientThatOnlyStopsSendingStillGetsItsReplies(
+    startService: StartService, maildir: Maildir, slow: bool, quit: list[bytes]
+) -> None:
+    hooks = {"hooks": "SlowMaildir", "hooksOptions": {"path": maildir.path}} if slow else {}
+    port = startService(**hooks).port
+    commands = [
+        b"EHLO client.example",
+        b"MAIL FROM:<sender@here.example>",
+        b"RCPT TO:<recipient@there.example>",
+        b"DATA",
+        hidden(CONTENT.replace(b"\n", b"\r\n")) + b"NOOP",
+        *quit,
+        b"",
+    ]
+    replies = run("nc", "-N", "127.0.0.1", port, stdin=joinLines(commands)).stdout
+
+    codes = re.findall(rb"^(\d{3}) ", replies, re.MULTILINE)
+    assert codes == [b"220", b"250", b"250", b"250", b"354", b"250", b"250", *[b"221"] * len(quit)]
+    assert content(maildir) == [CONTENT]
+
+
+@requires("nc")
+def test_messageThatIsCutShortIsNotStored(startService: StartService, maildir: Maildir) -> None:
+    commands = [
+        b"EHLO client.example",
+        b"MAIL FROM:<sender@here.example>",
+        b"RCPT TO:<recipient@there.example>",
+        b"DATA",
+        CONTENT.replace(b"\n", b"\r\n") + b".",
+    ]
+    running = startService()
+    replies = run("nc", "-N", "127.0.0.1", running.port, stdin=joinLines(commands)).stdout
+
+    assert re.findall(rb"^(\d{3}) ", replies, re.MULTILINE)[:5] == [b"220", b"250", b"250", b"250", b"354"]
+    assert replies.splitlines()[-1].startswith((b"354", b"4"))
+    running.service.terminate()
+    assert maildir.files() == []
+    assert maildir.isTidy()
