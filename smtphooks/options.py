@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -109,6 +109,20 @@ _areTexts, _toUpperTexts = _tupleOf(str, str.upper)
 _areExtensions, _toExtensions = _tupleOf(Extension)
 
 
+def _isPEM(value: Any) -> bool:
+    return value is None or (isinstance(value, (str, bytes)) and bool(value))
+
+
+TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+_TLS_VERSIONS = f"one of {', '.join(TLS_VERSIONS)}"
+
+
+def _areServerNames(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and name and isinstance(own, Mapping) for name, own in value.items()
+    )
+
+
 @attrs.frozen(kw_only=True)
 class Options:
     """
@@ -128,12 +142,16 @@ class Options:
 
     # Mode
     lmtp: bool = _flag(False)
+    secure: bool = _flag(False)
+    secured: bool = _flag(False)
+    needsUpgrade: bool = _flag(False)
 
     # Authentication
     authOptional: bool = _flag(False)
     authRequiredMessage: str = _line("Authentication required")
 
     # Capabilities
+    hideSTARTTLS: bool = _flag(False)
     hideSize: bool = _flag(False)
     hidePIPELINING: bool = _flag(False)
     hide8BITMIME: bool = _flag(False)
@@ -141,6 +159,7 @@ class Options:
     hideENHANCEDSTATUSCODES: bool = _flag(False)
     hideCHUNKING: bool = _flag(False)
     hideDSN: bool = _flag(True)
+    hideREQUIRETLS: bool = _flag(True)
     hideLIMITS: bool = _flag(True)
     disabledCommands: Sequence[str] = _option((), "a list of commands", _areTexts, _toUpperTexts)
     extensions: Sequence[Extension] = _option((), "a list of Extension objects", _areExtensions, _toExtensions)
@@ -168,6 +187,32 @@ class Options:
 
     # Addresses
     lenientAddressParsing: bool = _flag(False)
+
+    # TLS
+    key: str | bytes | None = _option(None, "PEM text or the path of a PEM file", _isPEM)
+    cert: str | bytes | None = _option(None, "PEM text or the path of a PEM file", _isPEM)
+    ca: str | bytes | None = _option(None, "PEM text or the path of a PEM file", _isPEM)
+    requestCert: bool = _flag(False)
+    rejectUnauthorized: bool = _flag(True)
+    minVersion: str = _option("TLSv1.2", _TLS_VERSIONS, lambda value: value in TLS_VERSIONS)
+    maxVersion: str | None = _option(None, _TLS_VERSIONS, lambda value: value is None or value in TLS_VERSIONS)
+    ciphers: str | None = _option(
+        None, "a list of ciphers as OpenSSL writes it", lambda value: value is None or (_isLine(value) and value)
+    )
+    sniOptions: Mapping[str, Mapping[str, Any]] = _option(
+        dict, "a table of host names, each with its own key and cert", _areServerNames
+    )
+
+    def __attrs_post_init__(self) -> None:
+        for one, other in (("key", "cert"), ("cert", "key")):
+            if getattr(self, one) is not None and getattr(self, other) is None:
+                raise OptionError(f"option {one} is given without {other}, it wants both or neither")
+        if self.secure and self.secured:
+            raise OptionError("option secured is True with secure, it wants only one of them: who ends TLS?")
+        if self.maxVersion is not None and self.maxVersion < self.minVersion:
+            raise OptionError(
+                f"option maxVersion is {self.maxVersion}, it wants no less than minVersion {self.minVersion}"
+            )
 
 
 OPTION_NAMES = tuple(field.name for field in attrs.fields(Options))
