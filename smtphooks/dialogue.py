@@ -80,6 +80,9 @@ class Dialogue:
         if not text.isprintable():
             return self._conclude(replies.NOT_PRINTABLE)
         verb, _, argument = text.partition(" ")
+        if not verb.isascii():
+            # The upper case of some other letters is ASCII: what a filter before us let pass must not become a command.
+            return self._conclude(replies.NOT_RECOGNIZED)
         return self._command(verb.upper(), argument.strip(" "))
 
     def answer(self, value: object) -> Step:

@@ -61,6 +61,8 @@ class SMTPServerFactory(ServerFactory):
         self._setHooks(hooks, named)
 
     def _setHooks(self, hooks: object, named: dict[str, Any]) -> None:
+        if isinstance(hooks, type):
+            raise OptionError(f"option hooks is {hooks!r}, it wants an instance of it")
         found = {} if hooks is None else {name: hookOf(hooks, name) for name in HOOK_NAMES}
         if hooks is not None and not any(found.values()):
             raise OptionError(f"option hooks is {hooks!r}, it wants an object with a method such as onRcptTo or onData")

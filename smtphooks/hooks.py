@@ -121,6 +121,10 @@ def callHook(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
             return Deferred.fromFuture(result)
         if inspect.isawaitable(result):
             return Deferred.fromCoroutine(_await(result))
-    except Exception:
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            # Nothing of such a hook has run: to take it for a success would lose the message.
+            raise TypeError(f"a hook answered {result!r}; a generator needs inlineCallbacks, an async def no yield")
+    except BaseException:
+        # Even SystemExit, as a Deferred has it: a hook harms its own connection only (invariant 10).
         return Failure()
     return result

@@ -7,6 +7,7 @@ when hooks or the client itself are slow.  What a command means is the dialogue'
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ _AHEAD = 16384
 # These hooks only learn of something: what they raise is logged and answers nobody.
 _TOLD = frozenset({"onReset", "onClose", "onError"})
 
+# How a hook ends that was cancelled, or whose message was cut short.
+_NO_NEWS = (CancelledError, asyncio.CancelledError, ConnectionLost)
+
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class SMTPServerProtocol(Protocol):
@@ -65,6 +69,7 @@ class SMTPServerProtocol(Protocol):
         self._leaving = False
         self._closing = False
         self._lost = False
+        self._ended = False  # onClose has been called
 
     # --- the transport's side ---
 
@@ -76,7 +81,7 @@ class SMTPServerProtocol(Protocol):
         self._dialogue = Dialogue(factory.options, factory.extensions, self.session)
         factory.connections.add(self)
         self.transport.registerProducer(self, True)  # type: ignore[union-attr]
-        self._perform(self._dialogue.open())
+        self._advance(self._dialogue.open)
         if factory.isClosing:
             self.leave()
         self._pump()
@@ -188,7 +193,7 @@ class SMTPServerProtocol(Protocol):
         if line is None:
             return False
         self._read = None
-        self._perform(self._dialogue.receive(line))
+        self._advance(self._dialogue.receive, line)
         return True
 
     def _readMessage(self) -> bool:
@@ -215,26 +220,33 @@ class SMTPServerProtocol(Protocol):
             return False
         if self._wire.messageEnded:
             self._read = None
-            self._perform(self._dialogue.answer(None))
+            self._advance(self._dialogue.answer, None)
         return True
 
     # --- steps of the dialogue ---
 
-    def _perform(self, step: Step) -> None:
+    def _advance(self, tell: Callable[..., Step], *value: object) -> None:
+        """Tell the dialogue something, and do what it wants next."""
+        try:
+            step = tell(*value)
+        except Exception:
+            # An extension runs within the dialogue, and may crash as a hook may; but there is no way on from there.
+            self._refusal(tell.__name__, Failure())
+            step = replies.HOOK_FAILED.closing()
         _STEPS[type(step)](self, step)
 
     def _say(self, reply: Reply) -> None:
-        octets = self._dialogue.encode(reply)
-        self._out.append(octets)
-        self._outOctets += len(octets)
-        if reply.closes:
-            self._close()
-        else:
-            self._read = _READ_LINE
+        self._sayAll((reply,))
 
     def _sayAll(self, all: tuple[Reply, ...]) -> None:
         for reply in all:
-            self._say(reply)
+            octets = self._dialogue.encode(reply)
+            self._out.append(octets)
+            self._outOctets += len(octets)
+        if any(reply.closes for reply in all):
+            self._close()
+        else:
+            self._read = _READ_LINE
 
     def _flush(self) -> None:
         """Write the replies that have gathered, all at once."""
@@ -258,7 +270,7 @@ class SMTPServerProtocol(Protocol):
     def _ask(self, question: Ask) -> None:
         hook = getattr(self.factory, question.hook) if isinstance(question.hook, str) else question.hook
         if hook is None:
-            self._perform(self._dialogue.answer(None))
+            self._advance(self._dialogue.answer, None)
             return
         result = callHook(hook, question.arguments)
         if not isinstance(result, Deferred):
@@ -279,13 +291,13 @@ class SMTPServerProtocol(Protocol):
     def _answer(self, question: Ask, result: object) -> None:
         """Tell the dialogue what a hook has decided."""
         if not isinstance(result, Failure):
-            self._perform(self._dialogue.answer(result))
+            self._advance(self._dialogue.answer, result)
             return
         refusal = self._refusal(question.hook, result)
         if question.hook in _TOLD:
-            self._perform(self._dialogue.answer(None))
+            self._advance(self._dialogue.answer, None)
         else:
-            self._perform(self._dialogue.refuse(refusal))
+            self._advance(self._dialogue.refuse, refusal)
 
     def _receiveMessage(self, step: ReceiveMessage) -> None:
         self._say(step.reply)
@@ -311,7 +323,7 @@ class SMTPServerProtocol(Protocol):
         self._wire.beginChunk(step.octets, first=True, binary=True)
         self._read = _READ_NOTHING if step.octets else None
         if not step.octets:
-            self._perform(self._dialogue.answer(None))
+            self._advance(self._dialogue.answer, None)
 
     def _abandonMessage(self, step: AbandonMessage) -> None:
         assert self._delivery is not None
@@ -362,7 +374,7 @@ class SMTPServerProtocol(Protocol):
         if self._lastChunk or delivery.failed or delivery.fault(self.factory.options.rejectOversized):
             self._conclude(self._verdict)
         else:
-            self._perform(self._dialogue.answer(None))
+            self._advance(self._dialogue.answer, None)
 
     def _verdict(self, delivery: Delivery) -> Verdict:
         recipients = len(self.session.envelope.rcptTo) if self.factory.options.lmtp else None
@@ -379,13 +391,13 @@ class SMTPServerProtocol(Protocol):
         delivery, conclusion = self._delivery, self._conclusion
         if delivery is not None and delivery.decided and conclusion is not None:
             self._delivery = self._conclusion = None
-            self._perform(self._dialogue.answer(conclusion(delivery)))
+            self._advance(self._dialogue.answer, conclusion(delivery))
 
     # --- hooks that fail, hooks that are only told ---
 
     def _refusal(self, hook: object, failure: Failure) -> SMTPError:
         """What the client gets for what a hook raised: its own words, or none of them (invariant 5)."""
-        if isinstance(failure.value, SMTPError):
+        if isinstance(failure.value, SMTPError) and hook not in _TOLD:
             return failure.value
         self.log.failure("hook {hook} crashed [{session}]", failure, hook=_nameOf(hook), session=self.session.id)
         if hook != "onError":
@@ -394,7 +406,7 @@ class SMTPServerProtocol(Protocol):
 
     def _logLate(self, hook: object, result: object) -> None:
         """A hook has ended for whose answer nobody waits any more; that it was cancelled or cut short is no news."""
-        if isinstance(result, Failure) and not result.check(CancelledError, ConnectionLost):
+        if isinstance(result, Failure) and not result.check(*_NO_NEWS):
             self._refusal(hook, result)
 
     def _logFault(self, fault: str) -> None:
@@ -415,8 +427,9 @@ class SMTPServerProtocol(Protocol):
 
     def _endIfDone(self) -> None:
         """The connection is gone; when its last hook has ended, C{onClose} follows."""
-        if self._question is not None or (self._delivery is not None and not self._delivery.decided):
+        if self._ended or self._question is not None or (self._delivery is not None and not self._delivery.decided):
             return
+        self._ended = True
         self._delivery = None
         closing = self._tell("onClose", self.session)
         if closing is None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from smtphooks.dialogue import Dialogue
 
 # RFC 3030 section 2: chunk-size is 1*DIGIT; twenty of them are more than any disk holds.
-_CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.IGNORECASE)
+_CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.ASCII | re.IGNORECASE)
 
 
 def mail(dialogue: Dialogue, argument: str) -> Task:
@@ -114,7 +114,9 @@ def bdat(dialogue: Dialogue, argument: str) -> Task:
     verdict = yield ReceiveChunk(octets, first, last)
     if verdict is None:
         return Reply(250, f"{octets} octets received", "2.0.0")
-    return _judge(dialogue, verdict)
+    answers = _judge(dialogue, verdict)
+    # RFC 2033 section 4.3: only the last chunk has a reply for each recipient.
+    return answers if last or isinstance(answers, Reply) else answers[0]
 
 
 def _refusalOfChunks(dialogue: Dialogue) -> Reply | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -72,13 +70,5 @@ def startService(tmp_path: Path, maildir: Maildir) -> Iterator[StartService]:
     yield start
     statuses = [(service, service.terminate()) for service in services]
     for service, status in statuses:
+        assert "Server Shut Down." in service.output
         assert status == 0, service.output
-
-
-@pytest.fixture
-def publicFolder() -> Iterator[Path]:
-    """A folder that other users may enter, with a path short enough for sockets in it."""
-    folder = Path(tempfile.mkdtemp(prefix="real-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)

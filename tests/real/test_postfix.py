@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import smtplib
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from email import message_from_bytes, policy
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -36,7 +40,8 @@ def test_messagesOfTwentyParallelSessionsAreAllStoredWhole(
 
     messages = maildir.messages()
     assert len(messages) == 500
-    assert {message.content for message in messages} == {CONTENT}
+    # The program ends every message with an empty line of its own.
+    assert {message.content for message in messages} == {CONTENT + b"\n"}
     # -N numbers the recipients: none is there twice, so none is missing.
     assert len({message.deliveredTo[0] for message in messages}) == 500
     assert maildir.isTidy()
@@ -44,23 +49,26 @@ def test_messagesOfTwentyParallelSessionsAreAllStoredWhole(
 
 class Postfix:
     """
-    An instance that takes mail over SMTP and hands all of it to one LMTP server.
+    An instance that takes mail over SMTP and hands all of it to LMTP servers, one for each domain.
 
     @ivar port: where it takes mail.
     """
 
-    def __init__(self, folder: Path, destination: str) -> None:
+    def __init__(self, folder: Path, destinations: dict[str, str]) -> None:
+        """
+        @param destinations: where LMTP servers are by the time there is mail for these domains.
+        """
         self.port = freePort()
         self._config = folder / "etc"
-        self._config.mkdir()
-        data = folder / "data"
-        data.mkdir()
+        for new in (self._config, folder / "spool", folder / "data"):
+            new.mkdir()
         # The owner of an instance's data has to be Postfix' own user.
-        run("chown", "postfix", data)
+        shutil.chown(folder / "data", "postfix")
+        transports = ", ".join(f"{{ {domain} = lmtp:{place} }}" for domain, place in destinations.items())
         settings = {
             "compatibility_level": "3.6",
             "queue_directory": folder / "spool",
-            "data_directory": data,
+            "data_directory": folder / "data",
             "maillog_file": "/dev/stdout",
             "myhostname": "postfix.example",
             "mydestination": "",
@@ -72,9 +80,9 @@ class Postfix:
             "alias_maps": "",
             "local_recipient_maps": "",
             "notify_classes": "",
-            "virtual_mailbox_domains": "here.example, there.example",
-            "virtual_mailbox_maps": "static:all",
-            "virtual_transport": f"lmtp:{destination}",
+            "relay_domains": ", ".join(destinations),
+            "relay_recipient_maps": "",
+            "transport_maps": f"inline:{{ {transports} }}",
         }
         lines = [f"{name} = {value}\n" for name, value in settings.items()]
         (self._config / "main.cf").write_text("".join(lines))
@@ -82,15 +90,17 @@ class Postfix:
         postfix = which("postfix")
         assert postfix is not None
         self._program = Program([postfix, "-c", str(self._config), "start-fg"], os.environ, folder)
-        self._program.waitForLine("daemon started")
+        try:
+            self._program.waitForLine("daemon started")
+        except AssertionError:
+            self.stop()
+            raise
 
-    @property
-    def output(self) -> str:
-        """Its log."""
-        return self._program.output
+    def waitUntilIdle(self) -> None:
+        """Wait for the end of all its deliveries."""
+        eventually(self._isIdle, "an empty queue of Postfix")
 
-    def isIdle(self) -> bool:
-        """Its queue is empty."""
+    def _isIdle(self) -> bool:
         return b"queue is empty" in run("postqueue", "-c", self._config, "-p").stdout
 
     def stop(self) -> None:
@@ -117,65 +127,80 @@ showq unix n - n - - showq
 postlog unix-dgram n - n - 1 postlogd
 """
 
-needsPostfix = [
-    requires("postfix", "postqueue"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="Postfix can only be started as root"),
-]
+
+class Route(NamedTuple):
+    """
+    A domain whose mail Postfix delivers here.
+
+    @ivar endpoint: where the service has to listen for it.
+    """
+
+    postfix: Postfix
+    domain: str
+    endpoint: str
+
+
+@pytest.fixture(scope="module")
+def routes() -> Iterator[dict[str, Route]]:
+    """A Postfix for all tests, with a route over TCP and one over a UNIX socket."""
+    with tempfile.TemporaryDirectory(prefix="real-") as path:
+        folder = Path(path)
+        # Postfix gives up its privileges, and the path of a socket has to be short.
+        folder.chmod(0o755)
+        port = freePort()
+        socket = folder / "lmtp"
+        postfix = Postfix(folder, {"inet.example": f"inet:127.0.0.1:{port}", "unix.example": f"unix:{socket}"})
+        yield {
+            "inet": Route(postfix, "inet.example", tcp(port)),
+            "unix": Route(postfix, "unix.example", f"unix:{socket}:mode=666"),
+        }
+        postfix.stop()
 
 
 @pytest.fixture(params=["inet", "unix"])
-def postfix(
-    request: pytest.FixtureRequest, startService: StartService, maildir: Maildir, publicFolder: Path
-) -> Iterator[Postfix]:
-    """Postfix that delivers to the service, over TCP and over a UNIX socket."""
-    if request.param == "inet":
-        port = freePort()
-        endpoint, destination = tcp(port), f"inet:127.0.0.1:{port}"
-    else:
-        path = publicFolder / "lmtp"
-        endpoint, destination = f"unix:{path}:mode=666", f"unix:{path}"
-    startService("PickyMaildir", lmtp=True, endpoint=endpoint, hooksOptions={"path": maildir.path})
-    instance = Postfix(publicFolder, destination)
-    yield instance
-    instance.stop()
+def route(
+    request: pytest.FixtureRequest, routes: dict[str, Route], startService: StartService, maildir: Maildir
+) -> Route:
+    """A way from Postfix into the Maildir."""
+    found = routes[request.param]
+    startService("PickyMaildir", lmtp=True, endpoint=found.endpoint, hooksOptions={"path": maildir.path})
+    return found
 
 
+@requires("postfix", "postqueue")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start Postfix")
 class TestDeliveryByPostfix:
-    pytestmark = needsPostfix
-
-    def test_refusedRecipientIsBouncedAndTheOtherOneIsStored(self, postfix: Postfix, maildir: Maildir) -> None:
+    def test_refusedRecipientIsBouncedAndTheOtherOneIsStored(self, route: Route, maildir: Maildir) -> None:
+        sender, somebody, nobody = (f"{local}@{route.domain}" for local in ("sender", "somebody", "nobody"))
         message = b"Subject: both\r\n\r\n.\r\nfor one of two\r\n"
-        with smtplib.SMTP("127.0.0.1", postfix.port) as client:
-            recipients = ["somebody@there.example", "nobody@there.example"]
-            assert client.sendmail("sender@here.example", recipients, message) == {}
-
+        with smtplib.SMTP("127.0.0.1", route.postfix.port) as client:
+            assert client.sendmail(sender, [somebody, nobody], message) == {}
         found = {stored.deliveredTo[0]: stored for stored in maildir.waitFor(2)}
-        assert found.keys() == {"somebody@there.example", "sender@here.example"}
-        delivered = found["somebody@there.example"]
-        assert delivered.returnPath == "sender@here.example"
-        assert delivered.content.endswith(b"\n\n.\nfor one of two\n")
-        bounce = found["sender@here.example"]
-        assert bounce.returnPath == ""
-        report = message_from_bytes(bounce.content, policy=policy.default)
+
+        assert found.keys() == {somebody, sender}
+        assert found[somebody].returnPath == sender
+        assert found[somebody].content.endswith(b"\n\n.\nfor one of two\n")
+        assert found[sender].returnPath == ""
+        report = message_from_bytes(found[sender].content, policy=policy.default)
         assert report.get_content_type() == "multipart/report"
         (status,) = [part for part in report.walk() if part.get_content_type() == "message/delivery-status"]
-        assert "Final-Recipient: rfc822; nobody@there.example" in status.as_string()
+        assert f"Final-Recipient: rfc822; {nobody}" in status.as_string()
         assert "Diagnostic-Code: smtp; 550 5.1.1 No such user here" in status.as_string()
-        eventually(postfix.isIdle, "an empty queue of Postfix")
+        route.postfix.waitUntilIdle()
 
     @requires("smtp-source")
-    def test_everyMessageOfABusyQueueIsDeliveredOnce(self, postfix: Postfix, maildir: Maildir, tmp_path: Path) -> None:
+    def test_everyMessageOfABusyQueueIsDeliveredOnce(self, route: Route, maildir: Maildir, tmp_path: Path) -> None:
         file = tmp_path / "message"
         file.write_bytes(CONTENT)
-        run(
-            "smtp-source",
-            *["-d", "-s", "5", "-m", "50", "-r", "3", "-N", "-F", file],
-            *["-f", "sender@here.example", "-t", "recipient@there.example"],
-            f"127.0.0.1:{postfix.port}",
-        )
-        eventually(postfix.isIdle, "an empty queue of Postfix")
+        sender, recipient = f"sender@{route.domain}", f"recipient@{route.domain}"
+        load = ["-d", "-s", "5", "-m", "50", "-r", "3", "-F", file]
+        run("smtp-source", *load, "-f", sender, "-t", recipient, f"127.0.0.1:{route.postfix.port}")
+        route.postfix.waitUntilIdle()
 
         messages = maildir.messages()
-        assert len(messages) == 150
-        assert all(message.content.endswith(CONTENT.partition(b"\n\n")[2]) for message in messages)
-        assert all(len(message.deliveredTo) == 1 for message in messages)
+        # -r numbers the recipients of each message.
+        counts = Counter(recipient for message in messages for recipient in message.deliveredTo)
+        assert sorted(counts.values()) == [50, 50, 50]
+        # Postfix has put fields before it, and smtp-source an empty line behind it.
+        body = CONTENT.partition(b"\n\n")[2] + b"\n"
+        assert all(message.content.endswith(b"\n\n" + body) for message in messages)

@@ -1,0 +1,136 @@
+"""
+The commands that make a connection trusted: AUTH (RFC 4954) and STARTTLS (RFC 3207).
+
+A handler gets the dialogue and the argument of the command, yields what it must know first and returns the reply.
+This module knows base64 and the order of things; what is in a response only the mechanism knows, and neither ever says it.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode, b64encode
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from smtphooks import replies, transaction
+from smtphooks.replies import Reply, SMTPError
+from smtphooks.sasl import Auth, AuthResponse
+from smtphooks.steps import Ask, Challenge, Question, StartTLS, Task, Wait
+from smtphooks.wire import LineFault
+
+if TYPE_CHECKING:
+    from smtphooks.dialogue import Dialogue
+
+# RFC 4954 section 4: octets of a line with base64, CRLF included.
+AUTH_LINE_LENGTH = 12288
+
+# Seconds that a failure costs the client: the first one, and what it grows to by doubling.
+_FIRST_DELAY, _LONGEST_DELAY = 1.0, 16.0
+
+
+def auth(dialogue: Dialogue, argument: str) -> Task:
+    """RFC 4954 section 4."""
+    session, options = dialogue.session, dialogue.options
+    if session.user is not None:
+        return replies.ALREADY_AUTHENTICATED
+    if dialogue.inTransaction:
+        return replies.NOT_IN_TRANSACTION
+    name, _, initial = argument.partition(" ")
+    if not name:
+        return replies.AUTH_SYNTAX
+    mechanism = dialogue.mechanisms.get(name.upper())
+    if mechanism is None:
+        return replies.UNKNOWN_MECHANISM
+    if not session.secure and not options.allowInsecureAuth:
+        return replies.ENCRYPTION_REQUIRED
+    if not mechanism.isAvailable(session):
+        return replies.UNKNOWN_MECHANISM
+    response: AuthResponse = yield from _exchange(dialogue, mechanism.exchange(_initial(initial), session))
+    if not response.user:
+        yield from _delay(dialogue)
+        return _refusal(response)
+    session.user = response.user
+    dialogue.authenticationFailures = 0
+    return Reply(235, response.message or "Authentication successful", "2.7.0")
+
+
+def _delay(dialogue: Dialogue) -> Generator[Question, Any, None]:
+    """Who guesses passwords shall not do it fast; nobody else waits."""
+    dialogue.authenticationFailures += 1
+    yield Wait(min(_FIRST_DELAY * 2 ** (dialogue.authenticationFailures - 1), _LONGEST_DELAY))
+
+
+def _initial(text: str) -> bytes | None:
+    if not text:
+        return None
+    # RFC 4954 section 4: a response that is there but empty is written "=".
+    return b"" if text == "=" else _decode(text)
+
+
+def _refusal(response: AuthResponse) -> Reply:
+    error = SMTPError(response.message or "Authentication credentials invalid", response.responseCode)
+    return error.reply(replies.SITUATIONS["onAuth"])
+
+
+def _exchange(
+    dialogue: Dialogue, exchange: Generator[bytes | Auth, Any, AuthResponse]
+) -> Generator[Question, Any, AuthResponse]:
+    """Carry challenges and responses between the mechanism and the client, and attempts to the hook."""
+    answer: bytes | AuthResponse | None = None
+    while True:
+        try:
+            wanted = exchange.send(answer)
+        except StopIteration as end:
+            result: AuthResponse = end.value
+            return result
+        if isinstance(wanted, Auth):
+            answer = yield from _judge(dialogue, wanted)
+        else:
+            answer = _response((yield Challenge(b"334 %s\r\n" % b64encode(wanted))))
+
+
+def _judge(dialogue: Dialogue, attempt: Auth) -> Generator[Question, Any, AuthResponse]:
+    try:
+        answer = yield Ask("onAuth", (attempt, dialogue.session))
+    except SMTPError as refusal:
+        if (refusal.responseCode or 535) >= 500:
+            yield from _delay(dialogue)
+        raise
+    return answer if isinstance(answer, AuthResponse) else AuthResponse(user=answer)
+
+
+def _response(line: bytes | LineFault) -> bytes:
+    if isinstance(line, LineFault):
+        # RFC 4954 section 6 has a code of its own for this.
+        raise SMTPError("Authentication exchange line is too long or has a bare line end", 500, "5.5.6")
+    if line == b"*":
+        raise SMTPError("Authentication cancelled", 501, "5.7.0")
+    return _decode(line)
+
+
+def _decode(text: str | bytes) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise SMTPError("Cannot decode the response", 501, "5.5.2") from None
+
+
+def starttls(dialogue: Dialogue, argument: str) -> Task:
+    """RFC 3207 section 4."""
+    if not dialogue.mayStartTLS:
+        return replies.NOT_IMPLEMENTED
+    if dialogue.session.secure:
+        return replies.ALREADY_SECURE
+    yield from transaction.abandon(dialogue)
+    return (yield from secure(dialogue, StartTLS(replies.READY_FOR_TLS)))
+
+
+def secure(dialogue: Dialogue, step: StartTLS) -> Task:
+    """Begin TLS; nothing of what the client said before is believed after it (section 4.2)."""
+    transport = yield step
+    dialogue.startAnew()
+    try:
+        yield Ask("onSecure", (transport, dialogue.session))
+    except SMTPError as refusal:
+        return refusal.reply(replies.SITUATIONS["onSecure"]).closing()
+    return ()

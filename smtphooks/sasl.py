@@ -1,0 +1,322 @@
+"""
+SASL: what AUTH and its mechanisms have in common (RFC 4422, RFC 4954), and one small class per mechanism.
+
+A mechanism is an object with a C{name}, C{isAvailable(session)} and C{exchange(initial, session)}.  The exchange is a
+generator: it yields octets to challenge the client and gets the octets of its response, it yields an L{Auth} to have the
+hook judge it and gets the L{AuthResponse}, and it returns the last of these.  A user's own mechanism is such an object too,
+given in option C{authMethods}.
+This module knows neither base64 nor command lines nor who judges.  No secret is ever part of a text that it makes.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import time
+from collections.abc import Generator, Iterable, Mapping
+from typing import Any, Protocol, TypeAlias
+
+import attrs
+
+from smtphooks.replies import SMTPError
+from smtphooks.scram import NO_SUCH_USER, ScramCredentials, ScramServer
+from smtphooks.session import Session
+
+
+@attrs.frozen(kw_only=True)
+class Auth:
+    """
+    One attempt to authenticate, for C{onAuth} to judge.
+
+    @ivar method: the name of the mechanism, C{"XCLIENT"} for a name that a trusted proxy gave.
+    @ivar username: who the client says it is (the authentication identity).
+    @ivar authorizationId: as whom it wants to act, if it said so (PLAIN, EXTERNAL, OAUTHBEARER).
+    @ivar password: PLAIN and LOGIN.
+    @ivar accessToken: XOAUTH2 and OAUTHBEARER.
+    @ivar challenge: CRAM-MD5, as it was sent; C{challengeResponse} the digest that the client answered.
+    @ivar certificate: EXTERNAL, the verified certificate of the client (C{cryptography.x509.Certificate}).
+    """
+
+    method: str
+    username: str
+    authorizationId: str = ""
+    password: str | None = attrs.field(default=None, repr=False)
+    accessToken: str | None = attrs.field(default=None, repr=False)
+    challenge: str | None = attrs.field(default=None, repr=False)
+    challengeResponse: str | None = attrs.field(default=None, repr=False)
+    certificate: Any = attrs.field(default=None, repr=False)
+
+    def validatePassword(self, password: str | bytes) -> bool:
+        """
+        Is this the user's password?  Compared in constant time.
+
+        With CRAM-MD5 this is the only way to know (RFC 2195 section 2).
+        """
+        if isinstance(password, str):
+            password = password.encode()
+        if self.challengeResponse is not None:
+            digest = hmac.new(password, (self.challenge or "").encode(), "md5").hexdigest()
+            return hmac.compare_digest(digest.encode(), self.challengeResponse.lower().encode())
+        return self.password is not None and hmac.compare_digest(password, self.password.encode())
+
+
+@attrs.frozen
+class AuthResponse:
+    """
+    What C{onAuth} decides.
+
+    @ivar user: becomes C{session.user}; a false one refuses.
+    @ivar message: text of the reply.
+    @ivar responseCode: of a refusal, 535 if None.
+    @ivar data: of a refusal of XOAUTH2 or OAUTHBEARER: sent to the client as JSON before the reply; of an acceptance of
+        SCRAM: the stored credentials of the user.
+    """
+
+    user: Any = None
+    message: str | None = None
+    responseCode: int | None = None
+    data: Any = attrs.field(default=None, repr=False)
+
+
+Exchange: TypeAlias = Generator["bytes | Auth", Any, AuthResponse]
+
+
+class Mechanism(Protocol):
+    """What every mechanism has; see the module's docstring."""
+
+    name: str
+
+    def isAvailable(self, session: Session) -> bool:
+        """Could this client use it?  Encryption is looked after elsewhere."""
+
+    def exchange(self, initial: bytes | None, session: Session) -> Exchange:
+        """
+        Authenticate.
+
+        @param initial: the client's initial response, None if it gave none.
+        @raise SMTPError: if a response is malformed.
+        """
+
+
+def _malformed() -> SMTPError:
+    return SMTPError("Malformed authentication data", 501, "5.5.2")
+
+
+def _text(octets: bytes) -> str:
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        raise _malformed() from None
+
+
+class _Plain:
+    """RFC 4616."""
+
+    name = "PLAIN"
+
+    def isAvailable(self, session: Session) -> bool:
+        return True
+
+    def exchange(self, initial: bytes | None, session: Session) -> Exchange:
+        message = initial if initial is not None else (yield b"")
+        parts = _text(message).split("\0")
+        if len(parts) != 3 or not parts[1] or not parts[2]:
+            raise _malformed()
+        authorizationId, username, password = parts
+        response: AuthResponse = yield Auth(
+            method=self.name, username=username, password=password, authorizationId=authorizationId
+        )
+        return response
+
+
+class _Login:
+    """Never standardized, but what many clients speak; the prompts are those that all of them know."""
+
+    name = "LOGIN"
+
+    def isAvailable(self, session: Session) -> bool:
+        return True
+
+    def exchange(self, initial: bytes | None, session: Session) -> Exchange:
+        username = _text(initial if initial is not None else (yield b"Username:"))
+        password = _text((yield b"Password:"))
+        if not username or not password:
+            raise _malformed()
+        response: AuthResponse = yield Auth(method=self.name, username=username, password=password)
+        return response
+
+
+class _CramMD5:
+    """RFC 2195."""
+
+    name = "CRAM-MD5"
+
+    def isAvailable(self, session: Session) -> bool:
+        return True
+
+    def exchange(self, initial: bytes | None, session: Session) -> Exchange:
+        if initial is not None:
+            raise _malformed()  # the server speaks first
+        challenge = f"<{os.urandom(16).hex()}.{int(time.time())}@{session.serverName}>"
+        username, space, digest = _text((yield challenge.encode())).rpartition(" ")
+        if not space or not username or len(digest) != 32:
+            raise _malformed()
+        response: AuthResponse = yield Auth(
+            method=self.name, username=username, challenge=challenge, challengeResponse=digest
+        )
+        return response
+
+
+def _refuseWithData(response: AuthResponse) -> Exchange:
+    """RFC 7628 section 3.2.3: the reason travels as a challenge, to which the client answers anything."""
+    if not response.user and response.data is not None:
+        yield _asJSON(response.data)
+    return response
+
+
+def _asJSON(data: object) -> bytes:
+    if isinstance(data, bytes):
+        return data
+    return data.encode() if isinstance(data, str) else json.dumps(data, separators=(",", ":")).encode()
+
+
+def _bearer(pairs: Iterable[str]) -> str:
+    """The access token among key=value pairs."""
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        scheme, _, token = value.partition(" ")
+        if key.lower() == "auth" and scheme.lower() == "bearer" and token.strip():
+            return token.strip()
+    raise _malformed()
+
+
+class _XOAuth2:
+    """The mechanism of Google and Microsoft that came before RFC 7628."""
+
+    name = "XOAUTH2"
+
+    def isAvailable(self, session: Session) -> bool:
+        return True
+
+    def exchange(self, initial: bytes | None, session: Session) -> Exchange:
+        pairs = _text(initial if initial is not None else (yield b"")).split("\1")
+        usernames = [pair[5:] for pair in pairs if pair.lower().startswith("user=")]
+        if len(usernames) != 1 or not usernames[0]:
+            raise _malformed()
+        response: AuthResponse = yield Auth(method=self.name, username=usernames[0], accessToken=_bearer(pairs))
+        return (yield from _refuseWithData(response))
+
+
+class _OAuthBearer:
+    """RFC 7628."""
+
+    name = "OAUTHBEARER"
+
+    def isAvailable(self, session: Session) -> bool:
+        return True
+
+    def exchange(self, initial: bytes | None, session: Session) -> Exchange:
+        header, *pairs = _text(initial if initial is not None else (yield b"")).split("\1")
+        parts = header.split(",")
+        # RFC 5801 section 4: gs2-header; a channel binding ("p=") is nothing that this mechanism has.
+        if len(parts) != 3 or parts[0] not in ("n", "y") or parts[2]:
+            raise _malformed()
+        if parts[1] and not parts[1].startswith("a="):
+            raise _malformed()
+        username = parts[1][2:].replace("=2C", ",").replace("=3D", "=")
+        response: AuthResponse = yield Auth(
+            method=self.name, username=username, authorizationId=username, accessToken=_bearer(pairs)
+        )
+        return (yield from _refuseWithData(response))
+
+
+class _External:
+    """RFC 4422 appendix A; the identity is that of the client's verified certificate."""
+
+    name = "EXTERNAL"
+
+    def isAvailable(self, session: Session) -> bool:
+        return session.peerIdentity is not None
+
+    def exchange(self, initial: bytes | None, session: Session) -> Exchange:
+        authorizationId = _text(initial if initial is not None else (yield b""))
+        if "\0" in authorizationId:
+            raise _malformed()
+        response: AuthResponse = yield Auth(
+            method=self.name,
+            username=session.peerIdentity or "",
+            authorizationId=authorizationId,
+            certificate=session.peerCertificate,
+        )
+        return response
+
+
+class _Scram:
+    """RFC 5802 and 7677, with the channel binding of RFC 9266 if C{plus}."""
+
+    def __init__(self, plus: bool, plusOffered: bool) -> None:
+        self.name = "SCRAM-SHA-256-PLUS" if plus else "SCRAM-SHA-256"
+        self._plus = plus
+        self._plusOffered = plusOffered
+
+    def isAvailable(self, session: Session) -> bool:
+        return not self._plus or session.channelBinding is not None
+
+    def exchange(self, initial: bytes | None, session: Session) -> Exchange:
+        first = initial if initial is not None else (yield b"")
+        binding = session.channelBinding if self._plusOffered else None
+        server = ScramServer(_text(first), binding, required=self._plus)
+        response: AuthResponse = yield Auth(
+            method=self.name, username=server.username, authorizationId=server.authorizationId
+        )
+        user, credentials = _storedCredentials(response, server.username)
+        final = yield server.challenge(credentials).encode()
+        proof = server.verify(_text(final))
+        if not user or proof is None:
+            return attrs.evolve(response, user=None, data=None)
+        yield proof.encode()  # RFC 4954 has no room for it in the 235 reply
+        return attrs.evolve(response, user=user, data=None)
+
+
+def _storedCredentials(response: AuthResponse, username: str) -> tuple[Any, ScramCredentials]:
+    """The user and its credentials; for nobody, credentials that look real and fit no password (RFC 5802 section 9)."""
+    stored = response.data if response.data is not None else response.user
+    if not response.user:
+        return None, NO_SUCH_USER.credentialsOf(username)
+    if not (isinstance(stored, tuple) and len(stored) == 4):
+        raise TypeError("onAuth answers SCRAM with (salt, storedKey, serverKey, iterations), or an AuthResponse with these as data")
+    return (username if stored is response.user else response.user), ScramCredentials(*stored)
+
+
+def makeMechanisms(methods: Iterable[str | Mechanism]) -> Mapping[str, Mechanism]:
+    """The mechanisms by name, in the order in which EHLO shows them."""
+    wanted = list(methods)
+    binds = "SCRAM-SHA-256-PLUS" in wanted
+    known: dict[str, Mechanism] = {
+        mechanism.name: mechanism
+        for mechanism in (
+            _Plain(),
+            _Login(),
+            _CramMD5(),
+            _XOAuth2(),
+            _OAuthBearer(),
+            _External(),
+            _Scram(plus=False, plusOffered=binds),
+            _Scram(plus=True, plusOffered=binds),
+        )
+    }
+    found = [known[method] if isinstance(method, str) else method for method in wanted]
+    return {mechanism.name.upper(): mechanism for mechanism in found}
+
+
+MECHANISM_NAMES = (
+    "PLAIN",
+    "LOGIN",
+    "CRAM-MD5",
+    "XOAUTH2",
+    "OAUTHBEARER",
+    "SCRAM-SHA-256",
+    "SCRAM-SHA-256-PLUS",
+    "EXTERNAL",
+)

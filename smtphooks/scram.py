@@ -1,0 +1,129 @@
+"""
+SCRAM-SHA-256, the server's side of its three messages (RFC 5802, RFC 7677).
+
+In: the client's messages and the stored credentials.  Out: the server's messages, or none if the proof is wrong.
+The C{scramp} package makes credentials (C{ScramMechanism("SCRAM-SHA-256").make_auth_info(password)}); the exchange itself is
+done here because scramp refuses the C{tls-exporter} binding of RFC 9266, which is the only one that TLS 1.3 has.
+This module knows neither SMTP nor who stores credentials.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import hmac
+import os
+import re
+from base64 import b64decode, b64encode
+from typing import NamedTuple
+
+from smtphooks.replies import SMTPError
+
+_BINDING = "tls-exporter"
+_FIRST = re.compile(r"(n|y|p=([A-Za-z0-9.-]+)),(?:a=([^,]+))?,(n=([^,]+),r=([!-+\--~]+)(?:,[A-Za-z]=[^,]*)*)", re.DOTALL)
+_FINAL = re.compile(r"(c=([A-Za-z0-9+/=]+),r=([!-+\--~]+)(?:,[A-Za-z]=[^,]*)*),p=([A-Za-z0-9+/=]+)", re.DOTALL)
+_ESCAPE = re.compile(r"=(2C|3D)?")
+
+
+class ScramCredentials(NamedTuple):
+    """
+    What a server stores of a password (RFC 5802 section 5.1), in the order of scramp's C{make_auth_info}.
+
+    @ivar iterations: how often the password was hashed, 4096 at least (RFC 7677 section 4).
+    """
+
+    salt: bytes
+    storedKey: bytes
+    serverKey: bytes
+    iterations: int
+
+
+def _hmac(key: bytes, message: bytes) -> bytes:
+    return hmac.digest(key, message, "sha256")
+
+
+class _NoSuchUser:
+    """Credentials for users that do not exist: always the same ones for a name, so that nobody can tell."""
+
+    def __init__(self) -> None:
+        self._key = os.urandom(32)
+
+    def credentialsOf(self, username: str) -> ScramCredentials:
+        salt = _hmac(self._key, username.encode())[:16]
+        return ScramCredentials(salt, _hmac(salt, self._key), _hmac(self._key, salt), 4096)
+
+
+NO_SUCH_USER = _NoSuchUser()
+
+
+class ScramServer:
+    """
+    One exchange.
+
+    @ivar username: who the client says it is; C{authorizationId} as whom it wants to act, or C{""}.
+    """
+
+    def __init__(self, first: str, binding: bytes | None, required: bool) -> None:
+        """
+        @param first: the client's first message.
+        @param binding: the channel binding of the connection if the client was offered to use it.
+        @param required: the client has chosen the mechanism that uses it.
+        @raise SMTPError: if the message is malformed, or its binding is not what was offered.
+        """
+        match = _FIRST.fullmatch(first)
+        if match is None:
+            raise SMTPError("Malformed authentication data", 501, "5.5.2")
+        flag, bindingName, authorizationId, self._bareFirst, username, self._clientNonce = match.groups()
+        self.username = _unescape(username)
+        self.authorizationId = _unescape(authorizationId or "")
+        if required != (bindingName is not None) or (required and bindingName != _BINDING):
+            raise SMTPError(f"Channel binding {_BINDING} belongs to SCRAM-SHA-256-PLUS alone", 501, "5.5.4")
+        if flag == "y" and binding is not None:
+            # RFC 5802 section 6: the client could bind and was told that we cannot; somebody stands between us.
+            raise SMTPError("Channel binding was offered, but the client did not see it", 535, "5.7.8")
+        header = first[: len(first) - len(self._bareFirst)]
+        self._channel = header.encode() + (binding or b"" if required else b"")
+
+    def challenge(self, credentials: ScramCredentials) -> str:
+        """The server's first message."""
+        self._credentials = credentials
+        self._nonce = self._clientNonce + b64encode(os.urandom(18)).decode()
+        self._first = f"r={self._nonce},s={b64encode(credentials.salt).decode()},i={credentials.iterations}"
+        return self._first
+
+    def verify(self, final: str) -> str | None:
+        """
+        The server's final message, None if the client does not know the password or is bound to another channel.
+
+        @raise SMTPError: if the message is malformed.
+        """
+        match = _FINAL.fullmatch(final)
+        if match is None:
+            raise SMTPError("Malformed authentication data", 501, "5.5.2")
+        withoutProof, channel, nonce, proof = match.groups()
+        message = f"{self._bareFirst},{self._first},{withoutProof}".encode()
+        isBound = hmac.compare_digest(_decode(channel), self._channel)
+        isFresh = hmac.compare_digest(nonce.encode(), self._nonce.encode())
+        signature = _hmac(self._credentials.storedKey, message)
+        given = _decode(proof).ljust(len(signature), b"\0")
+        clientKey = bytes(one ^ other for one, other in zip(given, signature, strict=False))
+        knows = len(given) == len(signature) and hmac.compare_digest(
+            hashlib.sha256(clientKey).digest(), self._credentials.storedKey
+        )
+        if not (isBound and isFresh and knows):
+            return None
+        return f"v={b64encode(_hmac(self._credentials.serverKey, message)).decode()}"
+
+
+def _decode(text: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except binascii.Error:
+        raise SMTPError("Malformed authentication data", 501, "5.5.2") from None
+
+
+def _unescape(name: str) -> str:
+    """RFC 5802 section 5.1: a comma and an equals sign in a name are written =2C and =3D, any other =XX is an error."""
+    if any(code is None for code in (match[1] for match in _ESCAPE.finditer(name))):
+        raise SMTPError("Malformed authentication data", 501, "5.5.2")
+    return name.replace("=2C", ",").replace("=3D", "=")

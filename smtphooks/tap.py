@@ -1,0 +1,300 @@
+"""
+The service that twistd runs: flags in, a service that listens and ends as it should out.
+
+Whatever keeps it from starting ends the process with one sentence and status 1, before twistd shows a traceback or its
+usage.  What a configuration may say is the business of C{smtphooks.config}.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from getopt import GetoptError
+from typing import Any
+
+import attrs
+from twisted.application.service import MultiService, Service
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from smtphooks.config import (
+    DEFAULT_ENDPOINT,
+    DEFAULT_MAILDIR,
+    ConfigError,
+    Configuration,
+    HooksSettings,
+    Listener,
+    ListenerSettings,
+    Settings,
+    cause,
+    configure,
+    defaultSettings,
+    maildirHooks,
+    readSettings,
+    toTOML,
+)
+from smtphooks.factory import SMTPServerFactory
+from smtphooks.options import unknownName
+
+log = Logger()
+
+
+class StartError(SystemExit, Exception):
+    """
+    The service cannot listen.
+
+    It is both: for an Exception twistd removes its pid file and tells the process that waits for the daemon; with a
+    SystemExit Python ends without a traceback.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = 1
+
+
+@contextmanager
+def _oneSentence() -> Iterator[None]:
+    """End the process for a wrong configuration; twistd would show its whole usage, or a traceback."""
+    try:
+        yield
+    except (ConfigError, UsageError) as error:
+        sentence = " ".join(str(error).split())
+        raise SystemExit(f"smtphooks: {sentence}") from None
+
+
+class Options(UsageOptions):
+    """
+    The flags of C{twistd smtphooks}.
+
+    @ivar configuration: what to run, once they are parsed.
+    """
+
+    synopsis = "[options]"
+    longdesc = (
+        f"An SMTP and LMTP server decided by lifecycle hooks.  Without options it listens on {DEFAULT_ENDPOINT}, takes"
+        f" mail for anyone and stores it in the Maildir ./{DEFAULT_MAILDIR}.  Flags win over the configuration file."
+    )
+    optParameters = [
+        ["config", None, None, "Read this TOML file."],
+        ["hooks", None, None, "Use these hooks: package.module:Name."],
+        ["maildir", None, None, "Store messages in this Maildir."],
+    ]
+    optFlags = [
+        ["lmtp", None, "Speak LMTP on all listeners."],
+        ["check", None, "Check the configuration, print all that is in force as TOML, and exit."],
+    ]
+
+    def __init__(self) -> None:
+        UsageOptions.__init__(self)
+        self.endpoints: list[str] = []
+        self.configuration: Configuration
+
+    def opt_listen(self, endpoint: str) -> None:
+        """Listen on this Twisted endpoint, such as tcp:25; may be given several times."""
+        self.endpoints.append(endpoint)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """There are none but flags."""
+        if arguments:
+            raise UsageError(f"unknown argument {arguments[0]}, there are only flags")
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse the flags, and load what they name."""
+        with _oneSentence():
+            try:
+                UsageOptions.parseOptions(self, options)
+            except UsageError as error:
+                raise UsageError(self._explain(error)) from None
+
+    def _explain(self, error: UsageError) -> str:
+        sentence = str(error)
+        unknown = error.__context__
+        if isinstance(unknown, GetoptError) and "not recognized" in sentence:
+            sentence = unknownName("flag", f"--{unknown.opt}", [f"--{name}" for name in self.synonyms])
+        return f"{sentence} (twistd smtphooks --help lists all)"
+
+    def postOptions(self) -> None:
+        """Make the configuration; print it if that is all that is wanted."""
+        self.configuration = configure(self._settings())
+        if self["check"]:
+            self._check()
+
+    def _settings(self) -> Settings:
+        settings = defaultSettings() if self["config"] is None else readSettings(self["config"])
+        if self["hooks"] is not None and self["maildir"] is not None:
+            raise ConfigError("--hooks and --maildir both say what to do with messages, leave one out")
+        if self["hooks"] is not None:
+            settings = attrs.evolve(
+                settings,
+                hooks=HooksSettings(
+                    "--hooks", self["hooks"], fix="correct it, or give it [hooks-options] in a --config"
+                ),
+            )
+        if self["maildir"] is not None:
+            settings = attrs.evolve(settings, hooks=maildirHooks("--maildir", self["maildir"]))
+        if self.endpoints:
+            listeners = [ListenerSettings(f"--listen {endpoint}", endpoint) for endpoint in self.endpoints]
+            settings = attrs.evolve(settings, listeners=listeners)
+        if self["lmtp"]:
+            listeners = [
+                attrs.evolve(listener, options={**listener.options, "lmtp": True}) for listener in settings.listeners
+            ]
+            settings = attrs.evolve(settings, listeners=listeners)
+        return settings
+
+    def _check(self) -> None:
+        from twisted.internet import reactor
+
+        for listener in self.configuration.listeners:
+            # The sockets of systemd are there only when it starts the service.
+            if not listener.endpoint.startswith("systemd:"):
+                _endpointOf(listener, reactor)
+        print(toTOML(self.configuration), end="")
+        raise SystemExit(0)
+
+
+def _endpointOf(listener: Listener, reactor: Any) -> IStreamServerEndpoint:
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, listener.endpoint)
+        return endpoint
+    except Exception as error:
+        raise ConfigError(
+            f"{listener.where}: endpoint {listener.endpoint} is none of Twisted's, write one such as tcp:25 or"
+            f" unix:/run/smtp.sock: {cause(error)}"
+        ) from error
+
+
+def makeService(options: Options) -> SMTPService:
+    """The service for these flags; called by twistd."""
+    from twisted.internet import reactor
+
+    with _oneSentence():
+        return SMTPService(options.configuration, reactor)
+
+
+class SMTPService(MultiService):
+    """All listeners of a configuration."""
+
+    def __init__(self, configuration: Configuration, reactor: Any) -> None:
+        MultiService.__init__(self)
+        self._reactor = reactor
+        for listener in configuration.listeners:
+            endpoint = _endpointOf(listener, reactor)
+            self.addService(ListenerService(listener.endpoint, endpoint, listener.factory, reactor))  # type: ignore[no-untyped-call]
+
+    def startService(self) -> None:
+        """Begin to serve; what needs privileges has been done before."""
+        MultiService.startService(self)
+        self._reactor.callWhenRunning(self._takeSIGTERM)
+
+    def _takeSIGTERM(self) -> None:
+        """SIGTERM is how a service is asked to end, so its status is 0 then; twistd alone would die of the signal."""
+        # Where the reactor leaves the signal to others, so do we.
+        if signal.getsignal(signal.SIGTERM) == getattr(self._reactor, "sigTerm", None):
+            signal.signal(signal.SIGTERM, lambda *_: self._reactor.callFromThread(self._terminate))
+
+    def _terminate(self) -> None:
+        log.info("received SIGTERM, closing")
+        with suppress(ReactorNotRunning):  # it is closing already
+            self._reactor.stop()
+
+
+class ListenerService(Service):
+    """
+    One listener.
+
+    @ivar endpointName: its endpoint, as it was configured.
+    """
+
+    def __init__(
+        self, endpointName: str, endpoint: IStreamServerEndpoint, factory: SMTPServerFactory, reactor: Any
+    ) -> None:
+        self.endpointName = endpointName
+        self._endpoint = endpoint
+        self._factory = factory
+        self._reactor = reactor
+        self._listening: Deferred[IListeningPort | None] | None = None
+
+    def privilegedStartService(self) -> None:
+        """
+        Listen.
+
+        @raise StartError: if that fails at once.
+        """
+        Service.privilegedStartService(self)
+        started = False
+        failures: list[Failure] = []
+        self._listening = maybeDeferred(self._endpoint.listen, self._factory).addCallback(self._logPort)
+        self._listening.addErrback(lambda failure: self._fail(failure) if started else failures.append(failure))
+        started = True
+        if failures:
+            raise StartError(self._logFailure(failures[0]))
+
+    def startService(self) -> None:
+        """Listen, if that was not done yet with the privileges of the start."""
+        Service.startService(self)
+        if self._listening is None:
+            self.privilegedStartService()
+
+    @inlineCallbacks
+    def stopService(self) -> Generator[Deferred[Any], Any, None]:
+        """Stop listening, then end all connections as they should; fires when the last one is gone."""
+        Service.stopService(self)
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.cancel()
+            port = yield listening
+            if port is not None:
+                yield maybeDeferred(port.stopListening)
+        yield self._factory.close()
+
+    def _logPort(self, port: IListeningPort) -> IListeningPort:
+        log.info("listening on {endpoint} ({address})", endpoint=self.endpointName, address=_written(port.getHost()))
+        return port
+
+    def _logFailure(self, failure: Failure) -> str:
+        sentence = f"cannot listen on {self.endpointName}: {_reason(failure.value)}, free it or name another endpoint"
+        log.critical("{sentence}", sentence=sentence)
+        return sentence
+
+    def _fail(self, failure: Failure) -> None:
+        """An endpoint that took its time has failed: the service ends as if it had not started."""
+        if not failure.check(CancelledError):
+            self._logFailure(failure)
+            atexit.register(_exitWithFailure)
+            self._reactor.stop()
+
+
+def _written(address: object) -> str:
+    """An address as people write it."""
+    if isinstance(address, IPv4Address):
+        return f"{address.host}:{address.port}"
+    if isinstance(address, IPv6Address):
+        return f"[{address.host}]:{address.port}"
+    return str(address)
+
+
+def _reason(error: BaseException | None) -> str:
+    """Why one cannot listen, short enough for the hundred octets that twistd shows of it when it daemonizes."""
+    if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError):
+        return error.socketError.strerror or cause(error)
+    return cause(error)
+
+
+def _exitWithFailure() -> None:
+    """End with status 1; by itself twistd ends with 0, or by a signal."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            stream.flush()
+    os._exit(1)

@@ -1,0 +1,59 @@
+"""What holds for every test: Hypothesis gives the same examples each time, and no failure is logged unseen."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
+
+# A test that fails on one machine fails on all; a slow machine is no failure.
+settings.register_profile("smtphooks", derandomize=True, deadline=None, database=None)
+settings.load_profile("smtphooks")
+
+
+class Logged(list[dict[str, object]]):
+    """
+    The events that were logged as a failure or an error.
+
+    A test that expects some takes them out; what is left when it ends fails it.
+    """
+
+    def takeFailures(self, kind: type[BaseException]) -> list[Failure]:
+        """Take out the failures of this type."""
+        gc.collect()  # An error that no Deferred handles is logged when the Deferred goes.
+        taken = []
+        for event in list(self):
+            failure = event.get("log_failure")
+            if isinstance(failure, Failure) and failure.check(kind):
+                self.remove(event)
+                taken.append(failure)
+        return taken
+
+    def takeTexts(self) -> list[str]:
+        """Take out the errors without a failure, and answer what they say."""
+        taken = [event for event in self if "log_failure" not in event]
+        for event in taken:
+            self.remove(event)
+        return [str(event["log_format"]).format(**event) for event in taken]
+
+
+@pytest.fixture
+def logged() -> Iterator[Logged]:
+    """What was logged as a failure; it must be empty when the test ends."""
+    events = Logged()
+
+    def observe(event: dict[str, object]) -> None:
+        if "log_failure" in event or getattr(event.get("log_level"), "name", "") in ("error", "critical"):
+            events.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        yield events
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    unseen = [event.get("log_failure") or event for event in events]
+    assert not unseen, f"logged, and not expected: {unseen}"

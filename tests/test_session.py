@@ -1,0 +1,201 @@
+"""What hooks read: session, envelope, addresses, and the Received field that is made of them."""
+
+from __future__ import annotations
+
+import re
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtphooks.session import Address, Envelope, EnvelopeDSN, RecipientDSN, Session, TLSInfo
+
+# RFC 5321 section 4.4, as far as smtphooks makes use of it.
+RECEIVED = re.compile(
+    r"Received: from (?P<helo>[^ ()<>;\r\n]+)(?: \((?P<tcp>[^()<>;\r\n]+)\))?\r\n"
+    r"(?:\t\((?P<tls>using [^()<>;\r\n]+)\)\r\n)?"
+    r"\tby (?P<by>[^ ()<>;\r\n]+) with (?P<protocol>[A-Z0-9]+) id (?P<id>[a-z2-7]+\.\d+)"
+    r"(?:\r\n\tfor <(?P<recipient>[^\r\n]+)>)?;\r\n"
+    r"\t(?P<date>[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4})\r\n"
+)
+
+
+def makeSession(**attributes: Any) -> Session:
+    session = Session("mx.example.org", remoteAddress="192.0.2.1", clientHostname="[192.0.2.1]")
+    session.openingCommand, session.hostNameAppearsAs = "EHLO", "client.example"
+    for name, value in attributes.items():
+        setattr(session, name, value)
+    return session
+
+
+def received(session: Session, *arguments: Any) -> dict[str, str | None]:
+    field = session.receivedHeader(*arguments)
+    match = RECEIVED.fullmatch(field)
+    assert match is not None, field
+    return match.groupdict()
+
+
+# --- Addresses and envelopes ---
+
+
+def test_addressIsItsMailbox() -> None:
+    address = Address("joe@b.example", "joe", "b.example", {"NOTIFY": "NEVER"})
+    assert str(address) == "joe@b.example"
+    assert address == Address("joe@b.example", "joe", "b.example")
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        address.local = "jim"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "args, dsn",
+    [
+        ({}, RecipientDSN((), None)),
+        ({"NOTIFY": "SUCCESS,DELAY", "ORCPT": "rfc822;a@b"}, RecipientDSN(("SUCCESS", "DELAY"), "rfc822;a@b")),
+        ({"NOTIFY": True, "ORCPT": True}, RecipientDSN((), None)),
+    ],
+)
+def test_dsnOfARecipientIsReadFromItsParameters(args: dict[str, str | bool], dsn: RecipientDSN) -> None:
+    assert Address("a@b", args=args).dsn == dsn
+
+
+def test_emptyEnvelopeAsksForNothing() -> None:
+    envelope = Envelope()
+    assert (envelope.mailFrom, envelope.rcptTo, envelope.bodyType) == (None, [], "7bit")
+    assert (envelope.smtpUtf8, envelope.requireTLS, envelope.dsn) == (False, False, EnvelopeDSN(None, None))
+
+
+def test_envelopeIsReadFromTheParametersOfMAIL() -> None:
+    args = {"BODY": "8BITMIME", "SMTPUTF8": True, "REQUIRETLS": True, "RET": "FULL", "ENVID": "x y"}
+    envelope = Envelope(Address("", args=args))
+    assert (envelope.bodyType, envelope.smtpUtf8, envelope.requireTLS) == ("8bitmime", True, True)
+    assert envelope.dsn == EnvelopeDSN("FULL", "x y")
+
+
+def test_newEnvelopesAndSessionsShareNothing() -> None:
+    Envelope().rcptTo.append(Address("a@b"))
+    assert Envelope().rcptTo == []
+    one, other = Session(), Session()
+    one.state["x"] = one.xClient["x"] = one.xForward["x"] = "x"
+    assert (other.state, other.xClient, other.xForward) == ({}, {}, {})
+    assert one.id != other.id
+    assert one != other
+
+
+# --- Transmission types ---
+
+
+@pytest.mark.parametrize(
+    "lmtp, opening, utf8, secure, user, name",
+    [
+        (False, None, False, False, None, "SMTP"),
+        (False, "HELO", False, False, None, "SMTP"),
+        (False, "HELO", True, True, "ann", "SMTP"),
+        (False, "EHLO", False, False, None, "ESMTP"),
+        (False, "EHLO", False, True, None, "ESMTPS"),
+        (False, "EHLO", False, False, "ann", "ESMTPA"),
+        (False, "EHLO", False, True, "ann", "ESMTPSA"),
+        (False, "EHLO", True, False, None, "UTF8SMTP"),
+        (False, "EHLO", True, True, None, "UTF8SMTPS"),
+        (False, "EHLO", True, False, "ann", "UTF8SMTPA"),
+        (False, "EHLO", True, True, "ann", "UTF8SMTPSA"),
+        (True, None, False, False, None, "LMTP"),
+        (True, "LHLO", False, False, None, "LMTP"),
+        (True, "LHLO", False, True, None, "LMTPS"),
+        (True, "LHLO", False, False, "ann", "LMTPA"),
+        (True, "LHLO", False, True, "ann", "LMTPSA"),
+        (True, "LHLO", True, False, None, "UTF8LMTP"),
+        (True, "LHLO", True, True, None, "UTF8LMTPS"),
+        (True, "LHLO", True, False, "ann", "UTF8LMTPA"),
+        (True, "LHLO", True, True, "ann", "UTF8LMTPSA"),
+    ],
+)
+def test_transmissionTypeIsRegisteredWithIANA(
+    lmtp: bool, opening: str | None, utf8: bool, secure: bool, user: str | None, name: str
+) -> None:
+    # RFC 3848 and RFC 6531 section 4.3.
+    session = makeSession(lmtp=lmtp, openingCommand=opening, secure=secure, user=user)
+    session.envelope = Envelope(Address("", args={"SMTPUTF8": True} if utf8 else {}))
+    assert session.transmissionType == name
+
+
+# --- Received ---
+
+
+def test_receivedFieldSaysWhoFromByWithAndWhen() -> None:
+    session = makeSession(clientHostname="client.dns.example", transaction=3)
+    session.envelope.rcptTo.append(Address("joe@b.example"))
+    parts = received(session)
+    assert parts == {
+        "helo": "client.example",
+        "tcp": "client.dns.example [192.0.2.1]",
+        "tls": None,
+        "by": "mx.example.org",
+        "protocol": "ESMTP",
+        "id": f"{session.id}.3",
+        "recipient": "joe@b.example",
+        "date": parts["date"],
+    }
+    assert parsedate_to_datetime(str(parts["date"])).tzinfo is not None
+
+
+def test_receivedFieldNamesTheOnlyRecipientOrTheOneGivenButNeverSeveral() -> None:
+    session = makeSession()
+    assert received(session)["recipient"] is None
+    session.envelope.rcptTo += [Address("joe@b.example"), Address("jim@b.example")]
+    assert received(session)["recipient"] is None
+    assert received(session, session.envelope.rcptTo[1])["recipient"] == "jim@b.example"
+    assert received(session, "jon@b.example")["recipient"] == "jon@b.example"
+
+
+def test_receivedFieldSaysHowItWasEncrypted() -> None:
+    session = makeSession(tlsOptions=TLSInfo("ECDHE-RSA-AES128-GCM-SHA256", "x", "TLSv1.2"), secure=True)
+    parts = received(session)
+    assert parts["tls"] == "using TLSv1.2 with cipher ECDHE-RSA-AES128-GCM-SHA256"
+    assert parts["protocol"] == "ESMTPS"
+
+
+@pytest.mark.parametrize(
+    "attributes, helo, tcp",
+    [
+        ({}, "client.example", "[192.0.2.1]"),
+        ({"remoteAddress": "2001:db8::1", "clientHostname": "[2001:db8::1]"}, "client.example", "[IPv6:2001:db8::1]"),
+        ({"hostNameAppearsAs": "[IPv6:2001:db8::1]"}, "[IPv6:2001:db8::1]", "[192.0.2.1]"),
+        ({"hostNameAppearsAs": ""}, "[192.0.2.1]", "[192.0.2.1]"),
+        ({"remoteAddress": "", "clientHostname": ""}, "client.example", None),
+        ({"remoteAddress": "", "clientHostname": "", "hostNameAppearsAs": ""}, "unknown", None),
+    ],
+)
+def test_receivedFieldSaysOfTheClientWhatIsKnown(attributes: dict[str, Any], helo: str, tcp: str | None) -> None:
+    parts = received(makeSession(**attributes))
+    assert (parts["helo"], parts["tcp"]) == (helo, tcp)
+
+
+@pytest.mark.parametrize(
+    "name", ["a;b", "a(b", "a)b", "a\\", '"a', "<a@b>", "a\r\nX-Evil: 1", "a\nb", "a b", "a\0b", "a,b", "caf\u00e9"]
+)
+def test_nameOfTheClientCannotForgeTheReceivedField(name: str) -> None:
+    # HELO takes whatever is printable: a parenthesis would make a comment of all that follows, a semicolon a date.
+    parts = received(makeSession(hostNameAppearsAs=name, clientHostname=name))
+    assert parts["by"] == "mx.example.org"
+    assert "?" in str(parts["helo"])
+
+
+_anything = st.text(st.characters() | st.sampled_from('\r\n();<>\\"'))
+
+
+@given(_anything, _anything, _anything, _anything, _anything)
+def test_nothingInASessionPutsALineEndIntoTheReceivedField(
+    helo: str, dns: str, address: str, recipient: str, cipher: str
+) -> None:
+    session = makeSession(hostNameAppearsAs=helo, clientHostname=dns, remoteAddress=address)
+    session.tlsOptions = TLSInfo(cipher, cipher, "TLSv1.3")
+    field = session.receivedHeader(recipient)
+    assert field.endswith("\r\n")
+    lines = field.removesuffix("\r\n").split("\r\n")
+    assert len(lines) == 5
+    assert all(line.startswith("\t") for line in lines[1:])
+    for line in lines:
+        assert line.replace("\t", "").isprintable()
