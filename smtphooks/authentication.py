@@ -2,7 +2,8 @@
 The commands that make a connection trusted: AUTH (RFC 4954) and STARTTLS (RFC 3207).
 
 A handler gets the dialogue and the argument of the command, yields what it must know first and returns the reply.
-This module knows base64 and the order of things; what is in a response only the mechanism knows, and neither ever says it.
+This module knows base64 and the order of things; what is in a response only the mechanism knows, and neither ever says
+it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _FIRST_DELAY, _LONGEST_DELAY = 1.0, 16.0
 def auth(dialogue: Dialogue, argument: str) -> Task:
     """RFC 4954 section 4."""
     session, options = dialogue.session, dialogue.options
+    if not dialogue.mechanisms.isJudged():
+        return replies.NOT_IMPLEMENTED
     if session.user is not None:
         return replies.ALREADY_AUTHENTICATED
     if dialogue.inTransaction:
@@ -38,12 +41,10 @@ def auth(dialogue: Dialogue, argument: str) -> Task:
     name, _, initial = argument.partition(" ")
     if not name:
         return replies.AUTH_SYNTAX
-    mechanism = dialogue.mechanisms.get(name.upper())
-    if mechanism is None:
-        return replies.UNKNOWN_MECHANISM
     if not session.secure and not options.allowInsecureAuth:
         return replies.ENCRYPTION_REQUIRED
-    if not mechanism.isAvailable(session):
+    mechanism = dialogue.mechanisms.find(name, session)
+    if mechanism is None:
         return replies.UNKNOWN_MECHANISM
     response: AuthResponse = yield from _exchange(dialogue, mechanism.exchange(_initial(initial), session))
     if not response.user:
@@ -117,8 +118,6 @@ def _decode(text: str | bytes) -> bytes:
 
 def starttls(dialogue: Dialogue, argument: str) -> Task:
     """RFC 3207 section 4."""
-    if not dialogue.mayStartTLS:
-        return replies.NOT_IMPLEMENTED
     if dialogue.session.secure:
         return replies.ALREADY_SECURE
     yield from transaction.abandon(dialogue)

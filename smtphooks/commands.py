@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from smtphooks import grammar, replies, transaction
+from smtphooks import authentication, grammar, replies, transaction
 from smtphooks.options import fillHeloResponse
 from smtphooks.replies import Reply, SMTPError
-from smtphooks.steps import Ask, Replies, State, Task
+from smtphooks.steps import Ask, Replies, StartTLS, State, Task
 
 if TYPE_CHECKING:
     from smtphooks.dialogue import Dialogue
@@ -43,6 +43,10 @@ HELLOS = SMTP.hellos | LMTP.hellos
 
 def connect(dialogue: Dialogue, argument: str) -> Task:
     """The greeting (RFC 5321 section 3.1)."""
+    if dialogue.options.secure:
+        refused = yield from authentication.secure(dialogue, StartTLS(None))
+        if refused:
+            return refused
     try:
         yield Ask("onConnect", (dialogue.session,))
     except SMTPError as refusal:
@@ -103,10 +107,10 @@ def quit(dialogue: Dialogue, argument: str) -> Task:
 
 
 def extended(dialogue: Dialogue, argument: str) -> Task:
-    """A command that an extension adds."""
+    """A command that an extension adds, or none."""
     handler = dialogue.extensions.command(dialogue.verb, dialogue.session)
     if handler is None:
-        return replies.NOT_RECOGNIZED
+        return replies.NOT_IMPLEMENTED if dialogue.verb in NOT_IMPLEMENTED else replies.NOT_RECOGNIZED
     answer = yield Ask(handler, (argument, dialogue.session))
     return replies.ok(answer, replies.OK)
 
@@ -118,12 +122,16 @@ class Command(NamedTuple):
     @ivar handle: makes the reply.
     @ivar refusals: in these states the command gets this reply instead.
     @ivar bare: it takes no argument.
+    @ivar extension: the extension that brings it.
+    @ivar encrypted: option C{needsUpgrade} asks for TLS before it (RFC 3207 section 4).
     @ivar always: its handler is called even where the command is disabled, for something follows that must be read.
     """
 
     handle: Handler
     refusals: Mapping[State, Reply] = {}
     bare: bool = False
+    extension: str = ""
+    encrypted: bool = False
     always: bool = False
 
 
@@ -143,16 +151,20 @@ COMMANDS = {
             State.RECIPIENTS: replies.NESTED_MAIL,
             State.CHUNKS: replies.NESTED_MAIL,
         },
+        encrypted=True,
     ),
     "RCPT": Command(transaction.rcpt, {**_BEFORE_HELLO, State.IDENTIFIED: replies.MAIL_FIRST, **_CHUNKED}),
     "DATA": Command(transaction.data, {**_BEFORE_HELLO, State.IDENTIFIED: replies.RCPT_FIRST, **_CHUNKED}, bare=True),
-    "BDAT": Command(transaction.bdat, always=True),
+    "BDAT": Command(transaction.bdat, extension="CHUNKING", always=True),
     "RSET": Command(transaction.rset, bare=True),
     "NOOP": Command(noop),
     "VRFY": Command(vrfy),
     "HELP": Command(help),
+    # Not only after EHLO: there are clients that know what they want.
+    "STARTTLS": Command(authentication.starttls, bare=True, extension="STARTTLS"),
+    "AUTH": Command(authentication.auth, _BEFORE_HELLO, extension="AUTH", encrypted=True),
     "QUIT": Command(quit, bare=True),
 }
 
 # RFC 5321 names them, smtphooks does not have them (section 4.2.4: 502, not 500).
-NOT_IMPLEMENTED = frozenset({"EXPN", "TURN", "SEND", "SOML", "SAML", "STARTTLS", "AUTH"})
+NOT_IMPLEMENTED = frozenset({"EXPN", "TURN", "SEND", "SOML", "SAML"})

@@ -43,9 +43,10 @@ class _ChallengedPassword:
 class UserNameRealm:
     """The realm for who needs no more than a name: C{session.user} becomes the text of the avatar's name."""
 
-    def requestAvatar(self, avatarId: bytes | str, mind: object, *interfaces: object) -> tuple[Any, Any, Any]:
+    def requestAvatar(self, avatarId: bytes | tuple[()], mind: object, *interfaces: Any) -> tuple[Any, Any, Any]:
         """C{IRealm}"""
-        name = avatarId.decode() if isinstance(avatarId, bytes) else avatarId
+        # Not every checker keeps to octets; an anonymous avatar (an empty tuple) is nobody.
+        name = avatarId.decode() if isinstance(avatarId, bytes) else (avatarId or None)
         return interfaces[0], name, lambda: None
 
 
@@ -76,7 +77,7 @@ def onAuthOf(portal: Portal) -> Callable[[Auth, Session], Deferred[AuthResponse]
 
     def loggedIn(login: tuple[Any, Any, Callable[[], Any]], auth: Auth, session: Session) -> AuthResponse:
         _, avatar, session.logout = login
-        return AuthResponse(user=avatar or auth.username)
+        return AuthResponse(user=avatar)
 
     def refused(failure: Failure) -> AuthResponse:
         failure.trap(UnauthorizedLogin, LoginFailed)

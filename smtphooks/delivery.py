@@ -26,10 +26,14 @@ class Delivery:
     @ivar isCut: the message will never be whole.
     """
 
-    __slots__ = ("_fault", "_hook", "_result", "decided", "isCut", "stream", "whole")
+    __slots__ = ("_fault", "_hook", "_recipients", "_result", "decided", "isCut", "stream", "whole")
 
-    def __init__(self, stream: MessageStream) -> None:
+    def __init__(self, stream: MessageStream, recipients: int | None = None) -> None:
+        """
+        @param recipients: with LMTP their number when the message began (the hook may change the envelope), else None.
+        """
         self.stream = stream
+        self._recipients = recipients
         self.whole = False
         self.decided = False
         self.isCut = False
@@ -89,41 +93,53 @@ class Delivery:
         """The hook has ended and refused the message."""
         return isinstance(self._result, SMTPError)
 
-    def results(self, recipients: int | None, report: Callable[[str], None]) -> tuple[str | SMTPError | None, ...]:
+    def results(self, report: Callable[[str], None]) -> tuple[str | SMTPError | None, ...]:
         """
-        What the hook answered.
+        What the hook answered: of a whole message with LMTP a result for each recipient, else just one.
 
-        @param recipients: with LMTP their number, else None.
         @param report: told what is wrong with the answer.
         """
-        answers = self._result if isinstance(self._result, (list, tuple)) else None
-        if recipients is None:
-            return (_one(self._result if answers is None else _worst(answers), report),)
-        if answers is None:
-            return (_one(self._result, report),) * recipients
-        if len(answers) != recipients:
-            report(f"onData answered {len(answers)} results for {recipients} recipients")
-        missing = [_LOST] * (recipients - len(answers))
-        return tuple(_one(answer, report) for answer in [*answers, *missing][:recipients])
+        recipients = self._recipients if self.whole else None
+        if not isinstance(self._result, (list, tuple)):
+            return (_result(self._result, report),) * (1 if recipients is None else recipients)
+        results = [_entry(answer, report) for answer in self._result]
+        if recipients is None and results:
+            return (_worst(results),)
+        recipients = recipients or 1
+        if len(results) != recipients:
+            report(f"onData answered {len(results)} results for {recipients} recipients")
+        return tuple([*results, *[_LOST] * (recipients - len(results))][:recipients])
 
 
 _LOST = SMTPError(replies.HOOK_FAILED.lines[0], replies.HOOK_FAILED.code, replies.HOOK_FAILED.enhancedCode)
 
 
-def _one(answer: object, report: Callable[[str], None]) -> str | SMTPError | None:
-    """One answer of a hook; an exception that is no refusal is a fault, and must not be taken for a success."""
-    if answer is None or isinstance(answer, (str, SMTPError)):
+def _result(answer: Any, report: Callable[[str], None]) -> str | SMTPError | None:
+    """The answer of a hook; an exception that is no refusal is a fault, and must not be taken for a success."""
+    if isinstance(answer, Failure):
+        answer = answer.value
+    if isinstance(answer, (str, SMTPError)):
         return answer
-    if isinstance(answer, (BaseException, Failure)):
+    if isinstance(answer, BaseException):
         report(f"onData answered {answer!r}, a refusal is an SMTPError")
         return _LOST
     return None
 
 
-def _worst(answers: list[Any] | tuple[Any, ...]) -> object:
+def _entry(answer: object, report: Callable[[str], None]) -> str | SMTPError | None:
+    """
+    One of several answers.  Here nothing but an answer will do: the pairs of a DeferredList would all be successes.
+    """
+    if answer is None or isinstance(answer, (str, BaseException, Failure)):
+        return _result(answer, report)
+    report(f"onData answered {answer!r} for a recipient, it takes a text, None or an SMTPError")
+    return _LOST
+
+
+def _worst(results: list[str | SMTPError | None]) -> str | SMTPError | None:
     """SMTP has one reply for all recipients: if any failed, the client must try again rather than lose a copy."""
-    failures = [answer for answer in answers if isinstance(answer, (BaseException, Failure))]
-    for failure in failures:
-        if not isinstance(failure, SMTPError) or (failure.responseCode or 450) < 500:
-            return failure
-    return failures[0] if failures else next((answer for answer in answers if isinstance(answer, str)), None)
+    refusals = [result for result in results if isinstance(result, SMTPError)]
+    for refusal in refusals:
+        if (refusal.responseCode or 450) < 500:
+            return refusal
+    return refusals[0] if refusals else next((result for result in results if result), None)

@@ -13,10 +13,12 @@ from types import GeneratorType
 from typing import Any, cast
 
 from smtphooks import commands, replies
-from smtphooks.commands import COMMANDS, NOT_IMPLEMENTED
-from smtphooks.extensions import Extensions
+from smtphooks.authentication import AUTH_LINE_LENGTH
+from smtphooks.commands import COMMANDS
+from smtphooks.extensions import Extensions, isDisabled
 from smtphooks.options import Options
 from smtphooks.replies import SITUATIONS, Reply, SMTPError
+from smtphooks.sasl import NO_MECHANISMS, Mechanisms
 from smtphooks.session import Envelope, Session
 from smtphooks.steps import Ask, Question, Replies, State, Step, Task
 from smtphooks.wire import LineFault
@@ -37,29 +39,42 @@ class Dialogue:
     """
 
     __slots__ = (
+        "_commandLimit",
+        "_refusedByHook",
         "_situation",
         "_task",
         "_utf8",
+        "authenticationFailures",
+        "errors",
         "extensions",
         "flavour",
         "lineLimit",
+        "mechanisms",
         "options",
         "session",
         "state",
         "verb",
     )
 
-    def __init__(self, options: Options, extensions: Extensions, session: Session) -> None:
+    def __init__(
+        self, options: Options, extensions: Extensions, session: Session, mechanisms: Mechanisms = NO_MECHANISMS
+    ) -> None:
         self.options = options
         self.extensions = extensions
+        self.mechanisms = mechanisms
         self.session = session
         self.flavour = commands.LMTP if options.lmtp else commands.SMTP
         self.state = State.CONNECTED
         self.verb = ""
-        self.lineLimit = options.maxCommandLength or _COMMAND_LENGTH + extensions.commandLength
+        self.errors = 0
+        self.authenticationFailures = 0
+        self._commandLimit = options.maxCommandLength or _COMMAND_LENGTH + extensions.commandLength
+        # What AUTH may say is longer than any other command, and which one comes is only known when it is read.
+        self.lineLimit = max(self._commandLimit, AUTH_LINE_LENGTH if mechanisms else 0)
         self._task: Task | None = None
         self._situation = SITUATIONS["parameter"]
         self._utf8 = False
+        self._refusedByHook = False
 
     # --- what the protocol calls ---
 
@@ -80,6 +95,8 @@ class Dialogue:
         if not text.isprintable():
             return self._conclude(replies.NOT_PRINTABLE)
         verb, _, argument = text.partition(" ")
+        if len(line) + 2 > self._commandLimit and verb.upper() != "AUTH":
+            return self._conclude(replies.LINE_TOO_LONG)
         if not verb.isascii():
             # The upper case of some other letters is ASCII: what a filter before us let pass must not become a command.
             return self._conclude(replies.NOT_RECOGNIZED)
@@ -93,6 +110,8 @@ class Dialogue:
     def refuse(self, error: SMTPError) -> Step:
         """The open question has been answered with a refusal."""
         assert self._task is not None, "no question is open"
+        # A failed AUTH is the client's error, a recipient that a hook does not want is not.
+        self._refusedByHook = self._situation is not SITUATIONS["onAuth"]
         return self._advance(self._task.throw, error)
 
     def close(self) -> None:
@@ -120,22 +139,24 @@ class Dialogue:
             self.session.envelope = Envelope()
         self.state = State.GREETED if self.session.openingCommand is None else State.IDENTIFIED
 
+    def startAnew(self) -> None:
+        """TLS has begun: all that the client said before is forgotten (RFC 3207 section 4.2)."""
+        session = self.session
+        session.openingCommand, session.hostNameAppearsAs, session.user = None, "", None
+        if self.state is not State.CONNECTED:
+            self.reset()
+
     def verbs(self) -> list[str]:
         """The commands that this client may use."""
         verbs = [verb for verb in COMMANDS if self._isOffered(verb)] + self.extensions.verbs(self.session)
-        return [verb for verb in verbs if not self._isDisabled(verb)]
+        return [verb for verb in dict.fromkeys(verbs) if not isDisabled(verb, self.options, self.session)]
 
     # --- within ---
 
-    def _isDisabled(self, verb: str) -> bool:
-        own = self.session.disabledCommands
-        if own is None:
-            return verb in self.options.disabledCommands
-        return verb in (name.upper() for name in own)
-
     def _isOffered(self, verb: str) -> bool:
-        if verb == "BDAT":
-            return self.extensions.inForce("CHUNKING", self.session)
+        extension = COMMANDS[verb].extension
+        if extension:
+            return self.extensions.inForce(extension, self.session)
         return verb not in commands.HELLOS or verb in self.flavour.hellos
 
     def _command(self, verb: str, argument: str) -> Step:
@@ -143,19 +164,22 @@ class Dialogue:
         command = COMMANDS.get(verb)
         if command is not None and command.always:
             return self._handle(command.handle, argument)
-        if verb in NOT_IMPLEMENTED or self._isDisabled(verb):
+        if isDisabled(verb, self.options, self.session):
             return self._conclude(replies.NOT_IMPLEMENTED)
         if command is None or (verb in commands.HELLOS and verb not in self.flavour.hellos):
             return self._handle(commands.extended, argument)
         refusal = command.refusals.get(self.state)
         if refusal is None and command.bare and argument:
             refusal = replies.NO_ARGUMENT_ALLOWED
+        if refusal is None and command.encrypted and self.options.needsUpgrade and not self.session.secure:
+            refusal = replies.STARTTLS_FIRST
         if refusal is not None:
             return self._conclude(refusal)
         return self._handle(command.handle, argument)
 
     def _handle(self, handle: commands.Handler, argument: str) -> Step:
         self._situation = SITUATIONS["parameter"]
+        self._refusedByHook = False
         result = handle(self, argument)
         if isinstance(result, GeneratorType):
             self._task = result
@@ -177,9 +201,17 @@ class Dialogue:
     def _conclude(self, answer: Replies) -> Replies:
         """The command at hand is done."""
         self._task = None
-        for reply in (answer,) if isinstance(answer, Reply) else answer:
-            if reply.code >= 400:
-                self.session.error = str(reply)
-            if reply.closes:
+        last = answer if isinstance(answer, Reply) else answer[-1] if answer else None
+        if last is None or last.code < 400:
+            if last is not None and last.closes:
                 self.state = State.CLOSED
+            return answer
+        if not self._refusedByHook:
+            self.errors += 1
+            if self.options.maxErrors and self.errors > self.options.maxErrors:
+                answer = last = replies.TOO_MANY_ERRORS
+        self._refusedByHook = False
+        self.session.error = f"{last.code} {' '.join(last.lines)}"
+        if last.closes:
+            self.state = State.CLOSED
         return answer

@@ -16,6 +16,7 @@ import attrs
 
 from smtphooks import grammar
 from smtphooks.replies import SMTPError
+from smtphooks.sasl import NO_MECHANISMS, Mechanisms
 from smtphooks.session import Session
 
 if TYPE_CHECKING:
@@ -80,8 +81,9 @@ class Extensions:
     """
 
     def __init__(self, extensions: Sequence[Extension]) -> None:
+        # In all of these the first to define a name keeps it: built-in rules are not replaced from outside.
         self._extensions = extensions
-        self._byKeyword = {extension.keyword: extension for extension in extensions}
+        self._byKeyword = {extension.keyword: extension for extension in reversed(extensions)}
         self._mail = self._index(extensions, "mailParameters")
         self._rcpt = self._index(extensions, "rcptParameters")
         self._commands = self._index(extensions, "commands")
@@ -89,7 +91,6 @@ class Extensions:
 
     @staticmethod
     def _index(extensions: Sequence[Extension], field: str) -> dict[str, tuple[Extension, Any]]:
-        # The first to define a name keeps it: built-in rules are not replaced from outside.
         index: dict[str, tuple[Extension, Any]] = {}
         for extension in extensions:
             for name, value in getattr(extension, field).items():
@@ -204,10 +205,18 @@ def _originalRecipient(value: Any) -> str:
     kind, semicolon, address = ("", "", "") if value is True else value.partition(";")
     if not semicolon or not _KEYWORD.fullmatch(kind) or not address or len(value) > 500:
         raise _invalid("ORCPT")
-    return f"{kind.lower()};{grammar.decodeXtext(address)}"
+    # RFC 6533 section 3: an internationalized address stands as it is, and only where SMTPUTF8 was asked for.
+    isText = kind.lower() == "utf-8" and not address.isascii()
+    return f"{kind.lower()};{address if isText else grammar.decodeXtext(address)}"
 
 
 # --- The built-in extensions ---
+
+
+def isDisabled(verb: str, options: Options, session: Session) -> bool:
+    """May this client not use the command?  A session's own list counts instead of the server's."""
+    own = session.disabledCommands
+    return verb in options.disabledCommands if own is None else verb in (name.upper() for name in own)
 
 
 def _limits(options: Options) -> str | None:
@@ -216,15 +225,33 @@ def _limits(options: Options) -> str | None:
     return " ".join(f"{name}={value}" for name, value in limits.items() if value) or None
 
 
-def builtInExtensions(options: Options) -> list[Extension]:
+def _submitter(value: Any) -> str:
+    # RFC 4954 section 5: the identity that the message was submitted by, as xtext, or "<>".
+    if value is True or len(value) > 500:
+        raise _invalid("AUTH")
+    return "<>" if value == "<>" else grammar.decodeXtext(value)
+
+
+def builtInExtensions(options: Options, mechanisms: Mechanisms = NO_MECHANISMS) -> list[Extension]:
     """The extensions that the options put in force, in the order in which EHLO shows them."""
     bodies = ["7BIT", "8BITMIME"]
-    hasChunking = not options.hideCHUNKING and "BDAT" not in options.disabledCommands
-    if hasChunking:
+    # BINARYMIME is a value of 8BITMIME's parameter, sent with CHUNKING's command (RFC 3030 section 3).
+    hasBinary = not (options.hideCHUNKING or options.hide8BITMIME or "BDAT" in options.disabledCommands)
+    if hasBinary:
         bodies.append("BINARYMIME")
 
-    def unlessDisabled(verb: str) -> Callable[[Session], str | None]:
-        return lambda session: None if verb in (session.disabledCommands or ()) else ""
+    def chunking(session: Session) -> str | None:
+        return None if isDisabled("BDAT", options, session) else ""
+
+    def startTLS(session: Session) -> str | None:
+        return None if session.secure or isDisabled("STARTTLS", options, session) else ""
+
+    def auth(session: Session) -> str | None:
+        # RFC 4954 section 4: not offered to who is authenticated already, nor where it would be refused.
+        isOpen = session.secure or (options.allowInsecureAuth and not options.needsUpgrade)
+        if not isOpen or session.user or not mechanisms.isJudged() or isDisabled("AUTH", options, session):
+            return None
+        return " ".join(mechanisms.namesFor(session)) or None
 
     # RFC 1870 section 6.1 adds 26 octets, RFC 6152 section 3 17, RFC 6531 section 3.4 10, RFC 3461 section 5.4 500 to
     # RCPT.
@@ -242,16 +269,25 @@ def builtInExtensions(options: Options) -> list[Extension]:
         rcptParameters={"NOTIFY": _notify, "ORCPT": _originalRecipient},
         commandLength=500,
     )
+    # RFC 8689 section 2: worth something over TLS only.
+    requireTLS = Extension(
+        "REQUIRETLS",
+        lambda session: "" if session.secure else None,
+        mailParameters={"REQUIRETLS": _noValue("REQUIRETLS")},
+        commandLength=11,
+    )
     offered = [
         (not options.hidePIPELINING, Extension("PIPELINING")),
         (not options.hideSize, size),
         (not options.hide8BITMIME, eightBit),
         (not options.hideSMTPUTF8, utf8),
+        (not options.hideSTARTTLS, Extension("STARTTLS", startTLS)),
+        (True, Extension("AUTH", auth)),
+        (not options.hideREQUIRETLS, requireTLS),
         (not options.hideENHANCEDSTATUSCODES, Extension("ENHANCEDSTATUSCODES")),
         (not options.hideDSN, dsn),
-        (hasChunking, Extension("CHUNKING", unlessDisabled("BDAT"))),
-        # BINARYMIME is a value of 8BITMIME's parameter, sent with CHUNKING's command (RFC 3030 section 3).
-        (hasChunking and not options.hide8BITMIME, Extension("BINARYMIME", unlessDisabled("BDAT"))),
+        (not options.hideCHUNKING, Extension("CHUNKING", chunking)),
+        (hasBinary, Extension("BINARYMIME", chunking)),
         (not options.hideLIMITS, Extension("LIMITS", _limits(options))),
     ]
     return [extension for isOffered, extension in offered if isOffered] + list(options.extensions)

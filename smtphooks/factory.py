@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
+from smtphooks.cred import canCheck, onAuthOf
 from smtphooks.extensions import Extensions, builtInExtensions
 from smtphooks.hooks import HOOK_NAMES, hookOf
 from smtphooks.options import OptionError, Options, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
+from smtphooks.sasl import Mechanisms
+from smtphooks.tls import SecureContext
 
 
 class SMTPServerFactory(ServerFactory):
@@ -31,6 +35,8 @@ class SMTPServerFactory(ServerFactory):
     @param given: options and hooks by name; a hook given here wins over the object's.
     @ivar options: the L{Options} in force.
     @ivar connections: the live protocols.
+    @ivar now: the time by which connections measure, in seconds; it moves once a second.
+    @ivar secureContext: what TLS begins with.
     @ivar clock: what times are measured with (C{IReactorTime}), the global reactor if None.
     @raise OptionError: for an unknown option, a wrong value, or a C{hooks} object that has no hook.
     """
@@ -40,7 +46,9 @@ class SMTPServerFactory(ServerFactory):
     log = Logger()
 
     onConnect: Callable[..., Any] | None = None
+    onSecure: Callable[..., Any] | None = None
     onHelo: Callable[..., Any] | None = None
+    onAuth: Callable[..., Any] | None = None
     onMailFrom: Callable[..., Any] | None = None
     onRcptTo: Callable[..., Any] | None = None
     onData: Callable[..., Any] | None = None
@@ -52,13 +60,19 @@ class SMTPServerFactory(ServerFactory):
     def __init__(self, hooks: object = None, **given: Any) -> None:
         named = {name: given.pop(name) for name in HOOK_NAMES if name in given}
         self.options: Options = makeOptions(given, ["hooks", *HOOK_NAMES])
-        self.extensions = Extensions(builtInExtensions(self.options))
+        self.mechanisms = Mechanisms(self.options.authMethods, lambda: self.onAuth is not None)
+        self.extensions = Extensions(builtInExtensions(self.options, self.mechanisms))
+        self.secureContext = SecureContext(self.options)
+        self.now = 0.0
+        self._tick: IDelayedCall | None = None
         self.connections: set[SMTPServerProtocol] = set()
         self.clock: IReactorTime | None = None
         self._closed: list[Deferred[None]] = []
         self._timeout: IDelayedCall | None = None
         self.isClosing = False
         self._setHooks(hooks, named)
+        if self.onAuth is None and self.options.portal is not None:
+            self.onAuth = self._askPortal(self.options.portal)
 
     def _setHooks(self, hooks: object, named: dict[str, Any]) -> None:
         if isinstance(hooks, type):
@@ -72,6 +86,26 @@ class SMTPServerFactory(ServerFactory):
                     raise OptionError(f"option {name} is {hook!r}, it wants something that can be called")
                 setattr(self, name, hook)
 
+    def _askPortal(self, portal: Portal) -> Callable[..., Any]:
+        for method in self.options.authMethods:
+            if not isinstance(method, str) or not canCheck(portal, method):
+                raise OptionError(
+                    f"option authMethods holds {method}, it wants only mechanisms that option portal has a checker for,"
+                    " or an onAuth hook"
+                )
+        return onAuthOf(portal)
+
+    def updateSecureContext(self, **given: Any) -> None:
+        """
+        Use other certificates, or other TLS options, from the next handshake on; connections in progress go on.
+
+        Without arguments the files that the options name are read again.
+
+        @param given: options of TLS by name: C{key}, C{cert}, C{ca}, C{sniOptions} and so on.
+        @raise OptionError: if one is wrong; all stays as it was.
+        """
+        self.secureContext.update(**given)
+
     def doStart(self) -> None:
         """Called by Twisted when the first port begins to listen."""
         super().doStart()  # type: ignore[no-untyped-call]
@@ -79,10 +113,28 @@ class SMTPServerFactory(ServerFactory):
         if self.onData is None:
             self.log.warn("there is no onData hook: every message will be accepted and dropped")
 
+    def remember(self, connection: SMTPServerProtocol) -> None:
+        """A connection has begun."""
+        self.connections.add(connection)
+        if self._tick is None:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Once a second, see whose time is up: one timer for all connections, however many there are."""
+        reactor = self.reactor()
+        self.now = reactor.seconds()
+        for connection in [each for each in self.connections if each.deadline <= self.now]:
+            connection.timeUp()
+        self._tick = reactor.callLater(1, self._watch) if self.connections else None
+
     def forget(self, connection: SMTPServerProtocol) -> None:
         """A connection has come to its end, its last hook included."""
         self.connections.discard(connection)
-        if self.isClosing and not self.connections:
+        if not self.connections and self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        # Who came since the factory listens again is not waited for.
+        if self._closed and not any(other.isLeaving for other in self.connections):
             self._allGone()
 
     def close(self) -> Deferred[None]:
@@ -95,17 +147,17 @@ class SMTPServerFactory(ServerFactory):
         """
         gone: Deferred[None] = Deferred()
         self._closed.append(gone)
-        if not self.isClosing:
-            self.isClosing = True
-            for connection in list(self.connections):
-                connection.leave()
-            if self.connections and self.options.closeTimeout:
-                self._timeout = self._reactor().callLater(self.options.closeTimeout, self._abortAll)
+        self.isClosing = True
+        for connection in list(self.connections):
+            connection.leave()
+        if self.connections and self.options.closeTimeout and self._timeout is None:
+            self._timeout = self.reactor().callLater(self.options.closeTimeout, self._abortAll)
         if not self.connections:
             self._allGone()
         return gone
 
-    def _reactor(self) -> IReactorTime:
+    def reactor(self) -> IReactorTime:
+        """What times are measured with."""
         if self.clock is None:
             from twisted.internet import reactor
 
@@ -114,7 +166,7 @@ class SMTPServerFactory(ServerFactory):
 
     def _abortAll(self) -> None:
         self._timeout = None
-        for connection in list(self.connections):
+        for connection in [connection for connection in self.connections if connection.isLeaving]:
             self.log.warn("connection [{session}] ended by force", session=connection.session.id)
             connection.abort()
 

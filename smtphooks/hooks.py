@@ -20,7 +20,9 @@ from zope.interface import Interface, implementer
 # The order of a connection's life.
 HOOK_NAMES = (
     "onConnect",
+    "onSecure",
     "onHelo",
+    "onAuth",
     "onMailFrom",
     "onRcptTo",
     "onData",
@@ -42,8 +44,23 @@ class ISMTPHooks(Interface):
     def onConnect(session):  # type: ignore[no-untyped-def]
         """A client has connected; no greeting has been sent.  A refusal is 554 and closes.  The result is ignored."""
 
+    def onSecure(transport, session):  # type: ignore[no-untyped-def]
+        """
+        A TLS handshake is done, that of an implicit TLS port or of STARTTLS.
+
+        C{transport.getPeerCertificate()} is the client's certificate.  A refusal is 554 and closes.  The result is
+        ignored.
+        """
+
     def onHelo(hostname, session):  # type: ignore[no-untyped-def]
         """HELO, EHLO or LHLO.  The result is the text of the first reply line, or None."""
+
+    def onAuth(auth, session):  # type: ignore[no-untyped-def]
+        """
+        An attempt to authenticate; L{Auth}.
+
+        The result is an L{AuthResponse}, or the user itself; a false user refuses.
+        """
 
     def onMailFrom(address, session):  # type: ignore[no-untyped-def]
         """MAIL FROM; L{Address}.  The result is the text of the 250 reply, or None."""
@@ -83,7 +100,9 @@ class Hooks:
     """
 
     def onConnect(self, session: Any) -> Any: ...
+    def onSecure(self, transport: Any, session: Any) -> Any: ...
     def onHelo(self, hostname: str, session: Any) -> Any: ...
+    def onAuth(self, auth: Any, session: Any) -> Any: ...
     def onMailFrom(self, address: Any, session: Any) -> Any: ...
     def onRcptTo(self, address: Any, session: Any) -> Any: ...
     def onData(self, stream: Any, session: Any) -> Any: ...

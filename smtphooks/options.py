@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from smtphooks.extensions import Extension
+from smtphooks.sasl import MECHANISM_NAMES, Mechanism
 from smtphooks.wire import ACCEPT, NORMALIZE, REJECT
 
 
@@ -98,7 +99,7 @@ def _tupleOf(
         return isinstance(value, tuple) and all(isinstance(item, kind) for item in value)
 
     def converter(value: Any) -> Any:
-        if isinstance(value, str) or not isinstance(value, Iterable):
+        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
             return value
         return tuple(convert(item) if isinstance(item, kind) else item for item in value)
 
@@ -107,6 +108,19 @@ def _tupleOf(
 
 _areTexts, _toUpperTexts = _tupleOf(str, str.upper)
 _areExtensions, _toExtensions = _tupleOf(Extension)
+
+
+def _toMechanisms(value: Any) -> Any:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        return value
+    return tuple(item.upper() if isinstance(item, str) else item for item in value)
+
+
+def _areMechanisms(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        item in MECHANISM_NAMES if isinstance(item, str) else callable(getattr(item, "exchange", None))
+        for item in value
+    )
 
 
 def _isPEM(value: Any) -> bool:
@@ -148,7 +162,18 @@ class Options:
 
     # Authentication
     authOptional: bool = _flag(False)
+    authMethods: Sequence[str | Mechanism] = _option(
+        ("PLAIN", "LOGIN"),
+        f"a list of mechanisms, each one of {', '.join(MECHANISM_NAMES)}",
+        _areMechanisms,
+        _toMechanisms,
+    )
+    allowInsecureAuth: bool = _flag(False)
     authRequiredMessage: str = _line("Authentication required")
+
+    portal: Any = _option(
+        None, "a twisted.cred Portal", lambda value: value is None or callable(getattr(value, "login", None))
+    )
 
     # Capabilities
     hideSTARTTLS: bool = _flag(False)
@@ -176,6 +201,7 @@ class Options:
     # Limits
     maxRecipients: int = _count(0, "recipients")
     maxTransactions: int = _count(0, "transactions")
+    maxErrors: int = _count(20, "errors")
     maxCommandLength: int | None = _option(
         None,
         "a whole number of octets, 512 or more (memory for a command is always bounded)",
@@ -183,6 +209,7 @@ class Options:
     )
 
     # Time
+    socketTimeout: float = _seconds(60)
     closeTimeout: float = _seconds(30)
 
     # Addresses

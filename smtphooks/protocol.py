@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    IPushProducer,
+    ITLSTransport,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -23,10 +29,29 @@ from zope.interface import implementer
 from smtphooks import replies
 from smtphooks.delivery import Delivery
 from smtphooks.dialogue import Dialogue
+from smtphooks.handshake import (
+    describe,
+    explainHandshakeFailure,
+    exporter,
+    identityOf,
+    serverName,
+    verifiedCertificate,
+)
 from smtphooks.hooks import callHook
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.session import Session
-from smtphooks.steps import AbandonMessage, Ask, DiscardChunk, ReceiveChunk, ReceiveMessage, Step, Verdict
+from smtphooks.steps import (
+    AbandonMessage,
+    Ask,
+    Challenge,
+    DiscardChunk,
+    ReceiveChunk,
+    ReceiveMessage,
+    StartTLS,
+    Step,
+    Verdict,
+    Wait,
+)
 from smtphooks.stream import MessageStream
 from smtphooks.wire import Wire
 
@@ -43,12 +68,20 @@ _TOLD = frozenset({"onReset", "onClose", "onError"})
 _NO_NEWS = (CancelledError, asyncio.CancelledError, ConnectionLost)
 
 
-@implementer(IHalfCloseableProtocol, IPushProducer)
+# A TLS record with a handshake in it (RFC 8446 section 5.1); no command begins so.
+_TLS_HANDSHAKE = b"\x16\x03"
+
+_NEVER = float("inf")
+
+
+@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
 class SMTPServerProtocol(Protocol):
     """
     One connection.
 
     @ivar session: what hooks see of it.
+    @ivar deadline: when the client must have done what it owes, by C{factory.now}; infinite while it owes nothing.
+    @ivar isLeaving: the server ends it as soon as no transaction is in progress.
     """
 
     factory: SMTPServerFactory
@@ -65,8 +98,11 @@ class SMTPServerProtocol(Protocol):
         self._pumping = False
         self._choked = False  # the client does not read its replies
         self._stopped = False  # the transport reads no more for now
+        self.deadline = _NEVER
+        self._waiting: IDelayedCall | None = None  # the dialogue makes the client wait
+        self._isHandshaking = False
         self._inputEnded = False
-        self._leaving = False
+        self.isLeaving = False
         self._closing = False
         self._lost = False
         self._ended = False  # onClose has been called
@@ -78,8 +114,8 @@ class SMTPServerProtocol(Protocol):
         factory = self.factory
         self.session = self._newSession()
         self._wire = Wire(factory.options.bareNewline)
-        self._dialogue = Dialogue(factory.options, factory.extensions, self.session)
-        factory.connections.add(self)
+        self._dialogue = Dialogue(factory.options, factory.extensions, self.session, factory.mechanisms)
+        factory.remember(self)
         self.transport.registerProducer(self, True)  # type: ignore[union-attr]
         self._advance(self._dialogue.open)
         if factory.isClosing:
@@ -88,7 +124,7 @@ class SMTPServerProtocol(Protocol):
 
     def _newSession(self) -> Session:
         options = self.factory.options
-        session = Session(options.name, options.lmtp)
+        session = Session(options.name, options.lmtp, secure=options.secured)
         peer, host = self.transport.getPeer(), self.transport.getHost()  # type: ignore[union-attr]
         session.remoteAddress, session.remotePort = _hostAndPort(peer)
         session.localAddress, session.localPort = _hostAndPort(host)
@@ -99,7 +135,37 @@ class SMTPServerProtocol(Protocol):
         """Octets have arrived."""
         if self._closing or self._lost:
             return
+        if data.startswith(_TLS_HANDSHAKE) and self._isUntouched():
+            self._refuseTLS()
+            return
         self._wire.receive(data)
+        self._pump()
+
+    def _isUntouched(self) -> bool:
+        """Has the client not said anything yet, neither in the clear nor by TLS?"""
+        return self._dialogue.verb == "" and not self._wire.buffered and self.session.tlsOptions is None
+
+    def _refuseTLS(self) -> None:
+        error = ConnectionLost("the client spoke TLS on a port that begins in the clear")
+        self.log.info("{error} [{session}]", error=str(error), session=self.session.id)
+        self._tell("onError", Failure(error), self.session)
+        self._say(replies.NOT_RECOGNIZED.closing())
+        self._pump()
+
+    def handshakeCompleted(self) -> None:
+        """C{IHandshakeListener}: TLS is in force, and nothing has been read of it yet."""
+        self._isHandshaking = False
+        self.deadline = _NEVER
+        connection = self.transport.getHandle()  # type: ignore[union-attr]
+        session = self.session
+        session.secure = True
+        session.tlsOptions = describe(connection)
+        session.servername = serverName(connection)
+        session.channelBinding = exporter(connection)
+        session.peerCertificate = verifiedCertificate(connection)
+        if session.peerCertificate is not None:
+            session.peerIdentity = identityOf(session.peerCertificate)
+        self._advance(self._dialogue.answer, self.transport)
         self._pump()
 
     def readConnectionLost(self) -> None:
@@ -115,7 +181,12 @@ class SMTPServerProtocol(Protocol):
         """The connection is gone."""
         self._lost = True
         self._read = None
+        self.deadline = _NEVER
         self._dialogue.close()
+        if self._waiting is not None:
+            self._waiting.cancel()
+        if self._isHandshaking:
+            self._handshakeFailed(reason)
         self._wire.clear()
         if self._delivery is not None:
             # Always a ConnectionLost, even if the client left politely: mid-message that is no way to go.
@@ -123,6 +194,16 @@ class SMTPServerProtocol(Protocol):
         if self._question is not None:
             self._question.cancel()
         self._endIfDone()
+
+    def _handshakeFailed(self, reason: Failure) -> None:
+        why = explainHandshakeFailure(reason, self.transport.getHandle())  # type: ignore[union-attr]
+        self.log.info(
+            "TLS handshake with {peer} failed: {why} [{session}]",
+            peer=self.session.remoteAddress,
+            why=why,
+            session=self.session.id,
+        )
+        self._tell("onError", reason, self.session)
 
     def pauseProducing(self) -> None:
         """C{IPushProducer}: the client does not read its replies."""
@@ -140,12 +221,26 @@ class SMTPServerProtocol(Protocol):
 
     def leave(self) -> None:
         """End the connection as soon as no transaction is in progress."""
-        self._leaving = True
+        self.isLeaving = True
         self._pump()
 
     def abort(self) -> None:
         """End the connection now."""
         self.transport.abortConnection()  # type: ignore[union-attr]
+
+    def timeUp(self) -> None:
+        """The client has not done in time what it owes."""
+        if self._closing or self._isHandshaking:
+            self.abort()
+            return
+        self.log.info("no sign of the client in time [{session}]", session=self.session.id)
+        self._say(replies.TIMED_OUT)
+        self._pump()
+
+    def _expect(self) -> None:
+        """The client owes the next octets, or the end of the connection."""
+        timeout = self.factory.options.socketTimeout
+        self.deadline = self.factory.now + timeout if timeout else _NEVER
 
     # --- the pump ---
 
@@ -158,17 +253,12 @@ class SMTPServerProtocol(Protocol):
             while self._read is not None and not self._choked and self._read(self):
                 if self._outOctets > _AHEAD:
                     self._flush()
-            self._leaveIfIdle()
         finally:
             self._pumping = False
         self._flush()
         if self._inputEnded and self._read is not None and not self._choked and self._hasRoom():
             self._close()
         self._stopOrStart()
-
-    def _leaveIfIdle(self) -> None:
-        if self._leaving and self._read is _READ_LINE and not self._dialogue.inTransaction:
-            self._say(replies.SHUTTING_DOWN)
 
     def _hasRoom(self) -> bool:
         return self._delivery is None or self._delivery.stream.hasRoom
@@ -189,6 +279,9 @@ class SMTPServerProtocol(Protocol):
                 self.transport.resumeProducing()  # type: ignore[union-attr]
 
     def _readLine(self) -> bool:
+        if self.isLeaving and not self._dialogue.inTransaction:
+            self._say(replies.SHUTTING_DOWN)
+            return True
         line = self._wire.maybeLine(self._dialogue.lineLimit)
         if line is None:
             return False
@@ -200,15 +293,19 @@ class SMTPServerProtocol(Protocol):
         delivery = self._delivery
         assert delivery is not None
         if not delivery.stream.hasRoom:
+            self.deadline = _NEVER  # it is the hook that is slow
             return False
         wire = self._wire
         data = wire.maybeMessage()
+        if data is not None:
+            self._expect()
         if data:
             delivery.receive(data)
         elif data is None and not wire.messageEnded:
             return False
         if wire.messageEnded:
             self._read = None
+            self.deadline = _NEVER
             self._chunkRead(delivery)
         elif wire.bareNewlineSeen:
             delivery.refuseBareNewline()
@@ -218,6 +315,7 @@ class SMTPServerProtocol(Protocol):
         """Read a chunk that belongs to no message."""
         if self._wire.maybeMessage() is None and not self._wire.messageEnded:
             return False
+        self._expect()
         if self._wire.messageEnded:
             self._read = None
             self._advance(self._dialogue.answer, None)
@@ -231,22 +329,33 @@ class SMTPServerProtocol(Protocol):
             step = tell(*value)
         except Exception:
             # An extension runs within the dialogue, and may crash as a hook may; but there is no way on from there.
-            self._refusal(tell.__name__, Failure())
+            self._refusal("(in the dialogue)", Failure())
             step = replies.HOOK_FAILED.closing()
         _STEPS[type(step)](self, step)
 
     def _say(self, reply: Reply) -> None:
-        self._sayAll((reply,))
-
-    def _sayAll(self, all: tuple[Reply, ...]) -> None:
-        for reply in all:
-            octets = self._dialogue.encode(reply)
-            self._out.append(octets)
-            self._outOctets += len(octets)
-        if any(reply.closes for reply in all):
+        self._put(reply)
+        if reply.closes:
             self._close()
         else:
             self._read = _READ_LINE
+            self._expect()
+
+    def _sayAll(self, all: tuple[Reply, ...]) -> None:
+        if not all:
+            self._read = _READ_LINE
+            self._expect()
+            return
+        *others, last = all
+        for reply in others:
+            self._put(reply)
+        # Each recipient has its reply, even if the first of them closes.
+        self._say(last.closing() if any(reply.closes for reply in others) else last)
+
+    def _put(self, reply: Reply) -> None:
+        octets = self._dialogue.encode(reply)
+        self._out.append(octets)
+        self._outOctets += len(octets)
 
     def _flush(self) -> None:
         """Write the replies that have gathered, all at once."""
@@ -262,6 +371,7 @@ class SMTPServerProtocol(Protocol):
             return
         self._closing = True
         self._read = None
+        self._expect()
         self._flush()
         # A transport waits for its producer to be done before it closes.
         self.transport.unregisterProducer()  # type: ignore[union-attr]
@@ -277,6 +387,7 @@ class SMTPServerProtocol(Protocol):
             self._answer(question, result)
             return
         self._question = result
+        self.deadline = _NEVER
         result.addBoth(self._answerLater, question)
 
     def _answerLater(self, result: object, question: Ask) -> None:
@@ -298,6 +409,46 @@ class SMTPServerProtocol(Protocol):
             self._advance(self._dialogue.answer, None)
         else:
             self._advance(self._dialogue.refuse, refusal)
+
+    def _challenge(self, step: Challenge) -> None:
+        self._out.append(step.octets)
+        self._outOctets += len(step.octets)
+        self._read = _READ_RESPONSE
+        self._expect()
+
+    def _readResponse(self) -> bool:
+        line = self._wire.maybeLine(self._dialogue.lineLimit)
+        if line is None:
+            return False
+        self._read = None
+        self._advance(self._dialogue.answer, line)
+        return True
+
+    def _wait(self, step: Wait) -> None:
+        self.deadline = _NEVER
+        self._waiting = self.factory.reactor().callLater(step.seconds, self._waited)
+
+    def _waited(self) -> None:
+        self._waiting = None
+        self._advance(self._dialogue.answer, None)
+        self._pump()
+
+    def _startTLS(self, step: StartTLS) -> None:
+        transport = self.transport
+        if not ITLSTransport.providedBy(transport):
+            self._say(replies.NO_TLS_HERE)
+            return
+        if self._wire.clear():
+            # Whatever it was, it was said before the client knew whom it speaks to.
+            self.log.warn("commands behind STARTTLS in the clear [{session}]", session=self.session.id)
+            self._say(replies.TALKED_BEFORE_TLS)
+            return
+        if step.reply is not None:
+            self._put(step.reply)
+        self._flush()
+        self._isHandshaking = True
+        self._expect()
+        transport.startTLS(self.factory.secureContext)
 
     def _receiveMessage(self, step: ReceiveMessage) -> None:
         self._say(step.reply)
@@ -335,7 +486,7 @@ class SMTPServerProtocol(Protocol):
     def _beginDelivery(self) -> None:
         options = self.factory.options
         stream = MessageStream(options.size, options.rejectOversized, self._pump)
-        self._delivery = delivery = Delivery(stream)
+        self._delivery = delivery = Delivery(stream, len(self.session.envelope.rcptTo) if options.lmtp else None)
         hook = self.factory.onData
         result = None if hook is None else callHook(hook, (stream, self.session))
         if isinstance(result, Deferred):
@@ -377,10 +528,7 @@ class SMTPServerProtocol(Protocol):
             self._advance(self._dialogue.answer, None)
 
     def _verdict(self, delivery: Delivery) -> Verdict:
-        recipients = len(self.session.envelope.rcptTo) if self.factory.options.lmtp else None
-        return Verdict(
-            delivery.results(recipients, self._logFault), delivery.fault(self.factory.options.rejectOversized)
-        )
+        return Verdict(delivery.results(self._logFault), delivery.fault(self.factory.options.rejectOversized))
 
     def _conclude(self, conclusion: Callable[[Delivery], Verdict | None]) -> None:
         """Tell the dialogue the conclusion as soon as C{onData} has ended."""
@@ -431,11 +579,21 @@ class SMTPServerProtocol(Protocol):
             return
         self._ended = True
         self._delivery = None
+        if self.session.logout is not None:
+            self._logout(self.session.logout)
         closing = self._tell("onClose", self.session)
         if closing is None:
             self._end()
         else:
             closing.addCallback(self._end)
+
+    def _logout(self, logout: Callable[[], object]) -> None:
+        """Tell a Portal that its user has left."""
+        self.session.logout = None
+        try:
+            logout()
+        except Exception:
+            self.log.failure("logout crashed [{session}]", session=self.session.id)
 
     def _end(self, _: None = None) -> None:
         self.factory.forget(self)
@@ -457,6 +615,7 @@ def _nameOf(hook: object) -> str:
 
 _READ_LINE = SMTPServerProtocol._readLine
 _READ_MESSAGE = SMTPServerProtocol._readMessage
+_READ_RESPONSE = SMTPServerProtocol._readResponse
 _READ_NOTHING = SMTPServerProtocol._readNothing
 
 _STEPS: dict[type, Callable[[SMTPServerProtocol, Any], None]] = {
@@ -467,4 +626,7 @@ _STEPS: dict[type, Callable[[SMTPServerProtocol, Any], None]] = {
     ReceiveChunk: SMTPServerProtocol._receiveChunk,
     DiscardChunk: SMTPServerProtocol._discardChunk,
     AbandonMessage: SMTPServerProtocol._abandonMessage,
+    Challenge: SMTPServerProtocol._challenge,
+    StartTLS: SMTPServerProtocol._startTLS,
+    Wait: SMTPServerProtocol._wait,
 }

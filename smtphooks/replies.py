@@ -18,7 +18,7 @@ from typing import NamedTuple
 # less, and a round number leaves room for an enhanced code of any length RFC 3463 allows.
 _LINE_OCTETS = 490
 
-_ENHANCED_CODE = re.compile(r"([245])\.\d{1,3}\.\d{1,3}")
+_ENHANCED_CODE = re.compile(r"([245])\.[0-9]{1,3}\.[0-9]{1,3}")
 
 
 class SMTPError(Exception):
@@ -132,7 +132,7 @@ class Reply:
         return (self.encode(utf8=True), self.closes) == (other.encode(utf8=True), other.closes)
 
     def __hash__(self) -> int:
-        return hash((self.code, self.lines))
+        return hash(self.encode(utf8=True))
 
     def __str__(self) -> str:
         return self.encode(utf8=True).decode().rstrip("\r\n")
@@ -211,6 +211,8 @@ RESET = Reply(250, "Flushed", "2.0.0")
 CANNOT_VERIFY = Reply(252, "Try to send something, no promises though", "2.1.5")
 BYE = Reply(221, "Bye", "2.0.0", closes=True)
 
+READY_FOR_TLS = Reply(220, "Ready to start TLS", "2.0.0")
+
 SHUTTING_DOWN = Reply(421, "Server is shutting down", "4.3.2")
 HOOK_FAILED = Reply(451, "Temporary server error, please try again later", "4.3.0")
 
@@ -225,6 +227,7 @@ MAIL_SYNTAX = Reply(501, "Syntax: MAIL FROM:<address> [parameters]", "5.5.4")
 RCPT_SYNTAX = Reply(501, "Syntax: RCPT TO:<address> [parameters]", "5.5.4")
 # The octets of a chunk whose length cannot be read cannot be told from commands: the connection ends here.
 BDAT_SYNTAX = Reply(501, "Syntax: BDAT size [LAST]", "5.5.4", closes=True)
+AUTH_SYNTAX = Reply(501, "Syntax: AUTH mechanism [initial-response]", "5.5.4")
 VRFY_SYNTAX = Reply(501, "Syntax: VRFY text", "5.5.4")
 
 HELLO_FIRST = Reply(503, "Say hello first", "5.5.1")
@@ -232,12 +235,23 @@ NOT_NOW = Reply(503, "Bad sequence of commands", "5.5.1")
 MAIL_FIRST = Reply(503, "Need MAIL before RCPT", "5.5.1")
 NESTED_MAIL = Reply(503, "Sender already given", "5.5.1")
 RCPT_FIRST = Reply(503, "Need MAIL and RCPT before the message", "5.5.1")
+ALREADY_SECURE = Reply(503, "TLS is already in use", "5.5.1")
+ALREADY_AUTHENTICATED = Reply(503, "Already authenticated", "5.5.1")
+NOT_IN_TRANSACTION = Reply(503, "Not within a mail transaction", "5.5.1")
+STARTTLS_FIRST = Reply(530, "Must issue a STARTTLS command first", "5.7.0")
+ENCRYPTION_REQUIRED = Reply(538, "Encryption required for authentication", "5.7.11")
+UNKNOWN_MECHANISM = Reply(504, "Unrecognized authentication mechanism", "5.5.4")
+# RFC 3207 section 4.2 and invariant 4: commands that follow STARTTLS in the clear may be somebody else's.
+TALKED_BEFORE_TLS = Reply(554, "Nothing may follow STARTTLS before TLS", "5.5.1", closes=True)
 NO_RECIPIENTS = Reply(554, "No valid recipients", "5.5.1")
 BINARY_NEEDS_BDAT = Reply(503, "A BINARYMIME message is sent with BDAT", "5.5.1")
 NOT_WITHIN_CHUNKS = Reply(503, "A message begun with BDAT goes on with BDAT", "5.5.1")
 
 TOO_MANY_RECIPIENTS = Reply(452, "Too many recipients", "4.5.3")
 TOO_MANY_TRANSACTIONS = Reply(421, "Too many transactions on this connection", "4.7.0")
+TIMED_OUT = Reply(421, "Timeout, closing connection", "4.4.2")
+NO_TLS_HERE = Reply(454, "TLS is not available on this connection", "4.7.0", closes=True)
+TOO_MANY_ERRORS = Reply(421, "Too many errors", "4.7.0")
 TOO_LARGE = Reply(552, "Message exceeds the fixed maximum size", "5.3.4")
 BARE_NEWLINE = Reply(550, "Bare <CR> or <LF> in message, only <CR><LF> ends a line", "5.6.11")
 

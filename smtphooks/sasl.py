@@ -2,9 +2,9 @@
 SASL: what AUTH and its mechanisms have in common (RFC 4422, RFC 4954), and one small class per mechanism.
 
 A mechanism is an object with a C{name}, C{isAvailable(session)} and C{exchange(initial, session)}.  The exchange is a
-generator: it yields octets to challenge the client and gets the octets of its response, it yields an L{Auth} to have the
-hook judge it and gets the L{AuthResponse}, and it returns the last of these.  A user's own mechanism is such an object too,
-given in option C{authMethods}.
+generator: it yields octets to challenge the client and gets the octets of its response, it yields an L{Auth} to have
+the hook judge it and gets the L{AuthResponse}, and it returns the last of these.  A user's own mechanism is such an
+object too, given in option C{authMethods}.
 This module knows neither base64 nor command lines nor who judges.  No secret is ever part of a text that it makes.
 """
 
@@ -14,7 +14,7 @@ import hmac
 import json
 import os
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import attrs
@@ -285,13 +285,14 @@ def _storedCredentials(response: AuthResponse, username: str) -> tuple[Any, Scra
     if not response.user:
         return None, NO_SUCH_USER.credentialsOf(username)
     if not (isinstance(stored, tuple) and len(stored) == 4):
-        raise TypeError("onAuth answers SCRAM with (salt, storedKey, serverKey, iterations), or an AuthResponse with these as data")
+        raise TypeError(
+            "onAuth answers SCRAM with (salt, storedKey, serverKey, iterations), or an AuthResponse with these as data"
+        )
     return (username if stored is response.user else response.user), ScramCredentials(*stored)
 
 
-def makeMechanisms(methods: Iterable[str | Mechanism]) -> Mapping[str, Mechanism]:
-    """The mechanisms by name, in the order in which EHLO shows them."""
-    wanted = list(methods)
+def _makeMechanisms(wanted: Iterable[str | Mechanism]) -> Mapping[str, Mechanism]:
+    wanted = list(wanted)
     binds = "SCRAM-SHA-256-PLUS" in wanted
     known: dict[str, Mechanism] = {
         mechanism.name: mechanism
@@ -309,6 +310,32 @@ def makeMechanisms(methods: Iterable[str | Mechanism]) -> Mapping[str, Mechanism
     found = [known[method] if isinstance(method, str) else method for method in wanted]
     return {mechanism.name.upper(): mechanism for mechanism in found}
 
+
+class Mechanisms:
+    """The mechanisms of one server, in the order in which EHLO shows them."""
+
+    def __init__(self, wanted: Iterable[str | Mechanism], isJudged: Callable[[], bool]) -> None:
+        """
+        @param wanted: names of built-in mechanisms, and other mechanisms.
+        @param isJudged: is there anybody who could judge an attempt?
+        """
+        self._byName = _makeMechanisms(wanted)
+        self.isJudged = isJudged
+
+    def find(self, name: str, session: Session) -> Mechanism | None:
+        """The mechanism, if this client could use it."""
+        mechanism = self._byName.get(name.upper())
+        return mechanism if mechanism is not None and mechanism.isAvailable(session) else None
+
+    def namesFor(self, session: Session) -> list[str]:
+        """What this client could use."""
+        return [name for name, mechanism in self._byName.items() if mechanism.isAvailable(session)]
+
+    def __bool__(self) -> bool:
+        return bool(self._byName)
+
+
+NO_MECHANISMS = Mechanisms((), lambda: False)
 
 MECHANISM_NAMES = (
     "PLAIN",

@@ -2,9 +2,9 @@
 SCRAM-SHA-256, the server's side of its three messages (RFC 5802, RFC 7677).
 
 In: the client's messages and the stored credentials.  Out: the server's messages, or none if the proof is wrong.
-The C{scramp} package makes credentials (C{ScramMechanism("SCRAM-SHA-256").make_auth_info(password)}); the exchange itself is
-done here because scramp refuses the C{tls-exporter} binding of RFC 9266, which is the only one that TLS 1.3 has.
-This module knows neither SMTP nor who stores credentials.
+The C{scramp} package makes credentials (C{ScramMechanism("SCRAM-SHA-256").make_auth_info(password)}); the exchange
+itself is done here because scramp refuses the C{tls-exporter} binding of RFC 9266, which is the only one that TLS 1.3
+has.  This module knows neither SMTP nor who stores credentials.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from typing import NamedTuple
 from smtphooks.replies import SMTPError
 
 _BINDING = "tls-exporter"
-_FIRST = re.compile(r"(n|y|p=([A-Za-z0-9.-]+)),(?:a=([^,]+))?,(n=([^,]+),r=([!-+\--~]+)(?:,[A-Za-z]=[^,]*)*)", re.DOTALL)
+_FIRST = re.compile(
+    r"(n|y|p=([A-Za-z0-9.-]+)),(?:a=([^,]*))?,(n=([^,]+),r=([!-+\--~]+)(?:,[A-Za-z]=[^,]*)*)", re.DOTALL
+)
 _FINAL = re.compile(r"(c=([A-Za-z0-9+/=]+),r=([!-+\--~]+)(?:,[A-Za-z]=[^,]*)*),p=([A-Za-z0-9+/=]+)", re.DOTALL)
 _ESCAPE = re.compile(r"=(2C|3D)?")
 

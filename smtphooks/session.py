@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from typing import Any, NamedTuple
 
@@ -53,6 +54,11 @@ class RecipientDSN(NamedTuple):
 
     notify: tuple[str, ...]
     orcpt: str | None
+
+
+# HELO takes anything that is printable (RFC 5321 section 4.1.4); in a Received field these would begin a comment, an
+# address or the date, and so forge the rest of it.  Postfix neuters them as well.
+_NOT_IN_A_NAME = re.compile(r'[^!-~]|[()<>,;@"\\]')
 
 
 def _text(value: str | bool | None) -> str | None:
@@ -141,7 +147,11 @@ class Session:
     @ivar openingCommand: C{"HELO"}, C{"EHLO"}, C{"LHLO"} or None before it.
     @ivar hostNameAppearsAs: the name the client gave with it.
     @ivar tlsOptions: L{TLSInfo} or None.
+    @ivar peerCertificate: the client's certificate (C{cryptography.x509.Certificate}) if it was verified, or None.
+    @ivar peerIdentity: whom that certificate names, or None.
+    @ivar channelBinding: octets that only the two ends of this TLS connection know (RFC 9266), or None.
     @ivar user: what C{onAuth} gave as the user, or None.
+    @ivar logout: what a Portal wants to have called when the user leaves, or None.
     @ivar transaction: number of the transaction at hand, from 1.
     @ivar envelope: L{Envelope} at hand.
     @ivar xClient: attributes a trusted proxy gave with XCLIENT; C{xForward} those with XFORWARD.
@@ -163,7 +173,11 @@ class Session:
     openingCommand: str | None = None
     hostNameAppearsAs: str = ""
     tlsOptions: TLSInfo | None = None
+    peerCertificate: Any = None
+    peerIdentity: str | None = None
+    channelBinding: bytes | None = attrs.field(default=None, repr=False)
     user: Any = None
+    logout: Callable[[], Any] | None = None
     transaction: int = 1
     envelope: Envelope = attrs.field(factory=Envelope)
     xClient: dict[str, str] = attrs.field(factory=dict)
@@ -189,10 +203,11 @@ class Session:
         @param recipient: named in the "for" clause; without it the only recipient is, and of several none (so that
             blind copies stay blind).
         """
-        peer = _literal(self.remoteAddress) if self.remoteAddress else ""
-        name = self.clientHostname if self.clientHostname.strip("[]") != self.remoteAddress else ""
+        peer = _neuter(_literal(self.remoteAddress)) if self.remoteAddress else ""
+        name = _neuter(self.clientHostname) if self.clientHostname.strip("[]") != self.remoteAddress else ""
         tcpInfo = " ".join(filter(None, (name, peer)))
-        lines = [f"Received: from {self.hostNameAppearsAs or peer or 'unknown'}" + (f" ({tcpInfo})" if tcpInfo else "")]
+        client = _neuter(self.hostNameAppearsAs) or peer or "unknown"
+        lines = [f"Received: from {client}" + (f" ({tcpInfo})" if tcpInfo else "")]
         if self.tlsOptions:
             lines.append(f"(using {self.tlsOptions.version} with cipher {self.tlsOptions.name})")
         lines.append(f"by {self.serverName} with {self.transmissionType} id {self.id}.{self.transaction}")
@@ -200,9 +215,19 @@ class Session:
             recipient = self.envelope.rcptTo[0]
         if recipient is not None:
             lines.append(f"for <{recipient}>")
-        return "\r\n\t".join(lines) + f";\r\n\t{formatdate(time.time(), localtime=True)}\r\n"
+        date = formatdate(time.time(), localtime=True)
+        return "\r\n\t".join(_printable(line) for line in lines) + f";\r\n\t{date}\r\n"
 
 
 def _literal(address: str) -> str:
     """An address as RFC 5321 section 4.1.3 writes it."""
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+
+def _neuter(name: str) -> str:
+    """A name that means nothing but itself in a header field."""
+    return _NOT_IN_A_NAME.sub("?", name)
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

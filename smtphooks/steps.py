@@ -77,6 +77,34 @@ class AbandonMessage(NamedTuple):
     """The message begun with BDAT will not be finished.  Answered with None when its C{onData} has ended."""
 
 
+class Challenge(NamedTuple):
+    """
+    The client must respond to a challenge of SASL (RFC 4954 section 4).  Answered with its line, or what is wrong with
+    it.
+
+    @ivar octets: the whole line to send; base64 is never wrapped.
+    """
+
+    octets: bytes
+
+
+class StartTLS(NamedTuple):
+    """
+    TLS begins.  Answered with the transport when the handshake is done and the session says what came of it; refused if
+    the client has already sent more in the clear.
+
+    @ivar reply: sent first, the last in the clear; None where TLS begins without a word.
+    """
+
+    reply: Reply | None
+
+
+class Wait(NamedTuple):
+    """The client must wait for so many seconds.  Answered with None."""
+
+    seconds: float
+
+
 class Verdict(NamedTuple):
     """
     What became of a message.
@@ -90,7 +118,7 @@ class Verdict(NamedTuple):
     fault: Reply | None
 
 
-Question: TypeAlias = Ask | ReceiveMessage | ReceiveChunk | DiscardChunk | AbandonMessage
+Question: TypeAlias = Ask | ReceiveMessage | ReceiveChunk | DiscardChunk | AbandonMessage | Challenge | StartTLS | Wait
 Replies: TypeAlias = Reply | tuple[Reply, ...]
 Step: TypeAlias = Question | Replies
 

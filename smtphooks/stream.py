@@ -104,13 +104,12 @@ class MessageStream:
     def receive(self, data: bytes) -> None:
         """Octets have arrived."""
         self.byteLength += len(data)
+        self.sizeExceeded = 0 < self._size < self.byteLength
         if self._ended or self._discarding or self._failure:
             return
-        if self._size and self.byteLength > self._size:
-            if self._cutOversized:
-                data = data[: self._size - self.byteLength]
-                self._ended = True
-            self.sizeExceeded = True
+        if self.sizeExceeded and self._cutOversized:
+            data = data[: self._size - self.byteLength]
+            self._ended = True
         if data:
             self._chunks.append(data)
             self.buffered += len(data)
@@ -130,9 +129,17 @@ class MessageStream:
         self._serve()
 
     def discard(self) -> None:
-        """Nobody reads any more."""
+        """The hook has ended; who reads on regardless must not take what it has for a whole message."""
+        if self._ended and not self._chunks:
+            return
         self._discarding = True
         self._drop()
+        self._serve()
+
+    def _maybeFailure(self) -> Failure | None:
+        if self._discarding and self._failure is None:
+            self._failure = Failure(RuntimeError("onData has ended, and its message cannot be read any more"))
+        return self._failure
 
     def _drop(self) -> None:
         self._chunks.clear()
@@ -166,13 +173,14 @@ class MessageStream:
 
     async def __anext__(self) -> bytes:
         while True:
-            if self._failure is not None:
-                self._failure.raiseException()
+            failure = self._maybeFailure()
+            if failure is not None:
+                failure.raiseException()
             if self._chunks:
                 data = self._take()
                 self._wantsMore()
                 return data
-            if self._ended or self._discarding:
+            if self._ended:
                 raise StopAsyncIteration
             if self._wanted is not None:
                 raise RuntimeError("a MessageStream is read by one reader at a time")
@@ -197,18 +205,28 @@ class MessageStream:
 
         @return: fires with None when all was written; fails as L{read} does, and with L{ConsumerStopped}.
         """
+        delivered = self._beginDelivery(consumer)
         self._registered = True
-        consumer.registerProducer(self, True)
-        return self.startProducing(consumer)
+        try:
+            # A consumer that is gone stops its producer within this call.
+            consumer.registerProducer(self, True)
+        except BaseException:
+            self._endDelivery()
+            raise
+        self._deliver()
+        return delivered
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         """Write the message to a consumer with which this producer is registered already (C{IBodyProducer})."""
-        self._choose()
-        self._consumer = consumer
-        delivered: Deferred[None] = Deferred(self._stopDelivery)
-        self._delivered = delivered
+        delivered = self._beginDelivery(consumer)
         self._deliver()
         return delivered
+
+    def _beginDelivery(self, consumer: IConsumer) -> Deferred[None]:
+        self._choose()
+        self._consumer = consumer
+        self._delivered = Deferred(self._stopDelivery)
+        return self._delivered
 
     def pauseProducing(self) -> None:
         """C{IPushProducer}: write no more for now."""
@@ -227,6 +245,8 @@ class MessageStream:
             delivered.errback(ConsumerStopped("the consumer of the message asked for no more"))
 
     def _stopDelivery(self, delivered: Deferred[None]) -> None:
+        if self._registered:
+            self._consumer.unregisterProducer()
         self._endDelivery()
 
     def _endDelivery(self) -> Deferred[None] | None:
@@ -237,12 +257,20 @@ class MessageStream:
     def _deliver(self) -> None:
         while self._delivered is not None and self._chunks and not self._paused:
             # In this order: what wantsMore brings is written by a call within it.
-            self._consumer.write(self._take())
+            try:
+                self._consumer.write(self._take())
+            except Exception:
+                # A fault of the hook's, which may not harm who brings the octets.
+                delivered = self._endDelivery()
+                if delivered is not None:
+                    delivered.errback(Failure())
+                return
             self._wantsMore()
-        if self._delivered is None or self._chunks or not (self._ended or self._failure):
+        failure = self._maybeFailure()
+        if self._delivered is None or self._chunks or not (self._ended or failure):
             return
         consumer, delivered = self._consumer, self._endDelivery()
         if self._registered:
             consumer.unregisterProducer()
         assert delivered is not None
-        delivered.callback(self._failure)
+        delivered.callback(failure)

@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -193,10 +193,11 @@ class SMTPService(MultiService):
             endpoint = _endpointOf(listener, reactor)
             self.addService(ListenerService(listener.endpoint, endpoint, listener.factory, reactor))  # type: ignore[no-untyped-call]
 
-    def startService(self) -> None:
-        """Begin to serve; what needs privileges has been done before."""
-        MultiService.startService(self)
+    def privilegedStartService(self) -> None:
+        """Listen on everything, as twistd is still who it was started as."""
+        # Before the listeners say that they listen, so that whoever waits for that can end the service.
         self._reactor.callWhenRunning(self._takeSIGTERM)
+        MultiService.privilegedStartService(self)
 
     def _takeSIGTERM(self) -> None:
         """SIGTERM is how a service is asked to end, so its status is 0 then; twistd alone would die of the signal."""
@@ -260,7 +261,10 @@ class ListenerService(Service):
         yield self._factory.close()
 
     def _logPort(self, port: IListeningPort) -> IListeningPort:
-        log.info("listening on {endpoint} ({address})", endpoint=self.endpointName, address=_written(port.getHost()))
+        address = _written(port.getHost())
+        self._reactor.callWhenRunning(
+            lambda: log.info("listening on {endpoint} ({address})", endpoint=self.endpointName, address=address)
+        )
         return port
 
     def _logFailure(self, failure: Failure) -> str:
@@ -270,7 +274,7 @@ class ListenerService(Service):
 
     def _fail(self, failure: Failure) -> None:
         """An endpoint that took its time has failed: the service ends as if it had not started."""
-        if not failure.check(CancelledError):
+        if self._listening is not None:  # or else it is ending already
             self._logFailure(failure)
             atexit.register(_exitWithFailure)
             self._reactor.stop()

@@ -1,0 +1,131 @@
+"""
+Credentials: private keys and certificates out of PEM files, checked; and a self-signed pair for want of them.
+
+What cannot be used is an L{OptionError} that names the option and the path, and never shows what is in a key.
+This module knows nothing of OpenSSL's contexts, of connections, or of which server name the credentials are for.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from twisted.logger import Logger
+
+from smtphooks.options import OptionError, Options
+
+_log = Logger()
+
+_WANTS_PEM = "it wants PEM text or the path of a PEM file"
+_PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----", re.DOTALL)
+_BARE_BASE64 = re.compile(r"M[A-Za-z0-9+/=\s]{39,}")  # how a key without its PEM lines would look
+
+
+def _shown(value: str | bytes) -> str:
+    """A value in an error message: a path, but nothing that is or might be a key."""
+    text = value if isinstance(value, str) else value.decode("utf-8", "replace")
+    if "-----BEGIN" in text:
+        return "PEM text"
+    return "text that is no PEM" if "\n" in text or _BARE_BASE64.fullmatch(text) else repr(text)
+
+
+def _read(name: str, value: str | bytes) -> bytes:
+    try:
+        data = os.fsencode(value)
+        return data if b"-----BEGIN" in data else Path(os.fsdecode(value)).read_bytes()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no path"
+        raise OptionError(f"option {name} is {_shown(value)} ({why}), {_WANTS_PEM}") from None
+
+
+def _loadKey(value: str | bytes) -> Any:
+    found = _PRIVATE_KEY.search(_read("key", value))
+    if found is None:
+        raise OptionError(f"option key is {_shown(value)} (no private key in it), {_WANTS_PEM} that has one")
+    try:
+        return serialization.load_pem_private_key(found[0], password=None)
+    except TypeError:
+        raise OptionError(f"option key is {_shown(value)} (encrypted), it wants a key without a passphrase") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise OptionError(f"option key is {_shown(value)} (damaged, or of an unknown kind), {_WANTS_PEM}") from None
+
+
+def loadCertificates(name: str, value: str | bytes) -> list[x509.Certificate]:
+    """
+    The certificates in a value of an option, in their order; at least one.
+
+    @raise OptionError: if there is none.
+    """
+    pem = _read(name, value)
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise OptionError(f"option {name} is {_shown(value)} (no readable certificate in it), {_WANTS_PEM}") from None
+
+
+@attrs.frozen
+class Credentials:
+    """A private key and the certificates that go with it, leaf first."""
+
+    key: Any
+    chain: list[x509.Certificate]
+
+
+def loadCredentials(options: Options) -> Credentials | None:
+    """
+    What the options C{key} and C{cert} hold, None if they are not given.
+
+    @raise OptionError: if it cannot be read, or does not go together.
+    """
+    if options.key is None or options.cert is None:
+        return None
+    key, chain = _loadKey(options.key), loadCertificates("cert", options.cert)
+    try:
+        fits = chain[0].public_key() == key.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        fits = False
+    if not fits:
+        raise OptionError(
+            f"option key is {_shown(options.key)}, it wants the private key of the first certificate in option cert"
+            f" ({_shown(options.cert)})"
+        )
+    return Credentials(key, chain)
+
+
+@functools.cache
+def selfSigned(name: str) -> Credentials:
+    """One pair per name and process: who asks twice, or has several factories, is not given a second certificate."""
+    _log.warn(
+        "no certificate for {name}: TLS uses a self-signed one that no client can verify; set the options key and cert",
+        name=name,
+    )
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])  # X.520 allows no longer one
+    loopback = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
+    names = [x509.DNSName(host) for host in dict.fromkeys((name, "localhost"))]
+    begin = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=1)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + datetime.timedelta(days=365))
+        .add_extension(x509.SubjectAlternativeName([*names, *loopback]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return Credentials(key, [certificate])

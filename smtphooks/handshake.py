@@ -1,0 +1,190 @@
+"""
+Handshakes: what one says about its connection when it is over, or why it failed.
+
+Functions of a pyOpenSSL connection that make values out of it; what the client put there (names, certificates) is
+checked to be text before it goes on.  This module knows no options, no contexts and no session, and keeps no
+connection alive.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from OpenSSL import SSL, crypto
+from twisted.internet.error import ConnectionClosed
+from twisted.python.failure import Failure
+
+from smtphooks.session import TLSInfo
+
+
+def describe(connection: SSL.Connection) -> TLSInfo:
+    """What a finished handshake agreed upon."""
+    name = connection.get_cipher_name() or "(NONE)"
+    return TLSInfo(name, standardName(name), connection.get_protocol_version_name())
+
+
+_KEY_EXCHANGES = {
+    "": "RSA",
+    "ADH": "DH_anon",
+    "AECDH": "ECDH_anon",
+    "ECDHE": "ECDHE_RSA",
+    "SRP": "SRP_SHA",
+    "SRP-RSA": "SRP_SHA_RSA",
+    "SRP-DSS": "SRP_SHA_DSS",
+}
+
+
+def standardName(name: str) -> str:
+    """
+    IANA's name of a cipher suite that OpenSSL calls C{name}; pyOpenSSL has no way to ask for it.
+
+    Those of TLS 1.3 are the same.  For the others OpenSSL leaves out what it takes for granted: RSA where no key
+    exchange is named, CBC where no mode is, and the underlines.
+    """
+    if name.startswith(("TLS_", "(")):
+        return name
+    found = re.fullmatch(r"((?:(?:A?(?:EC)?DHE?|RSA|DSS|ECDSA|PSK|SRP)-)*)(.+)", name)
+    assert found is not None
+    exchange, cipher = found[1].rstrip("-"), found[2].replace("-", "_")
+    cipher = re.sub(r"^(AES|ARIA|CAMELLIA)(\d)", r"\1_\2", cipher)
+    cipher = re.sub(r"^((?:AES|CAMELLIA)_\d+|SEED)_SHA", r"\1_CBC_SHA", cipher)
+    cipher = re.sub(r"CCM8$", "CCM_8", cipher).replace("POLY1305", "POLY1305_SHA256")
+    key = _KEY_EXCHANGES.get(exchange, exchange.replace("-", "_"))
+    if key == "DHE_PSK" and cipher.endswith("CCM_8"):
+        key = "PSK_DHE"  # so it stands in RFC 6655 and the registry
+    return f"TLS_{key}_WITH_{cipher}"
+
+
+HOST_NAME = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+
+
+def serverName(connection: SSL.Connection) -> str | None:
+    """The host name that the client asked for (SNI), in lower case; None if it sent none, or what is none."""
+    name = (connection.get_servername() or b"").decode("ascii", "replace").lower()
+    return name if HOST_NAME.fullmatch(name) and not name.startswith("*") else None
+
+
+_verdicts: WeakKeyDictionary[SSL.Connection, int] = WeakKeyDictionary()
+"""What the check of the client's certificate found first: C{X509VerificationCodes.OK}, or an error."""
+
+
+def judge(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+    """Called by OpenSSL for each certificate of a chain, the client's own (depth 0) last, and for each error."""
+    if not ok and not _verdicts.get(connection):
+        _verdicts[connection] = error
+    elif ok and depth == 0:
+        _verdicts.setdefault(connection, SSL.X509VerificationCodes.OK)
+    return bool(ok)
+
+
+def judgeOnly(*check: Any) -> bool:
+    """As L{judge}, but whatever it finds, the handshake goes on."""
+    judge(*check)
+    return True
+
+
+def verifiedCertificate(connection: SSL.Connection) -> x509.Certificate | None:
+    """
+    The client's certificate, if it gave one that option C{ca} (without it, the system's trust roots) vouches for.
+
+    With C{rejectUnauthorized=False} it may have given another; the transport's C{getPeerCertificate} tells.
+    """
+    if _verdicts.get(connection) != SSL.X509VerificationCodes.OK:
+        return None
+    try:
+        return connection.get_peer_certificate(as_cryptography=True)
+    except (ValueError, x509.InvalidVersion):
+        return None  # OpenSSL reads some that cryptography does not
+
+
+def identityOf(certificate: x509.Certificate) -> str | None:
+    """
+    Whom a certificate stands for: its mail address (subjectAltName), or if it has none the subject's common name.
+
+    Several of them, or one that is no clean line of text, stand for nobody.
+    """
+    try:
+        names = _namesIn(certificate)
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return None
+    name = names[0] if len(names) == 1 else None
+    return name if isinstance(name, str) and name.isprintable() and name == name.strip() != "" else None
+
+
+def _namesIn(certificate: x509.Certificate) -> list[str] | list[str | bytes]:
+    try:
+        alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        addresses = []
+    else:
+        addresses = alternatives.get_values_for_type(x509.RFC822Name)
+    return addresses or [name.value for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+
+
+def exporter(connection: SSL.Connection) -> bytes | None:
+    """
+    The C{tls-exporter} channel binding (RFC 9266 section 2), None where there is none.
+
+    Below TLS 1.3 it is only safe with the extended master secret (section 4.2), and pyOpenSSL does not tell whether
+    that was used.
+    """
+    if connection.get_protocol_version() < SSL.TLS1_3_VERSION or connection.get_finished() is None:
+        return None
+    return connection.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
+
+
+_EXPLANATIONS = {
+    "http request": "the client spoke HTTP, not TLS",
+    "https proxy request": "the client spoke HTTP, not TLS",
+    "wrong version number": "the client did not speak TLS (plain SMTP on a TLS port?)",
+    "unknown protocol": "the client did not speak TLS (plain SMTP on a TLS port?)",
+    "packet length too long": "the client did not speak TLS (plain SMTP on a TLS port?)",
+    "no shared cipher": "no cipher in common with the client",
+    "unsupported protocol": "no version of TLS in common with the client",
+    "version too low": "no version of TLS in common with the client",
+    "peer did not return a certificate": "the client gave no certificate",
+    "certificate verify failed": "the client's certificate is not accepted",
+    "unknown ca": "the client does not trust our certificate",
+    "bad certificate": "the client does not accept our certificate",
+    "certificate unknown": "the client does not accept our certificate",
+    "certificate expired": "the client finds our certificate expired",
+    "protocol version": "the client wants another version of TLS",
+    "handshake failure": "the client found nothing in common with us",
+}
+
+_VERIFY_ERRORS = {
+    getattr(SSL.X509VerificationCodes, code): code[4:].replace("_", " ").replace("CERT ", "certificate ").lower()
+    for code in dir(SSL.X509VerificationCodes)
+    if code.startswith("ERR_")
+}
+
+
+def reasonsOf(error: BaseException | None) -> list[str]:
+    """OpenSSL's reasons in an error, first cause first; none if the connection just ended."""
+    queue = error.args[0] if isinstance(error, SSL.Error) and error.args else None
+    return [str(entry[-1]) for entry in queue] if isinstance(queue, list) else []
+
+
+def explainHandshakeFailure(reason: Failure | BaseException, connection: SSL.Connection | None = None) -> str:
+    """
+    One line for the log that says why a handshake failed.
+
+    @param reason: what C{connectionLost} was given.
+    @param connection: tells what was wrong with a client's certificate.
+    """
+    error = reason.value if isinstance(reason, Failure) else reason
+    if not isinstance(error, (SSL.Error, ConnectionClosed)):
+        return f"TLS failed ({type(error).__name__})"
+    reasons = reasonsOf(error)
+    if not reasons or reasons[-1].startswith("unexpected eof"):
+        return "the client left within the handshake"
+    for text in reasons:
+        explanation = _EXPLANATIONS.get(text.rpartition(" alert ")[2])
+        if explanation is not None:
+            verdict = _verdicts.get(connection) if connection is not None else None
+            return f"{explanation} ({_VERIFY_ERRORS[verdict] if verdict else text})"
+    return f"TLS failed ({': '.join(reasons)})"

@@ -1,0 +1,330 @@
+"""The factory: its options, its connections, and how it ends them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import LogLevel, capturedLogs
+
+from smtphooks import Options, SMTPServerFactory, SMTPServerProtocol
+from smtphooks.options import OptionError
+
+from .support import ENVELOPE, HELLO, MAIL, RCPT, Client, Diary, Mailbox, Pending, Transport, connect, makeFactory
+
+pytestmark = pytest.mark.usefixtures("logged")
+
+LEAVE = "421 4.3.2 Server is shutting down"
+
+
+class Closed:
+    """Whether the Deferred of C{close} has fired."""
+
+    def __init__(self, factory: SMTPServerFactory) -> None:
+        self.results: list[Any] = []
+        factory.close().addCallback(self.results.append)
+
+    def __bool__(self) -> bool:
+        return self.results == [None]
+
+
+def test_it_holds_checked_options() -> None:
+    factory = SMTPServerFactory(size=5)
+    assert isinstance(factory.options, Options)
+    assert factory.options.size == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sise": 5}, "unknown option sise, did you mean size?"),
+        ({"size": "5"}, "option size is '5', it wants a whole number of octets, 0 for no limit"),
+        ({"hook": None}, "unknown option hook, did you mean hooks?"),
+        ({"onRcptto": None}, "unknown option onRcptto, did you mean onRcptTo?"),
+    ],
+)
+def test_a_wrong_option_is_an_error_when_the_factory_is_made(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        SMTPServerFactory(**given)
+    assert str(caught.value) == message
+
+
+def test_it_makes_protocols_that_know_it() -> None:
+    factory = SMTPServerFactory()
+    protocol = factory.buildProtocol(None)  # type: ignore[arg-type]
+    assert isinstance(protocol, SMTPServerProtocol)
+    assert protocol.factory is factory
+
+
+def test_connections_are_the_live_ones() -> None:
+    factory = makeFactory()
+    one, two = Client(factory), Client(factory)
+    assert factory.connections == {one.protocol, two.protocol}
+    one.lose()
+    assert factory.connections == {two.protocol}
+
+
+def test_it_warns_when_every_message_would_be_dropped() -> None:
+    for given, warnings in [({}, 1), ({"onData": lambda stream, session: None}, 0)]:
+        factory = SMTPServerFactory(**given)
+        with capturedLogs() as events:
+            factory.doStart()
+        assert len([event for event in events if event["log_level"] is LogLevel.warn]) == warnings
+
+
+def test_times_are_measured_with_the_global_reactor_unless_told_otherwise() -> None:
+    factory = SMTPServerFactory(closeTimeout=1000)
+    client = Client(factory)
+    client.say(*ENVELOPE)
+    closed = Closed(factory)
+    from twisted.internet import reactor
+
+    assert factory.clock is IReactorTime(reactor)
+    client.lose()
+    assert closed
+    assert not [call for call in reactor.getDelayedCalls() if call.func == factory._abortAll]  # type: ignore[attr-defined]
+
+
+# --- close ---
+
+
+def test_without_connections_close_is_done_at_once() -> None:
+    assert Closed(makeFactory())
+
+
+@pytest.mark.parametrize("lines", [(), (HELLO,), (*ENVELOPE, "RSET"), (*ENVELOPE, "DATA", ".")])
+def test_an_idle_client_gets_421_at_once(lines: tuple[str, ...]) -> None:
+    diary = Diary()
+    client = connect(onClose=diary.hook("onClose"))
+    client.say(*lines) if lines else client.replies()
+    closed = Closed(client.factory)
+    assert client.replies() == [LEAVE]
+    assert client.isClosed
+    assert not closed
+    client.finish()
+    assert closed
+    assert diary == ["onClose"]
+    assert not client.clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((HELLO, MAIL), (RCPT, "DATA", "text", ".")),
+        (ENVELOPE, ("DATA", "text", ".")),
+        ((*ENVELOPE, "DATA"), ("text", ".")),
+        ((*ENVELOPE, "BDAT 6", "text"), ("BDAT 6 LAST", "more")),
+        (ENVELOPE, ("RSET",)),
+        ((HELLO, MAIL), (HELLO,)),
+    ],
+)
+def test_a_transaction_may_finish_and_then_gets_421(before: tuple[str, ...], after: tuple[str, ...]) -> None:
+    mailbox = Mailbox()
+    client = connect(onData=mailbox.onData)
+    client.say(*before)
+    closed = Closed(client.factory)
+    assert client.replies() == []
+    for line in after:
+        assert not client.isClosed
+        client.say(line)
+    assert client.isClosed
+    client.finish()
+    assert closed
+    assert len(mailbox) == (after[-1] != "RSET" and after[-1] != HELLO)
+
+
+def test_the_421_follows_the_reply_to_the_message() -> None:
+    client = connect()
+    client.say(*ENVELOPE, "DATA")
+    Closed(client.factory)
+    assert client.say(".") == ["250 2.0.0 Message accepted", LEAVE]
+
+
+def test_a_pipelined_second_transaction_is_not_begun() -> None:
+    diary = Diary()
+    client = connect(onMailFrom=diary.hook("onMailFrom"), closeTimeout=0)
+    client.say(*ENVELOPE)
+    Closed(client.factory)
+    assert client.say("DATA", ".", MAIL, RCPT, "DATA", ".")[-2:] == ["250 2.0.0 Message accepted", LEAVE]
+    assert diary == ["onMailFrom"]
+    assert client.isClosed
+
+
+def test_a_hook_is_waited_for() -> None:
+    onVrfy = Pending()
+    client = connect(onVrfy=onVrfy)
+    client.say("VRFY x")
+    closed = Closed(client.factory)
+    assert client.replies() == []
+    onVrfy.decide("known")
+    assert client.replies() == ["250 2.1.5 known", LEAVE]
+    client.finish()
+    assert closed
+
+
+def test_who_is_not_done_in_time_is_cut_off() -> None:
+    mailbox, diary = Mailbox(), Diary()
+    client = connect(onData=mailbox.onData, onClose=diary.hook("onClose"), closeTimeout=5)
+    client.say(*ENVELOPE, "DATA", "half")
+    closed = Closed(client.factory)
+    client.clock.advance(4.9)
+    assert not client.transport.disconnected
+    client.clock.advance(0.1)
+    assert client.transport.disconnected
+    assert not closed
+    client.finish()
+    assert closed
+    assert (mailbox, diary) == ([], ["onClose"])
+
+
+def test_without_a_closeTimeout_nobody_is_cut_off() -> None:
+    client = connect(closeTimeout=0)
+    client.say(HELLO, MAIL)
+    Closed(client.factory)
+    assert not client.clock.getDelayedCalls()
+
+
+def test_close_waits_for_the_hook_of_a_message_that_was_taken() -> None:
+    onData = Pending()
+    client = connect(onData=onData, closeTimeout=5)
+    client.say(*ENVELOPE, "DATA", ".")
+    closed = Closed(client.factory)
+    client.clock.advance(5)
+    client.finish()
+    assert not closed
+    onData.decide()
+    assert closed
+
+
+def test_close_waits_for_onClose() -> None:
+    onClose = Pending()
+    client = connect(onClose=onClose)
+    closed = Closed(client.factory)
+    client.finish()
+    assert not closed
+    onClose.decide()
+    assert closed
+
+
+def test_closing_twice_is_closing_once() -> None:
+    client = connect()
+    client.say(HELLO, MAIL)
+    first, second = Closed(client.factory), Closed(client.factory)
+    assert len(client.clock.getDelayedCalls()) == 1
+    assert not first
+    assert not second
+    client.lose()
+    assert first
+    assert second
+    assert Closed(client.factory)
+
+
+def test_each_client_is_let_go_by_itself() -> None:
+    factory = makeFactory()
+    idle, busy = Client(factory), Client(factory)
+    busy.say(*ENVELOPE)
+    closed = Closed(factory)
+    assert idle.isClosed
+    idle.finish()
+    assert not closed
+    assert busy.say("DATA", ".")[-1] == LEAVE
+    busy.finish()
+    assert closed
+
+
+def test_a_connection_accepted_while_closing_gets_421() -> None:
+    factory = makeFactory()
+    busy = Client(factory)
+    busy.say(*ENVELOPE)
+    closed = Closed(factory)
+    late = Client(factory)
+    assert late.replies()[-1] == LEAVE
+    assert late.isClosed
+    busy.lose()
+    assert not closed
+    late.finish()
+    assert closed
+
+
+def test_a_connection_accepted_while_closing_whose_hook_is_slow_gets_421_behind_it() -> None:
+    onConnect = Pending()
+    factory = makeFactory(onConnect=onConnect)
+    Closed(factory)
+    late = Client(factory)
+    assert late.replies() == []
+    onConnect.decide()
+    assert late.replies()[-1] == LEAVE
+    assert late.isClosed
+
+
+def test_a_client_that_reads_nothing_gets_421_when_it_reads_again() -> None:
+    client = connect()
+    client.protocol.pauseProducing()
+    closed = Closed(client.factory)
+    assert (client.codes(), bool(closed)) == ([220], False)
+    client.protocol.resumeProducing()
+    assert client.replies() == [LEAVE]
+
+
+def test_a_transport_that_ends_at_once_does_no_harm() -> None:
+    """Its connectionLost comes from within loseConnection."""
+
+    class Sudden(Transport):
+        def loseConnection(self) -> None:
+            super().loseConnection()
+            client.finish()
+
+    factory = makeFactory()
+    client = Client(factory, Sudden())
+    assert Closed(factory)
+    assert not factory.connections
+
+
+def test_a_factory_that_listens_again_serves_again() -> None:
+    factory = makeFactory(onData=lambda stream, session: None)
+    assert Closed(factory)
+    factory.doStart()
+    client = Client(factory)
+    assert client.last(HELLO, "NOOP") == "250 2.0.0 OK"
+    assert not Closed(factory)
+    assert client.replies() == [LEAVE]
+
+
+def test_a_close_is_done_though_the_factory_listens_again_meanwhile() -> None:
+    factory = makeFactory(onData=lambda stream, session: None)
+    old = Client(factory)
+    old.say(*ENVELOPE)
+    closed = Closed(factory)
+    factory.doStart()
+    old.lose()
+    assert closed
+    assert not factory.clock.getDelayedCalls()  # type: ignore[union-attr]
+
+
+def test_listening_again_cuts_nobody_off_who_came_since() -> None:
+    factory = makeFactory(onData=lambda stream, session: None, closeTimeout=5)
+    old = Client(factory)
+    old.say(*ENVELOPE)
+    Closed(factory)
+    factory.doStart()
+    new = Client(factory)
+    assert isinstance(factory.clock, Clock)
+    factory.clock.advance(5)
+    assert old.transport.disconnected
+    assert not new.transport.disconnected
+    assert new.last(HELLO, "NOOP") == "250 2.0.0 OK"
+
+
+def test_the_protocol_may_be_a_class_of_the_users_own() -> None:
+    class Mine(SMTPServerProtocol):
+        pass
+
+    class Factory(SMTPServerFactory):
+        protocol = Mine  # type: ignore[assignment]
+
+    protocol = Factory().buildProtocol(None)  # type: ignore[arg-type]
+    protocol.makeConnection(StringTransport())  # type: ignore[union-attr]
+    assert isinstance(protocol, Mine)

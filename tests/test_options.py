@@ -1,0 +1,297 @@
+"""Options: every default is the documented one, and of what does not fit a sentence says what is wanted instead."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtphooks import options as module
+from smtphooks.extensions import Extension
+from smtphooks.options import OPTION_NAMES, OptionError, Options, fillHeloResponse, makeOptions, unknownName
+
+# The table of the design; what an issue adds to the options must stand here.
+DEFAULTS: dict[str, Any] = {
+    "name": socket.getfqdn(),
+    "banner": "",
+    "heloResponse": "%s Nice to meet you, %s",
+    "lmtp": False,
+    "secure": False,
+    "secured": False,
+    "needsUpgrade": False,
+    "authMethods": ("PLAIN", "LOGIN"),
+    "authOptional": False,
+    "allowInsecureAuth": False,
+    "authRequiredMessage": "Authentication required",
+    "portal": None,
+    "hideSTARTTLS": False,
+    "hideSize": False,
+    "hidePIPELINING": False,
+    "hide8BITMIME": False,
+    "hideSMTPUTF8": False,
+    "hideENHANCEDSTATUSCODES": False,
+    "hideCHUNKING": False,
+    "hideDSN": True,
+    "hideREQUIRETLS": True,
+    "hideLIMITS": True,
+    "disabledCommands": (),
+    "extensions": (),
+    "size": 0,
+    "rejectOversized": True,
+    "bareNewline": "normalize",
+    "maxClients": 0,
+    "maxClientsPerAddress": 0,
+    "maxRecipients": 0,
+    "maxTransactions": 0,
+    "maxCommandLength": None,
+    "maxAllowedUnauthenticatedCommands": 10,
+    "maxUnrecognizedCommands": 10,
+    "maxErrors": 20,
+    "socketTimeout": 60,
+    "dataTimeout": 1800,
+    "hookTimeout": 0,
+    "closeTimeout": 30,
+    "greetDelay": 0,
+    "useProxy": False,
+    "useXClient": False,
+    "useXForward": False,
+    "disableReverseLookup": False,
+    "resolver": None,
+    "lenientAddressParsing": False,
+    "key": None,
+    "cert": None,
+    "ca": None,
+    "requestCert": False,
+    "rejectUnauthorized": True,
+    "minVersion": "TLSv1.2",
+    "maxVersion": None,
+    "ciphers": None,
+    "sniOptions": {},
+}
+
+# What no option takes that has a default of this type, or this name.
+NOT_A_FLAG = [None, 0, 1, "", "no", "True", [], 1.0]
+NOT_A_NUMBER = [None, True, False, -1, "5", b"5", [], float("nan"), float("inf")]
+NOT_A_LINE = [None, True, 5, b"x", [], ["x"], "a\nb", "a\r", "a\0b", "a\x7fb"]
+NOT_A_LIST = [None, True, 5, "VRFY", b"VRFY", {"VRFY": True}, object()]
+WRONG = {
+    "name": [*NOT_A_LINE, "", "a b", "mx.\u00e4.example", "x" * 256],
+    "heloResponse": [*NOT_A_LINE, "%d", "%s %s %s", "100%", "%(name)s", "%", "%5s", "%c", "%r"],
+    "bareNewline": [None, True, 5, b"accept", "Accept", "", [], ["accept"]],
+    "maxCommandLength": [0, 511, -1, True, "1000", 512.0],
+    "disabledCommands": [*NOT_A_LIST, [5], [None], ["VRFY", 5], [["VRFY"]]],
+    "extensions": [*NOT_A_LIST, ["X"], [Extension], [Extension("X"), None], Extension("X")],
+}
+FLAGS = [name for name, value in DEFAULTS.items() if isinstance(value, bool) and not name.startswith("use")]
+COUNTS = ["size", "maxRecipients", "maxTransactions"]
+SECONDS = ["closeTimeout"]
+LINES = ["banner", "authRequiredMessage"]
+
+WRONG |= dict.fromkeys(FLAGS, NOT_A_FLAG)
+WRONG |= {name: [*NOT_A_NUMBER, 1.0, 1.5] for name in COUNTS}
+WRONG |= dict.fromkeys(SECONDS, NOT_A_NUMBER)
+WRONG |= dict.fromkeys(LINES, NOT_A_LINE)
+WRONG |= {name: [True, 5, "", b"", ["x"]] for name in ("key", "cert", "ca")}
+WRONG |= {
+    "minVersion": [None, True, "TLS1.2", "", 1.2, ["TLSv1.2"]],
+    "maxVersion": [True, "TLS1.2", "", 1.2],
+    "ciphers": [True, "", 5, ["x"], "a\nb"],
+    "sniOptions": [None, True, "x", [], {"": {}}, {5: {}}, {"a.example": None}, {"a.example": "x"}],
+}
+
+# What each of them takes.
+RIGHT = {
+    "name": ["x", "mx.example.org", "[192.0.2.1]"],
+    "heloResponse": ["", "Hello", "%s", "%s is glad, %s", "100%%", "%s 100%% %s", "%%s"],
+    "bareNewline": ["normalize", "reject", "accept"],
+    "maxCommandLength": [None, 512, 100000],
+    "closeTimeout": [0, 1, 0.5, 1e9],
+    "ca": ["/etc/ssl/ca.pem", b"-----BEGIN"],
+    "minVersion": ["TLSv1", "TLSv1.1", "TLSv1.3"],
+    "maxVersion": [None, "TLSv1.2", "TLSv1.3"],
+    "ciphers": [None, "HIGH:!aNULL"],
+    "sniOptions": [{}, {"a.example": {"key": "k", "cert": "c"}}],
+}
+RIGHT |= {name: [True, False] for name in FLAGS}
+RIGHT |= {name: [0, 1, 10**30] for name in COUNTS}
+RIGHT |= {name: ["", "Gr\u00fc\u00dfe und so"] for name in LINES}
+
+
+def pairs(table: dict[str, list[Any]]) -> list[Any]:
+    return [
+        pytest.param(name, value, id=f"{name}={value!r:.30}")
+        for name, values in table.items()
+        if name in OPTION_NAMES
+        for value in values
+    ]
+
+
+# --- Defaults ---
+
+
+@pytest.mark.parametrize("name", OPTION_NAMES)
+def test_defaultIsTheDocumentedOne(name: str) -> None:
+    value = getattr(Options(), name)
+    assert value == DEFAULTS[name]
+    assert type(value) is type(DEFAULTS[name])
+
+
+def test_nameIsAskedForWhenOptionsAreMade(monkeypatch: pytest.MonkeyPatch) -> None:
+    field = attrs.fields(Options).name
+    assert isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]
+    assert field.default.factory is socket.getfqdn
+
+
+def test_optionsAreFrozenAndGivenByName() -> None:
+    options = Options()
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        options.size = 5  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Options("mx.example.org")  # type: ignore[misc]
+
+
+def test_everyOptionIsTriedWithWrongValues() -> None:
+    later = {"authMethods", "portal", "resolver"}
+    tried = set(WRONG) | later
+    simple = {name for name, value in DEFAULTS.items() if isinstance(value, (bool, int, float))}
+    assert set(OPTION_NAMES) <= tried | simple
+    assert set(OPTION_NAMES) <= set(DEFAULTS)
+
+
+# --- Values ---
+
+
+@pytest.mark.parametrize("name, value", pairs(WRONG))
+def test_valueThatDoesNotFitIsRefusedInOneSentence(name: str, value: Any) -> None:
+    with pytest.raises(OptionError) as caught:
+        makeOptions({name: value})
+    sentence = str(caught.value)
+    assert sentence.startswith(f"option {name} is ")
+    assert ", it wants " in sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("name, value", [pair for pair in pairs(WRONG) if not isinstance(pair.values[1], list)])
+def test_refusalShowsWhatItGot(name: str, value: Any) -> None:
+    with pytest.raises(OptionError) as caught:
+        makeOptions({name: value})
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("name, value", pairs(RIGHT))
+def test_valueThatFitsIsKept(name: str, value: Any) -> None:
+    assert getattr(makeOptions({name: value}), name) == value
+
+
+@pytest.mark.parametrize("given", [["vrfy", "Help"], ("vrfy", "Help"), iter(["vrfy", "Help"])])
+def test_listOfCommandsIsKeptInUpperCase(given: Any) -> None:
+    assert Options(disabledCommands=given).disabledCommands == ("VRFY", "HELP")
+
+
+def test_listsAreCopied() -> None:
+    mine = [Extension("X")]
+    options = Options(extensions=mine)
+    mine.clear()
+    assert [extension.keyword for extension in options.extensions] == ["X"]
+
+
+@pytest.mark.parametrize("name", OPTION_NAMES)
+def test_everyOptionSaysWhatItWants(name: str) -> None:
+    wants = getattr(attrs.fields(Options), name).metadata["wants"]
+    assert isinstance(wants, str)
+    assert wants
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ({"key": "k.pem"}, "option key is given without cert, it wants both or neither"),
+        ({"cert": "c.pem"}, "option cert is given without key, it wants both or neither"),
+        (
+            {"secure": True, "secured": True},
+            "option secured is True with secure, it wants only one of them: who ends TLS?",
+        ),
+        ({"maxVersion": "TLSv1.1"}, "option maxVersion is TLSv1.1, it wants no less than minVersion TLSv1.2"),
+    ],
+)
+def test_combinationThatCannotBeIsRefused(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        makeOptions(given)
+    assert str(caught.value) == sentence
+
+
+def test_combinationThatCanBeIsKept() -> None:
+    options = Options(key="k.pem", cert="c.pem", secure=True, minVersion="TLSv1.3", maxVersion="TLSv1.3")
+    assert (options.key, options.cert, options.secure) == ("k.pem", "c.pem", True)
+
+
+# --- Names ---
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ("sise", "unknown option sise, did you mean size?"),
+        ("maxrecipients", "unknown option maxrecipients, did you mean maxRecipients?"),
+        ("hide8bitmime", "unknown option hide8bitmime, did you mean hide8BITMIME?"),
+        ("authoptional", "unknown option authoptional, did you mean authOptional?"),
+        ("onRcptto", "unknown option onRcptto, did you mean onRcptTo?"),
+        ("zzzzzzz", "unknown option zzzzzzz"),
+        ("", "unknown option "),
+    ],
+)
+def test_unknownOptionIsRefusedWithTheNearestName(given: str, sentence: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        makeOptions({given: 1, "size": -1}, ["onRcptTo"])
+    assert str(caught.value) == sentence
+
+
+@given(st.text(), st.lists(st.text()))
+def test_anyUnknownNameHasItsSentence(name: str, known: list[str]) -> None:
+    assert unknownName("option", name, known).startswith(f"unknown option {name}")
+
+
+@pytest.mark.parametrize("name", OPTION_NAMES)
+def test_everyOptionIsFoundInAnyCase(name: str) -> None:
+    assert unknownName("option", name.upper(), OPTION_NAMES).endswith(f"did you mean {name}?")
+
+
+# --- The template ---
+
+
+@pytest.mark.parametrize(
+    "template, text",
+    [
+        ("%s Nice to meet you, %s", "mx Nice to meet you, c"),
+        ("%s says hello", "mx says hello"),
+        ("Hello", "Hello"),
+        ("", ""),
+        ("%s 100%% sure, %s", "mx 100% sure, c"),
+        ("%%s", "%s"),
+        ("%%%s", "%mx"),
+        ("%s%s", "mxc"),
+    ],
+)
+def test_templateMayNameBothTheServerAloneOrNeither(template: str, text: str) -> None:
+    assert fillHeloResponse(template, "mx", "c") == text
+
+
+def test_namesInATemplateAreTakenAsTheyAre() -> None:
+    assert fillHeloResponse("%s %s", "%s%d", "%(x)s") == "%s%d %(x)s"
+
+
+@given(st.text())
+def test_templateThatIsAcceptedCanBeFilled(template: str) -> None:
+    try:
+        options = Options(heloResponse=template)
+    except OptionError:
+        return
+    assert isinstance(fillHeloResponse(options.heloResponse, "mx", "c"), str)
+
+
+def test_optionsKnowTheModesOfTheWire() -> None:
+    assert {module.NORMALIZE, module.REJECT, module.ACCEPT} == {"normalize", "reject", "accept"}

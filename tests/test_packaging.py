@@ -1,0 +1,78 @@
+"""What is shipped: the plugin is found, wherever smtphooks is installed, and costs other services nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import smtphooks
+
+ROOT = Path(smtphooks.__file__).parents[1]
+PATIENCE = 60.0
+
+
+def output(*arguments: object, folder: Path, path: Path) -> str:
+    """What Python says, run there with that on its path."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(path)},
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_thePluginImportsNothingHeavy(tmp_path: Path) -> None:
+    """twistd imports every plugin at every start."""
+    script = (
+        "import sys, twisted.plugin, twisted.plugins\n"
+        "import twisted.application.service\n"
+        "before = set(sys.modules)\n"
+        "import twisted.plugins.smtphooks_plugin\n"
+        "print(*set(sys.modules) - before)\n"
+    )
+    assert output("-c", script, folder=tmp_path, path=ROOT).split() == ["twisted.plugins.smtphooks_plugin"]
+
+
+def test_theServiceImportsNoReactor(tmp_path: Path) -> None:
+    """Or else twistd's choice of one would come too late."""
+    script = "import sys, smtphooks.tap; print('twisted.internet.reactor' in sys.modules)"
+    assert output("-c", script, folder=tmp_path, path=ROOT) == "False\n"
+
+
+def test_thePluginsFolderIsNoPackageOfItsOwn() -> None:
+    """An __init__.py would hide Twisted's own."""
+    assert not list((ROOT / "twisted").rglob("__init__.py"))
+
+
+def test_theWheelBringsThePlugin(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.rst", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("smtphooks", "twisted"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
+    build = "import setuptools.build_meta as backend; backend.build_wheel('dist')"
+    output("-c", build, folder=source, path=source)
+    (wheel,) = (source / "dist").glob("*.whl")
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    assert sorted(path.name for path in (installed / "twisted").rglob("*.py")) == ["smtphooks_plugin.py"]
+    assert (installed / "smtphooks" / "py.typed").exists()
+    metadata = next(installed.glob("*.dist-info/METADATA")).read_text()
+    assert f"Version: {smtphooks.__version__}\n" in metadata
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    twistd = Path(sys.executable).parent / "twistd"
+    assert "smtphooks " in output(twistd, "--help", folder=elsewhere, path=installed)
+    assert "[[listener]]" in output(twistd, "-n", "smtphooks", "--check", folder=elsewhere, path=installed)

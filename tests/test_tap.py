@@ -1,0 +1,529 @@
+"""The twistd service: its flags, how it starts and ends, and that twistd says one sentence where it cannot."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.testing import MemoryReactorClock
+
+from smtphooks import tap
+from smtphooks.config import ConfigError, readSettings
+
+from .real.programs import PATIENCE, ROOT, Maildir, Program
+
+TWISTD = str(Path(sys.executable).parent / "twistd")
+LOOPBACK = "tcp:0:interface=127.0.0.1"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def parsed(*arguments: str) -> tap.Options:
+    """The flags."""
+    options = tap.Options()
+    options.parseOptions(list(arguments))
+    return options
+
+
+def refusal(*arguments: str) -> str:
+    """The sentence for flags that are wrong."""
+    with pytest.raises(SystemExit) as caught:
+        parsed(*arguments)
+    assert isinstance(caught.value.code, str)
+    return caught.value.code
+
+
+def endpointsOf(options: tap.Options) -> list[str]:
+    return [listener.endpoint for listener in options.configuration.listeners]
+
+
+CONFIG = """
+hooks = "smtphooks.maildir:MaildirHooks"
+
+[hooks-options]
+path = "fromFile"
+
+[options]
+authOptional = true
+
+[[listener]]
+endpoint = "tcp:25"
+
+[[listener]]
+endpoint = "tcp:26"
+lmtp = false
+"""
+
+
+@pytest.fixture
+def config(folder: Path) -> str:
+    """A configuration file."""
+    (folder / "smtphooks.toml").write_text(CONFIG)
+    return "smtphooks.toml"
+
+
+class TestFlags:
+    def test_withoutFlagsTheDefaultsHold(self, folder: Path) -> None:
+        options = parsed()
+        assert endpointsOf(options) == ["tcp:2525:interface=127.0.0.1"]
+        assert options.configuration.hooks.options == {"path": str(folder / "maildir")}
+        assert options.configuration.listeners[0].factory.options.authOptional
+
+    def test_listenCanBeRepeated(self) -> None:
+        options = parsed("--listen", "tcp:25", "--listen", "tcp:26", "--lmtp")
+        assert endpointsOf(options) == ["tcp:25", "tcp:26"]
+        assert all(listener.factory.options.lmtp for listener in options.configuration.listeners)
+
+    def test_theFileIsRead(self, config: str) -> None:
+        options = parsed("--config", config)
+        assert endpointsOf(options) == ["tcp:25", "tcp:26"]
+        assert options.configuration.hooks.options == {"path": "fromFile"}
+
+    def test_listenWinsOverTheFile(self, config: str) -> None:
+        assert endpointsOf(parsed("--config", config, "--listen", "tcp:27")) == ["tcp:27"]
+
+    def test_lmtpWinsOverTheFile(self, config: str) -> None:
+        listeners = parsed("--config", config, "--lmtp").configuration.listeners
+        assert [listener.factory.options.lmtp for listener in listeners] == [True, True]
+
+    def test_maildirWinsOverTheFile(self, config: str, folder: Path) -> None:
+        hooks = parsed("--config", config, "--maildir", "other").configuration.hooks
+        assert hooks.options == {"path": str(folder / "other")}
+
+    def test_hooksWinOverTheFile(self, config: str) -> None:
+        options = parsed("--config", config, "--hooks", "tests.real.hooks:UnreadMessages")
+        assert options.configuration.hooks.name == "tests.real.hooks:UnreadMessages"
+        assert options.configuration.hooks.options == {}
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (["--listn", "x"], "unknown flag --listn, did you mean --listen? (twistd smtphooks --help lists all)"),
+            (["--config"], "option --config requires argument (twistd smtphooks --help lists all)"),
+            (["more"], "unknown argument more, there are only flags (twistd smtphooks --help lists all)"),
+            (
+                ["--config", "none"],
+                "none: the configuration cannot be read (No such file or directory), check --config",
+            ),
+            (
+                ["--hooks", "a:b", "--maildir", "c"],
+                "--hooks and --maildir both say what to do with messages, leave one out",
+            ),
+            (
+                ["--check", "--listen", "tpc:25"],
+                "--listen tpc:25: endpoint tpc:25 is none of Twisted's, write one such as tcp:25 or "
+                "unix:/run/smtp.sock: ValueError: Unknown endpoint type: 'tpc'",
+            ),
+        ],
+    )
+    def test_whatIsWrongHasItsSentence(self, arguments: list[str], sentence: str) -> None:
+        assert refusal(*arguments) == f"smtphooks: {sentence}"
+
+
+class TestCheck:
+    def checked(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+        with pytest.raises(SystemExit) as caught:
+            parsed("--check", *arguments)
+        assert caught.value.code == 0
+        return capsys.readouterr().out
+
+    def test_printsWhatCanBeReadBack(self, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+        printed = self.checked(capsys, "--listen", "tcp:25", "--lmtp")
+        (folder / "printed.toml").write_text(printed)
+        assert readSettings("printed.toml").options["lmtp"] is True
+        assert self.checked(capsys, "--config", "printed.toml") == printed
+
+    def test_socketsOfSystemdNeedNotBeThere(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "systemd:" in self.checked(capsys, "--listen", "systemd:domain=INET:index=0")
+
+    def test_listensOnNothing(self, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+        self.checked(capsys, "--listen", "unix:here")
+        assert not list(folder.iterdir())
+
+
+class Port:
+    """A listening port that takes its time to stop."""
+
+    def __init__(self, address: object) -> None:
+        self._address = address
+        self.stopped: Deferred[None] | None = None
+
+    def getHost(self) -> object:
+        return self._address
+
+    def stopListening(self) -> Deferred[None]:
+        self.stopped = Deferred()
+        return self.stopped
+
+
+class Endpoint:
+    """An endpoint that takes its time to listen."""
+
+    def __init__(self) -> None:
+        self.listening: Deferred[Any] = Deferred()
+        self.calls = 0
+
+    def listen(self, factory: object) -> Deferred[Any]:
+        self.calls += 1
+        return self.listening
+
+
+class Factory:
+    """A factory that takes its time to close."""
+
+    def __init__(self) -> None:
+        self.closed: Deferred[None] = Deferred()
+        self.closing = False
+
+    def close(self) -> Deferred[None]:
+        self.closing = True
+        return self.closed
+
+
+class RunningReactor(MemoryReactorClock):
+    """A reactor that is running already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hasStopped = False
+
+    def callWhenRunning(self, function: Callable[[], object]) -> None:
+        function()
+
+    def stop(self) -> None:
+        self.hasStopped = True
+
+
+class TestListener:
+    @pytest.fixture(autouse=True)
+    def parts(self) -> None:
+        self.endpoint = Endpoint()
+        self.factory = Factory()
+        self.reactor = RunningReactor()
+        self.service = tap.ListenerService(
+            "tcp:0",
+            self.endpoint,
+            self.factory,
+            self.reactor,  # type: ignore[arg-type]
+        )
+
+    @pytest.fixture
+    def logged(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        lines: list[str] = []
+        for level in ("info", "critical"):
+            monkeypatch.setattr(tap.log, level, lambda form, **event: lines.append(form.format(**event)))
+        return lines
+
+    @pytest.mark.parametrize(
+        ("address", "written"),
+        [
+            (IPv4Address("TCP", "127.0.0.1", 1025), "127.0.0.1:1025"),
+            (IPv6Address("TCP", "::1", 1025), "[::1]:1025"),
+            (UNIXAddress("/run/sock"), "UNIXAddress('/run/sock')"),
+        ],
+    )
+    def test_saysWhereItListens(self, logged: list[str], address: object, written: str) -> None:
+        self.service.privilegedStartService()
+        assert logged == []
+        self.endpoint.listening.callback(Port(address))
+        assert logged == [f"listening on tcp:0 ({written})"]
+
+    def test_listensOnceForBothStarts(self) -> None:
+        self.service.privilegedStartService()
+        self.service.startService()
+        assert self.endpoint.calls == 1
+
+    def test_listensWhenStartedWithoutPrivileges(self) -> None:
+        self.service.startService()
+        assert self.endpoint.calls == 1
+
+    def test_stopsListeningBeforeItClosesConnections(self) -> None:
+        port = Port(UNIXAddress(None))
+        self.service.startService()
+        self.endpoint.listening.callback(port)
+        stopped = self.service.stopService()
+        assert port.stopped is not None and not self.factory.closing
+        port.stopped.callback(None)
+        assert self.factory.closing and not stopped.called
+        self.factory.closed.callback(None)
+        assert stopped.called
+
+    def test_canBeStoppedBeforeItListens(self, logged: list[str]) -> None:
+        self.service.startService()
+        self.service.stopService()
+        assert self.factory.closing
+        assert logged == [] and not self.reactor.hasStopped
+
+    def test_canBeStoppedWithoutAStart(self) -> None:
+        self.service.stopService()
+        assert self.factory.closing
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (CannotListenError("", 25, OSError(98, "Address already in use")), "Address already in use"),
+            (CannotListenError("", 25, OSError("odd")), "CannotListenError: Couldn't listen on any:25: odd."),
+            (OverflowError("too much"), "OverflowError: too much"),
+        ],
+    )
+    def test_aStartThatFailsSaysWhy(self, logged: list[str], error: Exception, reason: str) -> None:
+        self.endpoint.listening.errback(error)
+        with pytest.raises(tap.StartError) as caught:
+            self.service.privilegedStartService()
+        sentence = f"cannot listen on tcp:0: {reason}, free it or name another endpoint"
+        assert logged == [sentence]
+        assert caught.value.code == 1 and str(caught.value) == sentence
+
+    def test_aLaterFailureEndsTheService(self, logged: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        ends: list[Callable[[], None]] = []
+        monkeypatch.setattr(tap.atexit, "register", ends.append)
+        self.service.startService()
+        self.endpoint.listening.errback(OSError("late"))
+        assert logged == ["cannot listen on tcp:0: OSError: late, free it or name another endpoint"]
+        assert self.reactor.hasStopped
+        (end,) = ends
+        statuses: list[int] = []
+        monkeypatch.setattr(tap.os, "_exit", statuses.append)
+        monkeypatch.setattr(sys, "__stderr__", None)
+        end()
+        assert statuses == [1]
+
+
+class SignalledReactor(RunningReactor):
+    """A reactor that handles SIGTERM, as those of Twisted do."""
+
+    def sigTerm(self, number: int, frame: object) -> None: ...
+
+    def callFromThread(self, function: Callable[[], object]) -> None:
+        function()
+
+
+class TestService:
+    @pytest.fixture(autouse=True)
+    def handler(self) -> Iterator[None]:
+        before = signal.getsignal(signal.SIGTERM)
+        yield
+        signal.signal(signal.SIGTERM, before)
+
+    def test_isMadeForTwistd(self) -> None:
+        service = tap.makeService(parsed("--listen", "tcp:25", "--listen", "tcp:26"))
+        assert [listener.endpointName for listener in service] == ["tcp:25", "tcp:26"]
+
+    def test_aBadEndpointHasItsSentence(self) -> None:
+        with pytest.raises(SystemExit, match=r"^smtphooks: --listen tcp:x: endpoint tcp:x is none of Twisted's"):
+            tap.makeService(parsed("--listen", "tcp:x"))
+
+    def started(self, reactor: RunningReactor) -> tap.SMTPService:
+        service = tap.SMTPService(parsed("--listen", "tcp:25").configuration, reactor)
+        service.privilegedStartService()
+        service.startService()
+        return service
+
+    def test_listensAndStops(self) -> None:
+        reactor = RunningReactor()
+        service = self.started(reactor)
+        assert [server[0] for server in reactor.tcpServers] == [25]
+        assert service.stopService().called
+
+    def test_SIGTERMStopsTheReactorOnce(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        reactor = SignalledReactor()
+        signal.signal(signal.SIGTERM, reactor.sigTerm)
+        self.started(reactor)
+        assert not reactor.hasStopped
+        signal.raise_signal(signal.SIGTERM)
+        assert reactor.hasStopped
+
+        def stop() -> None:
+            raise ReactorNotRunning
+
+        monkeypatch.setattr(reactor, "stop", stop)
+        signal.raise_signal(signal.SIGTERM)
+
+    def test_SIGTERMIsLeftToWhomItBelongs(self) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        self.started(SignalledReactor())
+        assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_anErrorOfManyLinesIsSaidInOne() -> None:
+    with pytest.raises(SystemExit) as caught, tap._oneSentence():
+        raise ConfigError("one\ntwo")
+    assert caught.value.code == "smtphooks: one two"
+
+
+def environment(*folders: object) -> dict[str, str]:
+    """Where twistd is to find the plugin of this source tree."""
+    paths = [*map(str, folders), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def ran(*arguments: str, daemon: bool = False) -> subprocess.CompletedProcess[str]:
+    """A twistd that does not start, when it has ended."""
+    flags = [] if daemon else ["-n"]
+    # A daemon's parent ends before it; but this pipe is only at its end once the daemon has let go of it too.
+    ended, inherited = os.pipe()
+    with open(ended, "rb") as lastOne:
+        try:
+            done = subprocess.run(
+                [TWISTD, *flags, "smtphooks", *arguments],
+                capture_output=True,
+                text=True,
+                env=environment(),
+                timeout=PATIENCE,
+                check=False,
+                pass_fds=[inherited],
+            )
+        finally:
+            os.close(inherited)
+        assert lastOne.read() == b""
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not Path("twistd.pid").exists()
+    return done
+
+
+def running(folder: Path, *arguments: str) -> Program:
+    """A twistd that starts."""
+    return Program([TWISTD, "-n", "smtphooks", *arguments], environment(folder), folder)
+
+
+@pytest.fixture
+def usedPort() -> Iterator[int]:
+    """A port that somebody else listens on."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+class TestTwistd:
+    def test_itStartsAndEnds(self, folder: Path) -> None:
+        service = running(folder, "--listen", LOOPBACK)
+        service.waitForLine("[smtphooks.tap#info] listening on tcp:0:interface=127.0.0.1 (127.0.0.1:")
+        assert service.terminate() == 0
+        assert "Traceback" not in service.output
+
+    def test_itKeepsMail(self, folder: Path) -> None:
+        service = running(folder, "--listen", LOOPBACK)
+        service.waitForLine("listening on")
+        port = int(service.output.split("(127.0.0.1:")[1].split(")")[0])
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+            client.sendall(
+                b"EHLO c.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n\r\nhi\r\n.\r\nQUIT\r\n"
+            )
+            while client.recv(4096):
+                pass
+        service.waitForLine("stored")
+        assert service.terminate() == 0
+        assert Maildir(folder / "maildir").message().content == b"\nhi\n"
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (["--lsten", "tcp:25"], "smtphooks: unknown flag --lsten, did you mean --listen?"),
+            (["--listen", "tcp:x"], "smtphooks: --listen tcp:x: endpoint tcp:x is none of Twisted's"),
+            (["--hooks", "nowhere.at.all:Hooks"], "smtphooks: --hooks: module nowhere.at.all cannot be imported"),
+            (["--hooks", "smtphooks:Hooks"], "smtphooks: --hooks: smtphooks:Hooks has no hook"),
+            (["--config", "none.toml"], "smtphooks: none.toml: the configuration cannot be read"),
+            (["--config", "."], "smtphooks: .: the configuration cannot be read (Is a directory)"),
+            (["--config", "broken.toml"], "smtphooks: broken.toml: this is not TOML, correct it:"),
+            (["--config", "wrong.toml"], "smtphooks: wrong.toml: [options]: unknown option sise, did you mean size?"),
+            (["--maildir", "broken.toml"], "smtphooks: --maildir: calling smtphooks.maildir:MaildirHooks failed"),
+        ],
+    )
+    def test_whatIsWrongEndsItWithOneSentence(self, folder: Path, arguments: list[str], sentence: str) -> None:
+        (folder / "broken.toml").write_text("[[listener\n")
+        (folder / "wrong.toml").write_text("[options]\nsise = 1\n")
+        done = ran(*arguments)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(sentence)
+
+    def test_aPortInUseEndsItWithOneSentence(self, usedPort: int) -> None:
+        endpoint = f"tcp:{usedPort}:interface=127.0.0.1"
+        done = ran("--listen", endpoint)
+        assert done.returncode == 1
+        (line,) = [line for line in done.stdout.splitlines() if endpoint in line]
+        assert line.endswith(
+            f"[smtphooks.tap#critical] cannot listen on {endpoint}: Address already in use, free it or name another "
+            "endpoint"
+        )
+        assert done.stderr == ""
+
+    def test_aPortInUseEndsTheDaemonToo(self, usedPort: int) -> None:
+        endpoint = f"tcp:{usedPort}:interface=127.0.0.1"
+        done = ran("--listen", endpoint, daemon=True)
+        assert done.returncode == 1
+        assert f"cannot listen on {endpoint}: Address already in use" in done.stderr
+        assert "Traceback" not in Path("twistd.log").read_text()
+
+    def test_anEndpointThatFailsLaterEndsIt(self, folder: Path) -> None:
+        plugins = folder / "twisted" / "plugins"
+        plugins.mkdir(parents=True)
+        (plugins / "late.py").write_text(LATE_ENDPOINT)
+        service = running(folder, "--listen", "late:1")
+        assert service.wait() == 1
+        (line,) = [line for line in service.output.splitlines() if "#critical" in line]
+        assert line.endswith("cannot listen on late:1: OSError: too late, free it or name another endpoint")
+        assert "Traceback" not in service.output
+
+    def test_checkPrintsAndExits(self) -> None:
+        done = ran("--check", "--listen", "tcp:25")
+        assert done.returncode == 0
+        assert done.stdout.endswith('\n[[listener]]\nendpoint = "tcp:25"\n')
+        assert done.stderr == ""
+
+    def test_hooksAreFoundInTheWorkingFolder(self, folder: Path) -> None:
+        (folder / "mine.py").write_text("class Hooks:\n    def onData(self, stream, session): ...\n")
+        service = Program(
+            [TWISTD, "-n", "smtphooks", "--hooks", "mine:Hooks", "--listen", LOOPBACK], environment(), folder
+        )
+        service.waitForLine("listening on")
+        assert service.terminate() == 0
+
+
+LATE_ENDPOINT = """
+from twisted.internet.interfaces import IStreamServerEndpoint, IStreamServerEndpointStringParser
+from twisted.internet.task import deferLater
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+
+@implementer(IStreamServerEndpoint)
+class Endpoint:
+    def __init__(self, reactor):
+        self.reactor = reactor
+
+    def listen(self, factory):
+        return deferLater(self.reactor, 0, self.fail)
+
+    def fail(self):
+        raise OSError("too late")
+
+
+@implementer(IPlugin, IStreamServerEndpointStringParser)
+class Parser:
+    prefix = "late"
+
+    def parseStreamServer(self, reactor, *arguments):
+        return Endpoint(reactor)
+
+
+parser = Parser()
+"""

@@ -1,0 +1,268 @@
+"""The commands of a mail transaction: what is written to the envelope and when, limits, verdicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from smtphooks import replies
+from smtphooks.replies import SMTPError
+from smtphooks.steps import AbandonMessage, Ask, DiscardChunk, ReceiveChunk, State, Verdict
+from tests.talk import Talk
+
+MAIL = "MAIL FROM:<ann@a.example>"
+RCPT = "RCPT TO:<joe@b.example>"
+
+
+def begun(*lines: str, lmtp: bool = False, answers: dict[Any, Any] | None = None, **options: Any) -> Talk:
+    """A talk that is past hello and these lines."""
+    talk = Talk(answers, lmtp=lmtp, **options)
+    talk.sayAll("LHLO x" if lmtp else "EHLO x", *lines)
+    return talk
+
+
+# --- MAIL and RCPT ---
+
+
+@pytest.mark.parametrize(
+    "argument", ["", "FROM", "FROM <a@b>", "TO:<a@b>", "FROM:a@b", "FROM:", "FROM:<a@b>x", "<a@b>"]
+)
+def test_MAILOfAnotherFormIsRefused(argument: str) -> None:
+    talk = begun()
+    assert talk.say(f"MAIL {argument}") == "501 5.5.4 Syntax: MAIL FROM:<address> [parameters]"
+    assert "onMailFrom" not in talk.hooks()
+
+
+@pytest.mark.parametrize("argument", ["", "TO", "TO <a@b>", "FROM:<a@b>", "TO:a@b", "TO:", "TO:<a@b>x", "<a@b>"])
+def test_RCPTOfAnotherFormIsRefused(argument: str) -> None:
+    talk = begun(MAIL)
+    assert talk.say(f"RCPT {argument}") == "501 5.5.4 Syntax: RCPT TO:<address> [parameters]"
+    assert "onRcptTo" not in talk.hooks()
+
+
+def test_addressesMayBeBareWhereTheOptionIsLenient() -> None:
+    talk = begun("MAIL FROM:ann@a.example SIZE=1", "RCPT TO:joe@b.example", lenientAddressParsing=True)
+    assert talk.state is State.RECIPIENTS
+    assert str(talk.session.envelope.mailFrom) == "ann@a.example"
+    assert str(talk.session.envelope.rcptTo[0]) == "joe@b.example"
+
+
+@pytest.mark.parametrize(
+    "line, reply",
+    [
+        ("MAIL FROM:<nobody>", "501 5.1.7 "),
+        ("MAIL FROM:<a@-b>", "501 5.1.7 "),
+        ("RCPT TO:<>", "503 5.5.1 "),
+    ],
+)
+def test_badAddressIsRefusedBeforeAnyHook(line: str, reply: str) -> None:
+    talk = begun()
+    assert talk.say(line).startswith(reply)
+    assert talk.hooks()[2:] == []
+
+
+@pytest.mark.parametrize("path", ["<>", "<nobody>", "<a@b@c>"])
+def test_badRecipientIsRefusedBeforeAnyHook(path: str) -> None:
+    talk = begun(MAIL)
+    assert talk.say(f"RCPT TO:{path}").startswith("501 5.1.3 ")
+    assert "onRcptTo" not in talk.hooks()
+
+
+def test_nothingIsWrittenBeforeTheHookAccepts() -> None:
+    talk = begun()
+    seen: list[Any] = []
+    talk.answers["onMailFrom"] = lambda question: seen.append(talk.session.envelope.mailFrom)
+    talk.answers["onRcptTo"] = lambda question: seen.append(list(talk.session.envelope.rcptTo))
+    talk.sayAll(MAIL, RCPT)
+    assert seen == [None, []]
+    assert talk.session.envelope.mailFrom is not None
+    assert len(talk.session.envelope.rcptTo) == 1
+
+
+def test_hookGetsTheAddressThatTheEnvelopeWillHold() -> None:
+    talk = begun("MAIL FROM:<@relay.example:ann@a.example> SIZE=5", "RCPT TO:<joe@b.example>")
+    (sender,) = [q.arguments[0] for q in talk.asked if isinstance(q, Ask) and q.hook == "onMailFrom"]
+    assert (sender.address, sender.local, sender.domain) == ("ann@a.example", "ann", "a.example")
+    assert talk.session.envelope.mailFrom is sender
+    (recipient,) = [q.arguments[0] for q in talk.asked if isinstance(q, Ask) and q.hook == "onRcptTo"]
+    assert talk.session.envelope.rcptTo == [recipient]
+
+
+def test_refusedSenderLeavesNoTransaction() -> None:
+    talk = begun(answers={"onMailFrom": SMTPError("No")})
+    assert talk.say(MAIL) == "550 5.7.1 No"
+    assert talk.say(RCPT).startswith("503 ")
+    talk.say("RSET")
+    assert talk.session.transaction == 1
+    assert "onReset" not in talk.hooks()
+
+
+def test_duplicatesStayInTheEnvelope() -> None:
+    talk = begun(MAIL, RCPT, "RCPT TO:<jim@b.example>", RCPT)
+    assert [str(address) for address in talk.session.envelope.rcptTo] == [
+        "joe@b.example",
+        "jim@b.example",
+        "joe@b.example",
+    ]
+
+
+@pytest.mark.parametrize(
+    "user, authOptional, reply",
+    [
+        (None, False, "530 5.7.0 Authentication required"),
+        (None, True, "250 2.1.0 Sender OK"),
+        ("ann", False, "250 2.1.0 Sender OK"),
+    ],
+)
+def test_MAILNeedsAUserUnlessAuthenticationIsOptional(user: str | None, authOptional: bool, reply: str) -> None:
+    talk = begun(authOptional=authOptional)
+    talk.session.user = user
+    assert talk.say(MAIL) == reply
+
+
+# --- Limits ---
+
+
+def test_recipientsBeyondTheLimitAreRefusedForNowAndTheOthersStand() -> None:
+    talk = begun(MAIL, maxRecipients=2)
+    talk.answers["onRcptTo"] = SMTPError("No")
+    talk.say(RCPT)  # refused, and so not counted
+    talk.answers.clear()
+    assert talk.sayAll(RCPT, RCPT) == "250 2.1.5 Recipient OK"
+    assert talk.say(RCPT) == "452 4.5.3 Too many recipients"
+    assert talk.say("DATA").endswith("250 2.0.0 Message accepted")
+    assert talk.sayAll(MAIL, RCPT) == "250 2.1.5 Recipient OK"
+
+
+def test_transactionsBeyondTheLimitEndTheConnection() -> None:
+    talk = begun(MAIL, RCPT, "DATA", MAIL, "RSET", maxTransactions=2)
+    assert talk.say("NOOP") == "250 2.0.0 OK"
+    assert talk.say(MAIL) == "421 4.7.0 Too many transactions on this connection"
+    assert talk.state is State.CLOSED
+
+
+# --- Messages ---
+
+
+@pytest.mark.parametrize("line", ["DATA", "BDAT 3 LAST"])
+def test_messageEndsTheTransactionWhateverItsVerdict(line: str) -> None:
+    for result in ("ok", None, SMTPError("No")):
+        talk = begun(MAIL, RCPT, answers={"message": result, "chunk": result})
+        talk.say(line)
+        assert talk.state is State.IDENTIFIED
+        assert talk.session.transaction == 2
+        assert "onReset" not in talk.hooks()
+
+
+@pytest.mark.parametrize("line", ["DATA", "BDAT 3 LAST"])
+@pytest.mark.parametrize(
+    "result, fault, reply",
+    [
+        (None, None, "250 2.0.0 Message accepted"),
+        ("", None, "250 2.0.0 Message accepted"),
+        ("Queued", None, "250 2.0.0 Queued"),
+        (SMTPError("No"), None, "450 4.3.0 No"),
+        (SMTPError("No", 550), None, "550 5.7.1 No"),
+        ("Queued", replies.TOO_LARGE, "552 5.3.4 Message exceeds the fixed maximum size"),
+        (None, replies.BARE_NEWLINE, "550 5.6.11 Bare <CR> or <LF> in message, only <CR><LF> ends a line"),
+        (SMTPError("Spam", 554), replies.TOO_LARGE, "554 5.6.0 Spam"),
+    ],
+    ids=repr,
+)
+def test_verdictMakesTheReply(line: str, result: Any, fault: Any, reply: str) -> None:
+    verdict = Verdict((result,), fault)
+    talk = begun(MAIL, RCPT, answers={"message": verdict, "chunk": verdict})
+    assert talk.say(line).splitlines()[-1] == reply
+
+
+@pytest.mark.parametrize("line", ["DATA", "BDAT 3 LAST"])
+def test_withLMTPEveryRecipientHasItsReply(line: str) -> None:
+    verdict = Verdict(("for Joe", SMTPError("Full", 452, "4.2.2"), None), None)
+    talk = begun(MAIL, RCPT, "RCPT TO:<jim@b.example>", RCPT, lmtp=True, answers={"message": verdict, "chunk": verdict})
+    assert talk.say(line).removeprefix("354 End data with <CR><LF>.<CR><LF>\n").splitlines() == [
+        "250 2.0.0 for Joe",
+        "452 4.2.2 Full",
+        "250 2.0.0 Message accepted",
+    ]
+
+
+def test_withLMTPAFaultStrikesAllRecipientsThatTheHookAccepted() -> None:
+    verdict = Verdict(("for Joe", SMTPError("Full", 452)), replies.TOO_LARGE)
+    talk = begun(MAIL, RCPT, RCPT, lmtp=True, answers={"message": verdict})
+    assert [line[:3] for line in talk.say("DATA").splitlines()] == ["354", "552", "452"]
+
+
+def test_421ForAMessageClosesBehindAllReplies() -> None:
+    verdict = Verdict((SMTPError("Go", 421), None), None)
+    talk = begun(MAIL, RCPT, RCPT, lmtp=True, answers={"message": verdict})
+    assert [line[:3] for line in talk.say("DATA").splitlines()] == ["354", "421", "250"]
+    assert talk.state is State.CLOSED
+
+
+# --- Chunks ---
+
+
+@pytest.mark.parametrize("argument", ["", "x", "-1", "1.0", "5 FIRST", "5LAST", "LAST", "5 LAST 5", "1" * 21, "\u0665"])
+def test_chunkWhoseLengthCannotBeReadEndsTheConnection(argument: str) -> None:
+    talk = begun(MAIL, RCPT)
+    assert talk.say(f"BDAT {argument}") == "501 5.5.4 Syntax: BDAT size [LAST]"
+    assert talk.state is State.CLOSED
+
+
+@pytest.mark.parametrize("line, octets", [("BDAT 0", 0), ("bdat 007", 7), ("BDAT " + "9" * 20, 10**20 - 1)])
+def test_lengthOfAChunkIsTwentyDigitsAtMost(line: str, octets: int) -> None:
+    talk = begun(MAIL, RCPT)
+    assert talk.say(line) == f"250 2.0.0 {octets} octets received"
+    assert talk.asked[-1] == ReceiveChunk(octets, first=True, last=False)
+
+
+def test_onlyTheFirstChunkIsFirstAndOnlyTheLastIsLast() -> None:
+    talk = begun(MAIL, RCPT, "BDAT 1", "NOOP", "BDAT 2", "BDAT 3  last")
+    assert [question for question in talk.asked if isinstance(question, ReceiveChunk)] == [
+        ReceiveChunk(1, first=True, last=False),
+        ReceiveChunk(2, first=False, last=False),
+        ReceiveChunk(3, first=False, last=True),
+    ]
+
+
+@pytest.mark.parametrize("options", [{"hideCHUNKING": True}, {"disabledCommands": ["BDAT"]}])
+def test_chunksAreDiscardedWhereTheyAreNotOffered(options: dict[str, Any]) -> None:
+    talk = begun(MAIL, RCPT, **options)
+    assert talk.say("BDAT 100") == "502 5.5.1 Command not implemented"
+    assert talk.asked[-1] == DiscardChunk(100)
+    assert talk.state is State.RECIPIENTS
+    assert talk.say("DATA").endswith("250 2.0.0 Message accepted")
+
+
+@pytest.mark.parametrize("line, last", [("RSET", "250"), ("EHLO y", "250"), ("QUIT", "221")])
+def test_abandonedChunksEndOnDataBeforeOnReset(line: str, last: str) -> None:
+    talk = begun(MAIL, RCPT, "BDAT 1")
+    seen: list[Any] = []
+    talk.answers["onReset"] = lambda question: seen.append(talk.session.envelope.mailFrom)
+    talk.asked.clear()
+    assert talk.say(line).startswith(last)
+    kinds = [question.hook if isinstance(question, Ask) else type(question) for question in talk.asked]
+    assert kinds[-2:] == [AbandonMessage, "onReset"]
+    # onReset can still see what is being given up.
+    assert [str(address) for address in seen] == ["ann@a.example"]
+    assert talk.session.envelope.mailFrom is None
+    assert talk.session.transaction == 2
+
+
+def test_binaryMessageIsSentInChunksOnly() -> None:
+    talk = begun(f"{MAIL} BODY=BINARYMIME", RCPT)
+    assert talk.say("DATA") == "503 5.5.1 A BINARYMIME message is sent with BDAT"
+    assert talk.state is State.RECIPIENTS
+    assert talk.say("BDAT 1 LAST") == "250 2.0.0 Message accepted"
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+def test_chunkThatDecidesTheMessageHasOneReply(lmtp: bool) -> None:
+    refusal = SMTPError("Enough", 550)
+    verdict = Verdict((refusal,) * (2 if lmtp else 1), None)
+    talk = begun(MAIL, RCPT, RCPT, lmtp=lmtp, answers={"chunk": verdict})
+    assert talk.say("BDAT 1") == "550 5.7.1 Enough"
+    assert talk.state is State.IDENTIFIED
+    assert talk.say("BDAT 1 LAST") == "503 5.5.1 Need MAIL and RCPT before the message"
+    assert talk.asked[-1] == DiscardChunk(1)
