@@ -8,9 +8,8 @@ it.
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode, b64encode
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from smtphooks import replies, transaction
@@ -77,24 +76,31 @@ def _exchange(
     dialogue: Dialogue, exchange: Generator[bytes | Auth, Any, AuthResponse]
 ) -> Generator[Question, Any, AuthResponse]:
     """Carry challenges and responses between the mechanism and the client, and attempts to the hook."""
-    answer: bytes | AuthResponse | None = None
+    resume: Callable[[Any], bytes | Auth] = exchange.send
+    answer: bytes | AuthResponse | SMTPError | None = None
     while True:
         try:
-            wanted = exchange.send(answer)
+            wanted = resume(answer)
         except StopIteration as end:
             result: AuthResponse = end.value
             return result
+        resume = exchange.send
         if isinstance(wanted, Auth):
             answer = yield from _judge(dialogue, wanted)
-        else:
-            answer = _response((yield Challenge(b"334 %s\r\n" % b64encode(wanted))))
+            continue
+        line = yield Challenge(b"334 %s\r\n" % b64encode(wanted))
+        try:
+            answer = _response(line)
+        except SMTPError as error:
+            # For the mechanism to let pass, if all is decided already.
+            resume, answer = exchange.throw, error
 
 
 def _judge(dialogue: Dialogue, attempt: Auth) -> Generator[Question, Any, AuthResponse]:
     try:
         answer = yield Ask("onAuth", (attempt, dialogue.session))
     except SMTPError as refusal:
-        if (refusal.responseCode or 535) >= 500:
+        if refusal.reply(replies.SITUATIONS["onAuth"]).code >= 500:
             yield from _delay(dialogue)
         raise
     return answer if isinstance(answer, AuthResponse) else AuthResponse(user=answer)
@@ -111,9 +117,13 @@ def _response(line: bytes | LineFault) -> bytes:
 
 def _decode(text: str | bytes) -> bytes:
     try:
-        return b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise SMTPError("Cannot decode the response", 501, "5.5.2") from None
+        octets = b64decode(text, validate=True)
+    except ValueError:
+        octets = None
+    # Not every Python minds padding where none is needed.
+    if octets is None or len(text) % 4:
+        raise SMTPError("Cannot decode the response", 501, "5.5.2")
+    return octets
 
 
 def starttls(dialogue: Dialogue, argument: str) -> Task:

@@ -7,6 +7,7 @@ This module knows neither the dialogue nor mechanisms beyond the credentials tha
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,14 @@ from smtphooks.session import Session
 
 class ISMTPUser(Interface):
     """What a realm is asked for: whatever it gives becomes C{session.user}."""
+
+
+class _Password(UsernamePassword):
+    """A password that a checker may compare without telling by the time it takes how much of it is right."""
+
+    def checkPassword(self, password: bytes) -> bool:
+        """Is this the password?"""
+        return hmac.compare_digest(self.password, password)
 
 
 @implementer(IUsernameHashedPassword)
@@ -71,12 +80,16 @@ def onAuthOf(portal: Portal) -> Callable[[Auth, Session], Deferred[AuthResponse]
         if auth.challengeResponse is not None:
             credentials = _ChallengedPassword(username, auth)
         else:
-            credentials = UsernamePassword(username, (auth.password or "").encode())
+            credentials = _Password(username, (auth.password or "").encode())
         login: Deferred[Any] = maybeDeferred(portal.login, credentials, None, ISMTPUser)
         return login.addCallbacks(loggedIn, refused, callbackArgs=(auth, session))
 
     def loggedIn(login: tuple[Any, Any, Callable[[], Any]], auth: Auth, session: Session) -> AuthResponse:
-        _, avatar, session.logout = login
+        _, avatar, logout = login
+        # Nobody leaves at once, and so does who was there before TLS began.
+        left, session.logout = (session.logout, logout) if avatar else (logout, session.logout)
+        if left is not None:
+            left()
         return AuthResponse(user=avatar)
 
     def refused(failure: Failure) -> AuthResponse:

@@ -32,12 +32,17 @@ _PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1P
 _BARE_BASE64 = re.compile(r"M[A-Za-z0-9+/=\s]{39,}")  # how a key without its PEM lines would look
 
 
+def isPath(text: str) -> bool:
+    """May this be the path of a file?  Nothing is that is or might be PEM, or a key without its PEM lines."""
+    return not ("-----BEGIN" in text or "\n" in text or _BARE_BASE64.fullmatch(text))
+
+
 def _shown(value: str | bytes) -> str:
     """A value in an error message: a path, but nothing that is or might be a key."""
     text = value if isinstance(value, str) else value.decode("utf-8", "replace")
     if "-----BEGIN" in text:
         return "PEM text"
-    return "text that is no PEM" if "\n" in text or _BARE_BASE64.fullmatch(text) else repr(text)
+    return repr(text) if isPath(text) else "text that is no PEM"
 
 
 def _read(name: str, value: str | bytes) -> bytes:

@@ -20,7 +20,7 @@ from smtphooks.options import Options
 from smtphooks.replies import SITUATIONS, Reply, SMTPError
 from smtphooks.sasl import NO_MECHANISMS, Mechanisms
 from smtphooks.session import Envelope, Session
-from smtphooks.steps import Ask, Question, Replies, State, Step, Task
+from smtphooks.steps import Ask, Question, Replies, State, Step, Task, Verdict
 from smtphooks.wire import LineFault
 
 # RFC 5321 section 4.5.3.1.4: a command line has 512 octets, and more where extensions say so.
@@ -105,6 +105,8 @@ class Dialogue:
     def answer(self, value: object) -> Step:
         """The open question has been answered."""
         assert self._task is not None, "no question is open"
+        if isinstance(value, Verdict):
+            self._refusedByHook = any(isinstance(result, SMTPError) for result in value.results)
         return self._advance(self._task.send, value)
 
     def refuse(self, error: SMTPError) -> Step:
@@ -201,17 +203,17 @@ class Dialogue:
     def _conclude(self, answer: Replies) -> Replies:
         """The command at hand is done."""
         self._task = None
-        last = answer if isinstance(answer, Reply) else answer[-1] if answer else None
-        if last is None or last.code < 400:
-            if last is not None and last.closes:
-                self.state = State.CLOSED
-            return answer
-        if not self._refusedByHook:
+        given = (answer,) if isinstance(answer, Reply) else answer
+        if any(reply.code >= 400 for reply in given) and not self._refusedByHook:
             self.errors += 1
-            if self.options.maxErrors and self.errors > self.options.maxErrors:
-                answer = last = replies.TOO_MANY_ERRORS
+            # The recipients of a message each have their reply whatever comes; the next error will be the last.
+            if self.options.maxErrors and self.errors > self.options.maxErrors and len(given) == 1:
+                answer = replies.TOO_MANY_ERRORS
+                given = (answer,)
         self._refusedByHook = False
-        self.session.error = f"{last.code} {' '.join(last.lines)}"
-        if last.closes:
-            self.state = State.CLOSED
+        for reply in given:
+            if reply.code >= 400:
+                self.session.error = " ".join(filter(None, (str(reply.code), reply.enhancedCode, *reply.lines)))
+            if reply.closes:
+                self.state = State.CLOSED
         return answer

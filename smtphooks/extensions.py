@@ -72,6 +72,17 @@ class Extension:
         """What EHLO shows behind the keyword to this client; None if the extension is not in force for it."""
         return self.parameters(session) if callable(self.parameters) else self.parameters
 
+    def takesParameters(self, session: Session) -> bool:
+        """Are the parameters of MAIL and RCPT that it defines taken from this client?"""
+        return self.parametersFor(session) is not None
+
+
+class _Authentication(Extension):
+    """AUTH is not shown any more to who is authenticated, but its parameter is his to use (RFC 4954 section 5)."""
+
+    def takesParameters(self, session: Session) -> bool:
+        return bool(session.user) or super().takesParameters(session)
+
 
 class Extensions:
     """
@@ -131,7 +142,7 @@ class Extensions:
         arguments = {}
         for keyword, value in given.items():
             extension, validate = known.get(keyword, (None, None))
-            if extension is None or validate is None or extension.parametersFor(session) is None:
+            if extension is None or validate is None or not extension.takesParameters(session):
                 raise SMTPError(f"Parameter {keyword} not recognized or not implemented", 555, "5.5.4")
             arguments[keyword] = validate(value)
         return arguments
@@ -276,13 +287,15 @@ def builtInExtensions(options: Options, mechanisms: Mechanisms = NO_MECHANISMS) 
         mailParameters={"REQUIRETLS": _noValue("REQUIRETLS")},
         commandLength=11,
     )
+    # RFC 4954 section 3 (6): 500 octets more.
+    authentication = _Authentication("AUTH", auth, mailParameters={"AUTH": _submitter}, commandLength=500)
     offered = [
         (not options.hidePIPELINING, Extension("PIPELINING")),
         (not options.hideSize, size),
         (not options.hide8BITMIME, eightBit),
         (not options.hideSMTPUTF8, utf8),
         (not options.hideSTARTTLS, Extension("STARTTLS", startTLS)),
-        (True, Extension("AUTH", auth)),
+        (bool(mechanisms), authentication),
         (not options.hideREQUIRETLS, requireTLS),
         (not options.hideENHANCEDSTATUSCODES, Extension("ENHANCEDSTATUSCODES")),
         (not options.hideDSN, dsn),

@@ -2,8 +2,7 @@
 Handshakes: what one says about its connection when it is over, or why it failed.
 
 Functions of a pyOpenSSL connection that make values out of it; what the client put there (names, certificates) is
-checked to be text before it goes on.  This module knows no options, no contexts and no session, and keeps no
-connection alive.
+checked to be text before it goes on.  This module knows no options and no contexts, and keeps no connection alive.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from weakref import WeakKeyDictionary
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
-from twisted.internet.error import ConnectionClosed
+from twisted.internet.error import ConnectionAborted, ConnectionClosed
 from twisted.python.failure import Failure
 
-from smtphooks.session import TLSInfo
+from smtphooks.session import Session, TLSInfo
 
 
 def describe(connection: SSL.Connection) -> TLSInfo:
@@ -137,6 +136,16 @@ def exporter(connection: SSL.Connection) -> bytes | None:
     return connection.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
 
 
+def record(connection: SSL.Connection, session: Session) -> None:
+    """Let the session say what a finished handshake has brought."""
+    session.secure = True
+    session.tlsOptions = describe(connection)
+    session.servername = serverName(connection)
+    session.channelBinding = exporter(connection)
+    session.peerCertificate = verifiedCertificate(connection)
+    session.peerIdentity = None if session.peerCertificate is None else identityOf(session.peerCertificate)
+
+
 _EXPLANATIONS = {
     "http request": "the client spoke HTTP, not TLS",
     "https proxy request": "the client spoke HTTP, not TLS",
@@ -179,6 +188,8 @@ def explainHandshakeFailure(reason: Failure | BaseException, connection: SSL.Con
     error = reason.value if isinstance(reason, Failure) else reason
     if not isinstance(error, (SSL.Error, ConnectionClosed)):
         return f"TLS failed ({type(error).__name__})"
+    if isinstance(error, ConnectionAborted):
+        return "the client did not finish it in time"  # nothing else makes us abort a handshake
     reasons = reasonsOf(error)
     if not reasons or reasons[-1].startswith("unexpected eof"):
         return "the client left within the handshake"

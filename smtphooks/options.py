@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from smtphooks.extensions import Extension
-from smtphooks.sasl import MECHANISM_NAMES, Mechanism
+from smtphooks.sasl import MECHANISM_NAMES, Mechanism, isMechanism
 from smtphooks.wire import ACCEPT, NORMALIZE, REJECT
 
 
@@ -117,10 +117,7 @@ def _toMechanisms(value: Any) -> Any:
 
 
 def _areMechanisms(value: Any) -> bool:
-    return isinstance(value, tuple) and all(
-        item in MECHANISM_NAMES if isinstance(item, str) else callable(getattr(item, "exchange", None))
-        for item in value
-    )
+    return isinstance(value, tuple) and all(isMechanism(item) for item in value)
 
 
 def _isPEM(value: Any) -> bool:
@@ -161,13 +158,13 @@ class Options:
     needsUpgrade: bool = _flag(False)
 
     # Authentication
-    authOptional: bool = _flag(False)
     authMethods: Sequence[str | Mechanism] = _option(
         ("PLAIN", "LOGIN"),
-        f"a list of mechanisms, each one of {', '.join(MECHANISM_NAMES)}",
+        f"a list of mechanisms, each one of {', '.join(MECHANISM_NAMES)}, or an object that is one",
         _areMechanisms,
         _toMechanisms,
     )
+    authOptional: bool = _flag(False)
     allowInsecureAuth: bool = _flag(False)
     authRequiredMessage: str = _line("Authentication required")
 

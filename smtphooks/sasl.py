@@ -10,9 +10,11 @@ This module knows neither base64 nor command lines nor who judges.  No secret is
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias
@@ -20,7 +22,7 @@ from typing import Any, Protocol, TypeAlias
 import attrs
 
 from smtphooks.replies import SMTPError
-from smtphooks.scram import NO_SUCH_USER, ScramCredentials, ScramServer
+from smtphooks.scram import NO_SUCH_USER, ScramCredentials, ScramServer, unescapeName
 from smtphooks.session import Session
 
 
@@ -61,6 +63,11 @@ class Auth:
         return self.password is not None and hmac.compare_digest(password, self.password.encode())
 
 
+def _isRefusal(response: AuthResponse, attribute: attrs.Attribute[Any], code: Any) -> None:
+    if code is not None and not (type(code) is int and 400 <= code <= 599):
+        raise ValueError(f"responseCode is {code!r}: a refusal has a number from 400 to 599")
+
+
 @attrs.frozen
 class AuthResponse:
     """
@@ -71,11 +78,12 @@ class AuthResponse:
     @ivar responseCode: of a refusal, 535 if None.
     @ivar data: of a refusal of XOAUTH2 or OAUTHBEARER: sent to the client as JSON before the reply; of an acceptance of
         SCRAM: the stored credentials of the user.
+    @raise ValueError: if the code is none of a refusal.
     """
 
     user: Any = None
     message: str | None = None
-    responseCode: int | None = None
+    responseCode: int | None = attrs.field(default=None, validator=_isRefusal)
     data: Any = attrs.field(default=None, repr=False)
 
 
@@ -169,9 +177,10 @@ class _CramMD5:
 
 
 def _refuseWithData(response: AuthResponse) -> Exchange:
-    """RFC 7628 section 3.2.3: the reason travels as a challenge, to which the client answers anything."""
+    """RFC 7628 section 3.2.3: the reason travels as a challenge, to which the client answers anything, or cancels."""
     if not response.user and response.data is not None:
-        yield _asJSON(response.data)
+        with contextlib.suppress(SMTPError):
+            yield _asJSON(response.data)
     return response
 
 
@@ -224,7 +233,7 @@ class _OAuthBearer:
             raise _malformed()
         if parts[1] and not parts[1].startswith("a="):
             raise _malformed()
-        username = parts[1][2:].replace("=2C", ",").replace("=3D", "=")
+        username = unescapeName(parts[1][2:])
         response: AuthResponse = yield Auth(
             method=self.name, username=username, authorizationId=username, accessToken=_bearer(pairs)
         )
@@ -273,8 +282,10 @@ class _Scram:
         user, credentials = _storedCredentials(response, server.username)
         final = yield server.challenge(credentials).encode()
         proof = server.verify(_text(final))
-        if not user or proof is None:
-            return attrs.evolve(response, user=None, data=None)
+        if not user:
+            return response
+        if proof is None:
+            return AuthResponse()  # the message of the response is for who knows the password
         yield proof.encode()  # RFC 4954 has no room for it in the 235 reply
         return attrs.evolve(response, user=user, data=None)
 
@@ -324,7 +335,8 @@ class Mechanisms:
 
     def find(self, name: str, session: Session) -> Mechanism | None:
         """The mechanism, if this client could use it."""
-        mechanism = self._byName.get(name.upper())
+        # As with verbs: the upper case of some letters beyond ASCII is ASCII.
+        mechanism = self._byName.get(name.upper()) if name.isascii() else None
         return mechanism if mechanism is not None and mechanism.isAvailable(session) else None
 
     def namesFor(self, session: Session) -> list[str]:
@@ -347,3 +359,18 @@ MECHANISM_NAMES = (
     "SCRAM-SHA-256-PLUS",
     "EXTERNAL",
 )
+
+# RFC 4422 section 3.1.
+_MECHANISM_NAME = re.compile(r"[A-Za-z0-9_-]{1,20}")
+
+
+def isMechanism(value: Any) -> bool:
+    """Is this the name of a built-in mechanism, or an object that is one?"""
+    if isinstance(value, str):
+        return value in MECHANISM_NAMES
+    name = getattr(value, "name", None)
+    return (
+        isinstance(name, str)
+        and _MECHANISM_NAME.fullmatch(name) is not None
+        and all(callable(getattr(value, method, None)) for method in ("isAvailable", "exchange"))
+    )

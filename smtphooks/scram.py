@@ -9,7 +9,6 @@ has.  This module knows neither SMTP nor who stores credentials.
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import hmac
 import os
@@ -21,7 +20,7 @@ from smtphooks.replies import SMTPError
 
 _BINDING = "tls-exporter"
 _FIRST = re.compile(
-    r"(n|y|p=([A-Za-z0-9.-]+)),(?:a=([^,]*))?,(n=([^,]+),r=([!-+\--~]+)(?:,[A-Za-z]=[^,]*)*)", re.DOTALL
+    r"(n|y|p=([A-Za-z0-9.-]+)),(?:a=([^,\0]*))?,(n=([^,\0]+),r=([!-+\--~]+)(?:,[A-Za-z]=[^,]*)*)", re.DOTALL
 )
 _FINAL = re.compile(r"(c=([A-Za-z0-9+/=]+),r=([!-+\--~]+)(?:,[A-Za-z]=[^,]*)*),p=([A-Za-z0-9+/=]+)", re.DOTALL)
 _ESCAPE = re.compile(r"=(2C|3D)?")
@@ -51,7 +50,7 @@ class _NoSuchUser:
         self._key = os.urandom(32)
 
     def credentialsOf(self, username: str) -> ScramCredentials:
-        salt = _hmac(self._key, username.encode())[:16]
+        salt = _hmac(self._key, username.encode())  # as long as scramp makes them, with as many iterations
         return ScramCredentials(salt, _hmac(salt, self._key), _hmac(self._key, salt), 4096)
 
 
@@ -76,8 +75,8 @@ class ScramServer:
         if match is None:
             raise SMTPError("Malformed authentication data", 501, "5.5.2")
         flag, bindingName, authorizationId, self._bareFirst, username, self._clientNonce = match.groups()
-        self.username = _unescape(username)
-        self.authorizationId = _unescape(authorizationId or "")
+        self.username = unescapeName(username)
+        self.authorizationId = unescapeName(authorizationId or "")
         if required != (bindingName is not None) or (required and bindingName != _BINDING):
             raise SMTPError(f"Channel binding {_BINDING} belongs to SCRAM-SHA-256-PLUS alone", 501, "5.5.4")
         if flag == "y" and binding is not None:
@@ -119,12 +118,16 @@ class ScramServer:
 
 def _decode(text: str) -> bytes:
     try:
-        return b64decode(text, validate=True)
-    except binascii.Error:
-        raise SMTPError("Malformed authentication data", 501, "5.5.2") from None
+        octets = b64decode(text, validate=True)
+    except ValueError:
+        octets = None
+    # Not every Python minds padding where none is needed.
+    if octets is None or len(text) % 4:
+        raise SMTPError("Malformed authentication data", 501, "5.5.2")
+    return octets
 
 
-def _unescape(name: str) -> str:
+def unescapeName(name: str) -> str:
     """RFC 5802 section 5.1: a comma and an equals sign in a name are written =2C and =3D, any other =XX is an error."""
     if any(code is None for code in (match[1] for match in _ESCAPE.finditer(name))):
         raise SMTPError("Malformed authentication data", 501, "5.5.2")

@@ -18,6 +18,7 @@ from typing import Any
 
 import attrs
 from twisted.application.service import MultiService, Service
+from twisted.cred.strcred import AuthOptionMixin
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.endpoints import serverFromString
@@ -28,24 +29,24 @@ from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from smtphooks.config import (
+from smtphooks.checkers import CREDENTIALS
+from smtphooks.config import Configuration, Listener, configure, toTOML
+from smtphooks.factory import SMTPServerFactory
+from smtphooks.options import OptionError, unknownName
+from smtphooks.settings import (
     DEFAULT_ENDPOINT,
     DEFAULT_MAILDIR,
+    AuthSettings,
     ConfigError,
-    Configuration,
     HooksSettings,
-    Listener,
     ListenerSettings,
     Settings,
     cause,
-    configure,
     defaultSettings,
+    fileCheckers,
     maildirHooks,
     readSettings,
-    toTOML,
 )
-from smtphooks.factory import SMTPServerFactory
-from smtphooks.options import unknownName
 
 log = Logger()
 
@@ -73,7 +74,7 @@ def _oneSentence() -> Iterator[None]:
         raise SystemExit(f"smtphooks: {sentence}") from None
 
 
-class Options(UsageOptions):
+class Options(UsageOptions, AuthOptionMixin):
     """
     The flags of C{twistd smtphooks}.
 
@@ -90,6 +91,7 @@ class Options(UsageOptions):
         ["hooks", None, None, "Use these hooks: package.module:Name."],
         ["maildir", None, None, "Store messages in this Maildir."],
     ]
+    supportedInterfaces = CREDENTIALS
     optFlags = [
         ["lmtp", None, "Speak LMTP on all listeners."],
         ["check", None, "Check the configuration, print all that is in force as TOML, and exit."],
@@ -98,11 +100,16 @@ class Options(UsageOptions):
     def __init__(self) -> None:
         UsageOptions.__init__(self)
         self.endpoints: list[str] = []
+        self.checkers: list[str] = []
         self.configuration: Configuration
 
     def opt_listen(self, endpoint: str) -> None:
         """Listen on this Twisted endpoint, such as tcp:25; may be given several times."""
         self.endpoints.append(endpoint)
+
+    def opt_auth(self, checker: str) -> None:
+        """Ask this checker of Twisted's for users, such as file:passwd; may be given several times, see --help-auth."""
+        self.checkers.append(checker)
 
     def parseArgs(self, *arguments: str) -> None:
         """There are none but flags."""
@@ -143,6 +150,11 @@ class Options(UsageOptions):
             )
         if self["maildir"] is not None:
             settings = attrs.evolve(settings, hooks=maildirHooks("--maildir", self["maildir"]))
+        if self.checkers:
+            auth = fileCheckers(AuthSettings("--auth", self.checkers), os.getcwd())
+            # Who names users wants no mail from others; a file says for itself.
+            options = {} if self["config"] is None else settings.options
+            settings = attrs.evolve(settings, auth=auth, options=options)
         if self.endpoints:
             listeners = [ListenerSettings(f"--listen {endpoint}", endpoint) for endpoint in self.endpoints]
             settings = attrs.evolve(settings, listeners=listeners)
@@ -196,14 +208,35 @@ class SMTPService(MultiService):
     def privilegedStartService(self) -> None:
         """Listen on everything, as twistd is still who it was started as."""
         # Before the listeners say that they listen, so that whoever waits for that can end the service.
-        self._reactor.callWhenRunning(self._takeSIGTERM)
+        self._reactor.callWhenRunning(self._takeSignals)
         MultiService.privilegedStartService(self)
 
-    def _takeSIGTERM(self) -> None:
-        """SIGTERM is how a service is asked to end, so its status is 0 then; twistd alone would die of the signal."""
-        # Where the reactor leaves the signal to others, so do we.
+    def _takeSignals(self) -> None:
+        """
+        SIGTERM is how a service is asked to end, so its status is 0 then; twistd alone would die of the signal.
+
+        SIGHUP is how it is asked to look at its files again.
+        """
+        # Where the reactor leaves signals to others, so do we.
         if signal.getsignal(signal.SIGTERM) == getattr(self._reactor, "sigTerm", None):
             signal.signal(signal.SIGTERM, lambda *_: self._reactor.callFromThread(self._terminate))
+            signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.rereadCertificates))
+
+    def rereadCertificates(self) -> None:
+        """Have new handshakes use what the files of TLS hold now; where that is wrong, what they held before."""
+        results: dict[str, list[str]] = {}
+        for listener in self:
+            results.setdefault(listener.rereadCertificates(), []).append(listener.endpointName)
+        # Listeners have most files in common: what is wrong with one of these is said once.
+        for problem, endpoints in results.items():
+            if problem:
+                log.error(
+                    "keys and certificates cannot be read again, the old ones stay in force at {endpoints}: {problem}",
+                    endpoints=", ".join(endpoints),
+                    problem=problem,
+                )
+            else:
+                log.info("keys and certificates have been read again at {endpoints}", endpoints=", ".join(endpoints))
 
     def _terminate(self) -> None:
         log.info("received SIGTERM, closing")
@@ -259,6 +292,16 @@ class ListenerService(Service):
             if port is not None:
                 yield maybeDeferred(port.stopListening)
         yield self._factory.close()
+
+    def rereadCertificates(self) -> str:
+        """Read keys and certificates again; what is wrong with them, an empty text if all is well."""
+        try:
+            self._factory.updateSecureContext()
+        except OptionError as error:
+            return str(error)
+        except Exception as error:  # nothing that a file holds may harm a service that runs
+            return cause(error)
+        return ""
 
     def _logPort(self, port: IListeningPort) -> IListeningPort:
         address = _written(port.getHost())

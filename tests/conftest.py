@@ -1,14 +1,20 @@
-"""What holds for every test: Hypothesis gives the same examples each time, and no failure is logged unseen."""
+"""
+What holds for every test: Hypothesis gives the same examples each time, no failure is logged unseen, and no secret is
+logged at all.
+"""
 
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
-from twisted.logger import globalLogPublisher
+from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
+
+from tests.secrets import secretsIn
 
 # A test that fails on one machine fails on all; a slow machine is no failure.
 settings.register_profile("smtphooks", derandomize=True, deadline=None, database=None)
@@ -65,3 +71,46 @@ def logged() -> Iterator[Logged]:
         globalLogPublisher.removeObserver(observe)
     unseen = [event.get("log_failure") or event for event in events]
     assert not unseen, f"logged, and not expected: {unseen}"
+
+
+# --- Nothing secret is logged (invariant 7) ---
+
+_betrayals: list[str] = []
+
+
+def _searchForSecrets(event: LogEvent) -> None:
+    """Look at all that any observer at any level could make of an event."""
+    texts = [eventAsText(event, includeTraceback=True), *(f"{key}={value!r}" for key, value in event.items())]
+    failure = event.get("log_failure")
+    if isinstance(failure, Failure):
+        texts += [failure.getTraceback(detail="verbose"), str(failure.value), repr(failure.value)]
+    for text in texts:
+        _betrayals.extend(f"{secret!r} was logged: {text}" for secret in secretsIn(text))
+
+
+def takeBetrayals() -> list[str]:
+    """The secrets that have been logged since the last time."""
+    found = list(_betrayals)
+    _betrayals.clear()
+    return found
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    globalLogPublisher.addObserver(_searchForSecrets)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    gc.collect()  # An error that no Deferred handles is logged when the Deferred goes.
+    globalLogPublisher.removeObserver(_searchForSecrets)
+    late = takeBetrayals()
+    if late:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        sys.stderr.write("\n".join(["", "SECRETS IN THE LOG", *late, ""]))
+
+
+@pytest.fixture(autouse=True)
+def nothingSecretIsLogged() -> Iterator[None]:
+    """No secret of L{tests.secrets} stands in any event of the log, at any level."""
+    yield
+    found = takeBetrayals()
+    assert not found, "\n".join(found)

@@ -10,6 +10,7 @@ A transcript is a text file of whole sessions.  Its lines are:
     C! TOO_LONG                  a line that the wire refused (a LineFault)
     S: 250 2.1.0 Sender OK       a line of the server
     S. 221 2.0.0 Bye             a line of the server, after which it closes the connection
+    S: 334 VXNlcm5hbWU6          a challenge of AUTH; the next line of the client is the response to it
     = session.transaction: 2     what must hold now, as a Python literal
     ? what -> how                a question of the dialogue, and its answer
 
@@ -20,6 +21,9 @@ Every question must stand there, for a question too many is as wrong as a reply 
     ? chunk 10 first last -> more, or the same
     ? discard 10 -> done
     ? abandon -> done
+    ? starttls -> done           the handshake is done, and all that the session learns is that it is secure
+    ? wait 1 -> done
+    ? onAuth PLAIN ann -> user ann | no | refuse 454 text
 """
 
 from __future__ import annotations
@@ -35,17 +39,21 @@ from smtphooks.dialogue import Dialogue
 from smtphooks.extensions import Extensions, builtInExtensions
 from smtphooks.options import Options
 from smtphooks.replies import Reply, SMTPError
+from smtphooks.sasl import Auth, AuthResponse, Mechanisms
 from smtphooks.session import Session
 from smtphooks.steps import (
     AbandonMessage,
     Ask,
+    Challenge,
     DiscardChunk,
     Question,
     ReceiveChunk,
     ReceiveMessage,
+    StartTLS,
     State,
     Step,
     Verdict,
+    Wait,
 )
 from smtphooks.wire import LineFault
 
@@ -54,11 +62,18 @@ TRANSCRIPTS = Path(__file__).parent / "transcripts"
 _INSIDE = {State.MAIL, State.RECIPIENTS, State.MESSAGE, State.CHUNKS}
 
 
-def makeDialogue(**given: Any) -> Dialogue:
-    """A dialogue with a client of 192.0.2.1; what is given are options."""
+def makeDialogue(isJudged: bool = True, **given: Any) -> Dialogue:
+    """
+    A dialogue with a client of 192.0.2.1; what is given are options.
+
+    @param isJudged: there is a hook C{onAuth}.
+    """
     options = Options(**{"name": "mx.example.org", "authOptional": True, **given})
-    session = Session(options.name, options.lmtp, remoteAddress="192.0.2.1", clientHostname="[192.0.2.1]")
-    return Dialogue(options, Extensions(builtInExtensions(options)), session)
+    session = Session(
+        options.name, options.lmtp, remoteAddress="192.0.2.1", clientHostname="[192.0.2.1]", secure=options.secured
+    )
+    mechanisms = Mechanisms(options.authMethods, lambda: isJudged)
+    return Dialogue(options, Extensions(builtInExtensions(options, mechanisms)), session, mechanisms)
 
 
 def checkSanity(dialogue: Dialogue) -> None:
@@ -84,16 +99,31 @@ class Talk:
     @ivar asked: every question so far.
     """
 
-    def __init__(self, answers: dict[Any, Any] | None = None, **options: Any) -> None:
-        self.dialogue = makeDialogue(**options)
+    def __init__(
+        self,
+        answers: dict[Any, Any] | None = None,
+        session: dict[str, Any] | None = None,
+        isJudged: bool = True,
+        **options: Any,
+    ) -> None:
+        """
+        @param session: attributes of the session.
+        @param isJudged: there is a hook C{onAuth}.
+        """
+        self.dialogue = makeDialogue(isJudged, **options)
         self.session = self.dialogue.session
+        for name, value in (session or {}).items():
+            setattr(self.session, name, value)
         self.answers = answers or {}
         self.asked: list[Question] = []
+        self._isChallenged = False
         self.greeting = self._finish(self.dialogue.open())
 
     def say(self, line: str | bytes | LineFault) -> str:
-        """Send a line; the lines of all replies to it."""
-        return self._finish(self.dialogue.receive(line.encode() if isinstance(line, str) else line))
+        """Send a line, a command or the response to a challenge; the lines of all replies to it."""
+        take = self.dialogue.answer if self._isChallenged else self.dialogue.receive
+        self._isChallenged = False
+        return self._finish(take(line.encode() if isinstance(line, str) else line))
 
     def sayAll(self, *lines: str) -> str:
         """Send lines; the replies to the last."""
@@ -103,15 +133,23 @@ class Talk:
         """The names of the hooks that were asked."""
         return [question.hook for question in self.asked if isinstance(question, Ask)]
 
+    def waits(self) -> list[float]:
+        """How many seconds the client was made to wait, each time."""
+        return [question.seconds for question in self.asked if isinstance(question, Wait)]
+
     @property
     def state(self) -> State:
         return self.dialogue.state
 
     def _finish(self, step: Step) -> str:
-        said = []
+        said: list[Reply] = []
         while not isinstance(step, (Reply, *(() if isinstance(step, Question.__args__) else (tuple,)))):
             self.asked.append(step)
-            if isinstance(step, ReceiveMessage):
+            if isinstance(step, Challenge):
+                assert not said
+                self._isChallenged = True
+                return step.octets.decode().removesuffix("\r\n")
+            if isinstance(step, (ReceiveMessage, StartTLS)) and step.reply is not None:
                 said.append(step.reply)
             step = self._answer(step)
         said += [step] if isinstance(step, Reply) else step
@@ -123,6 +161,8 @@ class Talk:
         answer = self.answers.get(name)
         if callable(answer):
             answer = answer(question)
+        if isinstance(question, StartTLS):
+            self.session.secure = True
         if isinstance(question, Ask) and isinstance(answer, SMTPError):
             return self.dialogue.refuse(answer)
         decides = isinstance(question, ReceiveMessage) or (isinstance(question, ReceiveChunk) and question.last)
@@ -131,7 +171,14 @@ class Talk:
         return self.dialogue.answer(answer)
 
 
-_NAMES = {ReceiveMessage: "message", ReceiveChunk: "chunk", DiscardChunk: "discard", AbandonMessage: "abandon"}
+_NAMES: dict[type, str] = {
+    ReceiveMessage: "message",
+    ReceiveChunk: "chunk",
+    DiscardChunk: "discard",
+    AbandonMessage: "abandon",
+    StartTLS: "starttls",
+    Wait: "wait",
+}
 
 
 def recipients(dialogue: Dialogue) -> int:
@@ -184,8 +231,11 @@ class _Player:
 
     def take(self, step: Step) -> None:
         self.step = step
-        if isinstance(step, ReceiveMessage):
-            self.hear(step.reply)
+        if isinstance(step, Challenge):
+            self.said.append(f"S: {step.octets.decode()}".removesuffix("\r\n"))
+        elif isinstance(step, (ReceiveMessage, StartTLS)):
+            if step.reply is not None:
+                self.hear(step.reply)
         elif isinstance(step, Reply):
             self.hear(step)
             self.step = None
@@ -209,6 +259,9 @@ class _Player:
 
     def send(self, line: bytes | LineFault) -> None:
         dialogue = self.begin()
+        if isinstance(self.step, Challenge) and not self.said:
+            self.take(dialogue.answer(line))
+            return
         self.checkNothingOpen()
         self.take(dialogue.receive(line))
 
@@ -241,6 +294,8 @@ class _Player:
             answer = _result(how)
             self.take(dialogue.refuse(answer) if isinstance(answer, SMTPError) else dialogue.answer(answer))
         elif how in ("done", "more"):
+            if isinstance(self.step, StartTLS):
+                dialogue.session.secure = True
             self.take(dialogue.answer(None))
         else:
             self.take(dialogue.answer(_verdict(how)))
@@ -268,19 +323,29 @@ _KINDS = {
 
 def _describe(step: Any) -> str:
     if isinstance(step, Ask):
-        arguments = [str(argument) for argument in step.arguments if not isinstance(argument, Session)]
+        arguments = [_word(argument) for argument in step.arguments if not isinstance(argument, Session)]
         return " ".join([str(step.hook), *(argument or "<>" for argument in arguments)])
     if isinstance(step, ReceiveChunk):
         return f"chunk {step.octets}" + " first" * step.first + " last" * step.last
     if isinstance(step, DiscardChunk):
         return f"discard {step.octets}"
-    return _NAMES[type(step)]
+    if isinstance(step, Challenge):
+        return "a challenge"
+    return f"wait {step.seconds:g}" if isinstance(step, Wait) else _NAMES[type(step)]
 
 
-def _result(text: str) -> str | SMTPError | None:
+def _word(argument: Any) -> str:
+    if isinstance(argument, Auth):
+        return f"{argument.method} {argument.username}"
+    return "transport" if argument is None else str(argument)
+
+
+def _result(text: str) -> Any:
     verb, _, rest = text.partition(" ")
     if verb == "ok":
         return rest or None
+    if verb in ("user", "no"):
+        return AuthResponse(user=rest or None)
     assert verb == "refuse", f"no such answer: {text}"
     match = re.fullmatch(r"(?:(\d{3}) )?(?:(\d\.\d+\.\d+) )?(.*)", rest)
     assert match is not None

@@ -139,10 +139,15 @@ def test_VRFYWantsAnArgument() -> None:
 @pytest.mark.parametrize(
     "options, verbs",
     [
-        ({}, "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT"),
-        ({"lmtp": True}, "LHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT"),
-        ({"hideCHUNKING": True}, "HELO EHLO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT"),
-        ({"disabledCommands": ["VRFY", "bdat"]}, "HELO EHLO MAIL RCPT DATA RSET NOOP HELP QUIT"),
+        ({}, "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP STARTTLS QUIT"),
+        ({"lmtp": True}, "LHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP STARTTLS QUIT"),
+        ({"hideCHUNKING": True}, "HELO EHLO MAIL RCPT DATA RSET NOOP VRFY HELP STARTTLS QUIT"),
+        ({"disabledCommands": ["StartTLS"]}, "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT"),
+        ({"hideSTARTTLS": True}, "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT"),
+        ({"secured": True}, "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP AUTH QUIT"),
+        ({"secured": True, "authMethods": []}, "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT"),
+        ({"allowInsecureAuth": True}, "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP STARTTLS AUTH QUIT"),
+        ({"disabledCommands": ["VRFY", "bdat"]}, "HELO EHLO MAIL RCPT DATA RSET NOOP HELP STARTTLS QUIT"),
     ],
     ids=repr,
 )

@@ -5,22 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
-from smtphooks import Hooks, Options
-from smtphooks.config import (
-    ConfigError,
-    Configuration,
-    HooksSettings,
-    configure,
-    defaultSettings,
-    maildirHooks,
-    readSettings,
-    toTOML,
-)
+from smtphooks import Options, Session, SMTPServerFactory
+from smtphooks.config import Configuration, configure, toTOML
 from smtphooks.maildir import MaildirHooks
+from smtphooks.sasl import Auth
+from smtphooks.settings import ConfigError, HooksSettings, defaultSettings, maildirHooks, readSettings
+
+from .certificates import Authority
 
 MODULE = """
 from smtphooks import Extension, Hooks
@@ -33,6 +29,10 @@ class Mail(Hooks):
 
     def onData(self, stream, session):
         return "taken"
+
+class Trusting(Mail):
+    def onAuth(self, auth, session):
+        return auth.username
 
 class Nothing(Hooks):
     pass
@@ -76,6 +76,8 @@ def refusal(text: str) -> str:
 
 MAIL = 'hooks = "mailapp:Mail"\n'
 OPTIONAL = MAIL + "[options]\nauthOptional = true\n"
+DEFAULT = "the default listener (tcp:2525:interface=127.0.0.1): "
+USERS = '[auth]\ncheckers = ["memory:joe:pencil"]\n'
 
 
 def test_defaultsTakeMailForAnyoneOnLoopback(folder: Path) -> None:
@@ -153,7 +155,7 @@ def test_aMaildirIsTakenFromTheWorkingFolderOfNow(folder: Path) -> None:
         (MAIL + "optoins = 1\n", "smtphooks.toml: unknown key optoins, did you mean options?"),
         (
             "zzz = 1\n",
-            "smtphooks.toml: unknown key zzz, known are hooks, hooks-options, options, listener",
+            "smtphooks.toml: unknown key zzz, known are hooks, hooks-options, options, tls, auth, listener",
         ),
         ("size = 1\n", "smtphooks.toml: option size stands in no table, move it below [options]"),
         ("options = 3\n", "smtphooks.toml: options is 3, it wants a table, [options]"),
@@ -260,14 +262,92 @@ def test_aMaildirIsTakenFromTheWorkingFolderOfNow(folder: Path) -> None:
         (
             OPTIONAL + '[[listener]]\nendpoint = "tcp:25"\n[[listener]]\nendpoint = "tcp:26"\nauthOptional = false\n',
             "smtphooks.toml: listener 2 (tcp:26): option authOptional is false and mailapp:Mail has no onAuth, so "
-            "nobody could authenticate and every message would be refused, set authOptional = true",
+            "nobody could authenticate and every message would be refused, set authOptional = true, or name checkers "
+            "below [auth] or with --auth",
+        ),
+        (
+            OPTIONAL + "needsUpgrade = true\nhideSTARTTLS = true\n",
+            DEFAULT
+            + "option needsUpgrade is true and STARTTLS is hidden or disabled, so every message would be refused, "
+            "offer STARTTLS or set secure = true",
+        ),
+        (
+            MAIL + "[options]\ndisabledCommands = ['starttls']\n" + USERS,
+            DEFAULT
+            + "option authOptional is false and AUTH wants TLS, which STARTTLS could not begin, so every message would "
+            "be refused, offer STARTTLS, set secure = true or "
+            "allowInsecureAuth = true",
+        ),
+        (MAIL + "tls = 3\n", "smtphooks.toml: tls is 3, it wants a table, [tls]"),
+        (MAIL + "[tls]\nkye = 'x'\n", "smtphooks.toml: [tls]: unknown option kye, did you mean key?"),
+        (
+            MAIL + "[tls]\nsecure = true\n",
+            "smtphooks.toml: [tls]: secure is no option of TLS, move it below [options] or a [[listener]]",
+        ),
+        (
+            MAIL + "[tls]\nsniOptions = {}\n",
+            "smtphooks.toml: [tls]: unknown option sniOptions, known are key, cert, ca, requestCert, "
+            "rejectUnauthorized, minVersion, maxVersion, ciphers, sni",
+        ),
+        (
+            MAIL + "[tls]\nsni = 'mail.example'\n",
+            "smtphooks.toml: [tls]: sni is 'mail.example', it wants a table per name, [tls.sni.\"mail.example.org\"]",
+        ),
+        (
+            MAIL + '[tls.sni."mail.example"]\nkay = "x"\n',
+            'smtphooks.toml: [tls.sni."mail.example"]: unknown option kay, did you mean key?',
+        ),
+        (
+            MAIL + "[options]\nminVersion = 'TLSv1.2'\n[tls]\nminVersion = 'TLSv1.3'\n",
+            "smtphooks.toml: option minVersion stands in [options] and in [tls], leave one out",
+        ),
+        (
+            OPTIONAL + "[tls]\nminVersion = 3\n",
+            "smtphooks.toml: [tls]: option minVersion is 3, it wants one of TLSv1, TLSv1.1, TLSv1.2, TLSv1.3",
+        ),
+        (
+            OPTIONAL + "[tls]\nkey = 'here.pem'\n[[listener]]\nendpoint = 'tcp:465'\n",
+            "smtphooks.toml: listener 1 (tcp:465): option key is given without cert, it wants both or neither",
+        ),
+        (
+            OPTIONAL + "portal = 'x'\n",
+            "smtphooks.toml: [options]: option portal is for Python alone, name checkers below [auth]",
+        ),
+        (MAIL + "auth = 'memory:joe:pencil'\n", "smtphooks.toml: auth is (not shown), it wants a table, [auth]"),
+        (MAIL + "[auth]\ncheker = 1\n", "smtphooks.toml: [auth]: unknown key cheker, did you mean checkers?"),
+        *[
+            (
+                MAIL + f"[auth]\n{checkers}\n",
+                'smtphooks.toml: [auth]: checkers are (not shown), they want a list of texts such as ["file:passwd"]',
+            )
+            for checkers in ("", "checkers = 'memory:joe:pencil'", "checkers = []", "checkers = [3]")
+        ],
+        (
+            MAIL + "[auth]\ncheckers = ['unix', 'memry:joe:pencil']\n",
+            "smtphooks.toml: [auth]: checker 2 is of no known kind, known are ",
+        ),
+        (
+            MAIL + "[auth]\ncheckers = ['memory:pencil']\n",
+            "smtphooks.toml: [auth]: checker 1 cannot be made, correct it: InvalidAuthArgumentString: argstring must "
+            "be in format U:P:...",
+        ),
+        (
+            'hooks = "mailapp:Trusting"\n' + USERS,
+            "smtphooks.toml: [auth] has checkers and mailapp:Trusting has onAuth, leave one of them out",
+        ),
+        (
+            MAIL + "[options]\nauthMethods = ['SCRAM-SHA-256']\n" + USERS,
+            DEFAULT
+            + "option authMethods holds SCRAM-SHA-256, it wants only mechanisms that option portal has a checker for, "
+            "or an onAuth hook",
         ),
     ],
 )
 def test_everyMistakeHasItsSentence(text: str, sentence: str) -> None:
     said = refusal(text)
     assert said.startswith(sentence)
-    assert said == sentence or sentence.endswith(": ")
+    assert said == sentence or sentence.endswith((": ", "are "))
+    assert "pencil" not in said
 
 
 def test_aMissingFileHasItsSentence() -> None:
@@ -295,11 +375,8 @@ def test_aMaildirThatIsAFileHasItsSentence(folder: Path) -> None:
     )
 
 
-def test_hooksThatAuthenticateNeedNoAuthOptional(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr("smtphooks.config.HOOK_NAMES", ("onAuth",))
-    monkeypatch.setattr(Hooks, "onAuth", None, raising=False)
-    (folder / "mailapp_auth.py").write_text("class Mail:\n    onAuth = onData = lambda *arguments: None\n")
-    (listener,) = configured('hooks = "mailapp_auth:Mail"\n').listeners
+def test_hooksThatAuthenticateNeedNoAuthOptional() -> None:
+    (listener,) = configured('hooks = "mailapp:Trusting"\n').listeners
     assert not listener.factory.options.authOptional
 
 
@@ -351,3 +428,147 @@ def test_hooksOfAFlagAreNamedAfterIt() -> None:
     settings = attrs.evolve(defaultSettings(), hooks=HooksSettings("--hooks", "mailapp.Mail"))
     with pytest.raises(ConfigError, match=r"^--hooks is 'mailapp\.Mail', it wants"):
         configure(settings)
+
+
+class TestTLS:
+    @pytest.fixture(autouse=True)
+    def files(self, folder: Path) -> None:
+        """Keys and certificates in the folder of the configuration, which is not the working one."""
+        (folder / "etc").mkdir()
+        for stem in ("main", "mail", "own"):
+            PAIRS[stem].writeTo(folder / "etc", stem)
+
+    def configured(self, text: str) -> Configuration:
+        Path("etc/smtphooks.toml").write_text(OPTIONAL + text)
+        return configure(readSettings("etc/smtphooks.toml"))
+
+    def test_theTableHoldsForEveryListener(self, folder: Path) -> None:
+        configuration = self.configured(
+            "[tls]\nkey = 'main.key'\ncert = 'main.pem'\nca = 'main.pem'\nrequestCert = true\nrejectUnauthorized = "
+            "false\nminVersion = 'TLSv1.3'\nmaxVersion = 'TLSv1.3'\nciphers = 'TLS_AES_256_GCM_SHA384'\n"
+            "[tls.sni.'mail.example']\nkey = 'mail.key'\ncert = 'mail.pem'\n" + LISTENERS
+        )
+        for listener in configuration.listeners:
+            options = listener.factory.options
+            assert options.key == str(folder / "etc" / "main.key")
+            assert options.cert == options.ca == str(folder / "etc" / "main.pem")
+            assert (options.requestCert, options.rejectUnauthorized) == (True, False)
+            assert (options.minVersion, options.maxVersion) == ("TLSv1.3", "TLSv1.3")
+            assert options.ciphers == "TLS_AES_256_GCM_SHA384"
+            assert options.sniOptions == {
+                "mail.example": {"key": str(folder / "etc" / "mail.key"), "cert": str(folder / "etc" / "mail.pem")}
+            }
+
+    def test_aListenerMayHaveItsOwn(self, folder: Path) -> None:
+        configuration = self.configured(
+            "[tls]\nkey = 'main.key'\ncert = 'main.pem'\n" + LISTENERS + "key = 'own.key'\ncert = 'own.pem'\n"
+            "[listener.sniOptions.'mail.example']\nkey = 'mail.key'\ncert = 'mail.pem'\n"
+        )
+        one, other = [listener.factory.options for listener in configuration.listeners]
+        assert (one.key, other.key) == (str(folder / "etc" / "main.key"), str(folder / "etc" / "own.key"))
+        assert one.sniOptions == {}
+        assert other.sniOptions["mail.example"]["key"] == str(folder / "etc" / "mail.key")
+
+    def test_aPairMayStandInSeveralTables(self) -> None:
+        configuration = self.configured(
+            "cert = 'main.pem'\n[tls]\nminVersion = 'TLSv1.3'\n[[listener]]\nendpoint = 'tcp:1'\nkey = 'main.key'\n"
+        )
+        assert configuration.listeners[0].factory.options.minVersion == "TLSv1.3"
+
+    def test_PEMTextIsTakenAsItIs(self) -> None:
+        pair = PAIRS["main"]
+        (listener,) = self.configured(f"[tls]\nkey = '''\n{pair.key}'''\ncert = '''\n{pair.cert}'''\n").listeners
+        assert listener.factory.options.key == pair.key
+
+    def test_aMissingFileIsNamed(self, folder: Path) -> None:
+        with pytest.raises(ConfigError) as caught:
+            self.configured("[tls]\nkey = 'none.key'\ncert = 'main.pem'\n")
+        assert str(caught.value) == (
+            "the default listener (tcp:2525:interface=127.0.0.1): option key is "
+            f"'{folder}/etc/none.key' (No such file or directory), it wants PEM text or the path of a PEM file"
+        )
+
+    def test_noKeyIsWrittenWhereverItStands(self) -> None:
+        pair = PAIRS["main"]
+        own = f"key = '''\n{pair.key}'''\ncert = 'main.pem'\n"
+        written = toTOML(
+            self.configured(
+                f"[tls]\n{own}[tls.sni.'mail.example']\n{own}{LISTENERS}{own}[listener.sniOptions.b]\n{own}"
+            )
+        )
+        assert "PRIVATE" not in written
+        assert written.count('key = "(not shown)"') == 3
+        assert "main.pem" in written
+
+    def test_pathsOfKeysAreWritten(self, folder: Path) -> None:
+        written = toTOML(self.configured("[tls]\nkey = 'main.key'\ncert = 'main.pem'\n"))
+        assert f'key = "{folder}/etc/main.key"\n' in written
+        assert toTOML(configured(written)) == written
+
+    @pytest.mark.parametrize(
+        "text",
+        ["[tls]\nsni = {}", "[listener]\nkey = {}", "tls = {}", "[[listener]]\nendpoint = {}"],
+    )
+    def test_noKeyIsSaidWhereverItStands(self, text: str) -> None:
+        key = PAIRS["main"].key
+        with pytest.raises(ConfigError) as caught:
+            Path("smtphooks.toml").write_text(text.format(f"['''{key}''']"))
+            configure(readSettings("smtphooks.toml"))
+        assert "(not shown)" in str(caught.value)
+        assert not any(line in str(caught.value) for line in key.splitlines())
+
+    def test_aKeyWithoutItsPEMLinesIsNoPath(self) -> None:
+        bare = "".join(PAIRS["main"].key.splitlines()[1:-1])
+        with pytest.raises(ConfigError) as caught:
+            self.configured(f"[tls]\nkey = '{bare}'\ncert = 'main.pem'\n")
+        assert "text that is no PEM" in str(caught.value)
+        assert bare not in str(caught.value)
+
+
+AUTHORITY = Authority()
+PAIRS = {stem: AUTHORITY.server(f"{stem}.example") for stem in ("main", "mail", "own")}
+LISTENERS = "[[listener]]\nendpoint = 'tcp:1'\n[[listener]]\nendpoint = 'tcp:2'\n"
+
+
+class TestAuth:
+    def test_checkersAreAskedWhereHooksHaveNoOnAuth(self) -> None:
+        (listener,) = configured(MAIL + USERS).listeners
+        assert not listener.factory.options.authOptional
+        assert user(listener.factory, "joe", "pencil") == "joe"
+        assert user(listener.factory, "joe", "wrong") is None
+
+    def test_allListenersAskThem(self) -> None:
+        for listener in configured(MAIL + USERS + LISTENERS).listeners:
+            assert user(listener.factory, "joe", "pencil") == "joe"
+
+    def test_authOptionalStaysAsItIsConfigured(self) -> None:
+        (listener,) = configured(OPTIONAL + USERS).listeners
+        assert listener.factory.options.authOptional
+        assert user(listener.factory, "joe", "pencil") == "joe"
+
+    def test_filesAreThoseOfTheFoldersFile(self, folder: Path) -> None:
+        (folder / "etc").mkdir()
+        (folder / "etc" / "passwd").write_text("ann:horse\n")
+        (folder / "etc" / "smtphooks.toml").write_text(MAIL + '[auth]\ncheckers = ["file:passwd"]\n')
+        (listener,) = configure(readSettings("etc/smtphooks.toml")).listeners
+        assert user(listener.factory, "ann", "horse") == "ann"
+
+    def test_aMissingFileHasItsSentence(self, folder: Path) -> None:
+        assert refusal(MAIL + '[auth]\ncheckers = ["file:none"]\n') == (
+            f"smtphooks.toml: [auth]: checker 1 is file:{folder}/none, which is no file, name another one"
+        )
+
+    def test_noneOfThemIsWritten(self) -> None:
+        written = toTOML(configured(MAIL + USERS))
+        assert '\n[auth]\ncheckers = ["(not shown)"]\n' in written
+        assert "pencil" not in written and "memory" not in written and "portal" not in written
+
+    def test_noneOfThemIsInARepr(self) -> None:
+        assert "pencil" not in repr(configured(MAIL + USERS))
+
+
+def user(factory: SMTPServerFactory, username: str, password: str) -> Any:
+    """Whom a listener takes this for; None if it refuses."""
+    assert factory.onAuth is not None
+    decision = factory.onAuth(Auth(method="PLAIN", username=username, password=password), Session())
+    return decision.result.user

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from smtphooks import commands
 from smtphooks.commands import COMMANDS
 from smtphooks.extensions import Extension
 from smtphooks.replies import Reply, SMTPError
-from smtphooks.steps import Ask, DiscardChunk, ReceiveMessage, State, Verdict
+from smtphooks.steps import Ask, Challenge, DiscardChunk, ReceiveMessage, State, Verdict
 from smtphooks.wire import LineFault
 from tests.talk import TRANSCRIPTS, Talk, checkSanity, makeDialogue, play
 
@@ -79,10 +81,9 @@ MATRIX = {
     "SOML FROM:<a@b>":       "502 =    502 =       502 =   502 =       502 =",
     "SAML FROM:<a@b>":       "502 =    502 =       502 =   502 =       502 =",
     "HALLO":                 "500 =    500 =       500 =   500 =       500 =",
+    "STARTTLS":              "220 G    220 G       220 G   220 G       220 G",
+    "AUTH PLAIN AGEAYg==":   "503 =    538 =       503 =   503 =       503 =",
 }  # fmt: skip
-
-# Issues of their own add these two.
-MATRIX |= dict.fromkeys(("STARTTLS", "AUTH PLAIN AGEAYg=="), "502 =    502 =       502 =   502 =       502 =")
 
 # What is otherwise with LMTP (RFC 2033 sections 4.1 and 4.2).
 LMTP_MATRIX = MATRIX | {
@@ -94,12 +95,25 @@ LMTP_MATRIX = MATRIX | {
     "BDAT 3 LAST":           "503 =    503 =       503 =   250 I       250 I",
 }  # fmt: skip
 
-LETTERS = {"I": State.IDENTIFIED, "M": State.MAIL, "R": State.RECIPIENTS, "C": State.CHUNKS, "X": State.CLOSED}
+# What is otherwise over TLS.
+SECURE_MATRIX = MATRIX | {
+    "STARTTLS":              "503 =    503 =       503 =   503 =       503 =",
+    "AUTH PLAIN AGEAYg==":   "503 =    235 =       503 =   503 =       503 =",
+}  # fmt: skip
+
+LETTERS = {
+    "G": State.GREETED,
+    "I": State.IDENTIFIED,
+    "M": State.MAIL,
+    "R": State.RECIPIENTS,
+    "C": State.CHUNKS,
+    "X": State.CLOSED,
+}
 
 
-def talkAt(state: State, lmtp: bool = False, **options: Any) -> Talk:
+def talkAt(state: State, lmtp: bool = False, **given: Any) -> Talk:
     """A talk that has come to this state."""
-    talk = Talk(lmtp=lmtp, **options)
+    talk = Talk(lmtp=lmtp, **given)
     for line in STAIRS[state]:
         reply = talk.say(line.replace("HELLO", "LHLO c.example" if lmtp else "EHLO c.example"))
         assert reply.startswith("250")
@@ -108,12 +122,16 @@ def talkAt(state: State, lmtp: bool = False, **options: Any) -> Talk:
     return talk
 
 
-@pytest.mark.parametrize("lmtp", [False, True], ids=["SMTP", "LMTP"])
+@pytest.mark.parametrize(
+    "matrix, options",
+    [(MATRIX, {}), (LMTP_MATRIX, {"lmtp": True}), (SECURE_MATRIX, {"secured": True})],
+    ids=["SMTP", "LMTP", "SMTPS"],
+)
 @pytest.mark.parametrize("line", MATRIX)
-def test_everyCommandIsAnsweredRightlyInEveryState(line: str, lmtp: bool) -> None:
-    cells = (LMTP_MATRIX if lmtp else MATRIX)[line].split()
+def test_everyCommandIsAnsweredRightlyInEveryState(line: str, matrix: dict[str, str], options: dict[str, Any]) -> None:
+    cells = matrix[line].split()
     for state, code, letter in zip(STAIRS, cells[::2], cells[1::2], strict=True):
-        talk = talkAt(state, lmtp)
+        talk = talkAt(state, answers={"onAuth": "ann"}, **options)
         before = talk.session.openingCommand, talk.session.envelope, talk.session.transaction
         last = talk.say(line).splitlines()[-1]
         assert (state, last[:4]) == (state, f"{code} ")
@@ -210,12 +228,35 @@ def test_verbIsTakenInAnyCaseAndWithSpacesBehindIt(line: str) -> None:
 
 
 def test_lineLimitIsThatOfTheRFCAndOfTheExtensionsInForce() -> None:
-    plain = makeDialogue(hideSize=True, hide8BITMIME=True, hideSMTPUTF8=True)
-    assert plain.lineLimit == 512
-    assert makeDialogue().lineLimit == 512 + 26 + 17 + 10
-    assert makeDialogue(hideDSN=False).lineLimit == 512 + 26 + 17 + 10 + 500
-    assert makeDialogue(extensions=[Extension("X", commandLength=7)]).lineLimit == 512 + 26 + 17 + 10 + 7
-    assert makeDialogue(maxCommandLength=2000).lineLimit == 2000
+    def lineLimit(**options: Any) -> int:
+        return makeDialogue(authMethods=[], **options).lineLimit
+
+    assert lineLimit(hideSize=True, hide8BITMIME=True, hideSMTPUTF8=True) == 512
+    assert lineLimit() == 512 + 26 + 17 + 10
+    assert lineLimit(hideDSN=False) == 512 + 26 + 17 + 10 + 500
+    assert lineLimit(extensions=[Extension("X", commandLength=7)]) == 512 + 26 + 17 + 10 + 7
+    assert lineLimit(maxCommandLength=2000) == 2000
+
+
+@pytest.mark.parametrize(
+    "options, limit",
+    [
+        ({}, 512 + 26 + 17 + 10 + 500),  # with AUTH, whose parameter of MAIL needs as much (RFC 4954 section 3)
+        ({"authMethods": []}, 512 + 26 + 17 + 10),
+        ({"maxCommandLength": 512}, 512),
+        ({"maxCommandLength": 20000}, 20000),
+    ],
+    ids=repr,
+)
+def test_lineOfAnyCommandButAUTHIsRefusedBeyondItsLimit(options: dict[str, Any], limit: int) -> None:
+    talk = talkAt(State.IDENTIFIED, **options)
+    fits = f"NOOP {'x' * (limit - 7)}"
+    assert talk.say(fits) == "250 2.0.0 OK"
+    if talk.dialogue.lineLimit > limit:
+        for line in (fits + "x", fits + "x" * 5000, f"AUTHX {fits}", " " + "AUTH " + fits):
+            assert talk.say(line) == "500 5.5.2 Line too long"
+    else:
+        assert talk.dialogue.lineLimit == limit
 
 
 def test_errorIsTheLastRefusalAndStaysWhenAllIsWell() -> None:
@@ -231,12 +272,26 @@ def test_errorIsTheLastRefusalAndStaysWhenAllIsWell() -> None:
 # --- Anything at all ---
 
 _plausible = st.sampled_from(
-    [line.encode() for line in [*MATRIX, "BDAT 0 LAST", "MAIL FROM:<> SMTPUTF8", "RCPT TO:<é@é.example>", "VRFY", ""]]
+    [
+        line.encode()
+        for line in [
+            *MATRIX,
+            "AUTH LOGIN",
+            "AUTH CRAM-MD5",
+            "AUTH XOAUTH2",
+            "BDAT 0 LAST",
+            "MAIL FROM:<> SMTPUTF8",
+            "RCPT TO:<é@é.example>",
+            "VRFY",
+            "",
+        ]
+    ]
 )
 _likeCommands = st.builds(
     lambda verb, rest: verb.encode() + b" " + rest, st.sampled_from(sorted(COMMANDS)), st.binary(max_size=60)
 )
 _lines = st.one_of(_plausible, _likeCommands, st.binary(max_size=80), st.sampled_from(LineFault))
+_responses = st.one_of(st.binary(max_size=40).map(b64encode), _lines)
 _refusals = st.builds(SMTPError, st.text(max_size=30), st.sampled_from([None, 421, 450, 550]))
 _answers = st.one_of(st.none(), st.text(max_size=700), st.integers(), _refusals)
 
@@ -256,7 +311,8 @@ def checkReply(octets: bytes) -> None:
 def test_anyLinesAndAnyAnswersGiveOneReplyForEachCommand(
     lmtp: bool, lines: list[bytes | LineFault], data: st.DataObject
 ) -> None:
-    talk = Talk(lmtp=lmtp)
+    methods = ["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER"]
+    talk = Talk(lmtp=lmtp, allowInsecureAuth=True, authMethods=methods)
     dialogue = talk.dialogue
     for line in [b"LHLO x" if lmtp else b"EHLO x", *lines]:
         if talk.state is State.CLOSED:
@@ -267,7 +323,10 @@ def test_anyLinesAndAnyAnswersGiveOneReplyForEachCommand(
         while not isinstance(step, Reply) and (type(step) is not tuple):
             questions += 1
             answer = data.draw(_answers)
-            if not isinstance(step, Ask):
+            if isinstance(step, Challenge):
+                assert re.fullmatch(rb"334 [A-Za-z0-9+/=]*\r\n", step.octets)
+                step = dialogue.answer(data.draw(_responses))
+            elif not isinstance(step, Ask):
                 ends = isinstance(step, ReceiveMessage) or getattr(step, "last", False)
                 expected = len(talk.session.envelope.rcptTo) if lmtp else 1
                 result = answer if isinstance(answer, (str, SMTPError)) else None
@@ -277,9 +336,10 @@ def test_anyLinesAndAnyAnswersGiveOneReplyForEachCommand(
                 step = dialogue.refuse(answer)
             else:
                 step = dialogue.answer(answer)
-        assert questions <= 3
+        assert questions <= (7 if talk.dialogue.verb == "AUTH" else 3)
         replies = (step,) if isinstance(step, Reply) else step
-        assert len(replies) == expected
+        # 220 was the reply to STARTTLS; a refusal by onSecure is the only thing that may come behind it.
+        assert len(replies) == expected or (talk.dialogue.verb == "STARTTLS" and replies == ())
         for reply in replies:
             checkReply(dialogue.encode(reply))
         checkSanity(dialogue)

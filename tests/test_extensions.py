@@ -44,7 +44,9 @@ def mailRefused(parameters: str, **options: Any) -> str:
 
 # --- What EHLO shows ---
 
-ALL = ["PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "BINARYMIME"]
+ALL = ["PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "STARTTLS", "ENHANCEDSTATUSCODES", "CHUNKING", "BINARYMIME"]
+
+SECURE = [line for line in ALL if line != "STARTTLS"]
 
 
 @pytest.mark.parametrize(
@@ -57,9 +59,19 @@ ALL = ["PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHU
         ({"hideENHANCEDSTATUSCODES": True}, [line for line in ALL if line != "ENHANCEDSTATUSCODES"]),
         # BINARYMIME is nothing without both of the others (RFC 3030 section 3).
         ({"hide8BITMIME": True}, [line for line in ALL if line not in ("8BITMIME", "BINARYMIME")]),
-        ({"hideCHUNKING": True}, ALL[:5]),
-        ({"disabledCommands": ["bdat"]}, ALL[:5]),
-        ({"hideDSN": False}, [*ALL[:5], "DSN", *ALL[5:]]),
+        ({"hideCHUNKING": True}, ALL[:6]),
+        ({"disabledCommands": ["bdat"]}, ALL[:6]),
+        ({"hideDSN": False}, [*ALL[:6], "DSN", *ALL[6:]]),
+        ({"hideSTARTTLS": True}, SECURE),
+        ({"disabledCommands": ["starttls"]}, SECURE),
+        ({"secured": True, "isJudged": False}, SECURE),
+        ({"secured": True, "authMethods": []}, SECURE),
+        ({"secured": True, "disabledCommands": ["auth"]}, SECURE),
+        ({"secured": True}, [*SECURE[:4], "AUTH PLAIN LOGIN", *SECURE[4:]]),
+        ({"secured": True, "hideREQUIRETLS": False, "authMethods": []}, [*SECURE[:4], "REQUIRETLS", *SECURE[4:]]),
+        ({"hideREQUIRETLS": False}, ALL),
+        ({"allowInsecureAuth": True}, [*ALL[:5], "AUTH PLAIN LOGIN", *ALL[5:]]),
+        ({"allowInsecureAuth": True, "needsUpgrade": True}, ALL),
         ({"size": 26214400}, [line.replace("SIZE", "SIZE 26214400") for line in ALL]),
         ({"hideLIMITS": False}, ALL),
         ({"hideLIMITS": False, "maxRecipients": 5}, [*ALL, "LIMITS RCPTMAX=5"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -316,6 +317,20 @@ def test_a_plain_value_needs_no_deferred(result: object) -> None:
 def test_a_deferred_is_handed_on_as_it_is() -> None:
     pending: Deferred[None] = Deferred()
     assert callHook(lambda: pending, ()) is pending
+
+
+def test_a_future_of_asyncio_is_waited_for() -> None:
+    """As far as that goes without its reactor; below is a test with it."""
+    loop = asyncio.new_event_loop()
+    try:
+        future = loop.create_future()
+        result = callHook(lambda: future, ())
+        assert isinstance(result, Deferred)
+        future.set_result("text")
+        loop.run_until_complete(asyncio.sleep(0))
+        assert result.result == "text"  # type: ignore[attr-defined]
+    finally:
+        loop.close()
 
 
 # --- hooks that are only told ---

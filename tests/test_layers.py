@@ -16,7 +16,8 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 LAYERS = [
     {"_version", "replies", "session", "wire"},
     {"grammar", "steps", "scram"},
-    {"extensions", "sasl"},
+    {"sasl"},
+    {"extensions"},
     {"options"},
     {"transaction"},
     {"authentication"},
@@ -27,6 +28,8 @@ LAYERS = [
     {"delivery", "maildir"},
     {"protocol"},
     {"factory"},
+    {"settings"},
+    {"checkers"},
     {"config"},
     {"tap"},
     {"__init__"},
@@ -34,7 +37,7 @@ LAYERS = [
 
 WITH_TWISTED = {"protocol", "delivery", "factory", "stream", "hooks", "maildir", "config", "tap"}
 # Twisted's half of TLS and of its own credentials: below the protocol, beside the core.
-WITH_TWISTED |= {"tls", "handshake", "credentials", "cred"}
+WITH_TWISTED |= {"tls", "handshake", "credentials", "cred", "checkers"}
 
 
 def layerOf(module: str) -> int:
@@ -123,6 +126,7 @@ def test_packageIsNotImportedByItsModules(module: str) -> None:
 def test_publicNamesArePinned() -> None:
     assert set(smtphooks.__all__) == {
         "Address",
+        "AuthResponse",
         "Envelope",
         "Extension",
         "Hooks",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -73,6 +74,15 @@ DEFAULTS: dict[str, Any] = {
     "sniOptions": {},
 }
 
+
+def mechanism(**given: Any) -> Any:
+    """An object that is a mechanism, but for what is given."""
+    return SimpleNamespace(**{"name": "X-MINE", "isAvailable": print, "exchange": print, **given})
+
+
+MINE = mechanism()
+PORTAL = SimpleNamespace(login=print)
+
 # What no option takes that has a default of this type, or this name.
 NOT_A_FLAG = [None, 0, 1, "", "no", "True", [], 1.0]
 NOT_A_NUMBER = [None, True, False, -1, "5", b"5", [], float("nan"), float("inf")]
@@ -87,8 +97,8 @@ WRONG = {
     "extensions": [*NOT_A_LIST, ["X"], [Extension], [Extension("X"), None], Extension("X")],
 }
 FLAGS = [name for name, value in DEFAULTS.items() if isinstance(value, bool) and not name.startswith("use")]
-COUNTS = ["size", "maxRecipients", "maxTransactions"]
-SECONDS = ["closeTimeout"]
+COUNTS = ["size", "maxRecipients", "maxTransactions", "maxErrors"]
+SECONDS = ["socketTimeout", "closeTimeout"]
 LINES = ["banner", "authRequiredMessage"]
 
 WRONG |= dict.fromkeys(FLAGS, NOT_A_FLAG)
@@ -100,6 +110,22 @@ WRONG |= {
     "minVersion": [None, True, "TLS1.2", "", 1.2, ["TLSv1.2"]],
     "maxVersion": [True, "TLS1.2", "", 1.2],
     "ciphers": [True, "", 5, ["x"], "a\nb"],
+    "authMethods": [
+        *NOT_A_LIST,
+        [5],
+        [None],
+        ["KERBEROS"],
+        ["PLAIN", "NTLM"],
+        [b"PLAIN"],
+        [mechanism(name=None)],
+        [mechanism(name="A B")],
+        [mechanism(name="")],
+        [mechanism(name="X" * 21)],
+        [mechanism(isAvailable=True)],
+        [mechanism(exchange=None)],
+        mechanism(),
+    ],
+    "portal": [True, 5, "memory", b"x", [], object(), {"login": print}],
     "sniOptions": [None, True, "x", [], {"": {}}, {5: {}}, {"a.example": None}, {"a.example": "x"}],
 }
 
@@ -109,7 +135,8 @@ RIGHT = {
     "heloResponse": ["", "Hello", "%s", "%s is glad, %s", "100%%", "%s 100%% %s", "%%s"],
     "bareNewline": ["normalize", "reject", "accept"],
     "maxCommandLength": [None, 512, 100000],
-    "closeTimeout": [0, 1, 0.5, 1e9],
+    "authMethods": [(), ("PLAIN",), ("SCRAM-SHA-256-PLUS", "EXTERNAL"), ("PLAIN", MINE), (MINE,)],
+    "portal": [None, PORTAL],
     "ca": ["/etc/ssl/ca.pem", b"-----BEGIN"],
     "minVersion": ["TLSv1", "TLSv1.1", "TLSv1.3"],
     "maxVersion": [None, "TLSv1.2", "TLSv1.3"],
@@ -118,6 +145,7 @@ RIGHT = {
 }
 RIGHT |= {name: [True, False] for name in FLAGS}
 RIGHT |= {name: [0, 1, 10**30] for name in COUNTS}
+RIGHT |= {name: [0, 1, 0.5, 1e9] for name in SECONDS}
 RIGHT |= {name: ["", "Gr\u00fc\u00dfe und so"] for name in LINES}
 
 
@@ -155,8 +183,7 @@ def test_optionsAreFrozenAndGivenByName() -> None:
 
 
 def test_everyOptionIsTriedWithWrongValues() -> None:
-    later = {"authMethods", "portal", "resolver"}
-    tried = set(WRONG) | later
+    tried = set(WRONG) | {"resolver"}
     simple = {name for name, value in DEFAULTS.items() if isinstance(value, (bool, int, float))}
     assert set(OPTION_NAMES) <= tried | simple
     assert set(OPTION_NAMES) <= set(DEFAULTS)
@@ -190,6 +217,10 @@ def test_valueThatFitsIsKept(name: str, value: Any) -> None:
 @pytest.mark.parametrize("given", [["vrfy", "Help"], ("vrfy", "Help"), iter(["vrfy", "Help"])])
 def test_listOfCommandsIsKeptInUpperCase(given: Any) -> None:
     assert Options(disabledCommands=given).disabledCommands == ("VRFY", "HELP")
+
+
+def test_mechanismsAreNamedInAnyCase() -> None:
+    assert Options(authMethods=["plain", MINE, "Scram-SHA-256"]).authMethods == ("PLAIN", MINE, "SCRAM-SHA-256")
 
 
 def test_listsAreCopied() -> None:

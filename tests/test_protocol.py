@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IPushProducer
 from twisted.internet.testing import StringTransport
 from zope.interface.verify import verifyObject
 
@@ -46,7 +46,8 @@ def octets(*lines: str) -> bytes:
 def test_it_is_what_it_says_it_is() -> None:
     protocol = connect().protocol
     assert verifyObject(IHalfCloseableProtocol, protocol)
-    assert verifyObject(IPushProducer, protocol)
+    assert verifyObject(IHandshakeListener, protocol)
+    assert verifyObject(IPushProducer, protocol._writer)
 
 
 # --- a connection ---
@@ -155,14 +156,14 @@ def test_a_client_that_reads_no_replies_is_not_served() -> None:
     diary = Diary()
     client = connect(onVrfy=diary.hook("onVrfy"))
     client.replies()
-    client.protocol.pauseProducing()
+    client.protocol._writer.pauseProducing()
     client.feed(octets("VRFY x", "VRFY x"))
     assert (diary, client.replies()) == ([], [])
     assert client.transport.flow == ["stop"]
-    client.protocol.resumeProducing()
+    client.protocol._writer.resumeProducing()
     assert (len(diary), client.codes()) == (2, [252, 252])
     assert client.transport.flow == ["stop", "go"]
-    client.protocol.resumeProducing()
+    client.protocol._writer.resumeProducing()
     assert client.transport.flow == ["stop", "go"]
 
 
@@ -177,13 +178,13 @@ def test_a_client_that_stops_reading_stops_the_pump_at_once() -> None:
 
     client = Client(makeFactory(), Narrow())
     assert client.transport.flow == ["stop"]
-    client.protocol.resumeProducing()
+    client.protocol._writer.resumeProducing()
     assert client.transport.flow == ["stop", "go"]
     client.feed(octets(*["NOOP"] * 10000))
     served = len(client.codes())
     assert served < 2000
     for _ in range(10):
-        client.protocol.resumeProducing()
+        client.protocol._writer.resumeProducing()
     assert served + len(client.codes()) == 10001
 
 
@@ -221,8 +222,7 @@ def test_a_hook_that_does_not_read_stops_the_client_and_reading_lets_it_go_on() 
 
 
 def buffered(client: Client) -> int:
-    stream = client.protocol._delivery.stream.buffered if client.protocol._delivery else 0
-    return client.protocol._wire.buffered + stream
+    return client.protocol.buffered
 
 
 FILLINGS = {
@@ -242,7 +242,7 @@ def test_a_message_that_nobody_reads_is_held_under_128_KiB(filling: bytes, size:
     hook = Pending()
     client = connect(onData=hook, onRcptTo=hook, bareNewline=mode)
     client.say(HELLO, MAIL)
-    pieces = [octets(RCPT) + begin, *[filling[:size]] * (4 * 65536 // size)]
+    pieces = [octets(RCPT) + begin, *[filling[:size]] * min(4 * 65536 // size, 20000)]
     for number, piece in enumerate(pieces):  # noqa: B007
         if client.transport.producerState == "paused":
             break
@@ -286,8 +286,8 @@ def test_the_transport_is_not_touched_when_the_server_has_closed() -> None:
     onVrfy.decide(SMTPError("bye", 421))
     assert client.replies() == ["421 4.3.2 bye"]
     assert client.transport.flow == ["stop"]
-    client.protocol.resumeProducing()
-    client.protocol.stopProducing()
+    client.protocol._writer.resumeProducing()
+    client.protocol._writer.stopProducing()
     client.finish()
 
 
@@ -427,7 +427,7 @@ def test_what_the_transport_still_says_of_a_lost_connection_is_nothing() -> None
     client.replies()
     client.lose()
     client.protocol.dataReceived(b"NOOP\r\n")
-    client.protocol.resumeProducing()
+    client.protocol._writer.resumeProducing()
     client.protocol.readConnectionLost()
     client.protocol.leave()
     assert client.replies() == []
@@ -644,11 +644,11 @@ def test_a_client_that_quit_and_sends_no_more_is_closed_once() -> None:
 
 def test_a_client_that_sends_no_more_and_reads_slowly_gets_all_replies() -> None:
     client = connect()
-    client.protocol.pauseProducing()
+    client.protocol._writer.pauseProducing()
     client.feed(octets("NOOP", "NOOP"))
     client.halfClose()
     assert not client.isClosed
-    client.protocol.resumeProducing()
+    client.protocol._writer.resumeProducing()
     assert client.codes() == [220, 250, 250]
     assert client.isClosed
 
@@ -1070,3 +1070,73 @@ def test_a_hook_that_closes_the_factory_gets_its_transaction_done() -> None:
     assert not client.isClosed
     assert client.say("DATA", ".")[-1] == "421 4.3.2 Server is shutting down"
     assert client.isClosed
+
+
+# --- time ---
+
+
+def silence(client: Client, seconds: int) -> None:
+    client.clock.pump([1] * seconds)
+
+
+def test_a_client_that_says_nothing_when_a_slow_hook_has_made_room_is_let_go() -> None:
+    gate: Deferred[None] = Deferred()
+
+    async def onData(stream: Any, session: Any) -> None:
+        await gate
+        await stream.read()
+
+    client = connect(onData=onData, socketTimeout=60)
+    client.say(*ENVELOPE, "DATA")
+    client.feed(b"x" * 16382 + b"\r\n")
+    silence(client, 100)
+    assert not client.isClosed
+    gate.callback(None)
+    silence(client, 59)
+    assert not client.isClosed
+    silence(client, 2)
+    assert client.replies()[0].startswith("421 ")
+    assert client.isClosed
+    client.finish()
+
+
+@pytest.mark.parametrize("lines", [("DATA", "."), ("BDAT 0 LAST",), ("BDAT 6", "text", "BDAT 0 LAST")])
+def test_the_time_of_onData_is_not_the_clients(lines: tuple[str, ...]) -> None:
+    onData = Pending()
+    client = connect(onData=onData, socketTimeout=60)
+    client.say(*ENVELOPE, *lines)
+    silence(client, 200)
+    assert client.replies() == []
+    onData.decide("stored")
+    assert client.replies() == ["250 2.0.0 stored"]
+
+
+def test_the_time_of_a_hook_whose_message_was_abandoned_is_not_the_clients() -> None:
+    cleanup: Deferred[None] = Deferred()
+
+    async def onData(stream: Any, session: Any) -> None:
+        try:
+            await stream.read()
+        finally:
+            await cleanup
+
+    client = connect(onData=onData, socketTimeout=60)
+    client.say(*ENVELOPE, "BDAT 6", "text", "RSET")
+    silence(client, 200)
+    assert not client.isClosed
+    cleanup.callback(None)
+    assert client.replies() == ["250 2.0.0 Flushed"]
+
+
+@pytest.mark.parametrize("result", [None, SMTPError("no"), ValueError("crash")])
+def test_nothing_follows_the_last_reply_even_if_a_hook_answers_then(result: Any, logged: Logged) -> None:
+    onConnect, diary = Pending(), Diary()
+    client = connect(onConnect=onConnect, onHelo=diary.hook("onHelo"))
+    client.feed(b"\x16\x03\x01\x02\x00" + octets(HELLO))
+    assert client.isClosed
+    assert len(client.replies()) == 1
+    onConnect.decide(result)
+    assert (client.replies(), diary) == ([], [])
+    client.finish()
+    assert not client.factory.connections
+    logged.takeFailures(ValueError)

@@ -18,8 +18,9 @@ from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.testing import MemoryReactorClock
 
 from smtphooks import tap
-from smtphooks.config import ConfigError, readSettings
+from smtphooks.settings import ConfigError, readSettings
 
+from .certificates import Authority
 from .real.programs import PATIENCE, ROOT, Maildir, Program
 
 TWISTD = str(Path(sys.executable).parent / "twistd")
@@ -136,6 +137,50 @@ class TestFlags:
         assert refusal(*arguments) == f"smtphooks: {sentence}"
 
 
+class TestAuthFlag:
+    def options(self, *arguments: str) -> Any:
+        return parsed(*arguments).configuration.listeners[0].factory.options
+
+    def test_itMakesAPortalAndAuthenticationADuty(self) -> None:
+        options = self.options("--auth", "memory:joe:pencil")
+        assert options.portal is not None
+        assert not options.authOptional
+
+    def test_itCanBeRepeated(self, folder: Path) -> None:
+        (folder / "passwd").touch()
+        auth = parsed("--auth", "memory:joe:pencil", "--auth", "file:passwd", "--auth", "unix").configuration.auth
+        assert auth is not None
+        assert auth.checkers == ["memory:joe:pencil", f"file:{folder}/passwd", "unix"]
+
+    def test_itWinsOverTheFileWhichSaysIfItIsADuty(self, folder: Path, config: str) -> None:
+        (folder / config).write_text(CONFIG + '[auth]\ncheckers = ["memory:a:b"]\n')
+        options = parsed("--config", config, "--auth", "memory:joe:pencil")
+        assert options.configuration.auth is not None
+        assert options.configuration.auth.checkers == ["memory:joe:pencil"]
+        assert options.configuration.listeners[0].factory.options.authOptional
+
+    def test_hooksWithOnAuthExcludeIt(self, folder: Path) -> None:
+        (folder / "trusting.py").write_text("class Hooks:\n    def onAuth(self, auth, session): ...\n")
+        assert refusal("--auth", "unix", "--hooks", "trusting:Hooks") == (
+            "smtphooks: --auth has checkers and trusting:Hooks has onAuth, leave one of them out"
+        )
+
+    def test_aWrongOneHasItsSentence(self) -> None:
+        said = refusal("--auth", "memry:joe:pencil")
+        assert said.startswith("smtphooks: --auth: checker 1 is of no known kind, known are ")
+        assert "memory" in said and "pencil" not in said
+
+    @pytest.mark.parametrize("arguments", [["--help-auth"], ["--help-auth-type", "file"]])
+    def test_helpListsTheKindsThatThereAre(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+    ) -> None:
+        monkeypatch.setattr(tap.Options, "authOutput", sys.stdout)
+        with pytest.raises(SystemExit) as caught:
+            parsed(*arguments)
+        assert caught.value.code == 0
+        assert "file" in capsys.readouterr().out
+
+
 class TestCheck:
     def checked(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         with pytest.raises(SystemExit) as caught:
@@ -151,6 +196,14 @@ class TestCheck:
 
     def test_socketsOfSystemdNeedNotBeThere(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "systemd:" in self.checked(capsys, "--listen", "systemd:domain=INET:index=0")
+
+    def test_saysNothingSecret(self, capsys: pytest.CaptureFixture[str], config: str) -> None:
+        key = Authority().server("mx.example")
+        Path(config).write_text(f"{CONFIG}[tls]\nkey = '''\n{key.key}'''\ncert = '''\n{key.cert}'''\n")
+        printed = self.checked(capsys, "--config", config, "--auth", "memory:joe:pencil", "--auth", "memory:a:b")
+        assert "pencil" not in printed and "PRIVATE" not in printed
+        assert '\n[auth]\ncheckers = ["(not shown)", "(not shown)"]\n' in printed
+        assert '\nkey = "(not shown)"\n' in printed
 
     def test_listensOnNothing(self, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
         self.checked(capsys, "--listen", "unix:here")
@@ -305,6 +358,74 @@ class TestListener:
         assert statuses == [1]
 
 
+class TestRereading:
+    """What SIGHUP does."""
+
+    @pytest.fixture
+    def lines(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        lines: list[str] = []
+        for level in ("info", "error"):
+            monkeypatch.setattr(
+                tap.log, level, lambda form, _level=level, **event: lines.append(f"{_level}: {form.format(**event)}")
+            )
+        return lines
+
+    def service(self, folder: Path, more: str = "") -> tap.SMTPService:
+        self.authority = Authority()
+        self.authority.server("mx.example").writeTo(folder)
+        (folder / "smtphooks.toml").write_text(CONFIG + more + "[tls]\nkey = 'server.key'\ncert = 'server.pem'\n")
+        return tap.SMTPService(parsed("--config", "smtphooks.toml").configuration, RunningReactor())
+
+    def contexts(self, service: tap.SMTPService) -> list[Any]:
+        return [listener._factory.secureContext._hosts for listener in service]
+
+    def test_newFilesAreInForceForAllListeners(self, folder: Path, lines: list[str]) -> None:
+        service = self.service(folder)
+        before = self.contexts(service)
+        self.authority.server("new.example").writeTo(folder)
+        service.rereadCertificates()
+        assert not set(before) & set(self.contexts(service))
+        assert lines == ["info: keys and certificates have been read again at tcp:25, tcp:26"]
+
+    def test_brokenFilesLeaveTheOldOnesInForceAndSayWhyOnce(self, folder: Path, lines: list[str]) -> None:
+        service = self.service(folder)
+        before = self.contexts(service)
+        (folder / "server.key").write_text("broken")
+        service.rereadCertificates()
+        assert before == self.contexts(service)
+        assert lines == [
+            "error: keys and certificates cannot be read again, the old ones stay in force at tcp:25, tcp:26: option "
+            f"key is '{folder}/server.key' (no private key in it), it wants PEM text or the path of a PEM file that "
+            "has one"
+        ]
+
+    def test_aListenerWhoseFilesAreBrokenHindersNoOther(self, folder: Path, lines: list[str]) -> None:
+        pair = Authority().server("own.example")
+        pair.writeTo(folder, "own")
+        service = self.service(folder, "key = 'own.key'\ncert = 'own.pem'\n")
+        first, second = self.contexts(service)
+        (folder / "own.pem").unlink()
+        service.rereadCertificates()
+        assert self.contexts(service)[0] is not first and self.contexts(service)[1] is second
+        assert [line.split(": ")[:2] for line in lines] == [
+            ["info", "keys and certificates have been read again at tcp:25"],
+            ["error", "keys and certificates cannot be read again, the old ones stay in force at tcp:26"],
+        ]
+
+    def test_nothingThatComesOfItEndsTheService(
+        self, folder: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        service = self.service(folder)
+
+        def crash(**given: Any) -> None:
+            raise RuntimeError("odd")
+
+        for listener in service:
+            monkeypatch.setattr(listener._factory, "updateSecureContext", crash)
+        service.rereadCertificates()
+        assert [line.rpartition("tcp:26: ")[2] for line in lines] == ["RuntimeError: odd"]
+
+
 class SignalledReactor(RunningReactor):
     """A reactor that handles SIGTERM, as those of Twisted do."""
 
@@ -317,9 +438,10 @@ class SignalledReactor(RunningReactor):
 class TestService:
     @pytest.fixture(autouse=True)
     def handler(self) -> Iterator[None]:
-        before = signal.getsignal(signal.SIGTERM)
+        before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGHUP)]
         yield
-        signal.signal(signal.SIGTERM, before)
+        for number, handle in before:
+            signal.signal(number, handle)
 
     def test_isMadeForTwistd(self) -> None:
         service = tap.makeService(parsed("--listen", "tcp:25", "--listen", "tcp:26"))
@@ -355,10 +477,20 @@ class TestService:
         monkeypatch.setattr(reactor, "stop", stop)
         signal.raise_signal(signal.SIGTERM)
 
-    def test_SIGTERMIsLeftToWhomItBelongs(self) -> None:
-        before = signal.getsignal(signal.SIGTERM)
+    def test_SIGHUPHasCertificatesReadAgain(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        reactor = SignalledReactor()
+        signal.signal(signal.SIGTERM, reactor.sigTerm)
+        service = self.started(reactor)
+        reread: list[str] = []
+        for listener in service:
+            monkeypatch.setattr(listener, "rereadCertificates", lambda: reread.append("again") or "")
+        signal.raise_signal(signal.SIGHUP)
+        assert reread == ["again"]
+
+    def test_signalsAreLeftToWhomTheyBelong(self) -> None:
+        before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
         self.started(SignalledReactor())
-        assert signal.getsignal(signal.SIGTERM) == before
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == before
 
 
 def test_anErrorOfManyLinesIsSaidInOne() -> None:

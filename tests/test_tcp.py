@@ -1,4 +1,4 @@
-"""The whole server over real sockets: TCP and UNIX, half-closed, aborted, with consumers that are sockets themselves."""
+"""The whole server over real sockets: TCP and UNIX, half-closed, aborted, and with sockets as consumers."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ from .support import ENVELOPE, HELLO, MAIL, RCPT, Mailbox, Pending
 
 pytestmark = pytest.mark.usefixtures("logged")
 
+# No test takes so long; one that is wrong shall fail rather than wait for ever.
+_HANGS = 30
+
 
 class Talk(Protocol):
     """
@@ -57,6 +60,7 @@ class Talk(Protocol):
     def until(self, expected: bytes) -> Deferred[None]:
         """Wait for these octets; all up to their end is forgotten."""
         seen: Deferred[None] = Deferred()
+        seen.addTimeout(_HANGS, reactor)  # type: ignore[arg-type]
         self._expected = (expected, seen)
         self._look()
         return seen
@@ -279,8 +283,7 @@ def watch(server: Server) -> int:
     """What is held for the connections of a server."""
     most = 0
     for connection in server.factory.connections:
-        stream = connection._delivery.stream.buffered if connection._delivery is not None else 0
-        most = max(most, connection._wire.buffered + stream)
+        most = max(most, connection.buffered)
     return most
 
 

@@ -898,7 +898,6 @@ class TestExplanations:
         [
             ConnectionDone(),
             ConnectionLost(),
-            ConnectionAborted(),
             SSL.SysCallError(-1, "Unexpected EOF"),
             SSL.ZeroReturnError(),
             SSL.Error([]),
@@ -907,6 +906,9 @@ class TestExplanations:
     )
     def test_a_client_that_just_leaves_is_told_apart(self, error: Exception) -> None:
         assert explainHandshakeFailure(Failure(error)) == "the client left within the handshake"
+
+    def test_a_client_that_was_cut_off_is_told_apart(self) -> None:
+        assert explainHandshakeFailure(Failure(ConnectionAborted())) == "the client did not finish it in time"
 
     def test_anything_else_is_named_for_what_it_is(self) -> None:
         assert explainHandshakeFailure(ValueError("secret")) == "TLS failed (ValueError)"

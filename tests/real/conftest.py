@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.secrets import secretsIn
+
 from .programs import HOOKS, Maildir, Service, freePort, table, tcp
 
 
@@ -71,4 +73,5 @@ def startService(tmp_path: Path, maildir: Maildir) -> Iterator[StartService]:
     statuses = [(service, service.terminate()) for service in services]
     for service, status in statuses:
         assert "Server Shut Down." in service.output
+        assert secretsIn(service.output) == []
         assert status == 0, service.output

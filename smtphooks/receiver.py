@@ -1,0 +1,196 @@
+"""
+The receiver: reads the messages of one connection off the wire and into C{onData}.
+
+It is told what follows (a message, a chunk of one, octets of none) and answers when that has been read, and decided
+where it is time to decide.  What the answer means is the dialogue's business, when to read the protocol's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted
+from twisted.python.failure import Failure
+
+from smtphooks.delivery import Delivery
+from smtphooks.hooks import callHook
+from smtphooks.options import Options
+from smtphooks.runner import HookRunner
+from smtphooks.steps import DiscardChunk, ReceiveChunk, Verdict
+from smtphooks.stream import MessageStream
+from smtphooks.wire import Wire
+
+
+class Receiver:
+    """
+    @ivar owesInput: it is the client's turn; if not, a hook has to take or to decide what was read.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_changed",
+        "_conclusion",
+        "_delivery",
+        "_last",
+        "_options",
+        "_runner",
+        "_wire",
+        "owesInput",
+    )
+
+    def __init__(
+        self,
+        wire: Wire,
+        runner: HookRunner,
+        options: Options,
+        answer: Callable[[Verdict | None], None],
+        changed: Callable[[], None],
+    ) -> None:
+        """
+        @param answer: called with the answer to what was asked for.
+        @param changed: called when a hook has taken octets or has ended.
+        """
+        self._wire = wire
+        self._runner = runner
+        self._options = options
+        self._answer = answer
+        self._changed = changed
+        self._delivery: Delivery | None = None
+        self._conclusion: Callable[[Delivery], Verdict | None] | None = None  # answered when the delivery is decided
+        self._last = True  # the message ends with what is being read
+        self.owesInput = False
+
+    # --- what follows ---
+
+    def message(self) -> None:
+        """A message that CRLF.CRLF ends."""
+        self._wire.beginMessage()
+        self._begin()
+        self._last = True
+        self.owesInput = True
+
+    def chunk(self, step: ReceiveChunk) -> None:
+        """A chunk of a message."""
+        self._wire.beginChunk(step.octets, step.first, self._runner.session.envelope.bodyType == "binarymime")
+        if step.first:
+            self._begin()
+        self._last = step.last
+        self._endOrGoOn()
+
+    def discard(self, step: DiscardChunk) -> None:
+        """A chunk of no message."""
+        self._wire.beginChunk(step.octets, first=True, binary=True)
+        self._endOrGoOn()
+
+    def abandon(self) -> None:
+        """No more of the message at hand."""
+        assert self._delivery is not None
+        self._delivery.cut(Failure(ConnectionAborted("the client abandoned the message")))
+        self._conclude(lambda delivery: None)
+
+    def cut(self, failure: Failure) -> None:
+        """The connection is gone."""
+        self.owesInput = False
+        if self._delivery is not None:
+            self._delivery.cut(failure)
+
+    # --- what there is ---
+
+    @property
+    def isBusy(self) -> bool:
+        """C{onData} has not ended."""
+        return self._delivery is not None and not self._delivery.decided
+
+    @property
+    def hasRoom(self) -> bool:
+        """More of the message may be read."""
+        return self._delivery is None or self._delivery.stream.hasRoom
+
+    @property
+    def buffered(self) -> int:
+        """Octets that wait for C{onData}."""
+        return 0 if self._delivery is None else self._delivery.stream.buffered
+
+    # --- reading ---
+
+    def read(self) -> bool:
+        """Pull once from the wire.  False if there is nothing to pull, or no room for it."""
+        delivery, wire = self._delivery, self._wire
+        if not self.hasRoom:
+            return False
+        data = wire.maybeMessage()
+        if data is None and not wire.messageEnded:
+            return False
+        if data and delivery is not None:
+            delivery.receive(data)
+        if wire.bareNewlineSeen and delivery is not None:
+            delivery.refuseBareNewline()
+        if wire.messageEnded:
+            self._ended()
+        return True
+
+    def _endOrGoOn(self) -> None:
+        self.owesInput = True
+        if self._wire.messageEnded:
+            self._ended()
+
+    def _ended(self) -> None:
+        """What was asked for has been read."""
+        self.owesInput = False
+        delivery = self._delivery
+        if delivery is None:
+            self._answer(None)
+            return
+        if self._last:
+            rest = self._wire.endOfChunks()
+            if rest:
+                delivery.receive(rest)
+            if self._wire.bareNewlineSeen:
+                delivery.refuseBareNewline()
+            delivery.finish()
+        if self._last or delivery.failed or delivery.fault(self._options.rejectOversized):
+            self._conclude(self._verdict)
+        else:
+            self._answer(None)
+
+    # --- the hook ---
+
+    def _begin(self) -> None:
+        options, session = self._options, self._runner.session
+        stream = MessageStream(options.size, options.rejectOversized, self._changed)
+        self._delivery = delivery = Delivery(stream, len(session.envelope.rcptTo) if options.lmtp else None)
+        hook = self._runner.find("onData")
+        result = None if hook is None else callHook(hook, (stream, session))
+        if isinstance(result, Deferred):
+            delivery.hookRuns(result)
+            result.addBoth(self._decidedLater, delivery)
+        else:
+            self._decided(result, delivery)
+
+    def _decidedLater(self, result: object, delivery: Delivery) -> None:
+        self._decided(result, delivery)
+        self._concludeIfDecided()
+        self._changed()
+
+    def _decided(self, result: object, delivery: Delivery) -> None:
+        if isinstance(result, Failure):
+            if delivery.isCut:
+                self._runner.late("onData", result)
+            else:
+                result = self._runner.refusal("onData", result)
+        delivery.decide(result)
+
+    def _verdict(self, delivery: Delivery) -> Verdict:
+        return Verdict(delivery.results(self._runner.fault), delivery.fault(self._options.rejectOversized))
+
+    def _conclude(self, conclusion: Callable[[Delivery], Verdict | None]) -> None:
+        """Answer with the conclusion as soon as C{onData} has ended."""
+        self._conclusion = conclusion
+        self._concludeIfDecided()
+
+    def _concludeIfDecided(self) -> None:
+        delivery, conclusion = self._delivery, self._conclusion
+        if delivery is not None and delivery.decided and conclusion is not None:
+            self._delivery = self._conclusion = None
+            self._answer(conclusion(delivery))

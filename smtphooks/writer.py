@@ -1,0 +1,73 @@
+"""
+The writer: replies on their way to the client.
+
+Replies of pipelined commands are gathered and written at once; when the client does not read them, no more are made.
+This module knows octets and the transport, not what they say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+# Octets gathered before they are written in any case.
+_MOST = 16384
+
+
+@implementer(IPushProducer)
+class ReplyWriter:
+    """
+    @ivar isChoked: the client does not read, and the transport holds as much as it may.
+    @ivar gathered: octets that have not been written yet.
+    """
+
+    __slots__ = ("_pieces", "_resumed", "_transport", "gathered", "isChoked")
+
+    def __init__(self, transport: Any, resumed: Callable[[], None]) -> None:
+        """
+        @param resumed: called when the client reads again.
+        """
+        self._transport = transport
+        self._resumed = resumed
+        self._pieces: list[bytes] = []
+        self.gathered = 0
+        self.isChoked = False
+        transport.registerProducer(self, True)
+
+    def put(self, octets: bytes) -> None:
+        """Something to say; it may wait for more."""
+        self._pieces.append(octets)
+        self.gathered += len(octets)
+        if self.gathered > _MOST:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        pieces = self._pieces
+        if pieces:
+            octets = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            self.gathered = 0
+            self._transport.write(octets)
+
+    def close(self) -> None:
+        """Write what has gathered, and end the connection when the client has read it."""
+        self.flush()
+        # A transport waits for its producer to be done before it closes.
+        self._transport.unregisterProducer()
+        self._transport.loseConnection()
+
+    def pauseProducing(self) -> None:
+        """C{IPushProducer}: the client does not read its replies."""
+        self.isChoked = True
+
+    def resumeProducing(self) -> None:
+        """C{IPushProducer}: it does again."""
+        self.isChoked = False
+        self._resumed()
+
+    def stopProducing(self) -> None:
+        """C{IPushProducer}: the connection goes away, which the protocol is told as well."""

@@ -1,0 +1,464 @@
+"""SCRAM-SHA-256: the example of its RFC, an independent client, channel binding, and whatever does not fit."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scramp import ScramClient, ScramException, ScramMechanism
+
+from smtphooks import scram
+from smtphooks.replies import SMTPError
+from smtphooks.sasl import Auth, AuthResponse, Mechanisms
+from smtphooks.scram import NO_SUCH_USER, ScramCredentials, ScramServer
+from smtphooks.session import Session
+from tests.secrets import SCRAM_PASSWORD, UNICODE_PASSWORD, WRONG_PASSWORD
+
+BINDING = bytes(range(32))
+CREDENTIALS = ScramCredentials(*ScramMechanism("SCRAM-SHA-256").make_auth_info(SCRAM_PASSWORD))
+PLUS, PLAIN = "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"
+
+
+def b64(octets: bytes) -> str:
+    return base64.b64encode(octets).decode()
+
+
+class Client:
+    """
+    A client that follows RFC 5802 section 3, with any header and any binding.
+
+    @ivar signature: what the server's last message must be.
+    """
+
+    def __init__(
+        self, password: str = SCRAM_PASSWORD, username: str = "ann", header: str = "n,,", binding: bytes = b""
+    ) -> None:
+        self._password = password.encode()
+        self._header, self._binding = header, binding
+        self._bare = f"n={username},r=fyko+d2lbbFgONRv9qkxdawL"
+        self.first = header + self._bare
+        self.signature = ""
+
+    def final(self, challenge: str, nonce: str | None = None, suffix: str = "") -> str:
+        parts = dict(part.split("=", 1) for part in challenge.split(","))
+        channel = b64(self._header.encode() + self._binding)
+        message = f"c={channel},r={parts['r'] if nonce is None else nonce}{suffix}"
+        salted = hashlib.pbkdf2_hmac("sha256", self._password, base64.b64decode(parts["s"]), int(parts["i"]))
+        clientKey = hmac.digest(salted, b"Client Key", "sha256")
+        signed = f"{self._bare},{challenge},{message}".encode()
+        signature = hmac.digest(hashlib.sha256(clientKey).digest(), signed, "sha256")
+        serverKey = hmac.digest(salted, b"Server Key", "sha256")
+        self.signature = f"v={b64(hmac.digest(serverKey, signed, 'sha256'))}"
+        self.proof = bytes(one ^ other for one, other in zip(clientKey, signature, strict=True))
+        return f"{message},p={b64(self.proof)}"
+
+
+def exchange(
+    client: Client,
+    binding: bytes | None = None,
+    required: bool = False,
+    credentials: ScramCredentials = CREDENTIALS,
+    change: Callable[[str], str] = lambda final: final,
+) -> str | None:
+    """The server's last message, None if it does not believe the client."""
+    server = ScramServer(client.first, binding, required)
+    final = server.verify(change(client.final(server.challenge(credentials))))
+    assert final in (None, client.signature)
+    return final
+
+
+# --- Against others ---
+
+
+def test_exampleOfItsRFCComesTrue(monkeypatch: pytest.MonkeyPatch) -> None:
+    # RFC 7677 section 3.
+    nonce = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+    marker = b"octets of the nonce"
+    monkeypatch.setattr(scram.os, "urandom", lambda count: marker)
+    monkeypatch.setattr(
+        scram, "b64encode", lambda octets: nonce.encode() if octets == marker else base64.b64encode(octets)
+    )
+    salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
+    stored = ScramCredentials(*ScramMechanism("SCRAM-SHA-256").make_auth_info("pencil", 4096, salt))
+    server = ScramServer("n,,n=user,r=rOprNGfwEbeRWgbNEkqO", None, required=False)
+    assert server.username == "user"
+    assert server.challenge(stored) == (
+        "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
+    )
+    assert (
+        server.verify(
+            "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+        )
+        == "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+    )
+
+
+@pytest.mark.parametrize("password", [SCRAM_PASSWORD, UNICODE_PASSWORD.replace("\u00a0", "")])
+@pytest.mark.parametrize("username", ["ann", "ann@a.example", "ann,joe=x", "\u00e4nn"])
+@pytest.mark.parametrize("iterations", [4096, 8192])
+def test_independentClientIsBelievedAndBelieves(password: str, username: str, iterations: int) -> None:
+    stored = ScramCredentials(*ScramMechanism("SCRAM-SHA-256").make_auth_info(password, iterations))
+    client = ScramClient(["SCRAM-SHA-256"], username, password)
+    server = ScramServer(client.get_client_first(), None, required=False)
+    assert server.username == username
+    client.set_server_first(server.challenge(stored))
+    final = server.verify(client.get_client_final())
+    assert final is not None
+    client.set_server_final(final)  # raises if the server does not know the password itself
+
+
+def test_independentClientWithAWrongPasswordIsNotBelieved() -> None:
+    client = ScramClient(["SCRAM-SHA-256"], "ann", WRONG_PASSWORD)
+    server = ScramServer(client.get_client_first(), None, required=False)
+    client.set_server_first(server.challenge(CREDENTIALS))
+    assert server.verify(client.get_client_final()) is None
+
+
+def test_independentClientDoesNotBelieveAServerThatHasNoPassword() -> None:
+    client = ScramClient(["SCRAM-SHA-256"], "ann", SCRAM_PASSWORD)
+    server = ScramServer(client.get_client_first(), None, required=False)
+    client.set_server_first(server.challenge(CREDENTIALS._replace(serverKey=b"x" * 32)))
+    final = server.verify(client.get_client_final())
+    assert final is not None
+    with pytest.raises(ScramException):
+        client.set_server_final(final)
+
+
+# --- Proof, nonce, channel ---
+
+
+def test_clientOfOurOwnIsBelieved() -> None:
+    assert exchange(Client()) is not None
+
+
+def test_wrongPasswordIsNotBelieved() -> None:
+    assert exchange(Client(WRONG_PASSWORD)) is None
+
+
+def test_nonceIsNeverTheSame() -> None:
+    servers = [ScramServer(Client().first, None, required=False) for _ in range(50)]
+    assert len({server.challenge(CREDENTIALS) for server in servers}) == 50
+
+
+@pytest.mark.parametrize("nonce", ["fyko+d2lbbFgONRv9qkxdawL", "x", "fyko+d2lbbFgONRv9qkxdawLAAAAAAAAAAAAAAAAAAAAAAAA"])
+def test_proofForAnotherNonceIsNotBelieved(nonce: str) -> None:
+    # The proof itself is right: whoever overheard one could send it again.
+    client = Client()
+    server = ScramServer(client.first, None, required=False)
+    assert server.verify(client.final(server.challenge(CREDENTIALS), nonce)) is None
+
+
+@pytest.mark.parametrize("changed", [lambda p: p[:-1], lambda p: p + b"x", lambda p: b"", lambda p: bytes(32)])
+def test_proofOfAnotherLengthOrContentIsNotBelieved(changed: Callable[[bytes], bytes]) -> None:
+    client = Client()
+
+    def change(final: str) -> str:
+        proof = b64(changed(client.proof))
+        return f"{final.rpartition(',p=')[0]},p={proof or '=='}"
+
+    if not changed(b"x" * 32):
+        with pytest.raises(SMTPError):
+            exchange(client, change=change)
+    else:
+        assert exchange(client, change=change) is None
+
+
+@given(st.integers(0, 255))
+def test_noBitOfTheProofMayDiffer(bit: int) -> None:
+    client = Client()
+    server = ScramServer(client.first, None, required=False)
+    final = client.final(server.challenge(_FAST))
+    proof = bytearray(client.proof)
+    assert server.verify(final) is None  # other credentials than the client's
+    stored = _storedFor(client)
+    server = ScramServer(client.first, None, required=False)
+    final = client.final(server.challenge(stored))
+    proof = bytearray(client.proof)
+    proof[bit // 8] ^= 1 << bit % 8
+    assert server.verify(f"{final.rpartition(',p=')[0]},p={b64(bytes(proof))}") is None
+    assert server.verify(final) == client.signature
+
+
+_FAST = ScramCredentials(b"salt", b"x" * 32, b"y" * 32, 1)
+
+
+def _storedFor(client: Client) -> ScramCredentials:
+    salted = hashlib.pbkdf2_hmac("sha256", SCRAM_PASSWORD.encode(), b"salt", 1)
+    keys = [hmac.digest(salted, name, "sha256") for name in (b"Client Key", b"Server Key")]
+    return ScramCredentials(b"salt", hashlib.sha256(keys[0]).digest(), keys[1], 1)
+
+
+def test_extensionsOfAMessageAreSignedAndOtherwiseIgnored() -> None:
+    client = Client()
+    server = ScramServer(client.first, None, required=False)
+    assert server.verify(client.final(server.challenge(CREDENTIALS), suffix=",x=y,z=")) == client.signature
+
+
+def test_secretsAreComparedInConstantTime(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return False
+
+    monkeypatch.setattr(scram.hmac, "compare_digest", compare)
+    assert exchange(Client()) is None
+    assert len(compared) == 3  # channel, nonce and proof, even if the first is wrong already
+
+
+# --- Channel binding ---
+
+
+@pytest.mark.parametrize("header", ["p=tls-exporter,,", "p=tls-exporter,a=ann,"])
+def test_boundClientIsBelieved(header: str) -> None:
+    assert exchange(Client(header=header, binding=BINDING), BINDING, required=True) is not None
+
+
+@pytest.mark.parametrize("binding", [b"", bytes(32), BINDING[:-1], BINDING + b"x"])
+def test_clientBoundToAnotherChannelIsNotBelieved(binding: bytes) -> None:
+    # Somebody stands between who has the password from nobody, but passes on the messages.
+    assert exchange(Client(header="p=tls-exporter,,", binding=binding), BINDING, required=True) is None
+
+
+@pytest.mark.parametrize("altered", ["n,,", "y,,", "n,a=joe,", "p=tls-exporter,a=joe,"])
+def test_headerThatWasAlteredUnderwayIsNotBelieved(altered: str) -> None:
+    required = altered.startswith("p")
+    client = Client(header="p=tls-exporter,,", binding=BINDING)
+    client.first = client.first.replace("p=tls-exporter,,", altered)
+    assert exchange(client, BINDING if required else None, required=required) is None
+
+
+@pytest.mark.parametrize("header", ["n,,", "n,a=joe,", "y,,"])
+def test_clientWithoutBindingIsBelievedWhereNoneWasOffered(header: str) -> None:
+    assert exchange(Client(header=header), None, required=False) is not None
+
+
+def test_clientThatCannotBindIsBelievedWhereItWasOffered() -> None:
+    assert exchange(Client(header="n,,"), BINDING, required=False) is not None
+
+
+def test_clientThatDidNotSeeTheOfferIsRefused() -> None:
+    # RFC 5802 section 6: somebody has taken PLUS out of the EHLO reply.
+    with pytest.raises(SMTPError) as caught:
+        ScramServer(Client(header="y,,").first, BINDING, required=False)
+    assert (caught.value.responseCode, caught.value.enhancedCode) == (535, "5.7.8")
+
+
+@pytest.mark.parametrize(
+    "header, required",
+    [
+        ("p=tls-exporter,,", False),
+        ("n,,", True),
+        ("y,,", True),
+        ("p=tls-unique,,", True),
+        ("p=tls-server-end-point,,", True),
+        ("p=TLS-exporter,,", True),
+    ],
+)
+def test_bindingAndMechanismBelongTogether(header: str, required: bool) -> None:
+    with pytest.raises(SMTPError) as caught:
+        ScramServer(Client(header=header).first, BINDING, required)
+    assert (caught.value.responseCode, caught.value.enhancedCode) == (501, "5.5.4")
+
+
+# --- Messages ---
+
+NONCE = "r=fyko"
+
+
+@pytest.mark.parametrize(
+    "first, username, authorizationId",
+    [
+        (f"n,,n=ann,{NONCE}", "ann", ""),
+        (f"n,a=joe,n=ann,{NONCE}", "ann", "joe"),
+        (f"n,a=j=2Coe=3D,n=a=3Dn=2Cn,{NONCE}", "a=n,n", "j,oe="),
+        (f"n,a=,n=ann,{NONCE}", "ann", ""),
+        (f"n,,n==3D2C,{NONCE}", "=2C", ""),
+        (f"n,,n=\u00e4\nnn,{NONCE},x=y", "\u00e4\nnn", ""),
+    ],
+)
+def test_namesAreUnescaped(first: str, username: str, authorizationId: str) -> None:
+    server = ScramServer(first, None, required=False)
+    assert (server.username, server.authorizationId) == (username, authorizationId)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "",
+        "n",
+        "n,,",
+        "n,,n=ann",
+        "n,,n=ann,",
+        "n,,n=ann,r=",
+        "n,,n=,r=x",
+        "n,,r=x,n=ann",
+        "n,n=ann,r=x",
+        "N,,n=ann,r=x",
+        "x,,n=ann,r=x",
+        "p,,n=ann,r=x",
+        "p=,,n=ann,r=x",
+        "n,b=joe,n=ann,r=x",
+        "n,joe,n=ann,r=x",
+        "n,,m=must,n=ann,r=x",  # a mandatory extension: RFC 5802 section 5.1 has it fail
+        "n,,n=ann,r=a b",
+        "n,,n=ann,r=\u00e4",
+        "n,,n=ann,r=x,",
+        "n,,n=ann,r=x,y",
+        "n,,n=ann,r=x,1=y",
+        "n,,n=a=nn,r=x",
+        "n,,n=ann=,r=x",
+        "n,,n=a=2cnn,r=x",
+        "n,,n=a=41nn,r=x",
+        "n,a=j=oe,n=ann,r=x",
+        "n,,n=a\0nn,r=x",
+        "n,a=\0,n=ann,r=x",
+        " n,,n=ann,r=x",
+        "n,,n=ann,r=x\n",
+    ],
+)
+def test_malformedFirstMessageIsRefused(first: str) -> None:
+    with pytest.raises(SMTPError) as caught:
+        ScramServer(first, None, required=False)
+    assert (caught.value.responseCode, caught.value.enhancedCode) == (501, "5.5.2")
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        "",
+        "c=biws",
+        "c=biws,r=x",
+        "c=biws,r=x,p=",
+        "c=,r=x,p=eA==",
+        "r=x,c=biws,p=eA==",
+        "c=biws,r=,p=eA==",
+        "c=biws,r=a b,p=eA==",
+        "c=biws,r=x,p=eA=",
+        "c=biws,r=x,p=e",
+        "c=biws,r=x,p=eHh4=",
+        "c=biws=,r=x,p=eA==",
+        "c=biw,r=x,p=eA==",
+        "c=biws,r=x,p=eA==,x=y",
+        "c=biws,r=x,m,p=eA==",
+        "c=biws,r=x,p=\u00e4",
+        "c=biws,r=x,p=eA==\n",
+    ],
+)
+def test_malformedFinalMessageIsRefused(final: str) -> None:
+    server = ScramServer(Client().first, None, required=False)
+    server.challenge(CREDENTIALS)
+    with pytest.raises(SMTPError) as caught:
+        server.verify(final)
+    assert (caught.value.responseCode, caught.value.enhancedCode) == (501, "5.5.2")
+
+
+@given(st.text(), st.text(), st.booleans())
+def test_anyMessagesAreTakenOrRefused(first: str, final: str, required: bool) -> None:
+    for message in (first, f"n,,n=x,r={first}", f"n,a={first},n={first},r=x", f"p=tls-exporter,,n={first},r=x"):
+        try:
+            server = ScramServer(message, BINDING, required)
+        except SMTPError:
+            continue
+        server.challenge(CREDENTIALS)
+        for answer in (final, f"c={final},r=x,p=eA==", f"c=biws,r=x,p={final}", f"c=biws,r={final},p=eA=="):
+            try:
+                assert server.verify(answer) is None
+            except SMTPError:
+                continue
+
+
+# --- As a mechanism ---
+
+
+class Exchange:
+    """An exchange of the mechanism with a client of our own; each answer by the hook is C{judged}."""
+
+    def __init__(self, judged: Any, client: Client, method: str = PLAIN, offered: tuple[str, ...] = (PLAIN,)) -> None:
+        session = Session("mx.example.org", secure=True, channelBinding=BINDING)
+        mechanism = Mechanisms(offered, lambda: True).find(method, session)
+        assert mechanism is not None
+        run = mechanism.exchange(client.first.encode(), session)
+        wanted = next(run)
+        assert isinstance(wanted, Auth)
+        self.auth = wanted
+        self.said: list[bytes] = []
+        try:
+            challenge = run.send(judged)
+            assert isinstance(challenge, bytes)
+            self.said.append(challenge)
+            proof = run.send(client.final(challenge.decode()).encode())
+            assert isinstance(proof, bytes)
+            self.said.append(proof)
+            run.send(b"")
+        except StopIteration as end:
+            self.response: AuthResponse = end.value
+
+
+@pytest.mark.parametrize(
+    "judged, user",
+    [
+        (AuthResponse(user=CREDENTIALS), "ann"),
+        (AuthResponse(user=tuple(CREDENTIALS)), "ann"),
+        (AuthResponse(user={"id": 5}, data=CREDENTIALS), {"id": 5}),
+        (AuthResponse(user="Ann", message="Hello Ann", data=tuple(CREDENTIALS)), "Ann"),
+    ],
+)
+def test_hookAnswersWithTheStoredCredentials(judged: AuthResponse, user: Any) -> None:
+    client = Client(header="n,a=joe,")
+    done = Exchange(judged, client)
+    assert done.auth == Auth(method=PLAIN, username="ann", authorizationId="joe")
+    assert done.said[1].decode() == client.signature
+    assert done.response == AuthResponse(user=user, message=judged.message)
+
+
+def test_PLUSIsBoundToTheChannelOfTheSession() -> None:
+    judged = AuthResponse(user="ann", data=CREDENTIALS)
+    good = Client(header="p=tls-exporter,,", binding=BINDING)
+    assert Exchange(judged, good, PLUS, (PLUS,)).response.user == "ann"
+    bad = Client(header="p=tls-exporter,,", binding=bytes(32))
+    assert Exchange(judged, bad, PLUS, (PLUS,)).response == AuthResponse()
+
+
+def test_downgradeIsSeenWherePLUSIsOfferedOnly() -> None:
+    judged = AuthResponse(user="ann", data=CREDENTIALS)
+    assert Exchange(judged, Client(header="y,,"), PLAIN, (PLAIN,)).response.user == "ann"
+    with pytest.raises(SMTPError):
+        Exchange(judged, Client(header="y,,"), PLAIN, (PLAIN, PLUS))
+
+
+def test_wrongPasswordAndUnknownUserGetTheSameWords() -> None:
+    known = Exchange(AuthResponse(user="ann", message="Hello", data=CREDENTIALS), Client(WRONG_PASSWORD))
+    unknown = Exchange(AuthResponse(), Client(WRONG_PASSWORD))
+    assert known.response == unknown.response == AuthResponse()
+    assert len(known.said) == len(unknown.said) == 1
+    shapes = [{part[:1]: len(part) for part in done.said[0].decode().split(",")} for done in (known, unknown)]
+    assert shapes[0] == shapes[1]
+
+
+def test_unknownUserHasAlwaysTheSameSaltAndNoOtherHasIt() -> None:
+    def salt(username: str) -> str:
+        challenge = Exchange(AuthResponse(), Client(username=username)).said[0].decode()
+        return challenge.split(",")[1]
+
+    assert salt("nobody") == salt("nobody")
+    assert salt("nobody") != salt("somebody")
+    assert NO_SUCH_USER.credentialsOf("nobody") != scram._NoSuchUser().credentialsOf("nobody")
+
+
+def test_refusalOfTheHookIsTheReplyOnceTheClientHasAnswered() -> None:
+    judged = AuthResponse(message="Locked", responseCode=454)
+    assert Exchange(judged, Client()).response is judged
+
+
+@pytest.mark.parametrize("stored", ["ann", True, list(CREDENTIALS), CREDENTIALS[:3], {"salt": b""}])
+def test_answerWithoutStoredCredentialsIsAFaultOfTheHook(stored: Any) -> None:
+    for judged in (AuthResponse(user=stored), AuthResponse(user="ann", data=stored)):
+        with pytest.raises(TypeError, match="onAuth answers SCRAM with"):
+            Exchange(judged, Client())
