@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from smtphooks import authentication, grammar, replies, transaction
 from smtphooks.options import fillHeloResponse
 from smtphooks.replies import Reply, SMTPError
-from smtphooks.steps import Ask, Replies, StartTLS, State, Task
+from smtphooks.steps import AbandonMessage, Ask, Replies, StartTLS, State, Task
 
 if TYPE_CHECKING:
     from smtphooks.dialogue import Dialogue
@@ -102,7 +102,7 @@ def help(dialogue: Dialogue, argument: str) -> Reply:
 def quit(dialogue: Dialogue, argument: str) -> Task:
     """RFC 5321 section 4.1.1.10."""
     if dialogue.state is State.CHUNKS:
-        yield from transaction.abandon(dialogue)
+        yield AbandonMessage()
     return replies.BYE
 
 

@@ -121,10 +121,14 @@ class SMTPServerFactory(ServerFactory):
 
     def _watch(self) -> None:
         """Once a second, see whose time is up: one timer for all connections, however many there are."""
+        self._tick = None
         reactor = self.reactor()
         self.now = reactor.seconds()
-        for connection in [each for each in self.connections if each.deadline <= self.now]:
-            connection.timeUp()
+        for connection in list(self.connections):
+            if connection.deadline <= self.now:
+                connection.timeUp()
+            elif connection.isStopped:
+                connection.lookAfterClient()
         self._tick = reactor.callLater(1, self._watch) if self.connections else None
 
     def forget(self, connection: SMTPServerProtocol) -> None:

@@ -8,6 +8,7 @@ when hooks or the client itself are slow.  What a command means is the dialogue'
 from __future__ import annotations
 
 from collections.abc import Callable
+from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import UNIXAddress
@@ -58,6 +59,8 @@ _TLS_HANDSHAKE = b"\x16\x03"
 
 _NEVER = float("inf")
 
+_YES_OR_NO = TOLD | {"onConnect", "onSecure", "onAuth"}
+
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener)
 class SMTPServerProtocol(Protocol):
@@ -66,6 +69,7 @@ class SMTPServerProtocol(Protocol):
 
     @ivar session: what hooks see of it.
     @ivar deadline: when the client must have done what it owes, by C{factory.now}; infinite while it owes nothing.
+    @ivar isStopped: the transport reads no more for now.
     @ivar isLeaving: the server ends it as soon as no transaction is in progress.
     """
 
@@ -76,7 +80,7 @@ class SMTPServerProtocol(Protocol):
         self._read: Callable[[SMTPServerProtocol], bool] | None = None  # how to get on; None: something is undecided
         self._question: Deferred[Any] | None = None  # the hook that the dialogue waits for
         self._pumping = False
-        self._stopped = False  # the transport reads no more for now
+        self.isStopped = False
         self.deadline = _NEVER
         self._waiting: IDelayedCall | None = None  # the dialogue makes the client wait
         self._isHandshaking = False
@@ -200,6 +204,12 @@ class SMTPServerProtocol(Protocol):
         self._say(replies.TIMED_OUT)
         self._pump()
 
+    def lookAfterClient(self) -> None:
+        """A transport that reads nothing does not notice either that its client has gone, so ask the socket."""
+        socket = getattr(self.transport, "socket", None)
+        if socket is not None and socket.getsockopt(SOL_SOCKET, SO_ERROR):
+            self.abort()
+
     def _standStill(self) -> None:
         """Something has to be decided before anything more is read; meanwhile the client owes nothing."""
         self._read = None
@@ -237,8 +247,8 @@ class SMTPServerProtocol(Protocol):
         if self._closing:
             return
         stop = self._writer.isChoked or not self._receiver.hasRoom or (self._read is None and self.buffered >= _AHEAD)
-        if stop is not self._stopped:
-            self._stopped = stop
+        if stop is not self.isStopped:
+            self.isStopped = stop
             if stop:
                 self.transport.pauseProducing()  # type: ignore[union-attr]
             else:
@@ -337,6 +347,9 @@ class SMTPServerProtocol(Protocol):
 
     def _answer(self, question: Ask, result: object) -> None:
         """Tell the dialogue what a hook has decided."""
+        if result is False and question.hook not in _YES_OR_NO:
+            # Somebody meant "no", in the words of another library; that must not let anybody in.
+            result = Failure(TypeError("False is no answer, a refusal is a raised SMTPError"))
         if not isinstance(result, Failure):
             self._advance(self._dialogue.answer, result)
             return

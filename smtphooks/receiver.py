@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from smtphooks.delivery import Delivery
 from smtphooks.hooks import callHook
 from smtphooks.options import Options
+from smtphooks.replies import SMTPError
 from smtphooks.runner import HookRunner
 from smtphooks.steps import DiscardChunk, ReceiveChunk, Verdict
 from smtphooks.stream import MessageStream
@@ -177,6 +178,10 @@ class Receiver:
         if isinstance(result, Failure):
             if delivery.isCut:
                 self._runner.late("onData", result)
+            elif delivery.fault(self._options.rejectOversized) and not result.check(SMTPError):
+                # It fell over the end of a message that is refused anyway, and with a better reason.
+                self._runner.late("onData", result)
+                result = None
             else:
                 result = self._runner.refusal("onData", result)
         delivery.decide(result)

@@ -61,7 +61,7 @@ class HookRunner:
 
     def late(self, hook: object, result: object) -> None:
         """A hook has ended for whose answer nobody waits any more; that it was cancelled or cut short is no news."""
-        if isinstance(result, Failure) and not result.check(*_NO_NEWS):
+        if isinstance(result, Failure) and not _isNoNews(result):
             self.refusal(hook, result)
 
     def fault(self, text: str) -> None:
@@ -84,3 +84,10 @@ class HookRunner:
     def _told(self, result: object, name: str) -> None:
         if isinstance(result, Failure):
             self.refusal(name, result)
+
+
+def _isNoNews(failure: Failure) -> bool:
+    # Twisted's HTTP client wraps what its producer failed with.
+    reasons = getattr(failure.value, "reasons", None)
+    wrapped = reasons if isinstance(reasons, list) else [failure]
+    return any(reason.check(*_NO_NEWS) for reason in wrapped if isinstance(reason, Failure))

@@ -17,6 +17,8 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
+from smtphooks.replies import TOO_LARGE, SMTPError
+
 # Octets that wait for the hook before the stream says that it is full.  One pull from the wire (at most 64 KiB) may go
 # over it, and what the wire holds (at most 64 KiB less that pull) comes on top: less than 128 KiB in all.
 _ROOM = 16384
@@ -203,7 +205,8 @@ class MessageStream:
         """
         Write the message to a consumer, no faster than it wants.
 
-        @return: fires with None when all was written; fails as L{read} does, and with L{ConsumerStopped}.
+        @return: fires with None when all was written; fails as L{read} does, with L{ConsumerStopped}, and with
+            L{SMTPError} if the message passed option C{size} and so was not written whole.
         """
         delivered = self._beginDelivery(consumer)
         self._registered = True
@@ -269,6 +272,9 @@ class MessageStream:
         failure = self._maybeFailure()
         if self._delivered is None or self._chunks or not (self._ended or failure):
             return
+        if failure is None and self.sizeExceeded and self._cutOversized:
+            # Whoever the consumer hands it on to cannot look at sizeExceeded, and must not take it for whole.
+            failure = Failure(SMTPError(TOO_LARGE.lines[0], TOO_LARGE.code, TOO_LARGE.enhancedCode))
         consumer, delivered = self._consumer, self._endDelivery()
         if self._registered:
             consumer.unregisterProducer()

@@ -24,8 +24,9 @@ LAYERS = [
     {"commands"},
     {"dialogue"},
     {"hooks", "stream", "cred", "credentials", "handshake"},
-    {"tls", "proxy"},
-    {"delivery", "maildir"},
+    {"tls", "proxy", "lookup", "xclient"},
+    {"delivery", "maildir", "runner", "writer"},
+    {"receiver"},
     {"protocol"},
     {"factory"},
     {"settings"},
@@ -37,6 +38,7 @@ LAYERS = [
 
 WITH_TWISTED = {"protocol", "delivery", "factory", "stream", "hooks", "maildir", "config", "tap"}
 # Twisted's half of TLS and of its own credentials: below the protocol, beside the core.
+WITH_TWISTED |= {"receiver", "runner", "writer", "lookup", "proxy"}
 WITH_TWISTED |= {"tls", "handshake", "credentials", "cred", "checkers"}
 
 
