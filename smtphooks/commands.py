@@ -8,18 +8,23 @@ This module knows neither octets nor transports.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from smtphooks import authentication, grammar, replies, transaction
 from smtphooks.options import fillHeloResponse
 from smtphooks.replies import Reply, SMTPError
-from smtphooks.steps import AbandonMessage, Ask, Replies, StartTLS, State, Task
+from smtphooks.steps import AbandonMessage, Ask, Replies, StartTLS, State, Task, Wait
 
 if TYPE_CHECKING:
     from smtphooks.dialogue import Dialogue
 
 Handler: TypeAlias = "Callable[[Dialogue, str], Replies | Task]"
+
+
+# The end of a request line (RFC 9112 section 3): a browser was led here, and what follows may be somebody's commands.
+_HTTP = re.compile(r" HTTP/\d(\.\d)?$", re.ASCII | re.IGNORECASE)
 
 
 class Flavour(NamedTuple):
@@ -47,6 +52,11 @@ def connect(dialogue: Dialogue, argument: str) -> Task:
         refused = yield from authentication.secure(dialogue, StartTLS(None))
         if refused:
             return refused
+    if dialogue.options.greetDelay:
+        hasTalked = yield Wait(dialogue.options.greetDelay)
+        if hasTalked:
+            # RFC 5321 section 4.3.1: a client waits for the greeting; what does not is mostly no mail server.
+            return replies.EARLY_TALKER
     try:
         yield Ask("onConnect", (dialogue.session,))
     except SMTPError as refusal:
@@ -109,8 +119,10 @@ def quit(dialogue: Dialogue, argument: str) -> Task:
 def extended(dialogue: Dialogue, argument: str) -> Task:
     """A command that an extension adds, or none."""
     handler = dialogue.extensions.command(dialogue.verb, dialogue.session)
+    if handler is None and _HTTP.search(argument):
+        return replies.HTTP_REFUSED
     if handler is None:
-        return replies.NOT_IMPLEMENTED if dialogue.verb in NOT_IMPLEMENTED else replies.NOT_RECOGNIZED
+        return replies.NOT_IMPLEMENTED if dialogue.verb in NOT_IMPLEMENTED else dialogue.unrecognized()
     answer = yield Ask(handler, (argument, dialogue.session))
     return replies.ok(answer, replies.OK)
 

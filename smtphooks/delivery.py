@@ -52,6 +52,13 @@ class Delivery:
         self.decided = True
         self.stream.discard()
 
+    def giveUp(self, refusal: SMTPError) -> None:
+        """Decide without the hook, and cancel it."""
+        hook = self._hook
+        self.decide(refusal)
+        if hook is not None:
+            hook.cancel()
+
     def receive(self, data: bytes) -> None:
         """Octets of the message."""
         self.stream.receive(data)

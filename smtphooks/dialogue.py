@@ -26,6 +26,9 @@ from smtphooks.wire import LineFault
 # RFC 5321 section 4.5.3.1.4: a command line has 512 octets, and more where extensions say so.
 _COMMAND_LENGTH = 512
 
+# What a client may say as often as it likes before it is authenticated: it leads there, or away.
+_TOWARDS_AUTHENTICATION = frozenset({"HELO", "EHLO", "LHLO", "STARTTLS", "AUTH", "QUIT"})
+
 _LINE_FAULTS = {LineFault.TOO_LONG: replies.LINE_TOO_LONG, LineFault.BARE_LINE_END: replies.BARE_LINE_END}
 
 
@@ -43,6 +46,8 @@ class Dialogue:
         "_refusedByHook",
         "_situation",
         "_task",
+        "_unauthenticated",
+        "_unrecognized",
         "_utf8",
         "authenticationFailures",
         "errors",
@@ -67,6 +72,8 @@ class Dialogue:
         self.state = State.CONNECTED
         self.verb = ""
         self.errors = 0
+        self._unrecognized = 0
+        self._unauthenticated = 0
         self.authenticationFailures = 0
         self._commandLimit = options.maxCommandLength or _COMMAND_LENGTH + extensions.commandLength
         # What AUTH may say is longer than any other command, and which one comes is only known when it is read.
@@ -99,7 +106,7 @@ class Dialogue:
             return self._conclude(replies.LINE_TOO_LONG)
         if not verb.isascii():
             # The upper case of some other letters is ASCII: what a filter before us let pass must not become a command.
-            return self._conclude(replies.NOT_RECOGNIZED)
+            return self._conclude(self.unrecognized())
         return self._command(verb.upper(), argument.strip(" "))
 
     def answer(self, value: object) -> Step:
@@ -148,6 +155,12 @@ class Dialogue:
         if self.state is not State.CONNECTED:
             self.reset()
 
+    def unrecognized(self) -> Reply:
+        """The reply to a command that nobody knows."""
+        self._unrecognized += 1
+        limit = self.options.maxUnrecognizedCommands
+        return replies.TOO_MANY_UNRECOGNIZED if limit and self._unrecognized > limit else replies.NOT_RECOGNIZED
+
     def verbs(self) -> list[str]:
         """The commands that this client may use."""
         verbs = [verb for verb in COMMANDS if self._isOffered(verb)] + self.extensions.verbs(self.session)
@@ -163,6 +176,8 @@ class Dialogue:
 
     def _command(self, verb: str, argument: str) -> Step:
         self.verb = verb
+        if self._isUnauthenticatedForTooLong():
+            return self._conclude(replies.TOO_MANY_UNAUTHENTICATED)
         command = COMMANDS.get(verb)
         if command is not None and command.always:
             return self._handle(command.handle, argument)
@@ -178,6 +193,14 @@ class Dialogue:
         if refusal is not None:
             return self._conclude(refusal)
         return self._handle(command.handle, argument)
+
+    def _isUnauthenticatedForTooLong(self) -> bool:
+        limit = self.options.maxAllowedUnauthenticatedCommands
+        if self.options.authOptional or limit is False or self.session.user is not None:
+            return False
+        if self.verb not in _TOWARDS_AUTHENTICATION:
+            self._unauthenticated += 1
+        return self._unauthenticated > limit
 
     def _handle(self, handle: commands.Handler, argument: str) -> Step:
         self._situation = SITUATIONS["parameter"]

@@ -7,6 +7,8 @@ end all of them.  What happens on a connection is the protocol's business.
 
 from __future__ import annotations
 
+import ipaddress
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +18,13 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
+from smtphooks import replies
 from smtphooks.cred import canCheck, onAuthOf
 from smtphooks.extensions import Extensions, builtInExtensions
 from smtphooks.hooks import HOOK_NAMES, hookOf
 from smtphooks.options import OptionError, Options, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
+from smtphooks.replies import Reply
 from smtphooks.sasl import Mechanisms
 from smtphooks.tls import SecureContext
 
@@ -66,6 +70,7 @@ class SMTPServerFactory(ServerFactory):
         self.now = 0.0
         self._tick: IDelayedCall | None = None
         self.connections: set[SMTPServerProtocol] = set()
+        self._clients: Counter[str] = Counter()  # by network, if there is a limit
         self.clock: IReactorTime | None = None
         self._closed: list[Deferred[None]] = []
         self._timeout: IDelayedCall | None = None
@@ -113,9 +118,21 @@ class SMTPServerFactory(ServerFactory):
         if self.onData is None:
             self.log.warn("there is no onData hook: every message will be accepted and dropped")
 
+    def refusalOf(self, address: str) -> Reply | None:
+        """Why a client of that address cannot be served now, None if it can."""
+        options = self.options
+        if options.maxClients and len(self.connections) >= options.maxClients:
+            return replies.TOO_MANY_CLIENTS
+        most = options.maxClientsPerAddress
+        if most and address and self._clients[_networkOf(address)] >= most:
+            return replies.TOO_MANY_CLIENTS_HERE
+        return None
+
     def remember(self, connection: SMTPServerProtocol) -> None:
         """A connection has begun."""
         self.connections.add(connection)
+        if self.options.maxClientsPerAddress:
+            self._clients[_networkOf(connection.session.remoteAddress)] += 1
         if self._tick is None:
             self._watch()
 
@@ -134,6 +151,11 @@ class SMTPServerFactory(ServerFactory):
     def forget(self, connection: SMTPServerProtocol) -> None:
         """A connection has come to its end, its last hook included."""
         self.connections.discard(connection)
+        if self.options.maxClientsPerAddress:
+            network = _networkOf(connection.session.remoteAddress)
+            self._clients[network] -= 1
+            if not self._clients[network]:
+                del self._clients[network]
         if not self.connections and self._tick is not None:
             self._tick.cancel()
             self._tick = None
@@ -181,3 +203,10 @@ class SMTPServerFactory(ServerFactory):
         closed, self._closed = self._closed, []
         for gone in closed:
             gone.callback(None)
+
+
+def _networkOf(address: str) -> str:
+    """What counts as one client: an IPv4 address, and of IPv6 the /64 that one customer is given."""
+    if ":" not in address:
+        return address
+    return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))

@@ -196,8 +196,16 @@ class Options:
     )
 
     # Limits
+    maxClients: int = _count(0, "connections")
+    maxClientsPerAddress: int = _count(0, "connections")
     maxRecipients: int = _count(0, "recipients")
     maxTransactions: int = _count(0, "transactions")
+    maxAllowedUnauthenticatedCommands: int | bool = _option(
+        10,
+        "a whole number of commands, or False for no limit",
+        lambda value: value is False or (_isNumber(value) and value > 0),
+    )
+    maxUnrecognizedCommands: int = _count(10, "commands")
     maxErrors: int = _count(20, "errors")
     maxCommandLength: int | None = _option(
         None,
@@ -206,6 +214,9 @@ class Options:
     )
 
     # Time
+    greetDelay: float = _seconds(0)
+    hookTimeout: float = _seconds(0)
+    dataTimeout: float = _seconds(1800)
     socketTimeout: float = _seconds(60)
     closeTimeout: float = _seconds(30)
 

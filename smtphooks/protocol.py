@@ -30,8 +30,8 @@ from smtphooks.dialogue import Dialogue
 from smtphooks.handshake import explainHandshakeFailure, record
 from smtphooks.hooks import callHook
 from smtphooks.receiver import Receiver
-from smtphooks.replies import Reply
-from smtphooks.runner import TOLD, HookRunner
+from smtphooks.replies import BROKEN_PROTOCOL, NOTEWORTHY, Reply, SMTPError
+from smtphooks.runner import HOOK_TIMED_OUT, TOLD, HookRunner
 from smtphooks.session import Session
 from smtphooks.steps import (
     AbandonMessage,
@@ -41,6 +41,7 @@ from smtphooks.steps import (
     ReceiveChunk,
     ReceiveMessage,
     StartTLS,
+    State,
     Step,
     Verdict,
     Wait,
@@ -58,6 +59,11 @@ _AHEAD = 16384
 _TLS_HANDSHAKE = b"\x16\x03"
 
 _NEVER = float("inf")
+
+# Octets a second that a message must come with in the end, and how many times option socketTimeout that may take to
+# show.
+_LEAST_RATE = 10
+_GRACE = 5
 
 _YES_OR_NO = TOLD | {"onConnect", "onSecure", "onAuth"}
 
@@ -83,6 +89,9 @@ class SMTPServerProtocol(Protocol):
         self.isStopped = False
         self.deadline = _NEVER
         self._waiting: IDelayedCall | None = None  # the dialogue makes the client wait
+        self._asked: object = None  # which hook that is
+        self._messageBegan = 0.0  # less the time that hooks have taken since
+        self._fullSince: float | None = None
         self._isHandshaking = False
         self._aborted = False
         self._inputEnded = False
@@ -96,6 +105,10 @@ class SMTPServerProtocol(Protocol):
     def connectionMade(self) -> None:
         """A client has connected."""
         factory = self.factory
+        refusal = factory.refusalOf(_hostAndPort(self.transport.getPeer())[0])  # type: ignore[union-attr]
+        if refusal is not None:
+            self._turnAway(refusal)
+            return
         self.session = self._newSession()
         self._wire = Wire(factory.options.bareNewline)
         self._dialogue = Dialogue(factory.options, factory.extensions, self.session, factory.mechanisms)
@@ -107,6 +120,16 @@ class SMTPServerProtocol(Protocol):
         if factory.isClosing:
             self.leave()
         self._pump()
+
+    def _turnAway(self, refusal: Reply) -> None:
+        """End a connection for which there is no room, before it costs anything."""
+        self._lost = self._ended = True
+        peer = _hostAndPort(self.transport.getPeer())[0]  # type: ignore[union-attr]
+        self.log.warn("refused {peer}: {reply}", peer=peer, reply=str(refusal))
+        if not self.factory.options.secure:
+            octets = refusal.encode(not self.factory.options.hideENHANCEDSTATUSCODES)
+            self.transport.write(octets)  # type: ignore[union-attr]
+        self.transport.loseConnection()  # type: ignore[union-attr]
 
     def _newSession(self) -> Session:
         options = self.factory.options
@@ -125,6 +148,9 @@ class SMTPServerProtocol(Protocol):
             self._refuseTLS()
             return
         self._wire.receive(data)
+        if self._waiting is not None and self._dialogue.state is State.CONNECTED:
+            self._waiting.cancel()
+            self._waited()
         self._pump()
 
     def _isUntouched(self) -> bool:
@@ -157,6 +183,8 @@ class SMTPServerProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
+        if self._ended:
+            return  # it was never let in
         self._lost = True
         self._read = None
         self.deadline = _NEVER
@@ -199,9 +227,26 @@ class SMTPServerProtocol(Protocol):
         """The client has not done in time what it owes."""
         if self._closing or self._isHandshaking:
             self.abort()
+        elif self._read is None or not self._receiver.hasRoom:
+            self._hookTimedOut()
+        else:
+            self.log.info("no sign of the client in time [{session}]", session=self.session.id)
+            self._say(replies.MESSAGE_TIMED_OUT if self._read is _READ_MESSAGE else replies.TIMED_OUT)
+            self._pump()
+
+    def _hookTimedOut(self) -> None:
+        """Option C{hookTimeout}: the client shall not wait any longer for a hook."""
+        self.deadline = _NEVER
+        question, self._question = self._question, None
+        if question is None:
+            self._receiver.overdue()
             return
-        self.log.info("no sign of the client in time [{session}]", session=self.session.id)
-        self._say(replies.TIMED_OUT)
+        self.log.warn("hook {hook} took too long [{session}]", hook=self._asked, session=self.session.id)
+        question.cancel()
+        if self._asked in TOLD:
+            self._advance(self._dialogue.answer, None)
+        else:
+            self._advance(self._dialogue.refuse, HOOK_TIMED_OUT)
         self._pump()
 
     def lookAfterClient(self) -> None:
@@ -213,12 +258,31 @@ class SMTPServerProtocol(Protocol):
     def _standStill(self) -> None:
         """Something has to be decided before anything more is read; meanwhile the client owes nothing."""
         self._read = None
-        self.deadline = _NEVER
+        self._limitHook()
+
+    def _limitHook(self) -> None:
+        timeout = self.factory.options.hookTimeout
+        self.deadline = self.factory.now + timeout if timeout else _NEVER
 
     def _expect(self) -> None:
         """The client owes the next octets, or the end of the connection."""
         timeout = self.factory.options.socketTimeout
         self.deadline = self.factory.now + timeout if timeout else _NEVER
+
+    def _expectMessage(self) -> None:
+        """
+        The client owes the next octets of a message.
+
+        It may not fall silent, and neither drip: after a while the whole message must have come at some rate, and in
+        the end in some time.
+        """
+        self._expect()
+        options = self.factory.options
+        if options.dataTimeout:
+            self.deadline = min(self.deadline, self._messageBegan + options.dataTimeout)
+        if options.socketTimeout:
+            grace = _GRACE * options.socketTimeout
+            self.deadline = min(self.deadline, self._messageBegan + grace + self._receiver.octets / _LEAST_RATE)
 
     @property
     def buffered(self) -> int:
@@ -267,7 +331,9 @@ class SMTPServerProtocol(Protocol):
 
     def _readMessage(self) -> bool:
         if not self._receiver.hasRoom:
-            self.deadline = _NEVER  # it is the hook that is slow
+            if self._fullSince is None:
+                self._fullSince = self.factory.now
+                self._limitHook()  # it is the hook that is slow
             return False
         deadline = self.deadline
         self._standStill()
@@ -275,8 +341,12 @@ class SMTPServerProtocol(Protocol):
         if self._receiver.owesInput and not self._closing:
             self._read = _READ_MESSAGE
             self.deadline = deadline
-            if hasRead or deadline == _NEVER:
-                self._expect()
+            if self._fullSince is not None:
+                self._messageBegan += self.factory.now - self._fullSince
+                self._fullSince = None
+                self._expectMessage()
+            elif hasRead:
+                self._expectMessage()
         return hasRead
 
     # --- steps of the dialogue ---
@@ -313,6 +383,13 @@ class SMTPServerProtocol(Protocol):
         self._say(last.closing() if any(reply.closes for reply in others) else last)
 
     def _put(self, reply: Reply) -> None:
+        if reply.code >= 400 and reply in NOTEWORTHY:
+            self.log.info(
+                "{verb}: {reply} [{session}]", verb=self._dialogue.verb, reply=str(reply), session=self.session.id
+            )
+            if reply in BROKEN_PROTOCOL:
+                refusal = SMTPError(reply.lines[0], reply.code, reply.enhancedCode)
+                self._runner.tell("onError", Failure(refusal), self.session)
         self._writer.put(self._dialogue.encode(reply))
 
     def _close(self) -> None:
@@ -334,14 +411,18 @@ class SMTPServerProtocol(Protocol):
             self._answer(question, result)
             return
         self._question = result
-        result.addBoth(self._answerLater, question)
+        self._asked = question.hook
+        result.addBoth(self._answerLater, question, result)
 
-    def _answerLater(self, result: object, question: Ask) -> None:
-        self._question = None
-        if self._lost:
+    def _answerLater(self, result: object, question: Ask, awaited: Deferred[Any]) -> None:
+        isOverdue = self._question is not awaited
+        if not isOverdue:
+            self._question = None
+        if self._lost or isOverdue:
             self._runner.late(question.hook, result)
+        if self._lost:
             self._endIfDone()
-        else:
+        elif not isOverdue:
             self._answer(question, result)
             self._pump()
 
@@ -373,11 +454,12 @@ class SMTPServerProtocol(Protocol):
         return True
 
     def _wait(self, step: Wait) -> None:
+        self.deadline = _NEVER
         self._waiting = self.factory.reactor().callLater(step.seconds, self._waited)
 
     def _waited(self) -> None:
         self._waiting = None
-        self._advance(self._dialogue.answer, None)
+        self._advance(self._dialogue.answer, self._wire.buffered > 0)
         self._pump()
 
     def _startTLS(self, step: StartTLS) -> None:
@@ -410,10 +492,13 @@ class SMTPServerProtocol(Protocol):
         self._receive(self._receiver.discard, step)
 
     def _receive(self, begin: Callable[..., None], *step: object) -> None:
+        if not self._receiver.isBusy:
+            self._messageBegan = self.factory.now
+            self._fullSince = None
         begin(*step)
         if self._receiver.owesInput:
             self._read = _READ_MESSAGE
-            self._expect()
+            self._expectMessage()
 
     def _abandonMessage(self, step: AbandonMessage) -> None:
         self._receiver.abandon()

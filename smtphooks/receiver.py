@@ -17,7 +17,7 @@ from smtphooks.delivery import Delivery
 from smtphooks.hooks import callHook
 from smtphooks.options import Options
 from smtphooks.replies import SMTPError
-from smtphooks.runner import HookRunner
+from smtphooks.runner import HOOK_TIMED_OUT, HookRunner
 from smtphooks.steps import DiscardChunk, ReceiveChunk, Verdict
 from smtphooks.stream import MessageStream
 from smtphooks.wire import Wire
@@ -98,6 +98,20 @@ class Receiver:
 
     # --- what there is ---
 
+    def overdue(self) -> None:
+        """C{onData} has taken too long; what it does from here on is of no interest."""
+        delivery = self._delivery
+        if delivery is not None and not delivery.decided:
+            self._runner.fault("hook onData took too long")
+            delivery.giveUp(HOOK_TIMED_OUT)
+            self._concludeIfDecided()
+            self._changed()
+
+    @property
+    def octets(self) -> int:
+        """Octets of the message so far."""
+        return 0 if self._delivery is None else self._delivery.stream.byteLength
+
     @property
     def isBusy(self) -> bool:
         """C{onData} has not ended."""
@@ -170,6 +184,9 @@ class Receiver:
             self._decided(result, delivery)
 
     def _decidedLater(self, result: object, delivery: Delivery) -> None:
+        if delivery.decided:
+            self._runner.late("onData", result)
+            return
         self._decided(result, delivery)
         self._concludeIfDecided()
         self._changed()

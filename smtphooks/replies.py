@@ -249,11 +249,43 @@ NOT_WITHIN_CHUNKS = Reply(503, "A message begun with BDAT goes on with BDAT", "5
 
 TOO_MANY_RECIPIENTS = Reply(452, "Too many recipients", "4.5.3")
 TOO_MANY_TRANSACTIONS = Reply(421, "Too many transactions on this connection", "4.7.0")
+TOO_MANY_CLIENTS = Reply(421, "Too many connections, try again later", "4.7.0")
+TOO_MANY_CLIENTS_HERE = Reply(421, "Too many connections from your address, try again later", "4.7.0")
+TOO_MANY_UNRECOGNIZED = Reply(421, "Too many unrecognized commands", "4.7.0")
+TOO_MANY_UNAUTHENTICATED = Reply(421, "Too many commands without authentication", "4.7.0")
+EARLY_TALKER = Reply(554, "You talked before my greeting", "5.5.1", closes=True)
+HTTP_REFUSED = Reply(554, "This is no HTTP server", "5.5.1", closes=True)
+HOOK_TIMED_OUT = Reply(451, "Temporary server error, please try again later", "4.3.0")
+MESSAGE_TIMED_OUT = Reply(421, "Message takes too long, closing connection", "4.4.2")
 TIMED_OUT = Reply(421, "Timeout, closing connection", "4.4.2")
 NO_TLS_HERE = Reply(454, "TLS is not available on this connection", "4.7.0", closes=True)
 TOO_MANY_ERRORS = Reply(421, "Too many errors", "4.7.0")
 TOO_LARGE = Reply(552, "Message exceeds the fixed maximum size", "5.3.4")
 BARE_NEWLINE = Reply(550, "Bare <CR> or <LF> in message, only <CR><LF> ends a line", "5.6.11")
+
+
+# What an operator wants to know that it was said.
+NOTEWORTHY = frozenset(
+    {
+        LINE_TOO_LONG,
+        BARE_LINE_END,
+        TOO_MANY_RECIPIENTS,
+        TOO_MANY_TRANSACTIONS,
+        TOO_MANY_ERRORS,
+        TOO_MANY_UNRECOGNIZED,
+        TOO_MANY_UNAUTHENTICATED,
+        TOO_LARGE,
+        BARE_NEWLINE,
+        EARLY_TALKER,
+        HTTP_REFUSED,
+        TALKED_BEFORE_TLS,
+        BDAT_SYNTAX,
+        TIMED_OUT,
+        MESSAGE_TIMED_OUT,
+    }
+)
+# And what the hooks do: the peer speaks something else than SMTP.
+BROKEN_PROTOCOL = frozenset({BARE_LINE_END, BARE_NEWLINE, EARLY_TALKER, HTTP_REFUSED, TALKED_BEFORE_TLS, BDAT_SYNTAX})
 
 
 def ok(text: object, default: Reply) -> Reply:

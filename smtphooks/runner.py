@@ -25,6 +25,10 @@ from smtphooks.session import Session
 # These hooks only learn of something: what they raise is logged and answers nobody.
 TOLD = frozenset({"onReset", "onClose", "onError"})
 
+HOOK_TIMED_OUT = SMTPError(
+    replies.HOOK_TIMED_OUT.lines[0], replies.HOOK_TIMED_OUT.code, replies.HOOK_TIMED_OUT.enhancedCode
+)
+
 # How a hook ends for which the connection, or its message, has come to an end.
 _NO_NEWS = (CancelledError, asyncio.CancelledError, ConnectionLost, SMTPError)
 

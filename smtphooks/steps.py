@@ -100,7 +100,11 @@ class StartTLS(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """The client must wait for so many seconds.  Answered with None."""
+    """
+    The client must wait for so many seconds.
+
+    Answered with whether it has sent anything meanwhile; before the greeting, as soon as it has.
+    """
 
     seconds: float
 

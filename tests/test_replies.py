@@ -13,7 +13,7 @@ from smtphooks.replies import SITUATIONS, Reply, Situation, SMTPError
 
 STANDARD = {name: value for name, value in vars(replies).items() if isinstance(value, Reply)}
 
-CLOSING = {"BYE", "BDAT_SYNTAX", "NO_TLS_HERE", "NO_TLS_HERE", "TALKED_BEFORE_TLS"}
+CLOSING = {"BYE", "BDAT_SYNTAX", "EARLY_TALKER", "HTTP_REFUSED", "NO_TLS_HERE", "TALKED_BEFORE_TLS"}
 
 _CODES = st.integers(200, 599).filter(lambda code: code // 100 != 3)
 

@@ -144,7 +144,7 @@ class Server:
         self.sessions: list[Session] = []
         self.errors: list[Any] = []
         self.protocols: list[SMTPServerProtocol] = []
-        self.heard = b""
+        self.heard = bytearray()
         hooks = {name: self.diary.hook(name) for name in ("onHelo", "onMailFrom", "onRcptTo", "onReset", "onVrfy")}
         hooks |= {"onClose": self.sessions.append, "onError": lambda failure, session: self.errors.append(failure)}
         options = {"name": "mx.test", "authOptional": True, "key": SERVER.key, "cert": SERVER.cert}
@@ -158,7 +158,7 @@ class Server:
             self.heard += data
             receive(data)
 
-        self.heard = b""
+        self.heard = bytearray()
         self.protocols.append(SMTPServerProtocol())
         receive = self.protocols[-1].dataReceived
         self.protocols[-1].dataReceived = dataReceived  # type: ignore[method-assign]
@@ -459,7 +459,7 @@ async def test_nothingBehindSTARTTLSIsProcessedWhereverItIsCut(serve: Any, comma
         server.errors.clear()
         client = await server.connect()
         await client.until(b"220 mx.test ESMTP\r\n")
-        server.heard = b""
+        server.heard.clear()
         client.send(data[:cut])
         await server.hears(cut)
         if cut == len(begin):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.secrets import secretsIn
 
-from .programs import HOOKS, Maildir, Service, freePort, table, tcp
+from .programs import HOOKS, Certificates, Maildir, Service, freePort, table, tcp
 
 
 class Running(NamedTuple):
@@ -34,6 +34,12 @@ def maildir(tmp_path: Path) -> Maildir:
 
 
 @pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    """An authority, and what it has signed."""
+    return Certificates(tmp_path / "tls")
+
+
+@pytest.fixture
 def startService(tmp_path: Path, maildir: Maildir) -> Iterator[StartService]:
     """
     Start the service: by flags alone, or from a configuration file where hooks or options are given.
@@ -49,19 +55,28 @@ def startService(tmp_path: Path, maildir: Maildir) -> Iterator[StartService]:
         endpoint: str | None = None,
         hooksOptions: dict[str, object] | None = None,
         options: dict[str, object] | None = None,
+        tls: dict[str, object] | None = None,
+        sni: dict[str, dict[str, object]] | None = None,
+        checkers: list[str] | None = None,
+        secure: bool = False,
     ) -> Running:
         port = freePort()
         endpoint = endpoint or tcp(port)
-        if hooks is None and options is None:
+        if not (hooks or options or tls or checkers or secure):
             arguments = ["--listen", endpoint, "--maildir", str(maildir.path)]
             arguments += ["--lmtp"] * lmtp
         else:
             config = tmp_path / "smtphooks.toml"
+            if hooks is None:
+                hooks, hooksOptions = "PickyMaildir", {"path": maildir.path}
             tables = [
                 f'hooks = "{HOOKS}:{hooks}"\n',
                 table("hooks-options", hooksOptions or {}),
                 table("options", {"authOptional": True, **(options or {})}),
-                table("[listener]", {"endpoint": endpoint, "lmtp": lmtp}),
+                table("tls", tls or {}),
+                *[table(f'tls.sni."{name}"', own) for name, own in (sni or {}).items()],
+                *[table("auth", {"checkers": checkers})] * (checkers is not None),
+                table("[listener]", {"endpoint": endpoint, "lmtp": lmtp, "secure": secure}),
             ]
             config.write_text("\n".join(tables))
             arguments = ["--config", str(config)]
@@ -73,5 +88,6 @@ def startService(tmp_path: Path, maildir: Maildir) -> Iterator[StartService]:
     statuses = [(service, service.terminate()) for service in services]
     for service, status in statuses:
         assert "Server Shut Down." in service.output
-        assert secretsIn(service.output) == []
         assert status == 0, service.output
+        # Whatever the clients sent to prove who they are.
+        assert not secretsIn(service.output), service.output

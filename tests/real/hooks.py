@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from smtphooks import Hooks, SMTPError
+from smtphooks import AuthResponse, Hooks, SMTPError
 from smtphooks.maildir import MaildirHooks
+from tests.secrets import PASSWORD, TOKEN
 
 if TYPE_CHECKING:
     from smtphooks import Address, MessageStream, Session
+    from smtphooks.sasl import Auth
 
 
 class PickyMaildir(MaildirHooks):
@@ -40,6 +44,36 @@ class SlowMaildir(MaildirHooks):
         result = await super().onData(stream, session)
         await self._wait()
         return result
+
+
+class KnownUsers(MaildirHooks):
+    """A Maildir for the messages of one user, who may prove in any way to be it."""
+
+    def onAuth(self, auth: Auth, session: Session) -> Any:
+        if auth.username != "ann":
+            return None
+        if auth.method.startswith("SCRAM-"):
+            return AuthResponse(user="ann", data=SCRAM_CREDENTIALS)
+        if auth.method == "EXTERNAL":
+            return auth.certificate.subject.rfc4514_string().removeprefix("CN=")
+        if auth.accessToken is not None:
+            known = auth.accessToken == TOKEN
+            return AuthResponse(user="ann" if known else None, data={"status": "401", "schemes": "bearer"})
+        return "ann" if auth.validatePassword(PASSWORD) else None
+
+    def onMailFrom(self, address: Address, session: Session) -> str:
+        return f"{session.user} may send"
+
+
+def scramCredentials(password: str) -> tuple[bytes, bytes, bytes, int]:
+    """What is stored of a password (RFC 5802 section 3)."""
+    salt, iterations = b"as random as it gets", 4096
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
+    clientKey, serverKey = (hmac.digest(salted, name, "sha256") for name in (b"Client Key", b"Server Key"))
+    return salt, hashlib.sha256(clientKey).digest(), serverKey, iterations
+
+
+SCRAM_CREDENTIALS = scramCredentials(PASSWORD)
 
 
 class UnreadMessages(Hooks):

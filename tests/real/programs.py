@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 import pytest
+
+from tests.certificates import Authority
 
 ROOT = Path(__file__).parents[2]
 HOOKS = f"{__package__}.hooks"
@@ -184,6 +187,10 @@ class Service(Program):
         (kilobytes,) = re.findall(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
         return int(kilobytes) * 1024
 
+    def hangUp(self) -> None:
+        """Have it read its certificates again."""
+        os.kill(self.pid, signal.SIGHUP)
+
     def forgetPeak(self) -> None:
         """Have VmHWM begin anew."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
@@ -301,6 +308,43 @@ class Client:
             self.say(b"RCPT TO:<%b>" % recipient, 250)
 
 
+class Certificates:
+    """
+    Files of TLS, all signed by one authority.
+
+    @ivar authority: the path of its certificate.
+    @ivar server: the options C{key} and C{cert} of mx.example.
+    @ivar client: the same of the user ann.
+    @ivar sni: those of further names of the server.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._authority = Authority()
+        (folder / "ca.pem").write_text(self._authority.pem)
+        self.authority = str(folder / "ca.pem")
+        self.renew()
+        self.server = {"key": str(folder / "server.key"), "cert": str(folder / "server.pem")}
+        self.client = self._authority.client("ann").writeTo(folder, "ann")
+        self.sni = {"mail.example.org": self._authority.server("mail.example.org").writeTo(folder, "mail")}
+
+    def renew(self) -> None:
+        """Write another certificate for the server."""
+        names = ["mx.example", "localhost", "127.0.0.1"]
+        self._authority.issue("mx.example", names=names).writeTo(self._folder, "server")
+
+    def damage(self) -> None:
+        """Leave half of the server's key."""
+        key = self._folder / "server.key"
+        key.write_bytes(key.read_bytes()[:100])
+
+    def serialOf(self, port: int) -> bytes:
+        """Which certificate a server gives where TLS begins at once."""
+        pem = run("openssl", "s_client", "-connect", f"127.0.0.1:{port}").stdout
+        return run("openssl", "x509", "-noout", "-serial", stdin=pem).stdout
+
+
 def reset(connection: socket.socket) -> None:
     """Have a connection end with a RST when it is closed, whatever is still on its way."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -317,6 +361,8 @@ def toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, (int, float)):
         return str(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
     text = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
 

@@ -104,7 +104,7 @@ def test_SIGHUPBringsNewCertificatesAndABrokenOneKeepsTheOld(
     startService: StartService, certificates: Certificates, maildir: Maildir
 ) -> None:
     running = startService(tls=certificates.server, secure=True)
-    assert "serial" not in connect(running.port, certificates, way="implicit")
+    assert "221 2.0.0 Bye" in connect(running.port, certificates, way="implicit")
     before = certificates.serialOf(running.port)
     certificates.renew()
     running.service.hangUp()
