@@ -48,7 +48,7 @@ def auth(dialogue: Dialogue, argument: str) -> Task:
     response: AuthResponse = yield from _exchange(dialogue, mechanism.exchange(_initial(initial), session))
     if not response.user:
         yield from _delay(dialogue)
-        return _refusal(response)
+        return refusalOf(response)
     session.user = response.user
     dialogue.authenticationFailures = 0
     return Reply(235, response.message or "Authentication successful", "2.7.0")
@@ -67,7 +67,8 @@ def _initial(text: str) -> bytes | None:
     return b"" if text == "=" else _decode(text)
 
 
-def _refusal(response: AuthResponse) -> Reply:
+def refusalOf(response: AuthResponse) -> Reply:
+    """The reply to an attempt that failed."""
     error = SMTPError(response.message or "Authentication credentials invalid", response.responseCode)
     return error.reply(replies.SITUATIONS["onAuth"])
 
@@ -86,7 +87,7 @@ def _exchange(
             return result
         resume = exchange.send
         if isinstance(wanted, Auth):
-            answer = yield from _judge(dialogue, wanted)
+            answer = yield from judge(dialogue, wanted)
             continue
         line = yield Challenge(b"334 %s\r\n" % b64encode(wanted))
         try:
@@ -96,7 +97,8 @@ def _exchange(
             resume, answer = exchange.throw, error
 
 
-def _judge(dialogue: Dialogue, attempt: Auth) -> Generator[Question, Any, AuthResponse]:
+def judge(dialogue: Dialogue, attempt: Auth) -> Generator[Question, Any, AuthResponse]:
+    """Ask C{onAuth}."""
     try:
         answer = yield Ask("onAuth", (attempt, dialogue.session))
     except SMTPError as refusal:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from smtphooks import authentication, grammar, replies, transaction
+from smtphooks import authentication, grammar, proxied, replies, transaction
 from smtphooks.options import fillHeloResponse
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.steps import AbandonMessage, Ask, Replies, StartTLS, State, Task, Wait
@@ -62,8 +62,7 @@ def connect(dialogue: Dialogue, argument: str) -> Task:
     except SMTPError as refusal:
         return refusal.reply(replies.SITUATIONS["onConnect"]).closing()
     dialogue.state = State.GREETED
-    options = dialogue.options
-    return Reply(220, " ".join(filter(None, (options.name, dialogue.flavour.protocol, options.banner))))
+    return dialogue.greeting()
 
 
 def hello(dialogue: Dialogue, argument: str) -> Task:
@@ -74,7 +73,8 @@ def hello(dialogue: Dialogue, argument: str) -> Task:
     hostname = grammar.parseHostname(argument)
     before = session.openingCommand, session.hostNameAppearsAs
     # The hook may want to read them; a refusal leaves the session as it was (section 4.1.4).
-    session.openingCommand, session.hostNameAppearsAs = dialogue.verb, hostname
+    session.openingCommand = dialogue.verb
+    session.hostNameAppearsAs = session.xClient.get("HELO") or hostname
     try:
         answer = yield Ask("onHelo", (hostname, session))
     except SMTPError:
@@ -175,6 +175,8 @@ COMMANDS = {
     # Not only after EHLO: there are clients that know what they want.
     "STARTTLS": Command(authentication.starttls, bare=True, extension="STARTTLS"),
     "AUTH": Command(authentication.auth, _BEFORE_HELLO, extension="AUTH", encrypted=True),
+    "XCLIENT": Command(proxied.xClient, extension="XCLIENT"),
+    "XFORWARD": Command(proxied.xForward, extension="XFORWARD"),
     "QUIT": Command(quit, bare=True),
 }
 

@@ -145,11 +145,17 @@ class Dialogue:
         """The transaction at hand, if any, is over."""
         if self.inTransaction:
             self.session.transaction += 1
+            self.session.xForward = {}
             self.session.envelope = Envelope()
         self.state = State.GREETED if self.session.openingCommand is None else State.IDENTIFIED
 
+    def greeting(self) -> Reply:
+        """RFC 5321 section 4.2: the host name, then what it speaks."""
+        options = self.options
+        return Reply(220, " ".join(filter(None, (options.name, self.flavour.protocol, options.banner))))
+
     def startAnew(self) -> None:
-        """TLS has begun: all that the client said before is forgotten (RFC 3207 section 4.2)."""
+        """All that the client said before is forgotten, as TLS begins (RFC 3207 section 4.2)."""
         session = self.session
         session.openingCommand, session.hostNameAppearsAs, session.user = None, "", None
         if self.state is not State.CONNECTED:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from smtphooks import grammar
+from smtphooks import grammar, xclient
 from smtphooks.replies import SMTPError
 from smtphooks.sasl import NO_MECHANISMS, Mechanisms
 from smtphooks.session import Session
@@ -289,6 +289,13 @@ def builtInExtensions(options: Options, mechanisms: Mechanisms = NO_MECHANISMS) 
     )
     # RFC 4954 section 3 (6): 500 octets more.
     authentication = _Authentication("AUTH", auth, mailParameters={"AUTH": _submitter}, commandLength=500)
+
+    def proxyCommand(verb: str, attributes: str) -> Extension:
+        def isTrusted(session: Session) -> str | None:
+            return attributes if verb in session.proxies and not isDisabled(verb, options, session) else None
+
+        return Extension(verb, isTrusted)
+
     offered = [
         (not options.hidePIPELINING, Extension("PIPELINING")),
         (not options.hideSize, size),
@@ -301,6 +308,8 @@ def builtInExtensions(options: Options, mechanisms: Mechanisms = NO_MECHANISMS) 
         (not options.hideDSN, dsn),
         (not options.hideCHUNKING, Extension("CHUNKING", chunking)),
         (hasBinary, Extension("BINARYMIME", chunking)),
+        (True, proxyCommand("XCLIENT", xclient.xClientKeywords)),
+        (True, proxyCommand("XFORWARD", xclient.xForwardKeywords)),
         (not options.hideLIMITS, Extension("LIMITS", _limits(options))),
     ]
     return [extension for isOffered, extension in offered if isOffered] + list(options.extensions)

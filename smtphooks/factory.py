@@ -17,15 +17,20 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from smtphooks import replies
 from smtphooks.cred import canCheck, onAuthOf
 from smtphooks.extensions import Extensions, builtInExtensions
 from smtphooks.hooks import HOOK_NAMES, hookOf
+from smtphooks.lookup import ReverseLookup
 from smtphooks.options import OptionError, Options, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
+from smtphooks.proxy import TrustedPeers
 from smtphooks.replies import Reply
+from smtphooks.runner import HookRunner
 from smtphooks.sasl import Mechanisms
+from smtphooks.session import Session
 from smtphooks.tls import SecureContext
 
 
@@ -67,10 +72,14 @@ class SMTPServerFactory(ServerFactory):
         self.mechanisms = Mechanisms(self.options.authMethods, lambda: self.onAuth is not None)
         self.extensions = Extensions(builtInExtensions(self.options, self.mechanisms))
         self.secureContext = SecureContext(self.options)
+        self.proxies = self._peers("useProxy")
+        self._xClients = self._peers("useXClient")
+        self._xForwards = self._peers("useXForward")
+        self._lookup: ReverseLookup | None = None
         self.now = 0.0
         self._tick: IDelayedCall | None = None
         self.connections: set[SMTPServerProtocol] = set()
-        self._clients: Counter[str] = Counter()  # by network, if there is a limit
+        self._clients: Counter[str] = Counter()  # by network
         self.clock: IReactorTime | None = None
         self._closed: list[Deferred[None]] = []
         self._timeout: IDelayedCall | None = None
@@ -118,21 +127,41 @@ class SMTPServerFactory(ServerFactory):
         if self.onData is None:
             self.log.warn("there is no onData hook: every message will be accepted and dropped")
 
-    def refusalOf(self, address: str) -> Reply | None:
-        """Why a client of that address cannot be served now, None if it can."""
+    def _peers(self, name: str) -> TrustedPeers:
+        try:
+            return TrustedPeers(getattr(self.options, name))
+        except ValueError as error:
+            raise OptionError(f"option {name} is wrong: {error}") from None
+
+    def refusalOf(self, network: str) -> Reply | None:
+        """Why one more client of that network cannot be served now, None if it can."""
         options = self.options
-        if options.maxClients and len(self.connections) >= options.maxClients:
+        if options.maxClients and len(self.connections) > options.maxClients:
             return replies.TOO_MANY_CLIENTS
         most = options.maxClientsPerAddress
-        if most and address and self._clients[_networkOf(address)] >= most:
+        if most and network and self._clients[network] >= most:
             return replies.TOO_MANY_CLIENTS_HERE
         return None
 
+    def hostnameOf(self, address: str) -> str | Deferred[str]:
+        """The name of a client in DNS, or its address in brackets."""
+        options = self.options
+        if options.disableReverseLookup or not address:
+            return f"[{address}]" if address else ""
+        if options.resolver is None and _isInner(address):
+            return f"[{address}]"
+        if self._lookup is None:
+            self._lookup = ReverseLookup(options.resolver, self.reactor())
+        return self._lookup.hostnameOf(address)
+
+    def proxyCommandsOf(self, address: str) -> frozenset[str]:
+        """The commands of trusted proxies that a peer may use."""
+        trusted = {"XCLIENT": self._xClients, "XFORWARD": self._xForwards}
+        return frozenset(verb for verb, peers in trusted.items() if peers.trusts(address))
+
     def remember(self, connection: SMTPServerProtocol) -> None:
-        """A connection has begun."""
+        """A connection has been made."""
         self.connections.add(connection)
-        if self.options.maxClientsPerAddress:
-            self._clients[_networkOf(connection.session.remoteAddress)] += 1
         if self._tick is None:
             self._watch()
 
@@ -148,14 +177,23 @@ class SMTPServerFactory(ServerFactory):
                 connection.lookAfterClient()
         self._tick = reactor.callLater(1, self._watch) if self.connections else None
 
+    def tellError(self, error: Exception) -> None:
+        """Something went wrong before there was a session."""
+        HookRunner(self, Session(self.options.name)).tell("onError", Failure(error), None)
+
+    def count(self, network: str) -> None:
+        """A client of that network has been let in."""
+        self._clients[network] += 1
+
+    def discount(self, network: str) -> None:
+        """And has gone."""
+        self._clients[network] -= 1
+        if not self._clients[network]:
+            del self._clients[network]
+
     def forget(self, connection: SMTPServerProtocol) -> None:
         """A connection has come to its end, its last hook included."""
         self.connections.discard(connection)
-        if self.options.maxClientsPerAddress:
-            network = _networkOf(connection.session.remoteAddress)
-            self._clients[network] -= 1
-            if not self._clients[network]:
-                del self._clients[network]
         if not self.connections and self._tick is not None:
             self._tick.cancel()
             self._tick = None
@@ -193,7 +231,7 @@ class SMTPServerFactory(ServerFactory):
     def _abortAll(self) -> None:
         self._timeout = None
         for connection in [connection for connection in self.connections if connection.isLeaving]:
-            self.log.warn("connection [{session}] ended by force", session=connection.session.id)
+            self.log.warn("connection of {peer} ended by force", peer=connection.peer)
             connection.abort()
 
     def _allGone(self) -> None:
@@ -205,8 +243,9 @@ class SMTPServerFactory(ServerFactory):
             gone.callback(None)
 
 
-def _networkOf(address: str) -> str:
-    """What counts as one client: an IPv4 address, and of IPv6 the /64 that one customer is given."""
-    if ":" not in address:
-        return address
-    return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
+def _isInner(address: str) -> bool:
+    """Not of the Internet: its servers have no names for it (RFC 6303), only a resolver of one's own may."""
+    try:
+        return not ipaddress.ip_address(address).is_global
+    except ValueError:
+        return True

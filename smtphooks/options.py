@@ -120,6 +120,14 @@ def _areMechanisms(value: Any) -> bool:
     return isinstance(value, tuple) and all(isMechanism(item) for item in value)
 
 
+_PEERS = "True, False, or a list of addresses and networks such as 10.0.0.0/8"
+_areAddresses, _toPeers = _tupleOf(str)
+
+
+def _arePeers(value: Any) -> bool:
+    return isinstance(value, bool) or _areAddresses(value)
+
+
 def _isPEM(value: Any) -> bool:
     return value is None or (isinstance(value, (str, bytes)) and bool(value))
 
@@ -219,6 +227,17 @@ class Options:
     dataTimeout: float = _seconds(1800)
     socketTimeout: float = _seconds(60)
     closeTimeout: float = _seconds(30)
+
+    # Proxies
+    useProxy: bool | Sequence[str] = _option(False, _PEERS, _arePeers, _toPeers)
+    useXClient: bool | Sequence[str] = _option(False, _PEERS, _arePeers, _toPeers)
+    useXForward: bool | Sequence[str] = _option(False, _PEERS, _arePeers, _toPeers)
+
+    # DNS
+    disableReverseLookup: bool = _flag(False)
+    resolver: Any = _option(
+        None, "a Twisted IResolver", lambda value: value is None or callable(getattr(value, "lookupPointer", None))
+    )
 
     # Addresses
     lenientAddressParsing: bool = _flag(False)

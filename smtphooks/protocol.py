@@ -11,7 +11,6 @@ from collections.abc import Callable
 from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import (
@@ -26,6 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtphooks import replies
+from smtphooks.arrival import Arrival, Client
 from smtphooks.dialogue import Dialogue
 from smtphooks.handshake import explainHandshakeFailure, record
 from smtphooks.hooks import callHook
@@ -87,6 +87,7 @@ class SMTPServerProtocol(Protocol):
         self._question: Deferred[Any] | None = None  # the hook that the dialogue waits for
         self._pumping = False
         self.isStopped = False
+        self._arrival: Arrival | None = None  # while it is not known who has come
         self.deadline = _NEVER
         self._waiting: IDelayedCall | None = None  # the dialogue makes the client wait
         self._asked: object = None  # which hook that is
@@ -104,45 +105,61 @@ class SMTPServerProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """A client has connected."""
+        self.factory.remember(self)
+        self._arrival = Arrival(self.factory, self.transport, self._begin, self._turnAway)
+        self._expect()
+        self._arrival.begin()
+
+    def _turnAway(self, refusal: Reply | None) -> None:
+        """There is no room for this client, before it costs anything; or it is not who may come here."""
+        self._closing = True
+        if refusal is not None and not self.factory.options.secure:
+            octets = refusal.encode(not self.factory.options.hideENHANCEDSTATUSCODES)
+            self.transport.write(octets)  # type: ignore[union-attr]
+        self.transport.loseConnection()  # type: ignore[union-attr]
+
+    def _begin(self, client: Client) -> None:
+        """The client is known and let in."""
         factory = self.factory
-        refusal = factory.refusalOf(_hostAndPort(self.transport.getPeer())[0])  # type: ignore[union-attr]
-        if refusal is not None:
-            self._turnAway(refusal)
-            return
-        self.session = self._newSession()
+        self._arrival = None
+        self._network = client.network
+        factory.count(client.network)
+        self.session = self._newSession(client)
         self._wire = Wire(factory.options.bareNewline)
         self._dialogue = Dialogue(factory.options, factory.extensions, self.session, factory.mechanisms)
         self._writer = ReplyWriter(self.transport, self._pump)
         self._runner = HookRunner(factory, self.session)
         self._receiver = Receiver(self._wire, self._runner, factory.options, self._answerRead, self._receiverChanged)
-        factory.remember(self)
+        self._standStill()
         self._advance(self._dialogue.open)
         if factory.isClosing:
             self.leave()
         self._pump()
+        if client.rest:
+            self._pass(client.rest)
 
-    def _turnAway(self, refusal: Reply) -> None:
-        """End a connection for which there is no room, before it costs anything."""
-        self._lost = self._ended = True
-        peer = _hostAndPort(self.transport.getPeer())[0]  # type: ignore[union-attr]
-        self.log.warn("refused {peer}: {reply}", peer=peer, reply=str(refusal))
-        if not self.factory.options.secure:
-            octets = refusal.encode(not self.factory.options.hideENHANCEDSTATUSCODES)
-            self.transport.write(octets)  # type: ignore[union-attr]
-        self.transport.loseConnection()  # type: ignore[union-attr]
+    def _pass(self, data: bytes) -> None:
+        """Octets that came with a PROXY header belong to whoever reads now."""
+        if self._isHandshaking:
+            self.transport.protocol.dataReceived(data)  # type: ignore[union-attr]
+        else:
+            self.dataReceived(data)
 
-    def _newSession(self) -> Session:
+    def _newSession(self, client: Client) -> Session:
         options = self.factory.options
         session = Session(options.name, options.lmtp, secure=options.secured)
-        peer, host = self.transport.getPeer(), self.transport.getHost()  # type: ignore[union-attr]
-        session.remoteAddress, session.remotePort = _hostAndPort(peer)
-        session.localAddress, session.localPort = _hostAndPort(host)
-        session.clientHostname = f"[{session.remoteAddress}]" if session.remoteAddress else ""
+        session.remoteAddress, session.remotePort = client.remoteAddress, client.remotePort
+        session.localAddress, session.localPort = client.localAddress, client.localPort
+        session.clientHostname = client.hostname
+        session.proxies = self.factory.proxyCommandsOf(client.remoteAddress)
         return session
 
     def dataReceived(self, data: bytes) -> None:
         """Octets have arrived."""
         if self._closing or self._lost:
+            return
+        if self._arrival is not None:
+            self._arrival.receive(data)
             return
         if data.startswith(_TLS_HANDSHAKE) and self._isUntouched():
             self._refuseTLS()
@@ -183,9 +200,12 @@ class SMTPServerProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
-        if self._ended:
-            return  # it was never let in
         self._lost = True
+        if self._arrival is not None:
+            self._arrival.end()
+            self._end()
+            return
+        self.factory.discount(self._network)
         self._read = None
         self.deadline = _NEVER
         self._dialogue.close()
@@ -216,6 +236,8 @@ class SMTPServerProtocol(Protocol):
     def leave(self) -> None:
         """End the connection as soon as no transaction is in progress."""
         self.isLeaving = True
+        if self._arrival is not None:
+            self.abort()
         self._pump()
 
     def abort(self) -> None:
@@ -223,9 +245,14 @@ class SMTPServerProtocol(Protocol):
         self._aborted = True
         self.transport.abortConnection()  # type: ignore[union-attr]
 
+    @property
+    def peer(self) -> str:
+        """Who this is, for logs."""
+        return self.session.remoteAddress if self._arrival is None else "a client on its way in"
+
     def timeUp(self) -> None:
         """The client has not done in time what it owes."""
-        if self._closing or self._isHandshaking:
+        if self._closing or self._isHandshaking or self._arrival is not None:
             self.abort()
         elif self._read is None or not self._receiver.hasRoom:
             self._hookTimedOut()
@@ -293,7 +320,7 @@ class SMTPServerProtocol(Protocol):
 
     def _pump(self) -> None:
         """Go on as far as input, hooks and the client allow."""
-        if self._pumping or self._lost:
+        if self._pumping or self._lost or self._arrival is not None:
             return
         self._pumping = True
         try:
@@ -383,14 +410,18 @@ class SMTPServerProtocol(Protocol):
         self._say(last.closing() if any(reply.closes for reply in others) else last)
 
     def _put(self, reply: Reply) -> None:
-        if reply.code >= 400 and reply in NOTEWORTHY:
-            self.log.info(
-                "{verb}: {reply} [{session}]", verb=self._dialogue.verb, reply=str(reply), session=self.session.id
-            )
-            if reply in BROKEN_PROTOCOL:
-                refusal = SMTPError(reply.lines[0], reply.code, reply.enhancedCode)
-                self._runner.tell("onError", Failure(refusal), self.session)
+        if reply.code >= 400:
+            self._note(reply)
         self._writer.put(self._dialogue.encode(reply))
+
+    def _note(self, reply: Reply) -> None:
+        """Let the log and the hooks know what went wrong, where it was the server itself who refused."""
+        if reply in NOTEWORTHY:
+            session = self.session.id
+            self.log.info("{verb}: {reply} [{session}]", verb=self._dialogue.verb, reply=str(reply), session=session)
+        if reply in BROKEN_PROTOCOL:
+            refusal = SMTPError(reply.lines[0], reply.code, reply.enhancedCode)
+            self._runner.tell("onError", Failure(refusal), self.session)
 
     def _close(self) -> None:
         """Write what there is and end the connection."""
@@ -538,16 +569,6 @@ class SMTPServerProtocol(Protocol):
 
     def _end(self, _: None = None) -> None:
         self.factory.forget(self)
-
-
-def _hostAndPort(address: Any) -> tuple[str, int]:
-    """The numbers of a transport's end; a UNIX socket has a path at most."""
-    if isinstance(address, UNIXAddress):
-        name = address.name or ""
-        return (name.decode(errors="replace") if isinstance(name, bytes) else name), 0
-    host = str(getattr(address, "host", ""))
-    # A client that comes by IPv4 to an IPv6 socket is the client that its IPv4 address says.
-    return host.removeprefix("::ffff:") if "." in host else host, getattr(address, "port", 0)
 
 
 _READ_LINE = SMTPServerProtocol._readLine

@@ -278,7 +278,6 @@ NOTEWORTHY = frozenset(
         BARE_NEWLINE,
         EARLY_TALKER,
         HTTP_REFUSED,
-        TALKED_BEFORE_TLS,
         BDAT_SYNTAX,
         TIMED_OUT,
         MESSAGE_TIMED_OUT,

@@ -587,8 +587,8 @@ def makeVictim(factory: Any, bad: list[Any]) -> Client:
     """A client whose session is known to be bad from its first hook on."""
 
     class Protocol(factory.protocol):  # type: ignore[misc]
-        def _newSession(self) -> Any:
-            session = super()._newSession()
+        def _newSession(self, client: Any) -> Any:
+            session = super()._newSession(client)
             bad.append(session)
             return session
 

@@ -15,17 +15,18 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 # From the bottom up: a module imports from layers below its own, never from its own or from above.
 LAYERS = [
     {"_version", "replies", "session", "wire"},
-    {"grammar", "steps", "scram"},
+    {"grammar", "steps", "scram", "xclient"},
     {"sasl"},
     {"extensions"},
     {"options"},
     {"transaction"},
     {"authentication"},
+    {"proxied"},
     {"commands"},
     {"dialogue"},
     {"hooks", "stream", "cred", "credentials", "handshake"},
-    {"tls", "proxy", "lookup", "xclient"},
-    {"delivery", "maildir", "runner", "writer"},
+    {"tls", "proxy", "lookup"},
+    {"delivery", "maildir", "runner", "writer", "arrival"},
     {"receiver"},
     {"protocol"},
     {"factory"},
@@ -38,7 +39,7 @@ LAYERS = [
 
 WITH_TWISTED = {"protocol", "delivery", "factory", "stream", "hooks", "maildir", "config", "tap"}
 # Twisted's half of TLS and of its own credentials: below the protocol, beside the core.
-WITH_TWISTED |= {"receiver", "runner", "writer", "lookup", "proxy"}
+WITH_TWISTED |= {"arrival", "receiver", "runner", "writer", "lookup", "proxy"}
 WITH_TWISTED |= {"tls", "handshake", "credentials", "cred", "checkers"}
 
 

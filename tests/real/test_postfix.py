@@ -49,14 +49,16 @@ def test_messagesOfTwentyParallelSessionsAreAllStoredWhole(
 
 class Postfix:
     """
-    An instance that takes mail over SMTP and hands all of it to LMTP servers, one for each domain.
+    An instance that takes mail over SMTP and hands all of it to other servers, one for each domain.
 
     @ivar port: where it takes mail.
     """
 
-    def __init__(self, folder: Path, destinations: dict[str, str]) -> None:
+    def __init__(self, folder: Path, destinations: dict[str, str], transport: str = "lmtp", **more: object) -> None:
         """
-        @param destinations: where LMTP servers are by the time there is mail for these domains.
+        @param destinations: where servers are by the time there is mail for these domains.
+        @param transport: what these speak, C{"lmtp"} or C{"smtp"}.
+        @param more: further settings.
         """
         self.port = freePort()
         self._config = folder / "etc"
@@ -64,7 +66,7 @@ class Postfix:
             new.mkdir()
         # The owner of an instance's data has to be Postfix' own user.
         shutil.chown(folder / "data", "postfix")
-        transports = ", ".join(f"{{ {domain} = lmtp:{place} }}" for domain, place in destinations.items())
+        transports = ", ".join(f"{{ {domain} = {transport}:{place} }}" for domain, place in destinations.items())
         settings = {
             "compatibility_level": "3.6",
             "queue_directory": folder / "spool",
@@ -83,6 +85,7 @@ class Postfix:
             "relay_domains": ", ".join(destinations),
             "relay_recipient_maps": "",
             "transport_maps": f"inline:{{ {transports} }}",
+            **more,
         }
         lines = [f"{name} = {value}\n" for name, value in settings.items()]
         (self._config / "main.cf").write_text("".join(lines))
@@ -95,6 +98,10 @@ class Postfix:
         except AssertionError:
             self.stop()
             raise
+
+    def waitForLine(self, *parts: str) -> None:
+        """Wait until its log has a line with all of these in it."""
+        self._program.waitForLine(*parts)
 
     def waitUntilIdle(self) -> None:
         """Wait for the end of all its deliveries."""
@@ -121,6 +128,8 @@ trace unix - - n - 0 bounce
 flush unix n - n 1000? 0 flush
 proxymap unix - - n - - proxymap
 lmtp unix - - n - - lmtp
+smtp unix - - n - - smtp
+tlsmgr unix - - n 1000? 1 tlsmgr
 error unix - - n - - error
 retry unix - - n - - error
 showq unix n - n - - showq

@@ -1,0 +1,147 @@
+"""
+Arrival: who has come, before there is a session.
+
+A trusted proxy says first whom it speaks for, clients that are too many are turned away, and the name of the others is
+looked up.  Nothing of SMTP is read or said here, and no hook is called: it ends with the L{Client}, or with a refusal.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from smtphooks.proxy import ProxyError, ProxyHeader
+from smtphooks.replies import Reply
+
+if TYPE_CHECKING:
+    from smtphooks.factory import SMTPServerFactory
+
+
+class Client(NamedTuple):
+    """
+    Who has come.
+
+    @ivar network: what counts as one client for option C{maxClientsPerAddress}.
+    @ivar hostname: its name in DNS, or its address in brackets.
+    @ivar rest: octets that it has sent already.
+    """
+
+    remoteAddress: str
+    remotePort: int
+    localAddress: str
+    localPort: int
+    network: str
+    hostname: str
+    rest: bytes
+
+
+class Arrival:
+    """One connection on its way in."""
+
+    __slots__ = ("_admit", "_client", "_factory", "_header", "_lookup", "_refuse", "_transport")
+
+    log = Logger()
+
+    def __init__(
+        self,
+        factory: SMTPServerFactory,
+        transport: Any,
+        admit: Callable[[Client], None],
+        refuse: Callable[[Reply | None], None],
+    ) -> None:
+        """
+        @param admit: called with who has come.
+        @param refuse: called if nobody shall be let in, with what to say, if anything.
+        """
+        self._factory = factory
+        self._transport = transport
+        self._admit = admit
+        self._refuse = refuse
+        self._lookup: Deferred[str] | None = None
+        remote, local = _hostAndPort(transport.getPeer()), _hostAndPort(transport.getHost())
+        self._client = Client(*remote, *local, "", "", b"")
+        # Only who is listed may say that it is somebody else (invariant 8); and who is listed must say who it is.
+        self._header = ProxyHeader() if factory.proxies.trusts(remote[0]) else None
+
+    def begin(self) -> None:
+        """The connection has been made."""
+        if self._header is None:
+            self._count()
+
+    def receive(self, data: bytes) -> None:
+        """Octets have arrived."""
+        if self._header is None:
+            self._client = self._client._replace(rest=self._client.rest + data)
+            return
+        try:
+            result = self._header.receive(data)
+        except ProxyError as error:
+            peer = self._client.remoteAddress
+            self.log.warn("{peer} sent no valid PROXY header: {error}", peer=peer, error=str(error))
+            self._factory.tellError(error)
+            self._refuse(None)
+            return
+        if result is None:
+            return
+        self._header = None
+        self._client = self._client._replace(rest=result.rest)
+        if result.remoteAddress is not None:
+            self._client = self._client._replace(remoteAddress=result.remoteAddress, remotePort=result.remotePort)
+        if result.localAddress is not None:
+            self._client = self._client._replace(localAddress=result.localAddress, localPort=result.localPort)
+        self._count()
+
+    def end(self) -> None:
+        """The connection is gone."""
+        if self._lookup is not None:
+            self._lookup.addErrback(lambda failure: None)
+            self._lookup.cancel()
+
+    def _count(self) -> None:
+        self._client = self._client._replace(network=_networkOf(self._client.remoteAddress))
+        refusal = self._factory.refusalOf(self._client.network)
+        if refusal is not None:
+            self.log.warn("refused {peer}: {reply}", peer=self._client.remoteAddress, reply=str(refusal))
+            self._refuse(refusal)
+            return
+        hostname = self._factory.hostnameOf(self._client.remoteAddress)
+        if isinstance(hostname, str):
+            self._named(hostname)
+            return
+        # It is short, and the client has nothing to say yet.
+        self._transport.pauseProducing()
+        self._lookup = hostname
+        hostname.addCallback(self._foundOut)
+
+    def _foundOut(self, hostname: str) -> None:
+        self._lookup = None
+        self._transport.resumeProducing()
+        self._named(hostname)
+
+    def _named(self, hostname: str) -> None:
+        self._admit(self._client._replace(hostname=hostname))
+
+
+def _hostAndPort(address: Any) -> tuple[str, int]:
+    """The numbers of a transport's end; a UNIX socket has a path at most."""
+    if isinstance(address, UNIXAddress):
+        name = address.name or ""
+        return (name.decode(errors="replace") if isinstance(name, bytes) else name), 0
+    host = str(getattr(address, "host", ""))
+    # A client that comes by IPv4 to an IPv6 socket is the client that its IPv4 address says.
+    return host.removeprefix("::ffff:") if "." in host else host, getattr(address, "port", 0)
+
+
+def _networkOf(address: str) -> str:
+    """An IPv4 address, and of IPv6 the /64 that one customer is given."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return address
