@@ -138,18 +138,18 @@ class MaildirHooks:
     def _logStored(self, names: list[str], stream: MessageStream, session: Session) -> None:
         if names:
             log.info(
-                "{session}: stored {names}: {octets} octets from <{mailFrom}> for {recipients} recipients",
+                "stored {names}: {octets} octets [{session}]",
                 session=session.id,
+                peer=session.remoteAddress,
                 names=", ".join(names),
                 octets=stream.byteLength,
-                mailFrom=session.envelope.mailFrom,
-                recipients=len(names) if session.lmtp else len(session.envelope.rcptTo),
             )
 
     def _refusal(self, error: OSError, session: Session) -> SMTPError:
         log.error(
-            "{session}: a message cannot be stored in {path}: {error}",
+            "a message cannot be stored in {path}: {error} [{session}]",
             session=session.id,
+            peer=session.remoteAddress,
             path=self.path,
             error=error,
         )

@@ -239,6 +239,9 @@ class Options:
         None, "a Twisted IResolver", lambda value: value is None or callable(getattr(value, "lookupPointer", None))
     )
 
+    # Log
+    logAddresses: bool = _flag(True)
+
     # Addresses
     lenientAddressParsing: bool = _flag(False)
 

@@ -29,6 +29,7 @@ from smtphooks.arrival import Arrival, Client
 from smtphooks.dialogue import Dialogue
 from smtphooks.handshake import explainHandshakeFailure, record
 from smtphooks.hooks import callHook
+from smtphooks.journal import Journal
 from smtphooks.receiver import Receiver
 from smtphooks.replies import BROKEN_PROTOCOL, NOTEWORTHY, Reply, SMTPError
 from smtphooks.runner import HOOK_TIMED_OUT, TOLD, HookRunner
@@ -93,6 +94,7 @@ class SMTPServerProtocol(Protocol):
         self._asked: object = None  # which hook that is
         self._messageBegan = 0.0  # less the time that hooks have taken since
         self._fullSince: float | None = None
+        self._code = 0  # of the last reply
         self._isHandshaking = False
         self._aborted = False
         self._inputEnded = False
@@ -129,6 +131,7 @@ class SMTPServerProtocol(Protocol):
         self._dialogue = Dialogue(factory.options, factory.extensions, self.session, factory.mechanisms)
         self._writer = ReplyWriter(self.transport, self._pump)
         self._runner = HookRunner(factory, self.session)
+        self._journal = Journal(self.session, factory.options.logAddresses)
         self._receiver = Receiver(self._wire, self._runner, factory.options, self._answerRead, self._receiverChanged)
         self._standStill()
         self._advance(self._dialogue.open)
@@ -176,7 +179,7 @@ class SMTPServerProtocol(Protocol):
 
     def _refuseTLS(self) -> None:
         why = "the client spoke TLS on a port that begins in the clear"
-        self.log.info("{why} [{session}]", why=why, session=self.session.id)
+        self._journal.trouble("{why} [{session}]", why=why)
         self._runner.tell("onError", Failure(ConnectionLost(why)), self.session)
         self._say(replies.NOT_RECOGNIZED.closing())
         self._pump()
@@ -223,12 +226,7 @@ class SMTPServerProtocol(Protocol):
 
     def _handshakeFailed(self, reason: Failure) -> None:
         why = explainHandshakeFailure(reason, self.transport.getHandle())  # type: ignore[union-attr]
-        self.log.info(
-            "TLS handshake with {peer} failed: {why} [{session}]",
-            peer=self.session.remoteAddress,
-            why=why,
-            session=self.session.id,
-        )
+        self._journal.trouble("TLS handshake with {peer} failed: {why} [{session}]", why=why)
         self._runner.tell("onError", reason, self.session)
 
     # --- what the factory calls ---
@@ -257,7 +255,6 @@ class SMTPServerProtocol(Protocol):
         elif self._read is None or not self._receiver.hasRoom:
             self._hookTimedOut()
         else:
-            self.log.info("no sign of the client in time [{session}]", session=self.session.id)
             self._say(replies.MESSAGE_TIMED_OUT if self._read is _READ_MESSAGE else replies.TIMED_OUT)
             self._pump()
 
@@ -268,7 +265,7 @@ class SMTPServerProtocol(Protocol):
         if question is None:
             self._receiver.overdue()
             return
-        self.log.warn("hook {hook} took too long [{session}]", hook=self._asked, session=self.session.id)
+        self._journal.trouble("hook {hook} took too long [{session}]", hook=str(self._asked))
         question.cancel()
         if self._asked in TOLD:
             self._advance(self._dialogue.answer, None)
@@ -353,6 +350,7 @@ class SMTPServerProtocol(Protocol):
         if line is None:
             return False
         self._standStill()
+        self._journal.commands += 1
         self._advance(self._dialogue.receive, line)
         return True
 
@@ -410,15 +408,16 @@ class SMTPServerProtocol(Protocol):
         self._say(last.closing() if any(reply.closes for reply in others) else last)
 
     def _put(self, reply: Reply) -> None:
+        self._code = reply.code
         if reply.code >= 400:
             self._note(reply)
         self._writer.put(self._dialogue.encode(reply))
 
     def _note(self, reply: Reply) -> None:
         """Let the log and the hooks know what went wrong, where it was the server itself who refused."""
+        self._journal.refusals += 1
         if reply in NOTEWORTHY:
-            session = self.session.id
-            self.log.info("{verb}: {reply} [{session}]", verb=self._dialogue.verb, reply=str(reply), session=session)
+            self._journal.refusal(self._dialogue.verb, reply)
         if reply in BROKEN_PROTOCOL:
             refusal = SMTPError(reply.lines[0], reply.code, reply.enhancedCode)
             self._runner.tell("onError", Failure(refusal), self.session)
@@ -500,7 +499,7 @@ class SMTPServerProtocol(Protocol):
             return
         if self._wire.clear():
             # Whatever it was, it was said before the client knew whom it speaks to.
-            self.log.warn("commands behind STARTTLS in the clear [{session}]", session=self.session.id)
+            self._journal.trouble("commands behind STARTTLS in the clear [{session}]")
             self._say(replies.TALKED_BEFORE_TLS)
             return
         if step.reply is not None:
@@ -525,6 +524,7 @@ class SMTPServerProtocol(Protocol):
     def _receive(self, begin: Callable[..., None], *step: object) -> None:
         if not self._receiver.isBusy:
             self._messageBegan = self.factory.now
+            self._journal.messageBegins()
             self._fullSince = None
         begin(*step)
         if self._receiver.owesInput:
@@ -536,8 +536,11 @@ class SMTPServerProtocol(Protocol):
 
     def _answerRead(self, verdict: Verdict | None) -> None:
         """What the dialogue wanted to have read has been read, and decided if it was to be."""
+        envelope = self.session.envelope
         if not self._lost:
             self._advance(self._dialogue.answer, verdict)
+        if verdict is not None:
+            self._journal.message(envelope, verdict.octets, 0 if self._lost else self._code)
 
     def _receiverChanged(self) -> None:
         """C{onData} has taken octets, or has ended."""
@@ -553,6 +556,7 @@ class SMTPServerProtocol(Protocol):
         self._ended = True
         if self.session.logout is not None:
             self._logout(self.session.logout)
+        self._journal.end()
         closing = self._runner.tell("onClose", self.session)
         if closing is None:
             self._end()

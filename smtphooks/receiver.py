@@ -204,7 +204,11 @@ class Receiver:
         delivery.decide(result)
 
     def _verdict(self, delivery: Delivery) -> Verdict:
-        return Verdict(delivery.results(self._runner.fault), delivery.fault(self._options.rejectOversized))
+        return Verdict(
+            delivery.results(self._runner.fault),
+            delivery.fault(self._options.rejectOversized),
+            delivery.stream.byteLength,
+        )
 
     def _conclude(self, conclusion: Callable[[Delivery], Verdict | None]) -> None:
         """Answer with the conclusion as soon as C{onData} has ended."""

@@ -58,7 +58,13 @@ class HookRunner:
         if isinstance(failure.value, SMTPError) and hook not in TOLD:
             return failure.value
         name = hook if isinstance(hook, str) else getattr(hook, "__qualname__", repr(hook))
-        self.log.failure("hook {hook} crashed [{session}]", failure, hook=name, session=self.session.id)
+        self.log.failure(
+            "hook {hook} crashed [{session}]",
+            failure,
+            hook=name,
+            session=self.session.id,
+            peer=self.session.remoteAddress,
+        )
         if hook != "onError":
             self.tell("onError", failure, self.session)
         return SMTPError(replies.HOOK_FAILED.lines[0], replies.HOOK_FAILED.code, replies.HOOK_FAILED.enhancedCode)
@@ -70,7 +76,7 @@ class HookRunner:
 
     def fault(self, text: str) -> None:
         """A hook has answered what it may not."""
-        self.log.error("{fault} [{session}]", fault=text, session=self.session.id)
+        self.log.error("{fault} [{session}]", fault=text, session=self.session.id, peer=self.session.remoteAddress)
 
     def tell(self, name: str, *arguments: object) -> Deferred[None] | None:
         """

@@ -115,11 +115,13 @@ class Verdict(NamedTuple):
 
     @ivar results: what C{onData} answered: with LMTP a text, None or L{SMTPError} per recipient, else just one of
         these.
+    @ivar octets: its size.
     @ivar fault: the refusal by the server itself of a message that C{onData} may have taken.
     """
 
     results: tuple[str | SMTPError | None, ...]
     fault: Reply | None
+    octets: int = 0
 
 
 Question: TypeAlias = Ask | ReceiveMessage | ReceiveChunk | DiscardChunk | AbandonMessage | Challenge | StartTLS | Wait

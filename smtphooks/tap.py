@@ -24,7 +24,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
@@ -47,6 +47,7 @@ from smtphooks.settings import (
     maildirHooks,
     readSettings,
 )
+from smtphooks.supervision import jsonObserver, notify
 
 log = Logger()
 
@@ -90,6 +91,7 @@ class Options(UsageOptions, AuthOptionMixin):
         ["config", None, None, "Read this TOML file."],
         ["hooks", None, None, "Use these hooks: package.module:Name."],
         ["maildir", None, None, "Store messages in this Maildir."],
+        ["log-format", None, "text", "Write the log as text, or as json: one object a line."],
     ]
     supportedInterfaces = CREDENTIALS
     optFlags = [
@@ -133,6 +135,8 @@ class Options(UsageOptions, AuthOptionMixin):
 
     def postOptions(self) -> None:
         """Make the configuration; print it if that is all that is wanted."""
+        if self["log-format"] not in ("text", "json"):
+            raise ConfigError(f"--log-format is {self['log-format']}, write text or json")
         self.configuration = configure(self._settings())
         if self["check"]:
             self._check()
@@ -192,24 +196,46 @@ def makeService(options: Options) -> SMTPService:
     from twisted.internet import reactor
 
     with _oneSentence():
-        return SMTPService(options.configuration, reactor)
+        # twistd itself may be run by another program, without flags of its own.
+        observer = jsonObserver(options.parent or {}) if options["log-format"] == "json" else None
+        return SMTPService(options.configuration, reactor, observer)
 
 
 class SMTPService(MultiService):
     """All listeners of a configuration."""
 
-    def __init__(self, configuration: Configuration, reactor: Any) -> None:
+    def __init__(self, configuration: Configuration, reactor: Any, observer: ILogObserver | None = None) -> None:
+        """
+        @param observer: what writes the log, None to leave it to twistd.
+        """
         MultiService.__init__(self)
         self._reactor = reactor
+        self._observer = observer
         for listener in configuration.listeners:
             endpoint = _endpointOf(listener, reactor)
             self.addService(ListenerService(listener.endpoint, endpoint, listener.factory, reactor))  # type: ignore[no-untyped-call]
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Called by twistd with its application, which is asked for an observer when the log begins."""
+        if self._observer is not None:
+            parent.setComponent(ILogObserver, self._observer)
+        MultiService.setServiceParent(self, parent)
 
     def privilegedStartService(self) -> None:
         """Listen on everything, as twistd is still who it was started as."""
         # Before the listeners say that they listen, so that whoever waits for that can end the service.
         self._reactor.callWhenRunning(self._takeSignals)
         MultiService.privilegedStartService(self)
+
+    def listens(self) -> None:
+        """One more listener is ready; when all are, so is the service."""
+        if all(listener.isListening for listener in self):
+            notify("READY=1")
+
+    def stopService(self) -> Any:
+        """End everything as it should."""
+        notify("STOPPING=1")
+        return MultiService.stopService(self)
 
     def _takeSignals(self) -> None:
         """
@@ -249,6 +275,7 @@ class ListenerService(Service):
     One listener.
 
     @ivar endpointName: its endpoint, as it was configured.
+    @ivar isListening: clients can connect.
     """
 
     def __init__(
@@ -259,6 +286,7 @@ class ListenerService(Service):
         self._factory = factory
         self._reactor = reactor
         self._listening: Deferred[IListeningPort | None] | None = None
+        self.isListening = False
 
     def privilegedStartService(self) -> None:
         """
@@ -305,10 +333,14 @@ class ListenerService(Service):
 
     def _logPort(self, port: IListeningPort) -> IListeningPort:
         address = _written(port.getHost())
-        self._reactor.callWhenRunning(
-            lambda: log.info("listening on {endpoint} ({address})", endpoint=self.endpointName, address=address)
-        )
+        self._reactor.callWhenRunning(self._listens, address)
         return port
+
+    def _listens(self, address: str) -> None:
+        log.info("listening on {endpoint} ({address})", endpoint=self.endpointName, address=address)
+        self.isListening = True
+        if self.parent is not None:
+            self.parent.listens()
 
     def _logFailure(self, failure: Failure) -> str:
         sentence = f"cannot listen on {self.endpointName}: {_reason(failure.value)}, free it or name another endpoint"

@@ -26,7 +26,7 @@ LAYERS = [
     {"dialogue"},
     {"hooks", "stream", "cred", "credentials", "handshake"},
     {"tls", "proxy", "lookup"},
-    {"delivery", "maildir", "runner", "writer", "arrival"},
+    {"delivery", "maildir", "runner", "writer", "arrival", "journal"},
     {"receiver"},
     {"protocol"},
     {"factory"},
@@ -39,7 +39,7 @@ LAYERS = [
 
 WITH_TWISTED = {"protocol", "delivery", "factory", "stream", "hooks", "maildir", "config", "tap"}
 # Twisted's half of TLS and of its own credentials: below the protocol, beside the core.
-WITH_TWISTED |= {"arrival", "receiver", "runner", "writer", "lookup", "proxy"}
+WITH_TWISTED |= {"arrival", "journal", "receiver", "runner", "writer", "lookup", "proxy"}
 WITH_TWISTED |= {"tls", "handshake", "credentials", "cred", "checkers"}
 
 

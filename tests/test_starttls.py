@@ -222,7 +222,7 @@ def lines() -> Iterator[list[str]]:
     found: list[str] = []
 
     def observe(event: Any) -> None:
-        if event["log_namespace"].startswith("smtphooks"):
+        if event["log_namespace"].startswith("smtphooks") and "messages" not in event:
             found.append(event["log_format"].format(**event).partition(" [")[0])
 
     globalLogPublisher.addObserver(observe)
@@ -462,18 +462,18 @@ async def test_nothingBehindSTARTTLSIsProcessedWhereverItIsCut(serve: Any, comma
         server.heard.clear()
         client.send(data[:cut])
         await server.hears(cut)
-        if cut == len(begin):
-            await client.until(READY)
+        # Who is told goodbye while he still writes may never hear it: that is how TCP is.
+        reply = await client.until(b"\r\n") if cut >= len(begin) else b""
         client.send(data[cut:])
+        await client.lost
         if cut == len(begin):
             # Between the reply and the handshake TLS alone is heard, and spoken.
-            await client.lost
-            assert isTLS(client.received), client.received
+            assert reply == READY and isTLS(client.received)
             assert len(lines) == 1 and lines[0].startswith("TLS handshake with 127.0.0.1 failed: the client did not")
             assert len(server.errors) == 1
         else:
-            await client.lost
-            assert client.received.startswith(b"554 5.5.1 ") and client.received.count(b"\r\n") == 1
+            said = reply + client.received
+            assert said.startswith(b"554 5.5.1 ") and said.count(b"\r\n") == 1
             assert lines == ["commands behind STARTTLS in the clear"]
         await server.gone(number)
         assert server.diary == []
@@ -481,7 +481,7 @@ async def test_nothingBehindSTARTTLSIsProcessedWhereverItIsCut(serve: Any, comma
 
 
 @eventually
-@pytest.mark.parametrize("behind", [b"\r\n", b"\n", b"\0", b"\x16\x03\x01", b"R", b"x" * 100000])
+@pytest.mark.parametrize("behind", [b"\r\n", b"\n", b"\0", b"\x16\x03\x01", b"R", b"x" * 1000])
 async def test_aSingleOctetBehindSTARTTLSIsTooMuch(serve: Any, behind: bytes) -> None:
     """Even a ClientHello: who sends it before the 220 has not read that TLS may begin (RFC 3207 section 4)."""
     server = await serve()

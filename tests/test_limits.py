@@ -1,0 +1,392 @@
+"""Limits: each has its reply and its line in the log, holds exactly, and is each connection's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+
+from smtphooks import SMTPError, SMTPServerFactory
+
+from .support import ENVELOPE, HELLO, LMTP_ENVELOPE, MAIL, RCPT, Client, Diary, Mailbox, Pending, Transport, makeFactory
+
+pytestmark = pytest.mark.usefixtures("logged")
+
+FULL = "421 4.7.0 Too many connections, try again later"
+FULL_HERE = "421 4.7.0 Too many connections from your address, try again later"
+
+
+# Of every connection and every message.
+_SUMMARIES = ("connection of ", "message from ")
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What smtphooks has logged, but for what it always logs, and the number of the session."""
+    logged: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        text = formatEvent(event)
+        if str(event.get("log_namespace")).startswith("smtphooks") and not text.startswith(_SUMMARIES):
+            logged.append(text.rpartition(" [")[0] or text)
+
+    globalLogPublisher.addObserver(observe)
+    yield logged
+    globalLogPublisher.removeObserver(observe)
+
+
+def arrive(factory: SMTPServerFactory, peer: Any = "192.0.2.7") -> Client:
+    """A client of this address has connected."""
+    if isinstance(peer, str):
+        peer = (IPv6Address if ":" in peer else IPv4Address)("TCP", peer, 50000)
+    return Client(factory, Transport(peerAddress=peer))
+
+
+def isServed(client: Client) -> bool:
+    return client.replies()[0].startswith("220 ")
+
+
+# --- connections ---
+
+
+def test_a_client_too_many_gets_421_before_any_hook(lines: list[str]) -> None:
+    diary = Diary()
+    names = ("onConnect", "onHelo", "onClose", "onError")
+    factory = makeFactory(maxClients=2, **{name: diary.hook(name) for name in names})
+    clients = [arrive(factory), arrive(factory)]
+    assert all(isServed(client) for client in clients)
+    diary.clear()
+    late = arrive(factory, "198.51.100.1")
+    assert late.replies() == [FULL]
+    assert late.isClosed
+    late.protocol.dataReceived(b"EHLO client\r\n")
+    late.halfClose()
+    late.finish()
+    assert (late.replies(), diary) == ([], [])
+    assert not hasattr(late.protocol, "session")
+    assert lines == [f"refused 198.51.100.1: {FULL}"]
+    assert len(factory.connections) == 2
+    clients[0].lose()
+    assert isServed(arrive(factory))
+    assert arrive(factory).replies() == [FULL]
+
+
+def test_a_connection_counts_until_its_last_hook_has_ended() -> None:
+    onClose = Pending()
+    factory = makeFactory(maxClients=1, onClose=onClose)
+    arrive(factory).lose()
+    late = arrive(factory)
+    assert late.replies() == [FULL]
+    late.finish()
+    onClose.decide()
+    assert isServed(arrive(factory))
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_an_address_has_so_many_connections_and_another_its_own(most: int, lines: list[str]) -> None:
+    factory = makeFactory(maxClientsPerAddress=most)
+    clients = [arrive(factory) for _ in range(most)]
+    assert all(isServed(client) for client in clients)
+    late = arrive(factory)
+    assert late.replies() == [FULL_HERE]
+    assert lines == [f"refused 192.0.2.7: {FULL_HERE}"]
+    late.finish()
+    assert isServed(arrive(factory, "192.0.2.8"))
+    assert arrive(factory).replies() == [FULL_HERE]
+    clients.pop().lose()
+    assert isServed(arrive(factory))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "isSame"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:0:ffff:ffff:ffff:ffff", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("192.0.2.1", "192.0.2.2", False),
+    ],
+)
+def test_of_IPv6_a_network_counts_as_one_client(one: str, other: str, isSame: bool) -> None:
+    factory = makeFactory(maxClientsPerAddress=1)
+    arrive(factory, one)
+    assert isServed(arrive(factory, other)) is not isSame
+
+
+@pytest.mark.parametrize("peer", [UNIXAddress(None), UNIXAddress(b"/run/a:b"), UNIXAddress(b"\0x:y"), object()])
+def test_what_has_no_address_is_not_limited_by_it(peer: Any) -> None:
+    factory = makeFactory(maxClientsPerAddress=1)
+    clients = [arrive(factory, peer) for _ in range(3)]
+    assert all(isServed(client) for client in clients)
+    for client in clients:
+        client.lose()
+    assert not factory._clients
+
+
+def test_an_address_is_free_again_whatever_a_hook_does_to_the_session() -> None:
+    def onConnect(session: Any) -> None:
+        session.remoteAddress = "203.0.113.9"
+
+    factory = makeFactory(maxClientsPerAddress=1, onConnect=onConnect)
+    for _ in range(3):
+        client = arrive(factory)
+        assert isServed(client)
+        client.lose()
+    assert not factory._clients
+
+
+@pytest.mark.parametrize("name", ["maxClients", "maxClientsPerAddress"])
+def test_without_a_limit_any_number_is_served(name: str) -> None:
+    factory = makeFactory(**{name: 0})
+    assert all(isServed(arrive(factory)) for _ in range(100))
+
+
+@pytest.mark.parametrize("given", [{"maxClients": 1}, {"maxClientsPerAddress": 1}])
+def test_with_implicit_TLS_nothing_is_said(given: dict[str, Any]) -> None:
+    """The words would be none of TLS."""
+    factory = makeFactory(secured=True, **given)
+    arrive(factory)
+    factory.options = attrs.evolve(factory.options, secured=False, secure=True)
+    late = arrive(factory)
+    assert late.isClosed
+    assert late.replies() == []
+
+
+def test_who_is_turned_away_and_does_not_go_is_cut_off() -> None:
+    factory = makeFactory(maxClients=1, socketTimeout=5)
+    client, late = arrive(factory), arrive(factory)
+    client.clock.pump([1] * 4)
+    client.say("NOOP")
+    assert not late.transport.disconnected
+    client.clock.pump([1] * 3)
+    assert late.transport.disconnected
+    late.finish()
+    assert factory.connections == {client.protocol}
+
+
+# --- commands ---
+
+
+def begun(factory: SMTPServerFactory, *hello: str) -> Client:
+    client = Client(factory)
+    client.say(*(hello or (HELLO,)))
+    return client
+
+
+def until421(client: Client, line: str) -> int:
+    """How many times a line can be said before it is 421."""
+    for number in range(1000):
+        if client.say(line)[-1].startswith("421 "):
+            assert client.isClosed
+            client.finish()
+            return number
+    raise AssertionError("there is no end to it")
+
+
+LIMITS = [
+    ("maxUnrecognizedCommands", {}, "NOPE", "NOPE: 421 4.7.0 Too many unrecognized commands"),
+    ("maxErrors", {}, "DATA", "DATA: 421 4.7.0 Too many errors"),
+    (
+        "maxAllowedUnauthenticatedCommands",
+        {"authOptional": False},
+        "NOOP",
+        "NOOP: 421 4.7.0 Too many commands without authentication",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "line", "says"), LIMITS, ids=[row[0] for row in LIMITS])
+@pytest.mark.parametrize("most", [1, 2, 7])
+def test_so_many_and_no_more(
+    name: str, given: dict[str, Any], line: str, says: str, most: int, lines: list[str]
+) -> None:
+    diary = Diary()
+    factory = makeFactory(**{name: most, "onClose": diary.hook("onClose")}, **given)
+    one, other = begun(factory), begun(factory)
+    assert until421(one, line) == most
+    assert (lines, diary) == ([says], ["onClose"])
+    # Neither the other connection nor a later one of the same client has any part in it.
+    assert until421(other, line) == most
+    assert until421(begun(factory), line) == most
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"maxUnrecognizedCommands": 0, "maxErrors": 0}, "NOPE"),
+        ({"maxErrors": 0}, "DATA"),
+        ({"maxAllowedUnauthenticatedCommands": False, "authOptional": False}, "NOOP"),
+        ({"maxAllowedUnauthenticatedCommands": 1}, "NOOP"),
+        ({"maxTransactions": 0}, "MAIL FROM:<>\r\nRSET"),
+        ({"maxRecipients": 0}, f"{MAIL}\r\n{RCPT}\r\n{RCPT}\r\nRSET"),
+    ],
+)
+def test_no_limit_is_none(given: dict[str, Any], line: str) -> None:
+    client = begun(makeFactory(**given))
+    for _ in range(100):
+        client.say(line)
+    assert not client.isClosed
+
+
+@pytest.mark.parametrize(("name", "most"), [("maxUnrecognizedCommands", 10), ("maxErrors", 20)])
+def test_the_defaults_hold(name: str, most: int) -> None:
+    line = "NOPE" if name == "maxUnrecognizedCommands" else "DATA"
+    assert until421(begun(makeFactory()), line) == most
+
+
+def test_commands_that_are_known_and_not_there_count_as_errors_alone() -> None:
+    assert until421(begun(makeFactory(maxUnrecognizedCommands=1, maxErrors=5, disabledCommands=["VRFY"])), "EXPN x") == 5
+    assert until421(begun(makeFactory(maxUnrecognizedCommands=1, maxErrors=5, disabledCommands=["VRFY"])), "VRFY x") == 5
+
+
+def test_what_leads_to_authentication_does_not_count() -> None:
+    client = begun(
+        makeFactory(authOptional=False, maxAllowedUnauthenticatedCommands=1, maxErrors=0, onAuth=lambda *_: None)
+    )
+    client.session.secure = True
+    for _ in range(10):
+        assert client.last(HELLO, "AUTH NTLM").startswith("504 ")
+    assert client.last("NOOP").startswith("250 ")
+    assert client.last("NOPE").startswith("421 ")
+
+
+def test_who_is_authenticated_is_not_counted() -> None:
+    client = begun(makeFactory(authOptional=False, maxAllowedUnauthenticatedCommands=1))
+    client.session.user = "ann"
+    assert client.last(*["NOOP"] * 50).startswith("250 ")
+
+
+def test_a_pipelined_flood_ends_at_the_limit() -> None:
+    client = begun(makeFactory(maxUnrecognizedCommands=3))
+    client.feed(b"NOPE\r\n" * 100)
+    assert client.codes() == [500, 500, 500, 421]
+    assert client.protocol.buffered > 0, "nothing behind the last reply is looked at"
+
+
+# --- transactions ---
+
+
+def test_a_recipient_too_many_is_452_and_the_transaction_goes_on(lines: list[str]) -> None:
+    diary, mailbox = Diary(), Mailbox()
+    factory = makeFactory(maxRecipients=2, onRcptTo=diary.hook("onRcptTo"), onData=mailbox.onData)
+    client, other = begun(factory), begun(factory)
+    client.say(MAIL)
+    assert client.say(RCPT, RCPT, RCPT, RCPT)[2:] == ["452 4.5.3 Too many recipients"] * 2
+    assert len(diary) == 2
+    assert lines == ["RCPT: 452 4.5.3 Too many recipients"] * 2
+    assert other.last(MAIL, RCPT, RCPT) == "250 2.1.5 Recipient OK"
+    assert client.last("DATA", "text", ".") == "250 2.0.0 Message accepted"
+    assert client.last(MAIL, RCPT, RCPT) == "250 2.1.5 Recipient OK"
+    assert mailbox == [b"text\r\n"]
+
+
+def test_a_refused_recipient_is_not_counted() -> None:
+    def onRcptTo(address: Any, session: Any) -> None:
+        if address.local == "no":
+            raise SMTPError("no")
+
+    client = begun(makeFactory(maxRecipients=1, onRcptTo=onRcptTo))
+    client.say(MAIL)
+    assert client.codes() == []
+    assert [reply[:3] for reply in client.say("RCPT TO:<no@mx.test>", RCPT, RCPT)] == ["550", "250", "452"]
+
+
+def test_a_transaction_too_many_is_421(lines: list[str]) -> None:
+    factory = makeFactory(maxTransactions=2)
+    client, other = begun(factory), begun(factory)
+    for _ in range(2):
+        assert client.last(MAIL, RCPT, "DATA", ".").startswith("250 ")
+    assert client.last(MAIL) == "421 4.7.0 Too many transactions on this connection"
+    assert client.isClosed
+    assert lines == ["MAIL: 421 4.7.0 Too many transactions on this connection"]
+    assert other.last(MAIL).startswith("250 ")
+
+
+TOO_LARGE = "552 5.3.4 Message exceeds the fixed maximum size"
+
+
+@pytest.mark.parametrize("begin", ["DATA", "BDAT"])
+@pytest.mark.parametrize("lmtp", [False, True])
+def test_a_message_has_so_many_octets_and_no_more(begin: str, lmtp: bool, lines: list[str]) -> None:
+    mailbox = Mailbox()
+    factory = makeFactory(size=10, lmtp=lmtp, onData=mailbox.onData)
+    hello, *envelope = LMTP_ENVELOPE if lmtp else ENVELOPE
+    client, other = begun(factory, hello), begun(factory, hello)
+
+    def send(client: Client, octets: int) -> str:
+        client.say(*envelope)
+        content = "x" * (octets - 2)
+        return client.last("DATA", content, ".") if begin == "DATA" else client.last(f"BDAT {octets} LAST", content)
+
+    assert send(client, 10).startswith("250 ")
+    assert lines == []
+    assert send(client, 11) == TOO_LARGE
+    assert lines == [f"{begin}: {TOO_LARGE}"]
+    assert send(other, 10).startswith("250 ")
+    assert mailbox == [b"xxxxxxxx\r\n"] * 2
+
+
+def test_a_declared_size_is_held_to_the_limit() -> None:
+    client = begun(makeFactory(size=10))
+    assert client.last(f"{MAIL} SIZE=10", "RSET").startswith("250 ")
+    assert client.last(f"{MAIL} SIZE=11") == TOO_LARGE
+    assert client.last(MAIL).startswith("250 ")
+
+
+@pytest.mark.parametrize("feed", [1, 100000])
+def test_a_command_has_so_many_octets_and_no_more(feed: int, lines: list[str]) -> None:
+    client = begun(makeFactory(maxCommandLength=600))
+
+    def say(octets: int) -> list[str]:
+        data = b"NOOP " + b"x" * (octets - 7) + b"\r\n"
+        for start in range(0, octets, feed):
+            client.feed(data[start : start + feed])
+        return client.replies()
+
+    assert say(600) == ["250 2.0.0 OK"]
+    assert lines == []
+    for octets in (601, 5000, 70000):
+        assert say(octets) == ["500 5.5.2 Line too long"]
+    assert [line.partition(": ")[2] for line in lines] == ["500 5.5.2 Line too long"] * 3
+    assert client.last("NOOP") == "250 2.0.0 OK"
+
+
+# --- what a hook answers ---
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("onHelo", [HELLO]),
+        ("onMailFrom", [HELLO, MAIL]),
+        ("onRcptTo", [*ENVELOPE]),
+        ("onVrfy", [HELLO, "VRFY x"]),
+    ],
+)
+@pytest.mark.parametrize("isLate", [True, False])
+def test_False_lets_nobody_in(name: str, said: list[str], isLate: bool, logged: Any) -> None:
+    errors: list[Failure] = []
+    hook = Pending() if isLate else lambda *_: False
+    client = Client(makeFactory(**{name: hook, "onError": lambda failure, session: errors.append(failure)}))
+    client.feed("".join(f"{line}\r\n" for line in said).encode())
+    if isinstance(hook, Pending):
+        hook.decide(False)
+    assert client.replies()[-1] == "451 4.3.0 Temporary server error, please try again later"
+    (failure,) = logged.takeFailures(TypeError)
+    assert [error.value for error in errors] == [failure.value]
+    assert "False is no answer" in str(failure.value)
+    assert not client.session.envelope.rcptTo
+
+
+@pytest.mark.parametrize("answer", [0, "", [], None, True, object()])
+def test_what_else_is_no_text_is_as_good_as_none(answer: Any) -> None:
+    hook: Callable[..., Any] = lambda *_: answer  # noqa: E731
+    client = Client(makeFactory(onHelo=hook, onMailFrom=hook, onRcptTo=hook))
+    assert client.last(*ENVELOPE) == "250 2.1.5 Recipient OK"
