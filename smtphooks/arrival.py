@@ -21,6 +21,8 @@ from smtphooks.replies import Reply
 if TYPE_CHECKING:
     from smtphooks.factory import SMTPServerFactory
 
+_log = Logger()
+
 
 class Client(NamedTuple):
     """
@@ -43,9 +45,7 @@ class Client(NamedTuple):
 class Arrival:
     """One connection on its way in."""
 
-    __slots__ = ("_admit", "_client", "_factory", "_header", "_lookup", "_refuse", "_transport")
-
-    log = Logger()
+    __slots__ = ("_admit", "_client", "_factory", "_header", "_isCounted", "_lookup", "_refuse", "_transport")
 
     def __init__(
         self,
@@ -63,10 +63,16 @@ class Arrival:
         self._admit = admit
         self._refuse = refuse
         self._lookup: Deferred[str] | None = None
+        self._isCounted = False
         remote, local = _hostAndPort(transport.getPeer()), _hostAndPort(transport.getHost())
         self._client = Client(*remote, *local, "", "", b"")
         # Only who is listed may say that it is somebody else (invariant 8); and who is listed must say who it is.
         self._header = ProxyHeader() if factory.proxies.trusts(remote[0]) else None
+
+    @property
+    def wantsHeader(self) -> bool:
+        """A trusted proxy has still to say whom it speaks for."""
+        return self._header is not None
 
     def begin(self) -> None:
         """The connection has been made."""
@@ -81,8 +87,9 @@ class Arrival:
         try:
             result = self._header.receive(data)
         except ProxyError as error:
+            self._header = None
             peer = self._client.remoteAddress
-            self.log.warn("{peer} sent no valid PROXY header: {error}", peer=peer, error=str(error))
+            _log.warn("{peer} sent no valid PROXY header: {error}", peer=peer, error=str(error))
             self._factory.tellError(error)
             self._refuse(None)
             return
@@ -98,6 +105,11 @@ class Arrival:
 
     def end(self) -> None:
         """The connection is gone."""
+        if self._header is not None:
+            peer = self._client.remoteAddress
+            _log.info("no PROXY header from {peer}, though option useProxy lists it", peer=peer)
+        if self._isCounted:
+            self._factory.discount(self._client.network)
         if self._lookup is not None:
             self._lookup.addErrback(lambda failure: None)
             self._lookup.cancel()
@@ -106,9 +118,12 @@ class Arrival:
         self._client = self._client._replace(network=_networkOf(self._client.remoteAddress))
         refusal = self._factory.refusalOf(self._client.network)
         if refusal is not None:
-            self.log.warn("refused {peer}: {reply}", peer=self._client.remoteAddress, reply=str(refusal))
+            _log.warn("refused {peer}: {reply}", peer=self._client.remoteAddress, reply=str(refusal))
             self._refuse(refusal)
             return
+        # From here on, or all who come while the first of them is looked up would be let in.
+        self._isCounted = True
+        self._factory.count(self._client.network)
         hostname = self._factory.hostnameOf(self._client.remoteAddress)
         if isinstance(hostname, str):
             self._named(hostname)

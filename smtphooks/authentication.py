@@ -87,7 +87,12 @@ def _exchange(
             return result
         resume = exchange.send
         if isinstance(wanted, Auth):
-            answer = yield from judge(dialogue, wanted)
+            try:
+                answer = yield from judge(dialogue, wanted)
+            except SMTPError as refusal:
+                if refusal.reply(replies.SITUATIONS["onAuth"]).code >= 500:
+                    yield from _delay(dialogue)
+                raise
             continue
         line = yield Challenge(b"334 %s\r\n" % b64encode(wanted))
         try:
@@ -99,12 +104,7 @@ def _exchange(
 
 def judge(dialogue: Dialogue, attempt: Auth) -> Generator[Question, Any, AuthResponse]:
     """Ask C{onAuth}."""
-    try:
-        answer = yield Ask("onAuth", (attempt, dialogue.session))
-    except SMTPError as refusal:
-        if refusal.reply(replies.SITUATIONS["onAuth"]).code >= 500:
-            yield from _delay(dialogue)
-        raise
+    answer = yield Ask("onAuth", (attempt, dialogue.session))
     return answer if isinstance(answer, AuthResponse) else AuthResponse(user=answer)
 
 

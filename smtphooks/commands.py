@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 Handler: TypeAlias = "Callable[[Dialogue, str], Replies | Task]"
 
 
-# The end of a request line (RFC 9112 section 3): a browser was led here, and what follows may be somebody's commands.
-_HTTP = re.compile(r" HTTP/\d(\.\d)?$", re.ASCII | re.IGNORECASE)
+# The end of a request line, and the beginning of a field (RFC 9112 sections 3 and 5): a browser was led here, and what
+# follows may be somebody's commands.
+_REQUEST = re.compile(r" HTTP/\d(\.\d)?$", re.ASCII | re.IGNORECASE)
+_FIELD = re.compile(r"[A-Z0-9-]+:")
 
 
 class Flavour(NamedTuple):
@@ -76,7 +78,7 @@ def hello(dialogue: Dialogue, argument: str) -> Task:
     session.openingCommand = dialogue.verb
     session.hostNameAppearsAs = session.xClient.get("HELO") or hostname
     try:
-        answer = yield Ask("onHelo", (hostname, session))
+        answer = yield Ask("onHelo", (session.hostNameAppearsAs, session))
     except SMTPError:
         session.openingCommand, session.hostNameAppearsAs = before
         raise
@@ -119,12 +121,19 @@ def quit(dialogue: Dialogue, argument: str) -> Task:
 def extended(dialogue: Dialogue, argument: str) -> Task:
     """A command that an extension adds, or none."""
     handler = dialogue.extensions.command(dialogue.verb, dialogue.session)
-    if handler is None and _HTTP.search(argument):
+    if handler is None and _isHTTP(dialogue, argument):
         return replies.HTTP_REFUSED
     if handler is None:
         return replies.NOT_IMPLEMENTED if dialogue.verb in NOT_IMPLEMENTED else dialogue.unrecognized()
     answer = yield Ask(handler, (argument, dialogue.session))
     return replies.ok(answer, replies.OK)
+
+
+def _isHTTP(dialogue: Dialogue, argument: str) -> bool:
+    if _REQUEST.search(argument):
+        return True
+    # The request line may have been refused as too long, or as no text.  No browser says hello.
+    return dialogue.state is State.GREETED and _FIELD.match(dialogue.verb) is not None
 
 
 class Command(NamedTuple):

@@ -75,6 +75,8 @@ def onAuthOf(portal: Portal) -> Callable[[Auth, Session], Deferred[AuthResponse]
     def onAuth(auth: Auth, session: Session) -> Deferred[AuthResponse]:
         if auth.authorizationId not in ("", auth.username):
             return succeed(AuthResponse())  # a portal knows who somebody is, not as whom he may act
+        if auth.password is None and auth.challengeResponse is None:
+            return succeed(AuthResponse())  # and only by what it can check
         username = auth.username.encode()
         credentials: ICredentials
         if auth.challengeResponse is not None:

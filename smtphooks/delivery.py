@@ -55,9 +55,10 @@ class Delivery:
     def giveUp(self, refusal: SMTPError) -> None:
         """Decide without the hook, and cancel it."""
         hook = self._hook
-        self.decide(refusal)
+        self.decided = True
         if hook is not None:
-            hook.cancel()
+            hook.cancel()  # before its stream fails, for that would be news to it
+        self.decide(refusal)
 
     def receive(self, data: bytes) -> None:
         """Octets of the message."""

@@ -139,14 +139,20 @@ class Dialogue:
         """MAIL was accepted and the transaction has not ended."""
         return self.session.envelope.mailFrom is not None
 
+    @property
+    def knownVerb(self) -> str:
+        """The command at hand; empty if there is none such, for what else a client says there may be a secret."""
+        return self.verb if self.verb in COMMANDS or self.extensions.adds(self.verb) else ""
+
     # --- what the handlers of commands call ---
 
     def reset(self) -> None:
         """The transaction at hand, if any, is over."""
         if self.inTransaction:
             self.session.transaction += 1
-            self.session.xForward = {}
             self.session.envelope = Envelope()
+        # Said of one message that may never have begun; it shall not be taken for that of the next.
+        self.session.xForward = {}
         self.state = State.GREETED if self.session.openingCommand is None else State.IDENTIFIED
 
     def greeting(self) -> Reply:
@@ -211,7 +217,10 @@ class Dialogue:
     def _handle(self, handle: commands.Handler, argument: str) -> Step:
         self._situation = SITUATIONS["parameter"]
         self._refusedByHook = False
-        result = handle(self, argument)
+        try:
+            result = handle(self, argument)
+        except SMTPError as refusal:
+            return self._conclude(refusal.reply(self._situation))
         if isinstance(result, GeneratorType):
             self._task = result
             return self._advance(result.send, None)

@@ -154,6 +154,10 @@ class Extensions:
             return None
         return handler
 
+    def adds(self, verb: str) -> bool:
+        """An extension adds this command, in force or not."""
+        return verb in self._commands
+
     def verbs(self, session: Session) -> list[str]:
         """All commands that extensions in force add."""
         return [verb for verb in self._commands if self.command(verb, session)]

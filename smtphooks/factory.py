@@ -33,6 +33,8 @@ from smtphooks.sasl import Mechanisms
 from smtphooks.session import Session
 from smtphooks.tls import SecureContext
 
+_log = Logger()
+
 
 class SMTPServerFactory(ServerFactory):
     """
@@ -44,7 +46,7 @@ class SMTPServerFactory(ServerFactory):
     @param given: options and hooks by name; a hook given here wins over the object's.
     @ivar options: the L{Options} in force.
     @ivar connections: the live protocols.
-    @ivar now: the time by which connections measure, in seconds; it moves once a second.
+    @ivar now: the time by which connections measure, in seconds; it moves once a second, and is never behind.
     @ivar secureContext: what TLS begins with.
     @ivar clock: what times are measured with (C{IReactorTime}), the global reactor if None.
     @raise OptionError: for an unknown option, a wrong value, or a C{hooks} object that has no hook.
@@ -52,8 +54,6 @@ class SMTPServerFactory(ServerFactory):
 
     protocol = SMTPServerProtocol  # type: ignore[assignment]
     noisy = False
-    log = Logger()
-
     onConnect: Callable[..., Any] | None = None
     onSecure: Callable[..., Any] | None = None
     onHelo: Callable[..., Any] | None = None
@@ -125,7 +125,7 @@ class SMTPServerFactory(ServerFactory):
         super().doStart()  # type: ignore[no-untyped-call]
         self.isClosing = False
         if self.onData is None:
-            self.log.warn("there is no onData hook: every message will be accepted and dropped")
+            _log.warn("there is no onData hook: every message will be accepted and dropped")
 
     def _peers(self, name: str) -> TrustedPeers:
         try:
@@ -169,9 +169,11 @@ class SMTPServerFactory(ServerFactory):
         """Once a second, see whose time is up: one timer for all connections, however many there are."""
         self._tick = None
         reactor = self.reactor()
-        self.now = reactor.seconds()
+        now = reactor.seconds()
+        # By the time of the next look, or who came just before it would lose a second.
+        self.now = now + 1
         for connection in list(self.connections):
-            if connection.deadline <= self.now:
+            if connection.deadline <= now:
                 connection.timeUp()
             elif connection.isStopped:
                 connection.lookAfterClient()
@@ -182,7 +184,7 @@ class SMTPServerFactory(ServerFactory):
         HookRunner(self, Session(self.options.name)).tell("onError", Failure(error), None)
 
     def count(self, network: str) -> None:
-        """A client of that network has been let in."""
+        """A client of that network is on its way in."""
         self._clients[network] += 1
 
     def discount(self, network: str) -> None:
@@ -231,8 +233,7 @@ class SMTPServerFactory(ServerFactory):
     def _abortAll(self) -> None:
         self._timeout = None
         for connection in [connection for connection in self.connections if connection.isLeaving]:
-            self.log.warn("connection of {peer} ended by force", peer=connection.peer)
-            connection.abort()
+            connection.endByForce()
 
     def _allGone(self) -> None:
         if self._timeout is not None:

@@ -43,10 +43,11 @@ class Journal:
         """From here on the message takes time."""
         self._messageBegan = monotonic()
 
-    def message(self, envelope: Envelope, octets: int, code: int) -> None:
+    def message(self, verb: str, envelope: Envelope, octets: int, code: int) -> None:
         """
         A message has been judged.
 
+        @param verb: the command that ended it.
         @param code: of the reply, 0 if the client had left.
         """
         self._octets += octets
@@ -56,7 +57,7 @@ class Journal:
             "message from <{sender}> for {recipients}: {octets} octets, {code} after {milliseconds} ms [{session}]",
             session=self._session.id,
             peer=self._session.remoteAddress,
-            verb="DATA",
+            verb=verb,
             code=code,
             milliseconds=round((monotonic() - self._messageBegan) * 1000),
             protocol=self._session.transmissionType,

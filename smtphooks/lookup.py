@@ -21,6 +21,8 @@ from twisted.internet.interfaces import IReactorTime, IResolver
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+_log = Logger()
+
 # Types of records (RFC 1035 section 3.2.2, RFC 3596).  By number: twisted.names is only loaded where it is used.
 _A, _PTR, _AAAA = 1, 12, 28
 
@@ -57,8 +59,6 @@ class ReverseLookup:
     @param clock: tells the time.
     @param timeout: seconds that all the queries for one address may take together.
     """
-
-    log = Logger()
 
     def __init__(self, resolver: IResolver | None, clock: IReactorTime, timeout: float = 1.5) -> None:
         self._resolver = resolver
@@ -114,7 +114,7 @@ class ReverseLookup:
             except CancelledError:
                 raise  # the time is up
             except Exception as error:
-                self.log.debug("look-up of {name} failed: {error!r}", name=name, error=error)
+                _log.debug("look-up of {name} for {peer} failed: {error!r}", name=name, peer=str(ip), error=error)
                 continue
             if ip.packed in [record.payload.address for record in hosts if record.type == kind]:
                 return name, float(min(record.ttl for record in [*pointers, *hosts]))
@@ -122,7 +122,7 @@ class ReverseLookup:
 
     def _failed(self, failure: Failure, address: str) -> None:
         # No name, no server, no time, no right to open a socket, or a resolver with a bug: a client without a name.
-        self.log.debug("look-up of {address} failed: {error!r}", address=address, error=failure.value)
+        _log.debug("look-up of {peer} failed: {error!r}", peer=address, error=failure.value)
 
     def _conclude(self, found: tuple[str, float] | None, address: str) -> None:
         name, ttl = found or (_literal(address), _FAILURE)

@@ -208,6 +208,11 @@ class Options:
     maxClientsPerAddress: int = _count(0, "connections")
     maxRecipients: int = _count(0, "recipients")
     maxTransactions: int = _count(0, "transactions")
+    maxCommandLength: int | None = _option(
+        None,
+        "a whole number of octets, 512 or more (memory for a command is always bounded)",
+        lambda value: value is None or (_isNumber(value) and value >= 512),
+    )
     maxAllowedUnauthenticatedCommands: int | bool = _option(
         10,
         "a whole number of commands, or False for no limit",
@@ -215,18 +220,13 @@ class Options:
     )
     maxUnrecognizedCommands: int = _count(10, "commands")
     maxErrors: int = _count(20, "errors")
-    maxCommandLength: int | None = _option(
-        None,
-        "a whole number of octets, 512 or more (memory for a command is always bounded)",
-        lambda value: value is None or (_isNumber(value) and value >= 512),
-    )
 
     # Time
-    greetDelay: float = _seconds(0)
-    hookTimeout: float = _seconds(0)
-    dataTimeout: float = _seconds(1800)
     socketTimeout: float = _seconds(60)
+    dataTimeout: float = _seconds(1800)
+    hookTimeout: float = _seconds(0)
     closeTimeout: float = _seconds(30)
+    greetDelay: float = _seconds(0)
 
     # Proxies
     useProxy: bool | Sequence[str] = _option(False, _PEERS, _arePeers, _toPeers)

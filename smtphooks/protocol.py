@@ -53,6 +53,8 @@ from smtphooks.writer import ReplyWriter
 if TYPE_CHECKING:
     from smtphooks.factory import SMTPServerFactory
 
+_log = Logger()
+
 # Octets that may wait behind an undecided hook before the client is stopped.
 _AHEAD = 16384
 
@@ -60,6 +62,9 @@ _AHEAD = 16384
 _TLS_HANDSHAKE = b"\x16\x03"
 
 _NEVER = float("inf")
+
+# Seconds that hooks have to end when their connection was ended by force.
+_LAST_WORDS = 1
 
 # Octets a second that a message must come with in the end, and how many times option socketTimeout that may take to
 # show.
@@ -81,7 +86,6 @@ class SMTPServerProtocol(Protocol):
     """
 
     factory: SMTPServerFactory
-    log = Logger()
 
     def __init__(self) -> None:
         self._read: Callable[[SMTPServerProtocol], bool] | None = None  # how to get on; None: something is undecided
@@ -94,9 +98,10 @@ class SMTPServerProtocol(Protocol):
         self._asked: object = None  # which hook that is
         self._messageBegan = 0.0  # less the time that hooks have taken since
         self._fullSince: float | None = None
-        self._code = 0  # of the last reply
+        self._code = 0  # of the last reply, or the worst of several
         self._isHandshaking = False
         self._aborted = False
+        self._isForced = False  # it was ended though it was not done
         self._inputEnded = False
         self.isLeaving = False
         self._closing = False
@@ -125,7 +130,6 @@ class SMTPServerProtocol(Protocol):
         factory = self.factory
         self._arrival = None
         self._network = client.network
-        factory.count(client.network)
         self.session = self._newSession(client)
         self._wire = Wire(factory.options.bareNewline)
         self._dialogue = Dialogue(factory.options, factory.extensions, self.session, factory.mechanisms)
@@ -137,9 +141,10 @@ class SMTPServerProtocol(Protocol):
         self._advance(self._dialogue.open)
         if factory.isClosing:
             self.leave()
-        self._pump()
         if client.rest:
             self._pass(client.rest)
+        else:
+            self._pump()
 
     def _pass(self, data: bytes) -> None:
         """Octets that came with a PROXY header belong to whoever reads now."""
@@ -195,6 +200,8 @@ class SMTPServerProtocol(Protocol):
     def readConnectionLost(self) -> None:
         """The client will send no more, but still gets its replies (C{printf … | nc})."""
         self._inputEnded = True
+        if self._arrival is not None and self._arrival.wantsHeader:
+            self.transport.loseConnection()  # type: ignore[union-attr]
         self._pump()
 
     def writeConnectionLost(self) -> None:
@@ -209,8 +216,8 @@ class SMTPServerProtocol(Protocol):
             self._end()
             return
         self.factory.discount(self._network)
-        self._read = None
-        self.deadline = _NEVER
+        self.isStopped = False
+        self._standStill()
         self._dialogue.close()
         if self._waiting is not None:
             self._waiting.cancel()
@@ -243,30 +250,46 @@ class SMTPServerProtocol(Protocol):
         self._aborted = True
         self.transport.abortConnection()  # type: ignore[union-attr]
 
-    @property
-    def peer(self) -> str:
-        """Who this is, for logs."""
-        return self.session.remoteAddress if self._arrival is None else "a client on its way in"
+    def endByForce(self) -> None:
+        """End the connection now, and wait for none of its hooks any longer than it takes them to be cancelled."""
+        self._isForced = True
+        self.abort()
+        if self._arrival is None:
+            self._journal.trouble("connection of {peer} ended by force [{session}]")
+        if self._lost:
+            self._limitHook()
 
     def timeUp(self) -> None:
         """The client has not done in time what it owes."""
-        if self._closing or self._isHandshaking or self._arrival is not None:
+        if self._arrival is not None and not (self._arrival.wantsHeader or self._closing):
+            return  # it owes nothing while it is looked up, which has a limit of its own
+        if self._lost:
+            self._hookTimedOut()
+        elif self._closing or self._isHandshaking or self._arrival is not None:
             self.abort()
-        elif self._read is None or not self._receiver.hasRoom:
+        elif self._read is None or self._fullSince is not None:
             self._hookTimedOut()
         else:
             self._say(replies.MESSAGE_TIMED_OUT if self._read is _READ_MESSAGE else replies.TIMED_OUT)
             self._pump()
 
     def _hookTimedOut(self) -> None:
-        """Option C{hookTimeout}: the client shall not wait any longer for a hook."""
+        """Option C{hookTimeout}: nobody shall wait any longer for a hook."""
         self.deadline = _NEVER
         question, self._question = self._question, None
-        if question is None:
+        if question is not None:
+            self._runner.overdue(self._asked)
+            question.cancel()
+        if question is None or self._lost:
             self._receiver.overdue()
-            return
-        self._journal.trouble("hook {hook} took too long [{session}]", hook=str(self._asked))
-        question.cancel()
+        if self._ended:
+            self._end()
+        elif self._lost:
+            self._endIfDone()
+        elif question is not None:
+            self._refuseLate()
+
+    def _refuseLate(self) -> None:
         if self._asked in TOLD:
             self._advance(self._dialogue.answer, None)
         else:
@@ -285,7 +308,7 @@ class SMTPServerProtocol(Protocol):
         self._limitHook()
 
     def _limitHook(self) -> None:
-        timeout = self.factory.options.hookTimeout
+        timeout = _LAST_WORDS if self._isForced else self.factory.options.hookTimeout
         self.deadline = self.factory.now + timeout if timeout else _NEVER
 
     def _expect(self) -> None:
@@ -301,12 +324,16 @@ class SMTPServerProtocol(Protocol):
         the end in some time.
         """
         self._expect()
-        options = self.factory.options
-        if options.dataTimeout:
-            self.deadline = min(self.deadline, self._messageBegan + options.dataTimeout)
-        if options.socketTimeout:
-            grace = _GRACE * options.socketTimeout
+        self._limitMessage()
+        timeout = self.factory.options.socketTimeout
+        if timeout:
+            grace = _GRACE * timeout
             self.deadline = min(self.deadline, self._messageBegan + grace + self._receiver.octets / _LEAST_RATE)
+
+    def _limitMessage(self) -> None:
+        timeout = self.factory.options.dataTimeout
+        if timeout:
+            self.deadline = min(self.deadline, self._messageBegan + timeout)
 
     @property
     def buffered(self) -> int:
@@ -360,17 +387,17 @@ class SMTPServerProtocol(Protocol):
                 self._fullSince = self.factory.now
                 self._limitHook()  # it is the hook that is slow
             return False
+        if self._fullSince is not None:
+            self._messageBegan += self.factory.now - self._fullSince
+            self._fullSince = None
+            self._expectMessage()
         deadline = self.deadline
         self._standStill()
         hasRead = self._receiver.read()
         if self._receiver.owesInput and not self._closing:
             self._read = _READ_MESSAGE
             self.deadline = deadline
-            if self._fullSince is not None:
-                self._messageBegan += self.factory.now - self._fullSince
-                self._fullSince = None
-                self._expectMessage()
-            elif hasRead:
+            if hasRead:
                 self._expectMessage()
         return hasRead
 
@@ -389,12 +416,16 @@ class SMTPServerProtocol(Protocol):
         _STEPS[type(step)](self, step)
 
     def _say(self, reply: Reply) -> None:
+        if reply.code >= 400:
+            self._note(reply)
         self._put(reply)
         if reply.closes:
             self._close()
         else:
             self._read = _READ_LINE
             self._expect()
+            if self._dialogue.state is State.CHUNKS:
+                self._limitMessage()
 
     def _sayAll(self, all: tuple[Reply, ...]) -> None:
         if not all:
@@ -402,22 +433,23 @@ class SMTPServerProtocol(Protocol):
             self._expect()
             return
         *others, last = all
+        for reply in {reply for reply in others if reply.code >= 400} - {last}:
+            self._note(reply)
         for reply in others:
             self._put(reply)
         # Each recipient has its reply, even if the first of them closes.
         self._say(last.closing() if any(reply.closes for reply in others) else last)
+        self._code = max(reply.code for reply in all)
 
     def _put(self, reply: Reply) -> None:
         self._code = reply.code
-        if reply.code >= 400:
-            self._note(reply)
         self._writer.put(self._dialogue.encode(reply))
 
     def _note(self, reply: Reply) -> None:
         """Let the log and the hooks know what went wrong, where it was the server itself who refused."""
         self._journal.refusals += 1
         if reply in NOTEWORTHY:
-            self._journal.refusal(self._dialogue.verb, reply)
+            self._journal.refusal(self._dialogue.knownVerb, reply)
         if reply in BROKEN_PROTOCOL:
             refusal = SMTPError(reply.lines[0], reply.code, reply.enhancedCode)
             self._runner.tell("onError", Failure(refusal), self.session)
@@ -442,6 +474,7 @@ class SMTPServerProtocol(Protocol):
             return
         self._question = result
         self._asked = question.hook
+        self._limitHook()
         result.addBoth(self._answerLater, question, result)
 
     def _answerLater(self, result: object, question: Ask, awaited: Deferred[Any]) -> None:
@@ -513,25 +546,31 @@ class SMTPServerProtocol(Protocol):
         # The client waits for this reply and sends nothing until it comes; the hook may take its time.
         self._put(step.reply)
         self._writer.flush()
+        self._messageBegins()
         self._receive(self._receiver.message)
 
     def _receiveChunk(self, step: ReceiveChunk) -> None:
+        if step.first:
+            self._messageBegins()
         self._receive(self._receiver.chunk, step)
 
     def _discardChunk(self, step: DiscardChunk) -> None:
+        self._messageBegins()
         self._receive(self._receiver.discard, step)
 
+    def _messageBegins(self) -> None:
+        self._messageBegan = self.factory.now
+        self._fullSince = None
+        self._journal.messageBegins()
+
     def _receive(self, begin: Callable[..., None], *step: object) -> None:
-        if not self._receiver.isBusy:
-            self._messageBegan = self.factory.now
-            self._journal.messageBegins()
-            self._fullSince = None
         begin(*step)
         if self._receiver.owesInput:
             self._read = _READ_MESSAGE
             self._expectMessage()
 
     def _abandonMessage(self, step: AbandonMessage) -> None:
+        self._limitHook()
         self._receiver.abandon()
 
     def _answerRead(self, verdict: Verdict | None) -> None:
@@ -540,7 +579,8 @@ class SMTPServerProtocol(Protocol):
         if not self._lost:
             self._advance(self._dialogue.answer, verdict)
         if verdict is not None:
-            self._journal.message(envelope, verdict.octets, 0 if self._lost else self._code)
+            code = 0 if self._lost else self._code
+            self._journal.message(self._dialogue.verb, envelope, verdict.octets, code)
 
     def _receiverChanged(self) -> None:
         """C{onData} has taken octets, or has ended."""
@@ -561,7 +601,10 @@ class SMTPServerProtocol(Protocol):
         if closing is None:
             self._end()
         else:
-            closing.addCallback(self._end)
+            self._question = closing
+            self._asked = "onClose"
+            self._limitHook()
+            closing.addCallback(self._closed)
 
     def _logout(self, logout: Callable[[], object]) -> None:
         """Tell a Portal that its user has left."""
@@ -569,9 +612,13 @@ class SMTPServerProtocol(Protocol):
         try:
             logout()
         except Exception:
-            self.log.failure("logout crashed [{session}]", session=self.session.id)
+            _log.failure("logout crashed [{session}]", session=self.session.id, peer=self.session.remoteAddress)
 
-    def _end(self, _: None = None) -> None:
+    def _closed(self, _: None) -> None:
+        if self._question is not None:
+            self._end()
+
+    def _end(self) -> None:
         self.factory.forget(self)
 
 

@@ -25,10 +25,11 @@ def xClient(dialogue: Dialogue, argument: str) -> Task:
     session = dialogue.session
     if not dialogue.extensions.inForce("XCLIENT", session):
         return replies.NOT_IMPLEMENTED
-    if dialogue.inTransaction or "ADDR" in session.xClient:
+    if dialogue.inTransaction:
         return replies.NOT_NOW
     attributes = xclient.parseXClient(argument)
-    user = None
+    # Attributes may come in several commands.
+    user = session.user if session.xClient.get("LOGIN") and "LOGIN" not in attributes else None
     if attributes.get("LOGIN"):
         # The proxy has asked for the password, but whose name is worth anything is still the hook's to say.
         response = yield from authentication.judge(dialogue, Auth(method="XCLIENT", username=attributes["LOGIN"] or ""))
@@ -46,18 +47,24 @@ def _become(session: Session, attributes: dict[str, str | None]) -> None:
     if "ADDR" in attributes:
         session.remoteAddress = attributes["ADDR"] or ""
         session.remotePort = 0
-        session.clientHostname = f"[{session.remoteAddress}]" if session.remoteAddress else ""
+        # From here on it is the client who speaks, and nobody believes what that says of itself.
+        session.proxies = frozenset()
+    if "ADDR" in attributes or "NAME" in attributes:
+        session.clientHostname = _hostnameOf(session.xClient.get("NAME", ""), session.remoteAddress)
     if "PORT" in attributes:
         session.remotePort = int(attributes["PORT"] or 0)
     if "DESTADDR" in attributes:
         session.localAddress = attributes["DESTADDR"] or ""
+        session.localPort = 0
     if "DESTPORT" in attributes:
         session.localPort = int(attributes["DESTPORT"] or 0)
-    name = attributes.get("NAME")
+    session.hostNameAppearsAs = session.xClient.get("HELO", "")
+
+
+def _hostnameOf(name: str, address: str) -> str:
     if name and name != xclient.TEMPORARILY_UNKNOWN:
-        session.clientHostname = name
-    if attributes.get("HELO"):
-        session.hostNameAppearsAs = attributes["HELO"] or ""
+        return name
+    return f"[{address}]" if address else ""
 
 
 def xForward(dialogue: Dialogue, argument: str) -> Reply:

@@ -26,6 +26,7 @@ from smtphooks.wire import Wire
 class Receiver:
     """
     @ivar owesInput: it is the client's turn; if not, a hook has to take or to decide what was read.
+    @ivar octets: how much has been read of the message, or of the chunk of none.
     """
 
     __slots__ = (
@@ -37,6 +38,7 @@ class Receiver:
         "_options",
         "_runner",
         "_wire",
+        "octets",
         "owesInput",
     )
 
@@ -61,6 +63,7 @@ class Receiver:
         self._conclusion: Callable[[Delivery], Verdict | None] | None = None  # answered when the delivery is decided
         self._last = True  # the message ends with what is being read
         self.owesInput = False
+        self.octets = 0
 
     # --- what follows ---
 
@@ -81,6 +84,7 @@ class Receiver:
 
     def discard(self, step: DiscardChunk) -> None:
         """A chunk of no message."""
+        self.octets = 0
         self._wire.beginChunk(step.octets, first=True, binary=True)
         self._endOrGoOn()
 
@@ -102,15 +106,10 @@ class Receiver:
         """C{onData} has taken too long; what it does from here on is of no interest."""
         delivery = self._delivery
         if delivery is not None and not delivery.decided:
-            self._runner.fault("hook onData took too long")
+            self._runner.overdue("onData")
             delivery.giveUp(HOOK_TIMED_OUT)
             self._concludeIfDecided()
             self._changed()
-
-    @property
-    def octets(self) -> int:
-        """Octets of the message so far."""
-        return 0 if self._delivery is None else self._delivery.stream.byteLength
 
     @property
     def isBusy(self) -> bool:
@@ -137,8 +136,10 @@ class Receiver:
         data = wire.maybeMessage()
         if data is None and not wire.messageEnded:
             return False
-        if data and delivery is not None:
-            delivery.receive(data)
+        if data:
+            self.octets += len(data)
+            if delivery is not None:
+                delivery.receive(data)
         if wire.bareNewlineSeen and delivery is not None:
             delivery.refuseBareNewline()
         if wire.messageEnded:
@@ -172,6 +173,7 @@ class Receiver:
     # --- the hook ---
 
     def _begin(self) -> None:
+        self.octets = 0
         options, session = self._options, self._runner.session
         stream = MessageStream(options.size, options.rejectOversized, self._changed)
         self._delivery = delivery = Delivery(stream, len(session.envelope.rcptTo) if options.lmtp else None)

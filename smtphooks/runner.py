@@ -29,8 +29,11 @@ HOOK_TIMED_OUT = SMTPError(
     replies.HOOK_TIMED_OUT.lines[0], replies.HOOK_TIMED_OUT.code, replies.HOOK_TIMED_OUT.enhancedCode
 )
 
+_log = Logger()
+
+_CANCELLED = (CancelledError, asyncio.CancelledError)
 # How a hook ends for which the connection, or its message, has come to an end.
-_NO_NEWS = (CancelledError, asyncio.CancelledError, ConnectionLost, SMTPError)
+_NO_NEWS = (*_CANCELLED, ConnectionLost, SMTPError)
 
 
 class HookRunner:
@@ -39,8 +42,6 @@ class HookRunner:
     """
 
     __slots__ = ("_hooks", "session")
-
-    log = Logger()
 
     def __init__(self, hooks: object, session: Session) -> None:
         """
@@ -57,11 +58,10 @@ class HookRunner:
         """What the client gets for what a hook raised."""
         if isinstance(failure.value, SMTPError) and hook not in TOLD:
             return failure.value
-        name = hook if isinstance(hook, str) else getattr(hook, "__qualname__", repr(hook))
-        self.log.failure(
+        _log.failure(
             "hook {hook} crashed [{session}]",
             failure,
-            hook=name,
+            hook=_nameOf(hook),
             session=self.session.id,
             peer=self.session.remoteAddress,
         )
@@ -74,9 +74,18 @@ class HookRunner:
         if isinstance(result, Failure) and not _isNoNews(result):
             self.refusal(hook, result)
 
+    def overdue(self, hook: object) -> None:
+        """A hook has taken longer than it may; it is cancelled, and what it answers is of no interest any more."""
+        _log.warn(
+            "hook {hook} took too long [{session}]",
+            hook=_nameOf(hook),
+            session=self.session.id,
+            peer=self.session.remoteAddress,
+        )
+
     def fault(self, text: str) -> None:
         """A hook has answered what it may not."""
-        self.log.error("{fault} [{session}]", fault=text, session=self.session.id, peer=self.session.remoteAddress)
+        _log.error("{fault} [{session}]", fault=text, session=self.session.id, peer=self.session.remoteAddress)
 
     def tell(self, name: str, *arguments: object) -> Deferred[None] | None:
         """
@@ -92,8 +101,12 @@ class HookRunner:
         return None
 
     def _told(self, result: object, name: str) -> None:
-        if isinstance(result, Failure):
+        if isinstance(result, Failure) and not result.check(*_CANCELLED):
             self.refusal(name, result)
+
+
+def _nameOf(hook: object) -> str:
+    return hook if isinstance(hook, str) else getattr(hook, "__qualname__", repr(hook))
 
 
 def _isNoNews(failure: Failure) -> bool:

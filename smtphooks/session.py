@@ -155,7 +155,8 @@ class Session:
     @ivar transaction: number of the transaction at hand, from 1.
     @ivar envelope: L{Envelope} at hand.
     @ivar xClient: attributes a trusted proxy gave with XCLIENT; C{xForward} those with XFORWARD.
-    @ivar proxies: the commands of trusted proxies that this peer may use: C{"XCLIENT"}, C{"XFORWARD"}.
+    @ivar proxies: the commands of trusted proxies that this peer may use: C{"XCLIENT"}, C{"XFORWARD"};
+        none once XCLIENT has said which address the client has.
     @ivar disabledCommands: this session's own list of commands to refuse, or None for the server's.
     @ivar state: a dict for the hooks' own use; it lives as long as the connection.
     @ivar error: text of the last 4xx or 5xx reply, or None.

@@ -597,7 +597,7 @@ def test_everyRecipientOfAMessageHasItsReplyBeyondTheLimitToo() -> None:
 def test_noLimitIsNone() -> None:
     talk = begun(maxErrors=0)
     for _ in range(100):
-        assert talk.say("FOO").startswith("500 ")
+        assert talk.say("DATA").startswith("503 ")
 
 
 # --- A user's own mechanism ---

@@ -83,6 +83,8 @@ MATRIX = {
     "HALLO":                 "500 =    500 =       500 =   500 =       500 =",
     "STARTTLS":              "220 G    220 G       220 G   220 G       220 G",
     "AUTH PLAIN AGEAYg==":   "503 =    538 =       503 =   503 =       503 =",
+    "XCLIENT ADDR=192.0.2.9": "502 =   502 =       502 =   502 =       502 =",
+    "XFORWARD IDENT=1":      "502 =    502 =       502 =   502 =       502 =",
 }  # fmt: skip
 
 # What is otherwise with LMTP (RFC 2033 sections 4.1 and 4.2).
@@ -100,6 +102,13 @@ SECURE_MATRIX = MATRIX | {
     "STARTTLS":              "503 =    503 =       503 =   503 =       503 =",
     "AUTH PLAIN AGEAYg==":   "503 =    235 =       503 =   503 =       503 =",
 }  # fmt: skip
+
+# What is otherwise for a trusted proxy.
+PROXY_MATRIX = MATRIX | {
+    "XCLIENT ADDR=192.0.2.9": "220 G   220 G       503 =   503 =       503 =",
+    "XFORWARD IDENT=1":      "250 =    250 =       503 =   503 =       503 =",
+}  # fmt: skip
+PROXY = {"proxies": frozenset({"XCLIENT", "XFORWARD"})}
 
 LETTERS = {
     "G": State.GREETED,
@@ -124,8 +133,13 @@ def talkAt(state: State, lmtp: bool = False, **given: Any) -> Talk:
 
 @pytest.mark.parametrize(
     "matrix, options",
-    [(MATRIX, {}), (LMTP_MATRIX, {"lmtp": True}), (SECURE_MATRIX, {"secured": True})],
-    ids=["SMTP", "LMTP", "SMTPS"],
+    [
+        (MATRIX, {}),
+        (LMTP_MATRIX, {"lmtp": True}),
+        (SECURE_MATRIX, {"secured": True}),
+        (PROXY_MATRIX, {"session": PROXY}),
+    ],
+    ids=["SMTP", "LMTP", "SMTPS", "proxy"],
 )
 @pytest.mark.parametrize("line", MATRIX)
 def test_everyCommandIsAnsweredRightlyInEveryState(line: str, matrix: dict[str, str], options: dict[str, Any]) -> None:
@@ -283,6 +297,9 @@ _plausible = st.sampled_from(
             "MAIL FROM:<> SMTPUTF8",
             "RCPT TO:<é@é.example>",
             "VRFY",
+            "XCLIENT NAME=x HELO=y",
+            "XCLIENT NAME=x LOGIN=ann",
+            "XFORWARD IDENT=\u00e9",
             "",
         ]
     ]
@@ -293,6 +310,7 @@ _likeCommands = st.builds(
 _lines = st.one_of(_plausible, _likeCommands, st.binary(max_size=80), st.sampled_from(LineFault))
 _responses = st.one_of(st.binary(max_size=40).map(b64encode), _lines)
 _refusals = st.builds(SMTPError, st.text(max_size=30), st.sampled_from([None, 421, 450, 550]))
+_sessions = st.sampled_from([{}, PROXY])
 _answers = st.one_of(st.none(), st.text(max_size=700), st.integers(), _refusals)
 
 
@@ -312,7 +330,7 @@ def test_anyLinesAndAnyAnswersGiveOneReplyForEachCommand(
     lmtp: bool, lines: list[bytes | LineFault], data: st.DataObject
 ) -> None:
     methods = ["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER"]
-    talk = Talk(lmtp=lmtp, allowInsecureAuth=True, authMethods=methods)
+    talk = Talk(lmtp=lmtp, allowInsecureAuth=True, authMethods=methods, session=data.draw(_sessions))
     dialogue = talk.dialogue
     for line in [b"LHLO x" if lmtp else b"EHLO x", *lines]:
         if talk.state is State.CLOSED:

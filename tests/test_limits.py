@@ -120,13 +120,22 @@ def test_of_IPv6_a_network_counts_as_one_client(one: str, other: str, isSame: bo
     assert isServed(arrive(factory, other)) is not isSame
 
 
-@pytest.mark.parametrize("peer", [UNIXAddress(None), UNIXAddress(b"/run/a:b"), UNIXAddress(b"\0x:y"), object()])
+@pytest.mark.parametrize("peer", [UNIXAddress(None), object()])
 def test_what_has_no_address_is_not_limited_by_it(peer: Any) -> None:
     factory = makeFactory(maxClientsPerAddress=1)
     clients = [arrive(factory, peer) for _ in range(3)]
     assert all(isServed(client) for client in clients)
     for client in clients:
         client.lose()
+    assert not factory._clients
+
+
+@pytest.mark.parametrize("name", [b"/run/client", b"/run/a:b", b"\0x:y%z"])
+def test_the_path_of_a_UNIX_socket_is_an_address_too(name: bytes) -> None:
+    factory = makeFactory(maxClientsPerAddress=1)
+    client = arrive(factory, UNIXAddress(name))
+    assert isServed(client)
+    client.lose()
     assert not factory._clients
 
 

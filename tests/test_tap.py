@@ -256,8 +256,8 @@ class RunningReactor(MemoryReactorClock):
         super().__init__()
         self.hasStopped = False
 
-    def callWhenRunning(self, function: Callable[[], object]) -> None:
-        function()
+    def callWhenRunning(self, function: Callable[..., object], *arguments: object) -> None:
+        function(*arguments)
 
     def stop(self) -> None:
         self.hasStopped = True
