@@ -54,6 +54,7 @@ class SMTPServerFactory(ServerFactory):
 
     protocol = SMTPServerProtocol  # type: ignore[assignment]
     noisy = False
+
     onConnect: Callable[..., Any] | None = None
     onSecure: Callable[..., Any] | None = None
     onHelo: Callable[..., Any] | None = None
@@ -72,9 +73,9 @@ class SMTPServerFactory(ServerFactory):
         self.mechanisms = Mechanisms(self.options.authMethods, lambda: self.onAuth is not None)
         self.extensions = Extensions(builtInExtensions(self.options, self.mechanisms))
         self.secureContext = SecureContext(self.options)
-        self.proxies = self._peers("useProxy")
-        self._xClients = self._peers("useXClient")
-        self._xForwards = self._peers("useXForward")
+        self.proxies = _peersOf("useProxy", self.options.useProxy)
+        self._xClients = _peersOf("useXClient", self.options.useXClient)
+        self._xForwards = _peersOf("useXForward", self.options.useXForward)
         self._lookup: ReverseLookup | None = None
         self.now = 0.0
         self._tick: IDelayedCall | None = None
@@ -126,12 +127,6 @@ class SMTPServerFactory(ServerFactory):
         self.isClosing = False
         if self.onData is None:
             _log.warn("there is no onData hook: every message will be accepted and dropped")
-
-    def _peers(self, name: str) -> TrustedPeers:
-        try:
-            return TrustedPeers(getattr(self.options, name))
-        except ValueError as error:
-            raise OptionError(f"option {name} is wrong: {error}") from None
 
     def refusalOf(self, network: str) -> Reply | None:
         """Why one more client of that network cannot be served now, None if it can."""
@@ -242,6 +237,13 @@ class SMTPServerFactory(ServerFactory):
         closed, self._closed = self._closed, []
         for gone in closed:
             gone.callback(None)
+
+
+def _peersOf(name: str, value: object) -> TrustedPeers:
+    try:
+        return TrustedPeers(value)
+    except ValueError as error:
+        raise OptionError(f"option {name} is wrong: {error}") from None
 
 
 def _isInner(address: str) -> bool:

@@ -68,9 +68,13 @@ class Journal:
         )
 
     def refusal(self, verb: str, reply: Reply) -> None:
-        """The server itself has refused something that an operator wants to know of."""
+        """
+        The server itself has refused something that an operator wants to know of.
+
+        @param verb: the command, empty if it is unknown.
+        """
         _log.info(
-            "{verb}: {reply} [{session}]",
+            "{verb}: {reply} [{session}]" if verb else "{reply} [{session}]",
             session=self._session.id,
             peer=self._session.remoteAddress,
             verb=verb,

@@ -276,13 +276,14 @@ class SMTPServerProtocol(Protocol):
     def _hookTimedOut(self) -> None:
         """Option C{hookTimeout}: nobody shall wait any longer for a hook."""
         self.deadline = _NEVER
+        hasEnded = self._ended  # and so it is onClose
         question, self._question = self._question, None
         if question is not None:
             self._runner.overdue(self._asked)
             question.cancel()
         if question is None or self._lost:
             self._receiver.overdue()
-        if self._ended:
+        if hasEnded:
             self._end()
         elif self._lost:
             self._endIfDone()

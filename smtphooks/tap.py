@@ -185,6 +185,10 @@ def _endpointOf(listener: Listener, reactor: Any) -> IStreamServerEndpoint:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, listener.endpoint)
         return endpoint
     except Exception as error:
+        if listener.endpoint.startswith("systemd:") and isinstance(error, LookupError):
+            raise ConfigError(
+                f"{listener.where}: systemd has handed over no socket for {listener.endpoint}, start a .socket unit"
+            ) from error
         raise ConfigError(
             f"{listener.where}: endpoint {listener.endpoint} is none of Twisted's, write one such as tcp:25 or"
             f" unix:/run/smtp.sock: {cause(error)}"
@@ -213,7 +217,9 @@ class SMTPService(MultiService):
         self._observer = observer
         for listener in configuration.listeners:
             endpoint = _endpointOf(listener, reactor)
-            self.addService(ListenerService(listener.endpoint, endpoint, listener.factory, reactor))  # type: ignore[no-untyped-call]
+            # addService alone would not tell it whose it is.
+            service = ListenerService(listener.endpoint, endpoint, listener.factory, reactor)
+            service.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def setServiceParent(self, parent: Any) -> None:
         """Called by twistd with its application, which is asked for an observer when the log begins."""

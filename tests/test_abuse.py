@@ -77,7 +77,9 @@ def test_a_browser_is_refused_and_no_line_of_its_body_is_a_command(
     assert lines[-1].endswith(NO_HTTP)
 
 
-@pytest.mark.parametrize("line", ["HELP HTTP/1.1", "VRFY x HTTP/1.1", "NOOP / HTTP/1.1", "GET /", "GET", "HTTP/1.1 200 OK"])
+@pytest.mark.parametrize(
+    "line", ["HELP HTTP/1.1", "VRFY x HTTP/1.1", "NOOP / HTTP/1.1", "GET /", "GET", "HTTP/1.1 200 OK"]
+)
 def test_what_only_looks_like_it_is_a_command_like_others(line: str) -> None:
     client = connect()
     assert client.last(HELLO, line)[:3] in ("214", "252", "250", "500")
@@ -96,8 +98,24 @@ def test_a_field_of_a_message_that_came_too_late_is_no_browser() -> None:
 
 # --- smuggling: one message is never read as two ---
 
-ENDS = [b"\r\n", b"\n", b"\r", b"\r\r\n", b"\n\r", b"\r\n\0", b"\0\r\n", b"\r\0\n", b"\x0b", b"\x0c", b"\x85", b"\xe2\x80\xa8", b""]
-FORMS = [before + b"." + behind for before, behind in itertools.product(ENDS, ENDS) if (before, behind) != (b"\r\n", b"\r\n")]
+ENDS = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\r\r\n",
+    b"\n\r",
+    b"\r\n\0",
+    b"\0\r\n",
+    b"\r\0\n",
+    b"\x0b",
+    b"\x0c",
+    b"\x85",
+    b"\xe2\x80\xa8",
+    b"",
+]
+FORMS = [
+    before + b"." + behind for before, behind in itertools.product(ENDS, ENDS) if (before, behind) != (b"\r\n", b"\r\n")
+]
 # The octets of these hold a true end all the same.
 FORMS = [form for form in FORMS if b"\r\n.\r\n" not in form]
 
@@ -186,12 +204,34 @@ def test_with_lmtp_a_bare_newline_is_each_recipients_and_told_once(
 
 # --- commands that are no text ---
 
-STRANGE = ["\0", "\x01", "\x07", "\x08", "\t", "\x0b", "\x0c", "\x1b[2J", "\x7f", "\x80", "\x85", "\xad", "\u200b", "\u2028", "\u202e", "\ufeff"]
+STRANGE = [
+    "\0",
+    "\x01",
+    "\x07",
+    "\x08",
+    "\t",
+    "\x0b",
+    "\x0c",
+    "\x1b[2J",
+    "\x7f",
+    "\x80",
+    "\x85",
+    "\xad",
+    "\u200b",
+    "\u2028",
+    "\u202e",
+    "\ufeff",
+]
 
 
 @pytest.mark.parametrize("where", ["{}HELO x", "HE{}LO x", "HELO{} x", "HELO {}", "HELO a{}b", "EHLO a{}b", "EHLO x{}"])
 @pytest.mark.parametrize(
-    "strange", [*(s.encode() for s in STRANGE), *(bytes([octet]) for octet in (*range(10), 11, 12, *range(14, 32), 127, 128, 255))], ids=ascii
+    "strange",
+    [
+        *(s.encode() for s in STRANGE),
+        *(bytes([octet]) for octet in (*range(10), 11, 12, *range(14, 32), 127, 128, 255)),
+    ],
+    ids=ascii,
 )
 def test_no_control_character_passes_HELO(where: str, strange: bytes, lines: list[str]) -> None:
     diary = Diary()
@@ -207,10 +247,20 @@ def test_no_control_character_passes_HELO(where: str, strange: bytes, lines: lis
     assert all(line.isprintable() for line in lines)
 
 
-@pytest.mark.parametrize("text", [*(s.encode() for s in ("\u00e4", "\u4f8b", "x\u00e4.test", "\U0001f4e7")), b"\xe4", b"\xff.test"])
+@pytest.mark.parametrize(
+    "text", [*(s.encode() for s in ("\u00e4", "\u4f8b", "x\u00e4.test", "\U0001f4e7")), b"\xe4", b"\xff.test"]
+)
 @pytest.mark.parametrize(
     "command",
-    ["HELO {}", "EHLO {}", "MAIL FROM:<{}@client.test>", "MAIL FROM:<a@{}>", "MAIL FROM:<a@b.test> ENVID={}", "{} x", "MA{}IL FROM:<a@b.test>"],
+    [
+        "HELO {}",
+        "EHLO {}",
+        "MAIL FROM:<{}@client.test>",
+        "MAIL FROM:<a@{}>",
+        "MAIL FROM:<a@b.test> ENVID={}",
+        "{} x",
+        "MA{}IL FROM:<a@b.test>",
+    ],
 )
 def test_eight_bits_in_a_command_without_SMTPUTF8_are_refused(text: bytes, command: str) -> None:
     diary = Diary()
@@ -302,7 +352,9 @@ SCRUBBED = re.compile(r"[245]\d\d[ -][ -~]*")
 
 
 @pytest.mark.parametrize("isRefused", [False, True])
-@pytest.mark.parametrize("text", [NASTY, NASTY * 200, "x" * 5000, "\u00e4\u4f8b" * 500, "\r\n.\r\n", "\ud800"], ids=ascii)
+@pytest.mark.parametrize(
+    "text", [NASTY, NASTY * 200, "x" * 5000, "\u00e4\u4f8b" * 500, "\r\n.\r\n", "\ud800"], ids=ascii
+)
 def test_no_text_of_a_hook_makes_a_reply_of_its_own(text: str, isRefused: bool) -> None:
     def hook(*_: Any) -> str:
         if isRefused:

@@ -193,9 +193,7 @@ NO_HEADERS = [
 @pytest.mark.parametrize("secure", [False, True])
 @pytest.mark.parametrize("step", [1, 7, 1000])
 @pytest.mark.parametrize("octets", NO_HEADERS)
-def test_malformedHeaderClosesTheConnectionWithoutAWord(
-    log: list[str], octets: bytes, step: int, secure: bool
-) -> None:
+def test_malformedHeaderClosesTheConnectionWithoutAWord(log: list[str], octets: bytes, step: int, secure: bool) -> None:
     server = Watched(secure=secure)
     client = server.come()
     for start in range(0, len(octets), step):
@@ -215,7 +213,9 @@ def test_malformedHeaderClosesTheConnectionWithoutAWord(
     assert line.isprintable()
 
 
-PARTS = [pytest.param(whole[:count], id=f"{count} of {len(whole)}") for whole in (HEADER, BLOCK) for count in (0, 5, 30)]
+PARTS = [
+    pytest.param(whole[:count], id=f"{count} of {len(whole)}") for whole in (HEADER, BLOCK) for count in (0, 5, 30)
+]
 # The last part of the other one is no part: 30 is more than BLOCK has.
 PARTS = [part for part in PARTS if part.values[0] not in (HEADER, BLOCK)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -197,8 +198,8 @@ def test_close_waits_for_the_hook_of_a_message_that_was_taken() -> None:
     client = connect(onData=onData, closeTimeout=5)
     client.say(*ENVELOPE, "DATA", ".")
     closed = Closed(client.factory)
-    client.clock.advance(5)
-    client.finish()
+    client.clock.advance(4)
+    client.lose()
     assert not closed
     onData.decide()
     assert closed
@@ -211,6 +212,70 @@ def test_close_waits_for_onClose() -> None:
     client.finish()
     assert not closed
     onClose.decide()
+    assert closed
+
+
+def test_hooks_that_end_soon_after_their_connection_was_cut_off_are_waited_for() -> None:
+    onData, onClose = Pending(), Pending()
+    client = connect(onData=onData, onClose=onClose, closeTimeout=5)
+    client.say(*ENVELOPE, "DATA", ".")
+    closed = Closed(client.factory)
+    client.clock.pump([1] * 5)
+    client.finish()
+    onData.decide()
+    assert not closed
+    onClose.decide()
+    assert closed
+    assert (onData.cancelled, onClose.cancelled) == (0, 0)
+
+
+@pytest.mark.parametrize("isGone", [False, True])
+def test_hooks_that_do_not_end_are_cancelled_soon_after_closeTimeout(isGone: bool) -> None:
+    """Even that of a message that was read whole: it was not acknowledged, so it will come again."""
+    onData, onClose = Pending(), Pending()
+    client = connect(onData=onData, onClose=onClose, closeTimeout=5)
+    client.say(*ENVELOPE, "DATA", ".")
+    if isGone:
+        client.lose()
+    closed = Closed(client.factory)
+    client.clock.pump([1] * 5)
+    assert (onData.cancelled, onClose.calls) == (0, [])
+    if not isGone:
+        client.finish()
+    client.clock.pump([1] * 2)
+    assert (onData.cancelled, len(onClose.calls)) == (1, 1)
+    client.clock.pump([1] * 3)
+    assert onClose.cancelled == 1
+    assert closed
+    assert client.replies() == []
+    assert not client.clock.getDelayedCalls()
+
+
+def test_not_even_a_hook_that_will_not_be_cancelled_keeps_close_from_its_end() -> None:
+    async def onData(stream: Any, session: Any) -> None:
+        try:
+            await Deferred()
+        except CancelledError:
+            await Deferred()
+
+    client = connect(onData=onData, closeTimeout=5)
+    client.say(*ENVELOPE, "DATA", ".")
+    closed = Closed(client.factory)
+    client.clock.pump([1] * 5)
+    client.finish()
+    client.clock.pump([1] * 2)
+    assert closed
+
+
+def test_without_a_closeTimeout_a_hook_may_take_as_long_as_it_likes() -> None:
+    onData = Pending()
+    client = connect(onData=onData, closeTimeout=0)
+    client.say(*ENVELOPE, "DATA", ".")
+    closed = Closed(client.factory)
+    client.lose()
+    client.clock.pump([100] * 100)
+    assert not closed
+    onData.decide()
     assert closed
 
 

@@ -31,7 +31,7 @@ LAYERS = [
     {"protocol"},
     {"factory"},
     {"settings"},
-    {"checkers"},
+    {"checkers", "supervision"},
     {"config"},
     {"tap"},
     {"__init__"},
@@ -40,7 +40,7 @@ LAYERS = [
 WITH_TWISTED = {"protocol", "delivery", "factory", "stream", "hooks", "maildir", "config", "tap"}
 # Twisted's half of TLS and of its own credentials: below the protocol, beside the core.
 WITH_TWISTED |= {"arrival", "journal", "receiver", "runner", "writer", "lookup", "proxy"}
-WITH_TWISTED |= {"tls", "handshake", "credentials", "cred", "checkers"}
+WITH_TWISTED |= {"tls", "handshake", "credentials", "cred", "checkers", "supervision"}
 
 
 def layerOf(module: str) -> int:

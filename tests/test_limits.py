@@ -200,7 +200,7 @@ def until421(client: Client, line: str) -> int:
 
 
 LIMITS = [
-    ("maxUnrecognizedCommands", {}, "NOPE", "NOPE: 421 4.7.0 Too many unrecognized commands"),
+    ("maxUnrecognizedCommands", {}, "NOPE", "421 4.7.0 Too many unrecognized commands"),
     ("maxErrors", {}, "DATA", "DATA: 421 4.7.0 Too many errors"),
     (
         "maxAllowedUnauthenticatedCommands",
@@ -251,8 +251,12 @@ def test_the_defaults_hold(name: str, most: int) -> None:
 
 
 def test_commands_that_are_known_and_not_there_count_as_errors_alone() -> None:
-    assert until421(begun(makeFactory(maxUnrecognizedCommands=1, maxErrors=5, disabledCommands=["VRFY"])), "EXPN x") == 5
-    assert until421(begun(makeFactory(maxUnrecognizedCommands=1, maxErrors=5, disabledCommands=["VRFY"])), "VRFY x") == 5
+    assert (
+        until421(begun(makeFactory(maxUnrecognizedCommands=1, maxErrors=5, disabledCommands=["VRFY"])), "EXPN x") == 5
+    )
+    assert (
+        until421(begun(makeFactory(maxUnrecognizedCommands=1, maxErrors=5, disabledCommands=["VRFY"])), "VRFY x") == 5
+    )
 
 
 def test_what_leads_to_authentication_does_not_count() -> None:

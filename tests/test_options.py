@@ -62,6 +62,7 @@ DEFAULTS: dict[str, Any] = {
     "useXForward": False,
     "disableReverseLookup": False,
     "resolver": None,
+    "logAddresses": True,  # DESIGN has it not yet; the issue that asked for it does
     "lenientAddressParsing": False,
     "key": None,
     "cert": None,
@@ -88,6 +89,7 @@ RESOLVER = SimpleNamespace(lookupPointer=print)
 NOT_A_FLAG = [None, 0, 1, "", "no", "True", [], 1.0]
 NOT_A_NUMBER = [None, True, False, -1, "5", b"5", [], float("nan"), float("inf")]
 NOT_A_LINE = [None, True, 5, b"x", [], ["x"], "a\nb", "a\r", "a\0b", "a\x7fb"]
+NOT_PEERS = [None, 0, 1, "yes", "10.0.0.1", b"10.0.0.1", [10], [None], ["10.0.0.1", b"x"], {"10.0.0.1": 1}]
 NOT_A_LIST = [None, True, 5, "VRFY", b"VRFY", {"VRFY": True}, object()]
 WRONG = {
     "name": [*NOT_A_LINE, "", "a b", "mx.\u00e4.example", "x" * 256],
@@ -108,7 +110,7 @@ SECONDS = ["socketTimeout", "dataTimeout", "hookTimeout", "closeTimeout", "greet
 LINES = ["banner", "authRequiredMessage"]
 
 WRONG |= dict.fromkeys(FLAGS, NOT_A_FLAG)
-WRONG |= dict.fromkeys(PEERS, [None, 0, 1, "yes", "10.0.0.1", b"10.0.0.1", [10], [None], ["10.0.0.1", b"x"], {"10.0.0.1": 1}])
+WRONG |= dict.fromkeys(PEERS, NOT_PEERS)
 WRONG |= {name: [*NOT_A_NUMBER, 1.0, 1.5] for name in COUNTS}
 WRONG |= dict.fromkeys(SECONDS, NOT_A_NUMBER)
 WRONG |= dict.fromkeys(LINES, NOT_A_LINE)

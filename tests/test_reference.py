@@ -30,6 +30,7 @@ from smtphooks.replies import SITUATIONS
 from smtphooks.sasl import Auth
 from smtphooks.scram import ScramCredentials
 from smtphooks.tap import Options as Flags
+from smtphooks.xclient import xClientKeywords, xForwardKeywords
 
 from .certificates import Authority
 from .support import ENVELOPE, Client, Transport
@@ -142,6 +143,17 @@ def test_documented_attributes_are_there(kind: type) -> None:
     documented = {entries[0].astext() for entries in rowsOf(SECTIONS[kind.__name__], "Attribute")}
     assert documented
     assert documented <= {*dir(kind), *(attrs.fields_dict(kind) if attrs.has(kind) else ())}
+
+
+def test_attributes_of_the_session_are_all_documented() -> None:
+    documented = {entries[0].astext() for entries in rowsOf(SECTIONS["Session"], "Attribute")}
+    assert set(attrs.fields_dict(Session)) <= documented
+
+
+@pytest.mark.parametrize("keywords", [xClientKeywords, xForwardKeywords])
+def test_section_on_proxies_names_the_attributes_in_their_order(keywords: str) -> None:
+    literals = " ".join(literalsIn(SECTIONS["Behind a proxy"]))
+    assert keywords in literals
 
 
 def test_documented_attributes_of_the_factory_are_there() -> None:

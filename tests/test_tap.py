@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.application.service import Application
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import ILogObserver
 
 from smtphooks import tap
 from smtphooks.settings import ConfigError, readSettings
@@ -126,6 +129,7 @@ class TestFlags:
                 ["--hooks", "a:b", "--maildir", "c"],
                 "--hooks and --maildir both say what to do with messages, leave one out",
             ),
+            (["--log-format", "xml"], "--log-format is xml, write text or json"),
             (
                 ["--check", "--listen", "tpc:25"],
                 "--listen tpc:25: endpoint tpc:25 is none of Twisted's, write one such as tcp:25 or "
@@ -358,6 +362,69 @@ class TestListener:
         assert statuses == [1]
 
 
+class TestReadiness:
+    """What a service manager is told."""
+
+    @pytest.fixture
+    def told(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        told: list[str] = []
+        monkeypatch.setattr(tap, "notify", told.append)
+        return told
+
+    def service(self, monkeypatch: pytest.MonkeyPatch) -> tuple[tap.SMTPService, list[Endpoint]]:
+        endpoints = [Endpoint(), Endpoint()]
+        waiting = iter(endpoints)
+        monkeypatch.setattr(tap, "_endpointOf", lambda listener, reactor: next(waiting))
+        options = parsed("--listen", "tcp:25", "--listen", "tcp:26")
+        return tap.SMTPService(options.configuration, RunningReactor()), endpoints
+
+    def test_itIsReadyWhenTheLastListenerIs(self, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        service, (one, other) = self.service(monkeypatch)
+        service.privilegedStartService()
+        service.startService()
+        assert told == []
+        other.listening.callback(Port(UNIXAddress(None)))
+        assert told == []
+        one.listening.callback(Port(UNIXAddress(None)))
+        assert told == ["READY=1"]
+
+    def test_itIsNotReadyIfOneFails(self, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tap.atexit, "register", lambda function: None)
+        service, (one, other) = self.service(monkeypatch)
+        service.privilegedStartService()
+        service.startService()
+        one.listening.callback(Port(UNIXAddress(None)))
+        other.listening.errback(CannotListenError("", 25, OSError(98, "Address already in use")))
+        assert told == []
+
+    def test_itSaysThatItStopsBeforeItWaitsForAnything(self, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        service, (one, other) = self.service(monkeypatch)
+        service.privilegedStartService()
+        service.startService()
+        for endpoint in (one, other):
+            endpoint.listening.callback(Port(UNIXAddress(None)))
+        stopped = service.stopService()
+        assert told == ["READY=1", "STOPPING=1"]
+        assert not stopped.called
+
+
+class TestLogFormat:
+    def application(self, *arguments: str) -> Any:
+        """What twistd makes of these flags."""
+        application = Application("smtphooks")
+        tap.makeService(parsed(*arguments)).setServiceParent(application)
+        return application
+
+    def test_twistdIsGivenAnObserverForJSON(self, capsys: pytest.CaptureFixture[str]) -> None:
+        observer = self.application("--log-format=json").getComponent(ILogObserver)
+        observer({"log_format": "{x}", "x": 1, "log_time": 0.0})
+        assert json.loads(capsys.readouterr().out)["text"] == "1"
+
+    @pytest.mark.parametrize("arguments", [[], ["--log-format=text"]])
+    def test_orElseItsOwnIsInUse(self, arguments: list[str]) -> None:
+        assert self.application(*arguments).getComponent(ILogObserver, None) is None
+
+
 class TestRereading:
     """What SIGHUP does."""
 
@@ -451,6 +518,15 @@ class TestService:
         with pytest.raises(SystemExit, match=r"^smtphooks: --listen tcp:x: endpoint tcp:x is none of Twisted's"):
             tap.makeService(parsed("--listen", "tcp:x"))
 
+    @pytest.mark.parametrize("socket", ["index=0", "name=smtp"])
+    def test_aSocketOfSystemdThatIsNotThereHasItsSentence(self, socket: str) -> None:
+        with pytest.raises(SystemExit) as caught:
+            tap.makeService(parsed("--listen", f"systemd:domain=INET:{socket}"))
+        assert caught.value.code == (
+            f"smtphooks: --listen systemd:domain=INET:{socket}: systemd has handed over no socket for"
+            f" systemd:domain=INET:{socket}, start a .socket unit"
+        )
+
     def started(self, reactor: RunningReactor) -> tap.SMTPService:
         service = tap.SMTPService(parsed("--listen", "tcp:25").configuration, reactor)
         service.privilegedStartService()
@@ -505,9 +581,8 @@ def environment(*folders: object) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def ran(*arguments: str, daemon: bool = False) -> subprocess.CompletedProcess[str]:
-    """A twistd that does not start, when it has ended."""
-    flags = [] if daemon else ["-n"]
+def ran(*arguments: str, flags: Sequence[str] = ("-n",)) -> subprocess.CompletedProcess[str]:
+    """A twistd that does not start, when it has ended; without flags of its own it is a daemon."""
     # A daemon's parent ends before it; but this pipe is only at its end once the daemon has let go of it too.
     ended, inherited = os.pipe()
     with open(ended, "rb") as lastOne:
@@ -587,6 +662,11 @@ class TestTwistd:
         (line,) = done.stderr.splitlines()
         assert line.startswith(sentence)
 
+    def test_aLogThatCannotBeEndsItWithOneSentence(self) -> None:
+        done = ran("--log-format", "json", flags=["-n", "--syslog"])
+        assert done.returncode == 1
+        assert done.stderr == "smtphooks: --log-format=json and --syslog both say how to log, leave one out\n"
+
     def test_aPortInUseEndsItWithOneSentence(self, usedPort: int) -> None:
         endpoint = f"tcp:{usedPort}:interface=127.0.0.1"
         done = ran("--listen", endpoint)
@@ -600,7 +680,7 @@ class TestTwistd:
 
     def test_aPortInUseEndsTheDaemonToo(self, usedPort: int) -> None:
         endpoint = f"tcp:{usedPort}:interface=127.0.0.1"
-        done = ran("--listen", endpoint, daemon=True)
+        done = ran("--listen", endpoint, flags=[])
         assert done.returncode == 1
         assert f"cannot listen on {endpoint}: Address already in use" in done.stderr
         assert "Traceback" not in Path("twistd.log").read_text()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from smtphooks import AuthResponse, Hooks, SMTPError
 from smtphooks.maildir import MaildirHooks
@@ -17,6 +19,9 @@ from tests.secrets import PASSWORD, TOKEN
 if TYPE_CHECKING:
     from smtphooks import Address, MessageStream, Session
     from smtphooks.sasl import Auth
+
+
+log = Logger()
 
 
 class PickyMaildir(MaildirHooks):
@@ -63,6 +68,23 @@ class KnownUsers(MaildirHooks):
 
     def onMailFrom(self, address: Address, session: Session) -> str:
         return f"{session.user} may send"
+
+
+class Witness(MaildirHooks):
+    """A Maildir whose server says in its log and in its replies who it thinks has come."""
+
+    def onHelo(self, hostname: str, session: Session) -> None:
+        log.info("hello of {name} at {address}", name=hostname, address=session.remoteAddress)
+
+    def onAuth(self, auth: Auth, session: Session) -> str | None:
+        return auth.username if auth.method == "XCLIENT" and auth.username != "nobody" else None
+
+    def onMailFrom(self, address: Address, session: Session) -> str:
+        said = " ".join(f"{name}={value}" for name, value in session.xForward.items())
+        return f"{session.user} at {session.remoteAddress} port {session.remotePort} {said}"
+
+    def onRcptTo(self, address: Address, session: Session) -> None:
+        log.info("forwarded {attributes}", attributes=json.dumps(session.xForward))
 
 
 def scramCredentials(password: str) -> tuple[bytes, bytes, bytes, int]:

@@ -85,7 +85,12 @@ class Program:
     @ivar pid: its process id.
     """
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, descriptors: Sequence[int] = ()
+    ) -> None:
+        """
+        @param descriptors: of files that it inherits.
+        """
         self._process = subprocess.Popen(
             arguments,
             stdin=subprocess.DEVNULL,
@@ -93,6 +98,7 @@ class Program:
             stderr=subprocess.STDOUT,
             cwd=folder,
             env=environment,
+            pass_fds=descriptors,
         )
         self.pid = self._process.pid
         self._lines: list[str] = []

@@ -1,0 +1,437 @@
+"""The life of a service: how it starts, logs and ends under twistd, and what systemd and root have to do with it."""
+
+from __future__ import annotations
+
+import configparser
+import grp
+import json
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .programs import (
+    HOOKS,
+    PATIENCE,
+    ROOT,
+    Client,
+    Maildir,
+    Program,
+    eventually,
+    freePort,
+    hidden,
+    requires,
+    run,
+    table,
+    tcp,
+    which,
+)
+
+TWISTD = str(Path(sys.executable).parent / "twistd")
+CONTENT = b"Subject: life\r\n\r\nand so on\r\n"
+
+LEAVE = b"421 4.3.2 Server is shutting down\r\n"
+
+Start = Callable[..., Program]
+
+
+def environment(**more: str) -> dict[str, str]:
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start twistd with flags of its own and of smtphooks; what the test leaves running is killed."""
+    programs: list[Program] = []
+
+    def start(
+        *arguments: object,
+        twistd: Sequence[str] = (),
+        before: Sequence[str] = (),
+        descriptors: Sequence[int] = (),
+        **variables: str,
+    ) -> Program:
+        flags = ["-n", "--pidfile=", *twistd]
+        command = [*before, TWISTD, *flags, "smtphooks", *map(str, arguments)]
+        programs.append(Program(command, environment(**variables), tmp_path, descriptors))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.kill()
+
+
+def configured(folder: Path, port: int, hooks: str, **options: object) -> Path:
+    """A configuration file."""
+    config = folder / "smtphooks.toml"
+    tables = [
+        f'hooks = "{HOOKS}:{hooks}"\n',
+        table("options", {"authOptional": True, **options}),
+        table("[listener]", {"endpoint": tcp(port)}),
+    ]
+    config.write_text("\n".join(tables))
+    return config
+
+
+def ask(program: Program) -> None:
+    """Ask it to end."""
+    os.kill(program.pid, signal.SIGTERM)
+
+
+def deliver(port: int, code: int = 250) -> None:
+    """Send a message, which gets this reply."""
+    with Client(port) as client:
+        client.envelope(b"user@mx.example")
+        client.say(b"DATA", 354)
+        client.socket.sendall(hidden(CONTENT))
+        client.reply(code)
+        client.say(b"QUIT", 221)
+
+
+def isRefused(port: int) -> bool:
+    """Nobody listens."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """A log in JSON."""
+    return list(map(json.loads, text.splitlines()))
+
+
+# --- SIGTERM ---
+
+
+class TestSIGTERM:
+    def test_anIdleClientGets421AndATransactionFinishes(self, start: Start, tmp_path: Path) -> None:
+        port = freePort()
+        service = start("--listen", tcp(port), "--maildir", "maildir")
+        service.waitForLine("listening on")
+        with Client(port) as idle, Client(port) as busy:
+            busy.envelope(b"user@mx.example")
+            busy.say(b"DATA", 354)
+            ask(service)
+            assert idle.reply(421) == LEAVE
+            assert idle.socket.recv(1) == b""
+            eventually(lambda: isRefused(port), "it listens no more")
+            busy.socket.sendall(hidden(CONTENT))
+            busy.reply(250)
+            assert busy.reply(421) == LEAVE
+        assert service.wait() == 0
+        assert Maildir(tmp_path / "maildir").message().content == CONTENT.replace(b"\r\n", b"\n")
+
+    def test_aTransactionThatDoesNotFinishIsEndedByForce(self, start: Start, tmp_path: Path) -> None:
+        port = freePort()
+        service = start("--config", configured(tmp_path, port, "UnreadMessages", closeTimeout=0.5))
+        service.waitForLine("listening on")
+        with Client(port) as client:
+            client.envelope(b"user@mx.example")
+            client.say(b"DATA", 354)
+            ask(service)
+            assert service.wait() == 0
+            with pytest.raises(ConnectionError):
+                client.reply(250)
+        assert "connection of 127.0.0.1 ended by force" in service.output
+        assert "Traceback" not in service.output
+
+    @pytest.mark.parametrize("hasLeft", [False, True])
+    def test_aHookThatHangsBehindTheFinalDotDoesNotKeepItAlive(
+        self, start: Start, tmp_path: Path, hasLeft: bool
+    ) -> None:
+        port = freePort()
+        service = start("--config", configured(tmp_path, port, "HeldMessages", closeTimeout=0.5))
+        service.waitForLine("listening on")
+        with Client(port) as client:
+            client.envelope(b"user@mx.example")
+            client.say(b"DATA", 354)
+            client.socket.sendall(hidden(CONTENT))
+            if hasLeft:
+                client.close()
+            ask(service)
+            assert service.wait() == 0
+        service.waitForLine("hook onData took too long")
+        service.waitForLine("message from <sender@here.example>", ", 0 after ")
+        assert "Traceback" not in service.output
+
+    def test_askedTwiceItEndsOnce(self, start: Start, tmp_path: Path) -> None:
+        port = freePort()
+        service = start("--listen", tcp(port))
+        service.waitForLine("listening on")
+        with Client(port) as client:
+            client.envelope(b"user@mx.example")
+            ask(service)
+            service.waitForLine("received SIGTERM")
+            ask(service)
+            client.say(b"RSET", 250)
+            client.reply(421)
+        assert service.wait() == 0
+        assert "Traceback" not in service.output
+
+
+# --- systemd ---
+
+
+@pytest.fixture
+def manager() -> Iterator[socket.socket]:
+    """A service manager that is told how the service fares; its socket is abstract."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(PATIENCE)
+        manager.bind("")  # the kernel finds a name
+        yield manager
+
+
+def named(manager: socket.socket) -> str:
+    """As in NOTIFY_SOCKET."""
+    return "@" + manager.getsockname().removeprefix(b"\0").decode()
+
+
+class TestReadiness:
+    def test_itIsSaidWhenAllListenersListenAndNoSooner(self, start: Start, manager: socket.socket) -> None:
+        ports = [freePort(), freePort()]
+        service = start(*[f"--listen={tcp(port)}" for port in ports], NOTIFY_SOCKET=named(manager))
+        assert manager.recv(4096) == b"READY=1"
+        for port in ports:
+            Client(port).close()
+        with Client(ports[0]) as client:
+            client.envelope(b"user@mx.example")
+            ask(service)
+            # Before the last transaction has ended.
+            assert manager.recv(4096) == b"STOPPING=1"
+            client.say(b"RSET", 250)
+        assert service.wait() == 0
+
+    def test_itIsNotSaidIfOneCannotListen(self, start: Start, manager: socket.socket) -> None:
+        port = freePort()
+        service = start("--listen", tcp(port), "--listen", tcp(port), NOTIFY_SOCKET=named(manager))
+        assert service.wait() == 1
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            print(manager.recv(4096))
+
+    def test_aSocketMayHaveAPath(self, start: Start) -> None:
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.settimeout(PATIENCE)
+            manager.bind(f"{folder}/notify")
+            start("--listen", tcp(0), NOTIFY_SOCKET=f"{folder}/notify")
+            assert manager.recv(4096) == b"READY=1"
+
+    def test_aManagerThatCannotBeReachedHarmsNobody(self, start: Start, tmp_path: Path) -> None:
+        service = start("--listen", tcp(0), NOTIFY_SOCKET=str(tmp_path / "none"))
+        service.waitForLine("the service manager cannot be told READY=1")
+        assert service.terminate() == 0
+
+
+# A listening socket is file descriptor 3 of the process of that number, says sd_listen_fds(3).
+ACTIVATION = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="smtp", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_aSocketOfSystemdIsListenedOn(start: Start, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        # A client may come before the service is there, which is what socket activation is for.
+        early = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        service = start(
+            "--listen=systemd:domain=INET:index=0",
+            before=[sys.executable, "-c", ACTIVATION, str(listening.fileno())],
+            descriptors=[listening.fileno()],
+        )
+        service.waitForLine("listening on systemd:domain=INET:index=0", f"127.0.0.1:{port}")
+    with early, early.makefile("rb") as replies:
+        assert replies.readline().startswith(b"220 ")
+    deliver(port)
+    assert service.terminate() == 0
+    assert Maildir(tmp_path / "maildir").message().content == CONTENT.replace(b"\r\n", b"\n")
+
+
+class TestUnits:
+    """The samples in contrib."""
+
+    def unit(self, name: str) -> configparser.ConfigParser:
+        parser = configparser.ConfigParser(strict=False, interpolation=None)
+        parser.optionxform = str  # type: ignore[assignment, method-assign]
+        parser.read(ROOT / "contrib" / name)
+        return parser
+
+    def test_theServiceTellsWhenItIsReadyAndHasTheTimeToEnd(self) -> None:
+        unit = self.unit("smtphooks.service")
+        assert set(unit) == {"DEFAULT", "Unit", "Service", "Install"}
+        service = unit["Service"]
+        assert service["Type"] == "notify"
+        assert service["ExecReload"] == "kill -HUP $MAINPID"
+        assert int(service["TimeoutStopSec"]) > 30 + 10  # closeTimeout and last words
+        # pyOpenSSL's callbacks are made by cffi, in memory that is written and executed.
+        assert "MemoryDenyWriteExecute" not in service
+
+    def test_theSocketsAreThoseThatItsCommentNames(self) -> None:
+        unit = self.unit("smtphooks.socket")
+        assert set(unit) == {"DEFAULT", "Unit", "Socket", "Install"}
+
+    def test_theCommandStarts(self, tmp_path: Path) -> None:
+        words = self.unit("smtphooks.service")["Service"]["ExecStart"].split()
+        assert words[0].endswith("/twistd")
+        config = configured(tmp_path, 25, "UnreadMessages")
+        arguments = [str(config) if word == "/etc/smtphooks.toml" else word for word in words[1:]]
+        done = subprocess.run(
+            [TWISTD, *arguments, "--check"], env=environment(), cwd=tmp_path, capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+
+    @requires("systemd-analyze")
+    @pytest.mark.parametrize("name", ["smtphooks.service", "smtphooks.socket"])
+    def test_systemdFindsNothingWrong(self, tmp_path: Path, name: str) -> None:
+        for unit in ("smtphooks.service", "smtphooks.socket"):
+            text = (ROOT / "contrib" / unit).read_text()
+            (tmp_path / unit).write_text(text.replace("/opt/smtphooks/bin/twistd", str(which("true"))))
+        done = run("systemd-analyze", "verify", "--man=no", tmp_path / name, status=None)
+        # It may look at other units of this machine as well.
+        complaints = [line for line in done.stdout.decode().splitlines() if "smtphooks" in line]
+        assert (done.returncode, complaints) == (0, [])
+
+
+# --- root ---
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody can reach."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def _lowPort() -> int:
+    """A port that only root may listen on."""
+    for port in range(1023, 600, -1):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("all ports are in use")
+
+
+def _userAndGroup() -> tuple[str, str]:
+    return "nobody", grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be dropped")
+class TestDroppingRoot:
+    @pytest.fixture(autouse=True)
+    def reachable(self) -> None:
+        """The user that is left must be able to read Python and this package."""
+        user, _ = _userAndGroup()
+        entry = pwd.getpwnam(user)
+        try:
+            subprocess.run(
+                [sys.executable, "-c", "import smtphooks.tap"],
+                env=environment(),
+                cwd="/",
+                user=entry.pw_uid,
+                group=entry.pw_gid,
+                extra_groups=[],
+                capture_output=True,
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip(f"{user} cannot use {sys.executable} and {ROOT}")
+
+    def flags(self) -> list[str]:
+        user, group = _userAndGroup()
+        return [f"--uid={user}", f"--gid={group}"]
+
+    def test_itListensAsRootAndStoresAsTheUser(self, start: Start, open_folder: Path) -> None:
+        user = pwd.getpwnam("nobody")
+        path = open_folder / "mail"
+        path.mkdir()
+        os.chown(path, user.pw_uid, user.pw_gid)
+        port = _lowPort()
+        service = start("--listen", tcp(port), "--maildir", path / "maildir", twistd=self.flags())
+        service.waitForLine("listening on")
+        status = Path(f"/proc/{service.pid}/status").read_text()
+        assert f"Uid:\t{user.pw_uid}\t{user.pw_uid}\t" in status
+        deliver(port)
+        maildir = Maildir(path / "maildir")
+        assert maildir.message().content == CONTENT.replace(b"\r\n", b"\n")
+        for made in (*maildir.files(), maildir.path, maildir.path / "new"):
+            assert (made.stat().st_uid, made.stat().st_gid) == (user.pw_uid, user.pw_gid)
+        assert service.terminate() == 0
+
+    def test_aMaildirThatTheUserCannotWriteIs451(self, start: Start, open_folder: Path) -> None:
+        port = _lowPort()
+        service = start("--listen", tcp(port), "--maildir", open_folder / "maildir", twistd=self.flags())
+        service.waitForLine("listening on")
+        deliver(port, 451)
+        service.waitForLine("cannot be stored", "Permission denied")
+        assert service.terminate() == 0
+
+
+# --- JSON ---
+
+
+def check(log: Sequence[Mapping[str, Any]]) -> None:
+    """It tells the life of a service that has taken one message."""
+    texts = [event["text"] for event in log]
+    assert any(text.startswith("listening on ") for text in texts)
+    assert texts[-1] == "Server Shut Down."
+    (message,) = [event for event in log if "recipientCount" in event]
+    (connection,) = [event for event in log if "commands" in event]
+    assert message["session"] == connection["session"]
+    assert (message["peer"], message["verb"], message["code"]) == ("127.0.0.1", "DATA", 250)
+    assert message["log_namespace"] == connection["log_namespace"] == "smtphooks.journal"
+    assert all(isinstance(event["milliseconds"], int) for event in (message, connection))
+
+
+class TestJSON:
+    def test_toStdout(self, start: Start) -> None:
+        port = freePort()
+        service = start("--log-format=json", "--listen", tcp(port), "--maildir", "maildir")
+        service.waitForLine("listening on")
+        deliver(port)
+        assert service.terminate() == 0
+        check(events(service.output))
+
+    def test_toAFileThatASignalRotates(self, start: Start, tmp_path: Path) -> None:
+        port = freePort()
+        log = tmp_path / "log.json"
+        service = start(
+            "--log-format=json", "--listen", tcp(port), "--maildir", "maildir", twistd=["--logfile", str(log)]
+        )
+        eventually(lambda: log.exists() and "listening on" in log.read_text(), "it listens")
+        os.kill(service.pid, signal.SIGUSR1)
+        old = tmp_path / "log.json.1"
+        eventually(old.exists, "the log is rotated")
+        deliver(port)
+        assert service.terminate() == 0
+        assert service.output == ""
+        check(events(old.read_text() + log.read_text()))
+
+    def test_ofADaemon(self, tmp_path: Path) -> None:
+        port = freePort()
+        arguments = [TWISTD, "smtphooks", "--log-format=json", "--listen", tcp(port), "--maildir", "maildir"]
+        started = subprocess.run(
+            arguments, cwd=tmp_path, env=environment(), capture_output=True, timeout=PATIENCE, check=False
+        )
+        assert (started.returncode, started.stdout, started.stderr) == (0, b"", b"")
+        log, pidfile = tmp_path / "twistd.log", tmp_path / "twistd.pid"
+        eventually(lambda: log.exists() and "listening on" in log.read_text(), "it listens")
+        try:
+            deliver(port)
+        finally:
+            os.kill(int(pidfile.read_text()), signal.SIGTERM)
+            eventually(lambda: not pidfile.exists(), "the daemon ends")
+        check(events(log.read_text()))
