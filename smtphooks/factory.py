@@ -168,7 +168,7 @@ class SMTPServerFactory(ServerFactory):
         # By the time of the next look, or who came just before it would lose a second.
         self.now = now + 1
         for connection in list(self.connections):
-            if connection.deadline <= now:
+            if connection.patience.deadline <= now:
                 connection.timeUp()
             elif connection.isStopped:
                 connection.lookAfterClient()

@@ -30,6 +30,7 @@ from smtphooks.dialogue import Dialogue
 from smtphooks.handshake import explainHandshakeFailure, record
 from smtphooks.hooks import callHook
 from smtphooks.journal import Journal
+from smtphooks.patience import Patience
 from smtphooks.receiver import Receiver
 from smtphooks.replies import BROKEN_PROTOCOL, NOTEWORTHY, Reply, SMTPError
 from smtphooks.runner import HOOK_TIMED_OUT, TOLD, HookRunner
@@ -61,16 +62,6 @@ _AHEAD = 16384
 # A TLS record with a handshake in it (RFC 8446 section 5.1); no command begins so.
 _TLS_HANDSHAKE = b"\x16\x03"
 
-_NEVER = float("inf")
-
-# Seconds that hooks have to end when their connection was ended by force.
-_LAST_WORDS = 1
-
-# Octets a second that a message must come with in the end, and how many times option socketTimeout that may take to
-# show.
-_LEAST_RATE = 10
-_GRACE = 5
-
 _YES_OR_NO = TOLD | {"onConnect", "onSecure", "onAuth"}
 
 
@@ -80,7 +71,7 @@ class SMTPServerProtocol(Protocol):
     One connection.
 
     @ivar session: what hooks see of it.
-    @ivar deadline: when the client must have done what it owes, by C{factory.now}; infinite while it owes nothing.
+    @ivar patience: until when it waits for the client, or for a hook.
     @ivar isStopped: the transport reads no more for now.
     @ivar isLeaving: the server ends it as soon as no transaction is in progress.
     """
@@ -93,15 +84,11 @@ class SMTPServerProtocol(Protocol):
         self._pumping = False
         self.isStopped = False
         self._arrival: Arrival | None = None  # while it is not known who has come
-        self.deadline = _NEVER
         self._waiting: IDelayedCall | None = None  # the dialogue makes the client wait
         self._asked: object = None  # which hook that is
-        self._messageBegan = 0.0  # less the time that hooks have taken since
-        self._fullSince: float | None = None
         self._code = 0  # of the last reply, or the worst of several
         self._isHandshaking = False
         self._aborted = False
-        self._isForced = False  # it was ended though it was not done
         self._inputEnded = False
         self.isLeaving = False
         self._closing = False
@@ -112,9 +99,10 @@ class SMTPServerProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """A client has connected."""
+        self.patience = Patience(self.factory)
         self.factory.remember(self)
         self._arrival = Arrival(self.factory, self.transport, self._begin, self._turnAway)
-        self._expect()
+        self.patience.forClient()
         self._arrival.begin()
 
     def _turnAway(self, refusal: Reply | None) -> None:
@@ -192,7 +180,7 @@ class SMTPServerProtocol(Protocol):
     def handshakeCompleted(self) -> None:
         """C{IHandshakeListener}: TLS is in force, and nothing has been read of it yet."""
         self._isHandshaking = False
-        self.deadline = _NEVER
+        self.patience.end()
         record(self.transport.getHandle(), self.session)  # type: ignore[union-attr]
         self._advance(self._dialogue.answer, self.transport)
         self._pump()
@@ -252,12 +240,12 @@ class SMTPServerProtocol(Protocol):
 
     def endByForce(self) -> None:
         """End the connection now, and wait for none of its hooks any longer than it takes them to be cancelled."""
-        self._isForced = True
+        self.patience.isForced = True
         self.abort()
         if self._arrival is None:
             self._journal.trouble("connection of {peer} ended by force [{session}]")
         if self._lost:
-            self._limitHook()
+            self.patience.forHook()
 
     def timeUp(self) -> None:
         """The client has not done in time what it owes."""
@@ -267,7 +255,7 @@ class SMTPServerProtocol(Protocol):
             self._hookTimedOut()
         elif self._closing or self._isHandshaking or self._arrival is not None:
             self.abort()
-        elif self._read is None or self._fullSince is not None:
+        elif self._read is None or self.patience.isHookSlow:
             self._hookTimedOut()
         else:
             self._say(replies.MESSAGE_TIMED_OUT if self._read is _READ_MESSAGE else replies.TIMED_OUT)
@@ -275,7 +263,7 @@ class SMTPServerProtocol(Protocol):
 
     def _hookTimedOut(self) -> None:
         """Option C{hookTimeout}: nobody shall wait any longer for a hook."""
-        self.deadline = _NEVER
+        self.patience.end()
         hasEnded = self._ended  # and so it is onClose
         question, self._question = self._question, None
         if question is not None:
@@ -306,35 +294,7 @@ class SMTPServerProtocol(Protocol):
     def _standStill(self) -> None:
         """Something has to be decided before anything more is read; meanwhile the client owes nothing."""
         self._read = None
-        self._limitHook()
-
-    def _limitHook(self) -> None:
-        timeout = _LAST_WORDS if self._isForced else self.factory.options.hookTimeout
-        self.deadline = self.factory.now + timeout if timeout else _NEVER
-
-    def _expect(self) -> None:
-        """The client owes the next octets, or the end of the connection."""
-        timeout = self.factory.options.socketTimeout
-        self.deadline = self.factory.now + timeout if timeout else _NEVER
-
-    def _expectMessage(self) -> None:
-        """
-        The client owes the next octets of a message.
-
-        It may not fall silent, and neither drip: after a while the whole message must have come at some rate, and in
-        the end in some time.
-        """
-        self._expect()
-        self._limitMessage()
-        timeout = self.factory.options.socketTimeout
-        if timeout:
-            grace = _GRACE * timeout
-            self.deadline = min(self.deadline, self._messageBegan + grace + self._receiver.octets / _LEAST_RATE)
-
-    def _limitMessage(self) -> None:
-        timeout = self.factory.options.dataTimeout
-        if timeout:
-            self.deadline = min(self.deadline, self._messageBegan + timeout)
+        self.patience.forHook()
 
     @property
     def buffered(self) -> int:
@@ -384,22 +344,17 @@ class SMTPServerProtocol(Protocol):
 
     def _readMessage(self) -> bool:
         if not self._receiver.hasRoom:
-            if self._fullSince is None:
-                self._fullSince = self.factory.now
-                self._limitHook()  # it is the hook that is slow
+            self.patience.hookIsSlow()
             return False
-        if self._fullSince is not None:
-            self._messageBegan += self.factory.now - self._fullSince
-            self._fullSince = None
-            self._expectMessage()
-        deadline = self.deadline
+        self.patience.hookIsBack(self._receiver.octets)
+        deadline = self.patience.deadline
         self._standStill()
         hasRead = self._receiver.read()
         if self._receiver.owesInput and not self._closing:
             self._read = _READ_MESSAGE
-            self.deadline = deadline
+            self.patience.deadline = deadline
             if hasRead:
-                self._expectMessage()
+                self.patience.forMessage(self._receiver.octets)
         return hasRead
 
     # --- steps of the dialogue ---
@@ -424,14 +379,14 @@ class SMTPServerProtocol(Protocol):
             self._close()
         else:
             self._read = _READ_LINE
-            self._expect()
+            self.patience.forClient()
             if self._dialogue.state is State.CHUNKS:
-                self._limitMessage()
+                self.patience.forChunk()
 
     def _sayAll(self, all: tuple[Reply, ...]) -> None:
         if not all:
             self._read = _READ_LINE
-            self._expect()
+            self.patience.forClient()
             return
         *others, last = all
         for reply in {reply for reply in others if reply.code >= 400} - {last}:
@@ -461,7 +416,7 @@ class SMTPServerProtocol(Protocol):
             return
         self._closing = True
         self._read = None
-        self._expect()
+        self.patience.forClient()
         self._writer.close()
 
     def _ask(self, question: Ask) -> None:
@@ -475,7 +430,7 @@ class SMTPServerProtocol(Protocol):
             return
         self._question = result
         self._asked = question.hook
-        self._limitHook()
+        self.patience.forHook()
         result.addBoth(self._answerLater, question, result)
 
     def _answerLater(self, result: object, question: Ask, awaited: Deferred[Any]) -> None:
@@ -507,7 +462,7 @@ class SMTPServerProtocol(Protocol):
     def _challenge(self, step: Challenge) -> None:
         self._writer.put(step.octets)
         self._read = _READ_RESPONSE
-        self._expect()
+        self.patience.forClient()
 
     def _readResponse(self) -> bool:
         line = self._wire.maybeLine(self._dialogue.lineLimit)
@@ -518,7 +473,7 @@ class SMTPServerProtocol(Protocol):
         return True
 
     def _wait(self, step: Wait) -> None:
-        self.deadline = _NEVER
+        self.patience.end()
         self._waiting = self.factory.reactor().callLater(step.seconds, self._waited)
 
     def _waited(self) -> None:
@@ -540,7 +495,7 @@ class SMTPServerProtocol(Protocol):
             self._put(step.reply)
         self._writer.flush()
         self._isHandshaking = True
-        self._expect()
+        self.patience.forClient()
         transport.startTLS(self.factory.secureContext)
 
     def _receiveMessage(self, step: ReceiveMessage) -> None:
@@ -560,18 +515,17 @@ class SMTPServerProtocol(Protocol):
         self._receive(self._receiver.discard, step)
 
     def _messageBegins(self) -> None:
-        self._messageBegan = self.factory.now
-        self._fullSince = None
+        self.patience.messageBegins()
         self._journal.messageBegins()
 
     def _receive(self, begin: Callable[..., None], *step: object) -> None:
         begin(*step)
         if self._receiver.owesInput:
             self._read = _READ_MESSAGE
-            self._expectMessage()
+            self.patience.forMessage(self._receiver.octets)
 
     def _abandonMessage(self, step: AbandonMessage) -> None:
-        self._limitHook()
+        self.patience.forHook()
         self._receiver.abandon()
 
     def _answerRead(self, verdict: Verdict | None) -> None:
@@ -604,7 +558,7 @@ class SMTPServerProtocol(Protocol):
         else:
             self._question = closing
             self._asked = "onClose"
-            self._limitHook()
+            self.patience.forHook()
             closing.addCallback(self._closed)
 
     def _logout(self, logout: Callable[[], object]) -> None:

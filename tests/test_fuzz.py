@@ -18,7 +18,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -386,8 +393,29 @@ names = st.builds("{}.{}".format, st.just("now") | ways, numbers)
 bodies = st.lists(
     st.sampled_from(
         [
-            *(b"\r", b"\n", b".", b"\r\n", b"\r\n.", b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r", b"\r.\r\n"),
-            *(b"a", b"\0", b"\xff", b"\r\n\0.\r\n", b"QUIT\r\n", b"MAIL FROM:<x@y.test>\r\n", b"x" * 20000, b"\n" * 9000),
+            *(
+                b"\r",
+                b"\n",
+                b".",
+                b"\r\n",
+                b"\r\n.",
+                b"\n.\n",
+                b"\n.\r\n",
+                b"\r\n.\n",
+                b"\r.\r",
+                b"\r\n.\r",
+                b"\r.\r\n",
+            ),
+            *(
+                b"a",
+                b"\0",
+                b"\xff",
+                b"\r\n\0.\r\n",
+                b"QUIT\r\n",
+                b"MAIL FROM:<x@y.test>\r\n",
+                b"x" * 20000,
+                b"\n" * 9000,
+            ),
         ]
     ),
     max_size=8,
@@ -414,15 +442,43 @@ commands = hellos | st.one_of(
     xclients,
 )
 authentications = st.one_of(
-    st.builds(lambda way, word: encode(f"AUTH PLAIN {plain(way, word)}"), ways, st.sampled_from([PASSWORD, WRONG_PASSWORD])),
+    st.builds(
+        lambda way, word: encode(f"AUTH PLAIN {plain(way, word)}"), ways, st.sampled_from([PASSWORD, WRONG_PASSWORD])
+    ),
     st.builds(lambda way: encode("AUTH LOGIN", encoded(way), encoded(PASSWORD)), ways),
-    st.sampled_from([encode("AUTH PLAIN", "*"), encode("AUTH PLAIN", encoded(TOKEN)), encode(f"AUTH LOGIN {PASSWORD}")]),
+    st.sampled_from(
+        [encode("AUTH PLAIN", "*"), encode("AUTH PLAIN", encoded(TOKEN)), encode(f"AUTH LOGIN {PASSWORD}")]
+    ),
 )
 broken = st.sampled_from(
     [
-        *(b"\r\n", b"\n", b"\r", b"\0\r\n", b"\xff\xfe\r\n", b"x" * 3000 + b"\r\n", b"x" * 20000, b"NO\rOP\r\n", b"NOOP\n"),
-        *(b"NOOP\r\r\n", b"MAIL\r\n", b"MAIL FROM:<a@b> X=1\r\n", b"RCPT TO:<>\r\n", b"BDAT\r\n", b"BDAT 1x\r\n", b".\r\n"),
-        *(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "EHLO \u017fmtp\r\n".encode(), b"MA", b"EHLO a\x1b[2J\r\n", b"LAST\r\n"),
+        *(
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b"\0\r\n",
+            b"\xff\xfe\r\n",
+            b"x" * 3000 + b"\r\n",
+            b"x" * 20000,
+            b"NO\rOP\r\n",
+            b"NOOP\n",
+        ),
+        *(
+            b"NOOP\r\r\n",
+            b"MAIL\r\n",
+            b"MAIL FROM:<a@b> X=1\r\n",
+            b"RCPT TO:<>\r\n",
+            b"BDAT\r\n",
+            b"BDAT 1x\r\n",
+            b".\r\n",
+        ),
+        *(
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "EHLO \u017fmtp\r\n".encode(),
+            b"MA",
+            b"EHLO a\x1b[2J\r\n",
+            b"LAST\r\n",
+        ),
     ]
 )
 
@@ -550,7 +606,9 @@ class Server(RuleBasedStateMachine):
     # --- what happens ---
 
     @precondition(lambda self: sum(peer.canSend and not peer.isClosed for peer in self.peers) < 4)
-    @rule(way=st.just("now") | ways, come=st.sampled_from(["alone", "alone", "as a filter", "through a proxy", "badly"]))
+    @rule(
+        way=st.just("now") | ways, come=st.sampled_from(["alone", "alone", "as a filter", "through a proxy", "badly"])
+    )
     def connect(self, way: str, come: str) -> None:
         if come == "alone":
             self.peers.append(self._connect(CLIENT, way))
@@ -610,7 +668,9 @@ class Server(RuleBasedStateMachine):
                 peer.lose()
 
     @precondition(lambda self: self.undecided)
-    @rule(data=st.data(), outcomes=st.lists(st.sampled_from(["ok", "ok", "ok", "refuse", "crash", "cancel"]), min_size=1))
+    @rule(
+        data=st.data(), outcomes=st.lists(st.sampled_from(["ok", "ok", "ok", "refuse", "crash", "cancel"]), min_size=1)
+    )
     def decide(self, data: st.DataObject, outcomes: list[str]) -> None:
         for outcome in outcomes:
             if self.undecided:

@@ -26,7 +26,7 @@ LAYERS = [
     {"dialogue"},
     {"hooks", "stream", "cred", "credentials", "handshake"},
     {"tls", "proxy", "lookup"},
-    {"delivery", "maildir", "runner", "writer", "arrival", "journal"},
+    {"delivery", "maildir", "runner", "writer", "arrival", "journal", "patience"},
     {"receiver"},
     {"protocol"},
     {"factory"},

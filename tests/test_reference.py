@@ -21,6 +21,7 @@ from docutils import nodes
 from docutils.core import publish_doctree
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 
 import smtphooks
 from smtphooks import Address, Envelope, Extension, ISMTPHooks, MessageStream, Session, SMTPServerFactory
@@ -177,6 +178,19 @@ def test_documented_flags_are_all() -> None:
     documented = {literal.split()[0].removeprefix("--") for entries in rows for literal in literalsIn(entries[0])}
     twistedOnes = {"version", "help-auth", "help-auth-type"}
     assert documented == {name for name in Flags().synonyms if len(name) > 1} - twistedOnes
+
+
+# --- The log ---
+
+
+def test_documented_fields_of_events_are_all() -> None:
+    client = clientOf(SMTPServerFactory(authOptional=True, maxRecipients=1))
+    with capturedLogs() as events:
+        client.say(*ENVELOPE, "RCPT TO:<other@mx.test>", "DATA", ".")
+        client.lose()
+    for event, kind in zip(events, ("refusal", "message", "connection"), strict=True):
+        documented = [entries[0].astext() for entries in rowsOf(SECTIONS["What is logged"], f"Field of a {kind}")]
+        assert documented == [name for name in event if not name.startswith("log_")]
 
 
 # --- Code ---

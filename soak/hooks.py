@@ -1,0 +1,61 @@
+"""The hooks of C{make soak}: they take every message, and say with VRFY what the server has in hand."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from typing import Any
+
+from twisted.internet.protocol import BaseProtocol
+
+from smtphooks import SMTPServerProtocol
+
+
+class Hooks:
+    """
+    Counts what there is.
+
+    @ivar sessions: those whose C{onConnect} came, less those whose C{onClose} came.
+    """
+
+    def __init__(self) -> None:
+        self.sessions = 0
+        self.messages = 0
+        self.octets = 0
+
+    def onConnect(self, session: Any) -> None:
+        self.sessions += 1
+
+    def onClose(self, session: Any) -> None:
+        self.sessions -= 1
+
+    async def onData(self, stream: Any, session: Any) -> None:
+        octets = 0
+        async for chunk in stream:
+            octets += len(chunk)
+        self.octets += octets
+        self.messages += 1
+
+    def onAuth(self, auth: Any, session: Any) -> None:
+        """Nobody is known."""
+
+    def onVrfy(self, text: str, session: Any) -> str:
+        """What is measured, the asking connection included."""
+        from twisted.internet import reactor
+
+        gc.collect()
+        protocols = [found for found in gc.get_objects() if isinstance(found, BaseProtocol)]
+        with open("/proc/self/statm") as memory:
+            pages = int(memory.read().split()[1])
+        return json.dumps(
+            {
+                "descriptors": len(os.listdir("/proc/self/fd")),
+                "connections": sum(isinstance(found, SMTPServerProtocol) for found in protocols),
+                "protocols": len(protocols),
+                "calls": len(reactor.getDelayedCalls()),  # type: ignore[attr-defined]
+                "sessions": self.sessions,
+                "messages": self.messages,
+                "memory": pages * os.sysconf("SC_PAGE_SIZE"),
+            }
+        )
