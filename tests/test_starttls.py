@@ -224,6 +224,8 @@ def lines() -> Iterator[list[str]]:
     def observe(event: Any) -> None:
         if event["log_namespace"].startswith("smtphooks") and "messages" not in event:
             found.append(event["log_format"].format(**event).partition(" [")[0])
+            if "handshake" in found[-1] and not {"session", "peer", "milliseconds"} <= set(event):
+                found.append("without its fields")
 
     globalLogPublisher.addObserver(observe)
     yield found
