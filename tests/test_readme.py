@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import signal
 import smtplib
 import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,11 +48,13 @@ def running(command: list[str], folder: Path, port: int, **more: str) -> Iterato
     assert process.stdout is not None
     try:
         said = ""
-        while "listening on" not in said and "SMTPServerFactory" not in said:
-            ready, _, _ = select.select([process.stdout], [], [], 60)
-            line = process.stdout.readline() if ready else ""
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        while "listening on" not in said:
+            line = process.stdout.readline()
             assert line, f"{command} did not start: {said}"
             said += line
+        watchdog.cancel()
         with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
             yield client
         process.send_signal(signal.SIGTERM)
