@@ -1,11 +1,15 @@
 # Two commands on a machine with Python 3, its venv module and make:
 #   make serve    a running server with the embedded defaults
 #   make test     the whole suite
+# And for who works on it:
+#   make lint     ruff, and mypy in strict mode
+#   make fuzz     look for what the tests did not think of, FUZZ_SECONDS=60 for each way to look
+#   make soak     many connections that live and die, and nothing stays behind
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: serve test lint clean
+.PHONY: serve test lint fuzz soak clean
 
 # A stamp per extra: the second run of a command installs nothing.
 $(VENV)/.installed-%: setup.cfg setup.py pyproject.toml
@@ -28,6 +32,16 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+FUZZ_SECONDS ?= 60
+
+fuzz: $(VENV)/.installed-test $(VENV)/.installed-fuzz
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/test_fuzz.py
+	$(BIN)/python fuzz/wire.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/wire.dict
+	$(BIN)/python fuzz/addresses.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/addresses.dict
+
+soak: $(VENV)/.installed-test
+	$(BIN)/python soak/run.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -36,8 +36,8 @@ def checkPath(path: Path, parse: Callable[..., Any], **how: bool) -> None:
     assert len(domain.encode()) <= 255
     assert address == (f"{local}@{domain}" if domain else local)
     assert how["utf8"] or address.isascii()
-    assert not set(domain) & set("<>@ \"\\")
-    assert local.startswith('"') or not set(local) & set("<>@ \"\\")
+    assert not set(domain) & set('<>@ "\\')
+    assert local.startswith('"') or not set(local) & set('<>@ "\\')
     assert maybe(parse, f"<{address}>", **how) == path, address
 
 

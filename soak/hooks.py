@@ -9,32 +9,18 @@ from typing import Any
 
 from twisted.internet.protocol import BaseProtocol
 
-from smtphooks import SMTPServerProtocol
+from smtphooks import Session, SMTPServerProtocol
 
 
 class Hooks:
-    """
-    Counts what there is.
-
-    @ivar sessions: those whose C{onConnect} came, less those whose C{onClose} came.
-    """
+    """Counts what there is."""
 
     def __init__(self) -> None:
-        self.sessions = 0
         self.messages = 0
-        self.octets = 0
-
-    def onConnect(self, session: Any) -> None:
-        self.sessions += 1
-
-    def onClose(self, session: Any) -> None:
-        self.sessions -= 1
 
     async def onData(self, stream: Any, session: Any) -> None:
-        octets = 0
-        async for chunk in stream:
-            octets += len(chunk)
-        self.octets += octets
+        async for _ in stream:
+            pass
         self.messages += 1
 
     def onAuth(self, auth: Any, session: Any) -> None:
@@ -45,7 +31,8 @@ class Hooks:
         from twisted.internet import reactor
 
         gc.collect()
-        protocols = [found for found in gc.get_objects() if isinstance(found, BaseProtocol)]
+        objects = gc.get_objects()
+        protocols = [found for found in objects if isinstance(found, BaseProtocol)]
         with open("/proc/self/statm") as memory:
             pages = int(memory.read().split()[1])
         return json.dumps(
@@ -54,7 +41,7 @@ class Hooks:
                 "connections": sum(isinstance(found, SMTPServerProtocol) for found in protocols),
                 "protocols": len(protocols),
                 "calls": len(reactor.getDelayedCalls()),  # type: ignore[attr-defined]
-                "sessions": self.sessions,
+                "sessions": sum(isinstance(found, Session) for found in objects),
                 "messages": self.messages,
                 "memory": pages * os.sysconf("SC_PAGE_SIZE"),
             }

@@ -164,6 +164,7 @@ class Reading:
         elif verb in ("STARTTLS", "XCLIENT") and code == 220:
             self._reset()
             self.isSecuring = verb == "STARTTLS"
+            assert verb != "STARTTLS" or not self._octets, "something followed STARTTLS in the clear"
         elif verb == "MAIL" and code == 250:
             self._reset()
             self._sender = text.partition("<")[2].partition("@")[0]
