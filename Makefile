@@ -34,14 +34,17 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 FUZZ_SECONDS ?= 60
+FUZZ = -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 -artifact_prefix=.fuzz/
 
+# What the fuzzers have learned stays in .fuzz, and so does an input that broke something.
 fuzz: $(VENV)/.installed-test $(VENV)/.installed-fuzz
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/test_fuzz.py
-	$(BIN)/python fuzz/wire.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/wire.dict
-	$(BIN)/python fuzz/addresses.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/addresses.dict
+	mkdir -p .fuzz/wire .fuzz/addresses
+	$(BIN)/python fuzz/wire.py $(FUZZ) -dict=fuzz/wire.dict .fuzz/wire
+	$(BIN)/python fuzz/addresses.py $(FUZZ) -dict=fuzz/addresses.dict .fuzz/addresses
 
-soak: $(VENV)/.installed-test
+soak: $(VENV)/.installed
 	$(BIN)/python soak/run.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .fuzz build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
