@@ -493,10 +493,9 @@ class SMTPServerProtocol(Protocol):
             return
         if step.reply is not None:
             self._put(step.reply)
-        self._writer.flush()
         self._isHandshaking = True
         self.patience.forClient()
-        transport.startTLS(self.factory.secureContext)
+        self._writer.startTLS(self.factory.secureContext)
 
     def _receiveMessage(self, step: ReceiveMessage) -> None:
         # The client waits for this reply and sends nothing until it comes; the hook may take its time.

@@ -2,6 +2,8 @@
 The writer: replies on their way to the client.
 
 Replies of pipelined commands are gathered and written at once; when the client does not read them, no more are made.
+On plain TCP they go to the socket directly: to wait until the reactor says that it is writable, as it nearly always is,
+costs more than all the rest of a command.
 This module knows octets and the transport, not what they say.
 """
 
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer
+from twisted.internet.tcp import Connection
 from zope.interface import implementer
 
 # Octets gathered before they are written in any case.
@@ -24,7 +27,7 @@ class ReplyWriter:
     @ivar gathered: octets that have not been written yet.
     """
 
-    __slots__ = ("_pieces", "_resumed", "_transport", "gathered", "isChoked")
+    __slots__ = ("_isDirect", "_pieces", "_resumed", "_transport", "gathered", "isChoked")
 
     def __init__(self, transport: Any, resumed: Callable[[], None]) -> None:
         """
@@ -35,7 +38,10 @@ class ReplyWriter:
         self._pieces: list[bytes] = []
         self.gathered = 0
         self.isChoked = False
-        transport.registerProducer(self, True)
+        # A wrapper, such as that of TLS, passes writeSomeData on to what it wraps, and is itself passed by.
+        self._isDirect = isinstance(transport, Connection) and not transport.TLS
+        if not self._isDirect:
+            transport.registerProducer(self, True)
 
     def put(self, octets: bytes) -> None:
         """Something to say; it may wait for more."""
@@ -51,14 +57,47 @@ class ReplyWriter:
             octets = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
             self.gathered = 0
-            self._transport.write(octets)
+            if self._isDirect and not self.isChoked:
+                self._send(octets)
+            else:
+                self._transport.write(octets)
+
+    def _send(self, octets: bytes) -> None:
+        """Write to the socket, and leave to the transport what that does not take."""
+        sent = self._transport.writeSomeData(octets)
+        if sent == len(octets):
+            return
+        # What is no number is an error, which the transport meets again and ends the connection for.
+        self._transport.write(octets[sent:] if isinstance(sent, int) else octets)
+        # As a pull producer, to be told when all of it is written and nothing can be overtaken any more.
+        self._transport.registerProducer(self, False)
+        self.isChoked = True
+
+    def startTLS(self, contextFactory: object) -> None:
+        """Write what has gathered, the last in the clear; then TLS begins."""
+        self.flush()
+        if self._isDirect:
+            self._isDirect = False
+            self._letGo()
+            self._transport.startTLS(contextFactory)
+            self._transport.registerProducer(self, True)
+        else:
+            self._transport.startTLS(contextFactory)
 
     def close(self) -> None:
         """Write what has gathered, and end the connection when the client has read it."""
         self.flush()
         # A transport waits for its producer to be done before it closes.
-        self._transport.unregisterProducer()
+        if self._isDirect:
+            self._letGo()
+        else:
+            self._transport.unregisterProducer()
         self._transport.loseConnection()
+
+    def _letGo(self) -> None:
+        if self.isChoked:
+            self.isChoked = False
+            self._transport.unregisterProducer()
 
     def pauseProducing(self) -> None:
         """C{IPushProducer}: the client does not read its replies."""
@@ -66,6 +105,10 @@ class ReplyWriter:
 
     def resumeProducing(self) -> None:
         """C{IPushProducer}: it does again."""
+        if not self.isChoked:
+            return  # so a pull producer is greeted
+        if self._isDirect:
+            self._transport.unregisterProducer()
         self.isChoked = False
         self._resumed()
 
