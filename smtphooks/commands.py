@@ -29,25 +29,6 @@ _REQUEST = re.compile(r" HTTP/\d(\.\d)?$", re.ASCII | re.IGNORECASE)
 _FIELD = re.compile(r"[A-Z0-9-]+:")
 
 
-class Flavour(NamedTuple):
-    """
-    What differs between SMTP and LMTP, chosen once for a connection.
-
-    @ivar protocol: its name in the greeting.
-    @ivar hellos: the commands with which a client may identify itself.
-    @ivar noRecipients: the reply to a message without one: RFC 2033 section 4.2 leaves LMTP no choice.
-    """
-
-    protocol: str
-    hellos: frozenset[str]
-    noRecipients: Reply
-
-
-SMTP = Flavour("ESMTP", frozenset({"HELO", "EHLO"}), replies.NO_RECIPIENTS)
-LMTP = Flavour("LMTP", frozenset({"LHLO"}), replies.RCPT_FIRST)
-HELLOS = SMTP.hellos | LMTP.hellos
-
-
 def connect(dialogue: Dialogue, argument: str) -> Task:
     """The greeting (RFC 5321 section 3.1)."""
     if dialogue.options.secure:
@@ -188,6 +169,28 @@ COMMANDS = {
     "XFORWARD": Command(proxied.xForward, extension="XFORWARD"),
     "QUIT": Command(quit, bare=True),
 }
+
+
+class Flavour(NamedTuple):
+    """
+    What differs between SMTP and LMTP, chosen once for a connection.
+
+    @ivar protocol: its name in the greeting.
+    @ivar commands: the rows of the table that it has.
+    @ivar noRecipients: the reply to a message without one: RFC 2033 section 4.2 leaves LMTP no choice.
+    """
+
+    protocol: str
+    commands: Mapping[str, Command]
+    noRecipients: Reply
+
+
+def _without(*verbs: str) -> dict[str, Command]:
+    return {verb: command for verb, command in COMMANDS.items() if verb not in verbs}
+
+
+SMTP = Flavour("ESMTP", _without("LHLO"), replies.NO_RECIPIENTS)
+LMTP = Flavour("LMTP", _without("HELO", "EHLO"), replies.RCPT_FIRST)
 
 # RFC 5321 names them, smtphooks does not have them (section 4.2.4: 502, not 500).
 NOT_IMPLEMENTED = frozenset({"EXPN", "TURN", "SEND", "SOML", "SAML"})

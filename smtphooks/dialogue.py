@@ -17,7 +17,7 @@ from smtphooks.authentication import AUTH_LINE_LENGTH
 from smtphooks.commands import COMMANDS
 from smtphooks.extensions import Extensions, isDisabled
 from smtphooks.options import Options
-from smtphooks.replies import SITUATIONS, Reply, SMTPError
+from smtphooks.replies import SITUATIONS, Reply, Situation, SMTPError
 from smtphooks.sasl import NO_MECHANISMS, Mechanisms
 from smtphooks.session import Envelope, Session
 from smtphooks.steps import Ask, Question, Replies, State, Step, Task, Verdict
@@ -39,16 +39,16 @@ class Dialogue:
     @ivar state: where it stands; handlers change it.
     @ivar verb: the command at hand, in upper case.
     @ivar lineLimit: octets that the next line may have.
+    @ivar speaksUtf8: the client has asked for SMTPUTF8, so the reply at hand may leave ASCII (RFC 6531 section 3.7.4).
     """
 
     __slots__ = (
         "_commandLimit",
+        "_question",
         "_refusedByHook",
-        "_situation",
         "_task",
         "_unauthenticated",
         "_unrecognized",
-        "_utf8",
         "authenticationFailures",
         "errors",
         "extensions",
@@ -57,6 +57,7 @@ class Dialogue:
         "mechanisms",
         "options",
         "session",
+        "speaksUtf8",
         "state",
         "verb",
     )
@@ -79,8 +80,8 @@ class Dialogue:
         # What AUTH may say is longer than any other command, and which one comes is only known when it is read.
         self.lineLimit = max(self._commandLimit, AUTH_LINE_LENGTH if mechanisms else 0)
         self._task: Task | None = None
-        self._situation = SITUATIONS["parameter"]
-        self._utf8 = False
+        self._question: Ask | None = None  # the last that the task has asked of a hook
+        self.speaksUtf8 = False
         self._refusedByHook = False
 
     # --- what the protocol calls ---
@@ -92,7 +93,8 @@ class Dialogue:
     def receive(self, line: bytes | LineFault) -> Step:
         """A line has arrived; there must be no question open."""
         assert self._task is None, "the dialogue stands still until its question is answered"
-        self._utf8 = self.session.envelope.smtpUtf8
+        if self.speaksUtf8:
+            self.speaksUtf8 = self.session.envelope.smtpUtf8
         if isinstance(line, LineFault):
             return self._conclude(_LINE_FAULTS[line])
         try:
@@ -107,7 +109,8 @@ class Dialogue:
         if not verb.isascii():
             # The upper case of some other letters is ASCII: what a filter before us let pass must not become a command.
             return self._conclude(self.unrecognized())
-        return self._command(verb.upper(), argument.strip(" "))
+        self.verb = verb.upper()
+        return self._command(argument.strip(" "))
 
     def answer(self, value: object) -> Step:
         """The open question has been answered."""
@@ -132,7 +135,7 @@ class Dialogue:
 
     def encode(self, reply: Reply) -> bytes:
         """The octets of a reply, as this client may get them."""
-        return reply.encode(not self.options.hideENHANCEDSTATUSCODES, self._utf8)
+        return reply.encode(not self.options.hideENHANCEDSTATUSCODES, self.speaksUtf8)
 
     @property
     def inTransaction(self) -> bool:
@@ -175,32 +178,30 @@ class Dialogue:
 
     def verbs(self) -> list[str]:
         """The commands that this client may use."""
-        verbs = [verb for verb in COMMANDS if self._isOffered(verb)] + self.extensions.verbs(self.session)
+        verbs = [*filter(self._isOffered, self.flavour.commands), *self.extensions.verbs(self.session)]
         return [verb for verb in dict.fromkeys(verbs) if not isDisabled(verb, self.options, self.session)]
 
     # --- within ---
 
     def _isOffered(self, verb: str) -> bool:
         extension = COMMANDS[verb].extension
-        if extension:
-            return self.extensions.inForce(extension, self.session)
-        return verb not in commands.HELLOS or verb in self.flavour.hellos
+        return not extension or self.extensions.inForce(extension, self.session)
 
-    def _command(self, verb: str, argument: str) -> Step:
-        self.verb = verb
-        if self._isUnauthenticatedForTooLong():
+    def _command(self, argument: str) -> Step:
+        verb, options = self.verb, self.options
+        if not options.authOptional and self._isUnauthenticatedForTooLong():
             return self._conclude(replies.TOO_MANY_UNAUTHENTICATED)
-        command = COMMANDS.get(verb)
+        command = self.flavour.commands.get(verb)
         if command is not None and command.always:
             return self._handle(command.handle, argument)
-        if isDisabled(verb, self.options, self.session):
+        if isDisabled(verb, options, self.session):
             return self._conclude(replies.NOT_IMPLEMENTED)
-        if command is None or (verb in commands.HELLOS and verb not in self.flavour.hellos):
+        if command is None:
             return self._handle(commands.extended, argument)
         refusal = command.refusals.get(self.state)
         if refusal is None and command.bare and argument:
             refusal = replies.NO_ARGUMENT_ALLOWED
-        if refusal is None and command.encrypted and self.options.needsUpgrade and not self.session.secure:
+        if refusal is None and command.encrypted and options.needsUpgrade and not self.session.secure:
             refusal = replies.STARTTLS_FIRST
         if refusal is not None:
             return self._conclude(refusal)
@@ -208,20 +209,19 @@ class Dialogue:
 
     def _isUnauthenticatedForTooLong(self) -> bool:
         limit = self.options.maxAllowedUnauthenticatedCommands
-        if self.options.authOptional or limit is False or self.session.user is not None:
+        if limit is False or self.session.user is not None:
             return False
         if self.verb not in _TOWARDS_AUTHENTICATION:
             self._unauthenticated += 1
         return self._unauthenticated > limit
 
     def _handle(self, handle: commands.Handler, argument: str) -> Step:
-        self._situation = SITUATIONS["parameter"]
-        self._refusedByHook = False
+        self._question = None
         try:
             result = handle(self, argument)
         except SMTPError as refusal:
             return self._conclude(refusal.reply(self._situation))
-        if isinstance(result, GeneratorType):
+        if type(result) is GeneratorType:
             self._task = result
             return self._advance(result.send, None)
         return self._conclude(cast(Replies, result))
@@ -234,13 +234,27 @@ class Dialogue:
             return self._conclude(end.value)
         except SMTPError as refusal:
             return self._conclude(refusal.reply(self._situation))
-        if isinstance(question, Ask):
-            self._situation = SITUATIONS.get(str(question.hook), SITUATIONS["command"])
+        if type(question) is Ask:
+            self._question = question
         return question
+
+    @property
+    def _situation(self) -> Situation:
+        """Where a refusal happens now: in a hook, or else in the argument of the command."""
+        if self._question is None:
+            return SITUATIONS["parameter"]
+        return SITUATIONS.get(str(self._question.hook), SITUATIONS["command"])
 
     def _conclude(self, answer: Replies) -> Replies:
         """The command at hand is done."""
         self._task = None
+        if type(answer) is Reply and answer.code < 400 and not answer.closes:
+            self._refusedByHook = False
+            return answer
+        return self._count(answer)
+
+    def _count(self, answer: Replies) -> Replies:
+        """Something was refused, or several things were answered; or it is the end."""
         given = (answer,) if isinstance(answer, Reply) else answer
         if any(reply.code >= 400 for reply in given) and not self._refusedByHook:
             self.errors += 1

@@ -31,10 +31,12 @@ class Patience:
     @ivar isForced: the connection was ended though it was not done, and nobody waits long any more.
     """
 
-    __slots__ = ("_factory", "_fullSince", "_messageBegan", "deadline", "isForced")
+    __slots__ = ("_dataTimeout", "_factory", "_fullSince", "_messageBegan", "_socketTimeout", "deadline", "isForced")
 
     def __init__(self, factory: SMTPServerFactory) -> None:
         self._factory = factory
+        self._socketTimeout = factory.options.socketTimeout or _NEVER
+        self._dataTimeout = factory.options.dataTimeout or _NEVER
         self._messageBegan = 0.0  # less the time that hooks have taken since
         self._fullSince: float | None = None
         self.deadline = _NEVER
@@ -46,11 +48,12 @@ class Patience:
 
     def forHook(self) -> None:
         """A hook is at work (option C{hookTimeout}); the client owes nothing."""
-        self.deadline = self._in(_LAST_WORDS if self.isForced else self._factory.options.hookTimeout)
+        seconds = _LAST_WORDS if self.isForced else self._factory.options.hookTimeout
+        self.deadline = self._factory.now + (seconds or _NEVER)
 
     def forClient(self) -> None:
         """The client owes the next command, the rest of a handshake or the end of the connection."""
-        self.deadline = self._in(self._factory.options.socketTimeout)
+        self.deadline = self._factory.now + self._socketTimeout
 
     def forMessage(self, octets: int) -> None:
         """
@@ -61,17 +64,16 @@ class Patience:
 
         @param octets: what has come of it.
         """
-        self.forClient()
-        self.forChunk()
-        timeout = self._factory.options.socketTimeout
-        if timeout:
-            self.deadline = min(self.deadline, self._messageBegan + _GRACE * timeout + octets / _LEAST_RATE)
+        timeout = self._socketTimeout
+        self.deadline = min(
+            self._factory.now + timeout,
+            self._messageBegan + _GRACE * timeout + octets / _LEAST_RATE,
+            self._messageBegan + self._dataTimeout,
+        )
 
     def forChunk(self) -> None:
-        """What the client owes, it owes within the time of a message (option C{dataTimeout})."""
-        timeout = self._factory.options.dataTimeout
-        if timeout:
-            self.deadline = min(self.deadline, self._messageBegan + timeout)
+        """The client owes the next chunk, and within the time of a message (option C{dataTimeout})."""
+        self.deadline = min(self._factory.now + self._socketTimeout, self._messageBegan + self._dataTimeout)
 
     def messageBegins(self) -> None:
         """From here on the message takes time."""
@@ -95,6 +97,3 @@ class Patience:
             self._messageBegan += self._factory.now - self._fullSince
             self._fullSince = None
             self.forMessage(octets)
-
-    def _in(self, seconds: float) -> float:
-        return self._factory.now + seconds if seconds else _NEVER

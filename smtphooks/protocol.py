@@ -337,7 +337,7 @@ class SMTPServerProtocol(Protocol):
         line = self._wire.maybeLine(self._dialogue.lineLimit)
         if line is None:
             return False
-        self._standStill()
+        self._read = None
         self._journal.commands += 1
         self._advance(self._dialogue.receive, line)
         return True
@@ -360,11 +360,21 @@ class SMTPServerProtocol(Protocol):
     # --- steps of the dialogue ---
 
     def _advance(self, tell: Callable[..., Step], *value: object) -> None:
-        """Tell the dialogue something, and do what it wants next."""
+        """Tell the dialogue something, ask the hooks that it wants to hear, and do what it wants next."""
         if self._closing:
             return  # The server has given up meanwhile, and nothing may follow its last reply.
         try:
             step = tell(*value)
+            while type(step) is Ask:
+                hook = self._runner.find(step.hook)
+                result = None if hook is None else callHook(hook, step.arguments)
+                if isinstance(result, Deferred):
+                    self._await(step, result)
+                    return
+                if self._closing:
+                    self._runner.late(step.hook, result)
+                    return
+                step = self._answer(step, result)
         except Exception:
             # An extension runs within the dialogue, and may crash as a hook may; but there is no way on from there.
             self._runner.refusal("(in the dialogue)", Failure())
@@ -377,11 +387,12 @@ class SMTPServerProtocol(Protocol):
         self._put(reply)
         if reply.closes:
             self._close()
+            return
+        self._read = _READ_LINE
+        if self._dialogue.state is State.CHUNKS:
+            self.patience.forChunk()
         else:
-            self._read = _READ_LINE
             self.patience.forClient()
-            if self._dialogue.state is State.CHUNKS:
-                self.patience.forChunk()
 
     def _sayAll(self, all: tuple[Reply, ...]) -> None:
         if not all:
@@ -419,15 +430,7 @@ class SMTPServerProtocol(Protocol):
         self.patience.forClient()
         self._writer.close()
 
-    def _ask(self, question: Ask) -> None:
-        hook = self._runner.find(question.hook)
-        if hook is None:
-            self._advance(self._dialogue.answer, None)
-            return
-        result = callHook(hook, question.arguments)
-        if not isinstance(result, Deferred):
-            self._answer(question, result)
-            return
+    def _await(self, question: Ask, result: Deferred[Any]) -> None:
         self._question = result
         self._asked = question.hook
         self.patience.forHook()
@@ -437,27 +440,25 @@ class SMTPServerProtocol(Protocol):
         isOverdue = self._question is not awaited
         if not isOverdue:
             self._question = None
-        if self._lost or isOverdue:
+        if self._lost or self._closing or isOverdue:
             self._runner.late(question.hook, result)
         if self._lost:
             self._endIfDone()
         elif not isOverdue:
-            self._answer(question, result)
+            self._advance(self._answer, question, result)
             self._pump()
 
-    def _answer(self, question: Ask, result: object) -> None:
+    def _answer(self, question: Ask, result: object) -> Step:
         """Tell the dialogue what a hook has decided."""
+        if result is None:
+            return self._dialogue.answer(None)
         if result is False and question.hook not in _YES_OR_NO:
             # Somebody meant "no", in the words of another library; that must not let anybody in.
             result = Failure(TypeError("False is no answer, a refusal is a raised SMTPError"))
         if not isinstance(result, Failure):
-            self._advance(self._dialogue.answer, result)
-            return
+            return self._dialogue.answer(result)
         refusal = self._runner.refusal(question.hook, result)
-        if question.hook in TOLD:
-            self._advance(self._dialogue.answer, None)
-        else:
-            self._advance(self._dialogue.refuse, refusal)
+        return self._dialogue.answer(None) if question.hook in TOLD else self._dialogue.refuse(refusal)
 
     def _challenge(self, step: Challenge) -> None:
         self._writer.put(step.octets)
@@ -518,6 +519,7 @@ class SMTPServerProtocol(Protocol):
         self._journal.messageBegins()
 
     def _receive(self, begin: Callable[..., None], *step: object) -> None:
+        self.patience.forHook()
         begin(*step)
         if self._receiver.owesInput:
             self._read = _READ_MESSAGE
@@ -583,7 +585,6 @@ _READ_RESPONSE = SMTPServerProtocol._readResponse
 _STEPS: dict[type, Callable[[SMTPServerProtocol, Any], None]] = {
     Reply: SMTPServerProtocol._say,
     tuple: SMTPServerProtocol._sayAll,
-    Ask: SMTPServerProtocol._ask,
     ReceiveMessage: SMTPServerProtocol._receiveMessage,
     ReceiveChunk: SMTPServerProtocol._receiveChunk,
     DiscardChunk: SMTPServerProtocol._discardChunk,

@@ -56,6 +56,7 @@ def mail(dialogue: Dialogue, argument: str) -> Task:
     address = Address(path.address, path.local, path.domain, arguments)
     answer = yield Ask("onMailFrom", (address, session))
     session.envelope = Envelope(address)
+    dialogue.speaksUtf8 = utf8
     dialogue.state = State.MAIL
     return replies.ok(answer, replies.SENDER_OK)
 
