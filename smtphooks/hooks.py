@@ -146,7 +146,7 @@ def _goOn(coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, A
         try:
             value = yield awaited
         except GeneratorExit:
-            coroutine.close()
+            coroutine.close()  # and not thrown into it: it may have been closed already
             raise
         except BaseException as error:
             resume, value = coroutine.throw, error

@@ -98,9 +98,7 @@ class Wire:
         return octets
 
     def _nextBlock(self) -> bool:
-        """Make the next waiting octets the ones at hand."""
-        if self._position < len(self._block):
-            return True
+        """Those at hand are used up; make the next waiting octets the ones at hand."""
         if not self._waiting:
             # Not to hold on to a large block between two commands.
             self._block = b""
@@ -119,16 +117,14 @@ class Wire:
 
         @param limit: octets that a line may have, its CRLF included (RFC 5321 section 4.5.3.1.4).
         """
-        while self._nextBlock():
+        while self._position < len(self._block) or self._nextBlock():
             block, start = self._block, self._position
             newline = block.find(b"\n", start)
-            end = newline + 1 or len(block)
-            self._position = end
-            if not self._partial and newline > start and end - start <= limit and block[newline - 1] == 13:
-                # The common case: a whole line in one piece.
+            self._position = end = newline + 1 or len(block)
+            if newline > start and not self._partial and end - start <= limit and block[newline - 1] == 13:
+                # The common case: a whole line in one piece.  A lost line leaves something in the partial one.
                 line = block[start : newline - 1]
-                isFit = self._bareNewline != REJECT or b"\r" not in line
-                return self._finish(line if isFit else LineFault.BARE_LINE_END)
+                return line if self._bareNewline != REJECT or b"\r" not in line else LineFault.BARE_LINE_END
             if self._gather(block[start:end], limit) and newline >= 0:
                 line = bytes(self._partial)
                 self._partial.clear()
@@ -194,7 +190,7 @@ class Wire:
 
         Look at L{messageEnded} after each call; the octets may be empty.  At most 64 KiB in one pull.
         """
-        if self.messageEnded or not self._nextBlock():
+        if self.messageEnded or not (self._position < len(self._block) or self._nextBlock()):
             return None
         return self._data() if self._chunkOctets is None else self._chunk(self._chunkOctets)
 

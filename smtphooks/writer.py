@@ -24,10 +24,9 @@ _MOST = 16384
 class ReplyWriter:
     """
     @ivar isChoked: the client does not read, and the transport holds as much as it may.
-    @ivar gathered: octets that have not been written yet.
     """
 
-    __slots__ = ("_isDirect", "_pieces", "_resumed", "_transport", "gathered", "isChoked")
+    __slots__ = ("_gathered", "_isDirect", "_resumed", "_transport", "isChoked")
 
     def __init__(self, transport: Any, resumed: Callable[[], None]) -> None:
         """
@@ -35,28 +34,29 @@ class ReplyWriter:
         """
         self._transport = transport
         self._resumed = resumed
-        self._pieces: list[bytes] = []
-        self.gathered = 0
+        self._gathered = b""
         self.isChoked = False
         # A wrapper, such as that of TLS, passes writeSomeData on to what it wraps, and is itself passed by.
         self._isDirect = isinstance(transport, Connection) and not transport.TLS
         if not self._isDirect:
             transport.registerProducer(self, True)
 
+    @property
+    def gathered(self) -> int:
+        """How many octets have not been written yet."""
+        return len(self._gathered)
+
     def put(self, octets: bytes) -> None:
         """Something to say; it may wait for more."""
-        self._pieces.append(octets)
-        self.gathered += len(octets)
-        if self.gathered > _MOST:
+        self._gathered += octets
+        if len(self._gathered) > _MOST:
             self.flush()
 
     def flush(self) -> None:
         """Write what has gathered."""
-        pieces = self._pieces
-        if pieces:
-            octets = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            self.gathered = 0
+        octets = self._gathered
+        if octets:
+            self._gathered = b""
             if self._isDirect and not self.isChoked:
                 self._send(octets)
             else:

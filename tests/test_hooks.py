@@ -456,7 +456,8 @@ def test_the_traceback_of_a_coroutine_that_waited_leads_to_where_it_crashed() ->
 
 
 def test_a_coroutine_keeps_its_context_and_leaves_that_of_others_alone() -> None:
-    who: ContextVar[str] = ContextVar("who", default="nobody")
+    who: ContextVar[str] = ContextVar("who")
+    who.set("caller")
     seen = []
 
     async def hook(name: str, pending: Deferred[None]) -> None:
@@ -469,10 +470,10 @@ def test_a_coroutine_keeps_its_context_and_leaves_that_of_others_alone() -> None
     second: Deferred[None] = Deferred()
     callHook(hook, ("one", first))
     callHook(hook, ("two", second))
-    assert who.get() == "nobody"
+    assert who.get() == "caller"
     second.callback(None)
     first.callback(None)
-    assert seen == ["nobody", "nobody", "two", "one"]
+    assert seen == ["caller", "caller", "two", "one"]
 
 
 def test_a_coroutine_that_is_forgotten_is_closed() -> None:
