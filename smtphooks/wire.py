@@ -232,14 +232,21 @@ class Wire:
                     self._endMessage(len(piece) - 3)
                     return b""
             start = 1
-        end = piece.find(_END_OF_MESSAGE, start)
+        # To look for one octet first costs next to nothing, and most of what is large has no dots: it is base64.
+        dot = piece.find(b".", start)
+        if dot >= 0:
+            dot = piece.find(b"\r\n.", max(dot - 2, start))
+        end = piece.find(_END_OF_MESSAGE, dot) if dot >= 0 else -1
         if end >= 0:
             self._endMessage(len(piece) - end - 5)
             content = piece[start : end + 2]
         else:
             content = self._holdBack(piece[start:])
         # In this order, so that a dot behind a bare LF counts as hidden when the bare LF counts as a line end.
-        return self._translate(content).replace(b"\r\n.", b"\r\n")
+        translated = self._translate(content)
+        if dot == end and translated is content:
+            return content
+        return translated.replace(b"\r\n.", b"\r\n")
 
     def _endMessage(self, octetsBehind: int) -> None:
         """The message is over; so many of the octets just taken lie behind it."""
@@ -270,8 +277,9 @@ class Wire:
         """What "normalize" and "reject" do to the line ends of a message; the content holds no half CRLF."""
         if self._verbatim:
             return content
-        lines = content.count(b"\r\n")
-        if content.count(b"\n") == lines and content.count(b"\r") == lines:
+        # Without any CR, and then with one before each LF, it is what it was just if no CR or LF stands alone.  To
+        # replace one octet is three times as fast as to count two.
+        if content.replace(b"\r", b"").replace(b"\n", b"\r\n") == content:
             return content
         if self._bareNewline == REJECT:
             self.bareNewlineSeen = True
