@@ -60,10 +60,6 @@ class Delivery:
             hook.cancel()  # before its stream fails, for that would be news to it
         self.decide(refusal)
 
-    def receive(self, data: bytes) -> None:
-        """Octets of the message."""
-        self.stream.receive(data)
-
     def refuseBareNewline(self) -> None:
         """The message holds one, and may not (invariant 3): the hook learns of it before it can take the message."""
         if self._fault is None:

@@ -93,7 +93,7 @@ class Patience:
 
     def hookIsBack(self, octets: int) -> None:
         """There is room again; the time that the hook took is not the client's."""
-        if self._fullSince is not None:
-            self._messageBegan += self._factory.now - self._fullSince
-            self._fullSince = None
-            self.forMessage(octets)
+        assert self._fullSince is not None
+        self._messageBegan += self._factory.now - self._fullSince
+        self._fullSince = None
+        self.forMessage(octets)

@@ -322,7 +322,8 @@ class SMTPServerProtocol(Protocol):
         """Stop the client while what it sent cannot be used yet, so that memory stays bounded (invariant 6)."""
         if self._closing:
             return
-        stop = self._writer.isChoked or not self._receiver.hasRoom or (self._read is None and self.buffered >= _AHEAD)
+        receiver = self._receiver
+        stop = self._writer.isChoked or not receiver.hasRoom or (self._read is None and self.buffered >= _AHEAD)
         if stop is not self.isStopped:
             self.isStopped = stop
             if stop:
@@ -343,18 +344,22 @@ class SMTPServerProtocol(Protocol):
         return True
 
     def _readMessage(self) -> bool:
-        if not self._receiver.hasRoom:
-            self.patience.hookIsSlow()
+        receiver, patience = self._receiver, self.patience
+        if not receiver.hasRoom:
+            patience.hookIsSlow()
             return False
-        self.patience.hookIsBack(self._receiver.octets)
-        deadline = self.patience.deadline
-        self._standStill()
-        hasRead = self._receiver.read()
-        if self._receiver.owesInput and not self._closing:
-            self._read = _READ_MESSAGE
-            self.patience.deadline = deadline
-            if hasRead:
-                self.patience.forMessage(self._receiver.octets)
+        if patience.isHookSlow:
+            patience.hookIsBack(receiver.octets)
+        self._read = None
+        hasRead = receiver.read()
+        if self._closing or self._read is not None:
+            return hasRead
+        if not receiver.owesInput:
+            patience.forHook()
+            return hasRead
+        self._read = _READ_MESSAGE
+        if hasRead:
+            patience.forMessage(receiver.octets)
         return hasRead
 
     # --- steps of the dialogue ---
@@ -382,9 +387,10 @@ class SMTPServerProtocol(Protocol):
         _STEPS[type(step)](self, step)
 
     def _say(self, reply: Reply) -> None:
-        if reply.code >= 400:
+        self._code = reply.code
+        if self._code >= 400:
             self._note(reply)
-        self._put(reply)
+        self._writer.put(self._dialogue.encode(reply))
         if reply.closes:
             self._close()
             return
@@ -403,14 +409,10 @@ class SMTPServerProtocol(Protocol):
         for reply in {reply for reply in others if reply.code >= 400} - {last}:
             self._note(reply)
         for reply in others:
-            self._put(reply)
+            self._writer.put(self._dialogue.encode(reply))
         # Each recipient has its reply, even if the first of them closes.
         self._say(last.closing() if any(reply.closes for reply in others) else last)
         self._code = max(reply.code for reply in all)
-
-    def _put(self, reply: Reply) -> None:
-        self._code = reply.code
-        self._writer.put(self._dialogue.encode(reply))
 
     def _note(self, reply: Reply) -> None:
         """Let the log and the hooks know what went wrong, where it was the server itself who refused."""
@@ -493,14 +495,14 @@ class SMTPServerProtocol(Protocol):
             self._say(replies.TALKED_BEFORE_TLS)
             return
         if step.reply is not None:
-            self._put(step.reply)
+            self._writer.put(self._dialogue.encode(step.reply))
         self._isHandshaking = True
         self.patience.forClient()
         self._writer.startTLS(self.factory.secureContext)
 
     def _receiveMessage(self, step: ReceiveMessage) -> None:
         # The client waits for this reply and sends nothing until it comes; the hook may take its time.
-        self._put(step.reply)
+        self._writer.put(self._dialogue.encode(step.reply))
         self._writer.flush()
         self._messageBegins()
         self._receive(self._receiver.message)

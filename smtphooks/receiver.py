@@ -19,7 +19,7 @@ from smtphooks.options import Options
 from smtphooks.replies import SMTPError
 from smtphooks.runner import HOOK_TIMED_OUT, HookRunner
 from smtphooks.steps import DiscardChunk, ReceiveChunk, Verdict
-from smtphooks.stream import MessageStream
+from smtphooks.stream import ROOM, MessageStream
 from smtphooks.wire import Wire
 
 
@@ -119,7 +119,7 @@ class Receiver:
     @property
     def hasRoom(self) -> bool:
         """More of the message may be read."""
-        return self._delivery is None or self._delivery.stream.hasRoom
+        return self._delivery is None or self._delivery.stream.buffered < ROOM
 
     @property
     def buffered(self) -> int:
@@ -129,17 +129,15 @@ class Receiver:
     # --- reading ---
 
     def read(self) -> bool:
-        """Pull once from the wire.  False if there is nothing to pull, or no room for it."""
+        """Pull once from the wire, if there is room.  False if there is nothing to pull."""
         delivery, wire = self._delivery, self._wire
-        if not self.hasRoom:
-            return False
         data = wire.maybeMessage()
         if data is None and not wire.messageEnded:
             return False
         if data:
             self.octets += len(data)
             if delivery is not None:
-                delivery.receive(data)
+                delivery.stream.receive(data)
         if wire.bareNewlineSeen and delivery is not None:
             delivery.refuseBareNewline()
         if wire.messageEnded:
@@ -161,7 +159,7 @@ class Receiver:
         if self._last:
             rest = self._wire.endOfChunks()
             if rest:
-                delivery.receive(rest)
+                delivery.stream.receive(rest)
             if self._wire.bareNewlineSeen:
                 delivery.refuseBareNewline()
             delivery.finish()

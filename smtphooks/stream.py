@@ -1,7 +1,7 @@
 """
 The message stream: what C{onData} reads a message from.
 
-The protocol puts octets in while L{MessageStream.hasRoom}; the hook takes them out in one of four ways, at its own
+The protocol puts octets in while fewer than L{ROOM} wait; the hook takes them out in one of four ways, at its own
 pace.  A message cut short never looks like a whole one: the stream either ends or fails.
 This module knows neither the wire nor the dialogue.
 """
@@ -19,9 +19,9 @@ from zope.interface import implementer
 
 from smtphooks.replies import TOO_LARGE, SMTPError
 
-# Octets that wait for the hook before the stream says that it is full.  One pull from the wire (at most 64 KiB) may go
+# Octets that wait for the hook before the stream is full.  One pull from the wire (at most 64 KiB) may go
 # over it, and what the wire holds (at most 64 KiB less that pull) comes on top: less than 128 KiB in all.
-_ROOM = 16384
+ROOM = 16384
 
 
 class ConsumerStopped(Exception):
@@ -92,11 +92,6 @@ class MessageStream:
         self._paused = False
 
     # --- the protocol's side ---
-
-    @property
-    def hasRoom(self) -> bool:
-        """More octets may come."""
-        return self.buffered < _ROOM
 
     @property
     def isAwaited(self) -> bool:

@@ -118,14 +118,14 @@ def test_the_answers_keep_their_number_whatever_the_hook_does_to_the_envelope() 
 @pytest.mark.parametrize("rejectOversized", [True, False])
 def test_an_oversized_message_is_refused_if_it_is_to_be(rejectOversized: bool) -> None:
     one = delivery(size=3, cutOversized=rejectOversized)
-    one.receive(b"text")
+    one.stream.receive(b"text")
     assert one.fault(rejectOversized) is (replies.TOO_LARGE if rejectOversized else None)
 
 
 def test_a_bare_newline_fails_the_stream_once_and_outweighs_the_size() -> None:
     one = delivery(size=3)
     one.refuseBareNewline()
-    one.receive(b"text")
+    one.stream.receive(b"text")
     one.refuseBareNewline()
     assert one.fault(True) is replies.BARE_NEWLINE
 
