@@ -5,11 +5,13 @@
 #   make lint     ruff, and mypy in strict mode
 #   make fuzz     look for what the tests did not think of, FUZZ_SECONDS=60 for each way to look
 #   make soak     many connections that live and die, and nothing stays behind
+#   make bench    measure the speed beside that of other servers; BENCH="--only 1k" for less, see benchmarks/README.rst
+#   make bench-check    fail where it falls behind a recorded bar
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: serve test lint fuzz soak clean
+.PHONY: serve test lint fuzz soak bench bench-check clean
 
 # A stamp per extra: the second run of a command installs nothing.
 $(VENV)/.installed-%: setup.cfg setup.py pyproject.toml
@@ -46,5 +48,13 @@ fuzz: $(VENV)/.installed-test $(VENV)/.installed-fuzz
 soak: $(VENV)/.installed
 	$(BIN)/python soak/run.py
 
+BENCH ?= --output docs/benchmarks
+
+bench: $(VENV)/.installed $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-check: $(VENV)/.installed $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks check
+
 clean:
-	rm -rf $(VENV) .fuzz build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .fuzz build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

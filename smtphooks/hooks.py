@@ -140,7 +140,7 @@ def _begin(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def _goOn(coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
-    """The rest of a coroutine that has come as far as its first await: what C{yield from} does (PEP 380), from there."""
+    """The rest of a coroutine that has come to its first await: what C{yield from} does (PEP 380), from there."""
     while True:
         resume: Callable[[Any], Any]
         try:

@@ -1,0 +1,123 @@
+"""
+A workload is played in rounds: in each, every server takes its turn, and a different one begins.
+
+This module knows neither SMTP nor how figures are compared; L{Record} is all that it hands on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from statistics import quantiles
+
+from benchmarks import load, measure
+from benchmarks.peers import Peer
+from benchmarks.running import Server, started
+from benchmarks.workloads import Burst, Latency, Memory, Turn, Workload
+
+# Figures of one turn by their names.
+Figures = dict[str, float]
+
+CPU = "CPU µs"
+RATE = "per second"
+MEDIAN = "p50 µs"
+SLOWEST = "p99 µs"
+MEMORY = "octets"
+
+# These fill what was free in the memory that a server had from its start; only those after them are measured.
+_FIRST_CONNECTIONS = 1000
+
+
+@dataclass(frozen=True)
+class Record:
+    """
+    @ivar rounds: in each, the figures of every label.
+    @ivar skipped: labels that took no part, and why.
+    """
+
+    workload: Workload
+    rounds: list[dict[str, Figures]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def play(workload: Workload, rounds: int, scale: float = 1.0) -> Record:
+    """
+    Measure a workload among those of its servers that this machine has.
+
+    @param scale: the part of each load that is used.
+    """
+    record = Record(workload)
+    rounds = min(rounds, workload.most)
+    turns = [turn for turn in workload.turns if not _isMissing(turn, record)]
+    for first in range(rounds) if workload.fresh else [0]:
+        with started({turn.peer: None for turn in turns}, workload.mode, scale) as servers:
+            taking = [turn for turn in turns if _offers(servers[turn.peer], workload.needs, turn, record)]
+            if not workload.fresh:
+                _playRound(taking, servers, scale)  # The first burst is no measure of those that follow.
+            for number in [first] if workload.fresh else range(rounds):
+                record.rounds.append(_playRound(list(rotated(taking, number)), servers, scale))
+    return record
+
+
+def _isMissing(turn: Turn, record: Record) -> bool:
+    missing = turn.peer.version() is None
+    if missing:
+        record.skipped[turn.label] = f"is not here: {turn.peer.hint}"
+    return missing
+
+
+def _offers(server: Server, extension: str, turn: Turn, record: Record) -> bool:
+    offered = not extension or extension in server.offers
+    if not offered:
+        record.skipped[turn.label] = f"does not offer {extension}"
+    return offered
+
+
+def rotated(turns: list[Turn], number: int) -> Iterator[Turn]:
+    """The same order, begun one later in each round."""
+    for position in range(len(turns)):
+        yield turns[(position + number) % len(turns)]
+
+
+def _playRound(turns: list[Turn], servers: dict[Peer, Server], scale: float) -> dict[str, Figures]:
+    return {turn.label: _take(turn, servers[turn.peer], scale) for turn in turns}
+
+
+def _take(turn: Turn, server: Server, scale: float) -> Figures:
+    job = turn.job
+    if isinstance(job, Burst):
+        return _burst(job, server, scale)
+    if isinstance(job, Latency):
+        return _latency(job, server, scale)
+    return _memory(job, server, scale)
+
+
+def _burst(job: Burst, server: Server, scale: float) -> Figures:
+    burst = job.load.scaled(scale)
+    units = burst.count * job.each
+    files = measure.openFiles(server.pid)
+    before, began = measure.cpuTime(server.pid), time.perf_counter()
+    burst.run(server.port)
+    took = time.perf_counter() - began
+    measure.awaitQuiet(server.pid, files)
+    return {CPU: (measure.cpuTime(server.pid) - before) / 1000 / units, RATE: units / took}
+
+
+def _latency(job: Latency, server: Server, scale: float) -> Figures:
+    taken = load.latencies(server.port, job.rate, job.seconds * scale)
+    hundredths = quantiles(taken, n=100)
+    return {MEDIAN: hundredths[49] * 1e6, SLOWEST: hundredths[98] * 1e6}
+
+
+def _memory(job: Memory, server: Server, scale: float) -> Figures:
+    counts = [round(count * scale) for count in (_FIRST_CONNECTIONS, job.connections)]
+    held = []
+    with ExitStack() as stack:
+        for count in counts:
+            for connection in load.connections(server.port, count):
+                stack.callback(connection.close)
+            measure.awaitQuiet(server.pid, measure.openFiles(server.pid))
+            held.append(measure.memory(server.pid))
+    return {MEMORY: (held[1] - held[0]) / counts[1]}

@@ -1,0 +1,49 @@
+"""The least that a server on Twisted can do: a reply that fits the first letter of a command, written directly."""
+
+from __future__ import annotations
+
+import sys
+
+from twisted.internet import endpoints, reactor
+from twisted.internet.protocol import Protocol, ServerFactory
+
+_REPLIES = {
+    b"E": b"250 mx.example\r\n",
+    b"H": b"250 mx.example\r\n",
+    b"M": b"250 2.1.0 Sender OK\r\n",
+    b"R": b"250 2.1.5 Recipient OK\r\n",
+    b"D": b"354 End data with <CR><LF>.<CR><LF>\r\n",
+    b"Q": b"221 2.0.0 Bye\r\n",
+}
+
+
+class Canned(Protocol):
+    """It takes every command and every message for whole as it comes, which is true of this load only."""
+
+    _inMessage = False
+
+    def connectionMade(self) -> None:
+        self.transport.write(b"220 mx.example ESMTP\r\n")
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._inMessage:
+            if data.endswith(b".\r\n"):
+                self._inMessage = False
+                self.transport.writeSomeData(b"250 2.0.0 Message accepted\r\n")
+            return
+        letter = data[:1]
+        self.transport.writeSomeData(_REPLIES[letter])
+        self._inMessage = letter == b"D"
+        if letter == b"Q":
+            self.transport.loseConnection()
+
+
+def main(port: str, mode: str, folder: str) -> None:
+    factory = ServerFactory.forProtocol(Canned)
+    factory.noisy = False
+    endpoints.serverFromString(reactor, f"tcp:{port}:interface=127.0.0.1:backlog=4096").listen(factory)
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,31 @@
+// smtp-server on Node.
+
+'use strict';
+
+const fs = require('fs');
+const { SMTPServer } = require('smtp-server');
+
+const [port, mode, folder] = process.argv.slice(2);
+
+const server = new SMTPServer({
+    name: 'mx.example',
+    lmtp: mode === 'lmtp',
+    key: fs.readFileSync(`${folder}/key.pem`),
+    cert: fs.readFileSync(`${folder}/cert.pem`),
+    authOptional: true,
+    disableReverseLookup: true,
+    size: 1 << 25,
+    socketTimeout: 600000,
+    logger: false,
+    onAuth(auth, session, callback) {
+        callback(null, { user: auth.username });
+    },
+    onData(stream, session, callback) {
+        stream.on('end', callback);
+        stream.resume();
+    }
+});
+
+// A client that leaves early is no failure of the server.
+server.on('error', () => {});
+server.listen(Number(port), '127.0.0.1', 4096);

@@ -1,0 +1,196 @@
+"""
+What is measured: a table of workloads, each with the turns that are taken in every round.
+
+A workload is added by one more entry; nothing else has to know of it.
+This module knows no statistics and starts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from benchmarks.load import CHUNKED, PATIENT, PIPELINED, Dialogue, Load, SmtpSource
+from benchmarks.peers import (
+    ASYNCIO,
+    CANNED,
+    FEW_IDLE,
+    HOOKS,
+    MAILBOX,
+    MAILDIR,
+    MANY_IDLE,
+    PEERS,
+    SMTP_SERVER,
+    SMTPHOOKS,
+    UVLOOP,
+    Peer,
+)
+
+
+@dataclass(frozen=True)
+class Burst:
+    """
+    CPU time for each unit of a burst.
+
+    @ivar each: units in a message.
+    """
+
+    load: Load
+    each: int = 1
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of replies at a fixed load."""
+
+    rate: float = 200.0
+    seconds: float = 1.5
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory for each idle connection."""
+
+    connections: int = 5000
+
+
+@dataclass(frozen=True)
+class Turn:
+    """
+    One server's part of a round.
+
+    @ivar label: what the figures are called by.
+    """
+
+    label: str
+    peer: Peer
+    job: Burst | Latency | Memory
+
+
+@dataclass(frozen=True)
+class Workload:
+    """
+    @ivar unit: what a figure of CPU time is for.
+    @ivar base: label of the turn that the others are compared with.
+    @ivar needs: the extension that a server has to offer to take part.
+    @ivar steps: for a cost that should grow with its amount, what each label in turn has of it.
+    @ivar most: more rounds than these would tell nothing new.
+    """
+
+    name: str
+    title: str
+    turns: tuple[Turn, ...]
+    unit: str = "message"
+    base: str = SMTPHOOKS.name
+    mode: str = "smtp"
+    needs: str = ""
+    steps: dict[str, float] = field(default_factory=dict, hash=False)
+    most: int = 1000
+
+    @property
+    def fresh(self) -> bool:
+        """Whether each round needs new processes: they keep memory that they once had."""
+        return any(isinstance(turn.job, Memory) for turn in self.turns)
+
+    @property
+    def usesSmtpSource(self) -> bool:
+        return any(isinstance(turn.job, Burst) and isinstance(turn.job.load, SmtpSource) for turn in self.turns)
+
+    def only(self, labels: Sequence[str]) -> Workload:
+        return replace(self, turns=tuple(turn for turn in self.turns if turn.label in labels))
+
+
+def _among(peers: Sequence[Peer], job: Burst | Latency | Memory) -> tuple[Turn, ...]:
+    return tuple(Turn(peer.name, peer, job) for peer in peers)
+
+
+def _connecting(peers: Sequence[Peer], load: SmtpSource) -> tuple[Turn, ...]:
+    """smtp-server waits a tenth of a second before each greeting: it needs more sessions to have something to do."""
+    patient = replace(load, sessions=40)
+    return tuple(Turn(peer.name, peer, Burst(patient if peer is SMTP_SERVER else load)) for peer in peers)
+
+
+_SERVERS = (SMTPHOOKS, *PEERS)
+_PLAIN_SERVERS = (*_SERVERS, CANNED)
+_LMTP_SERVERS = tuple(peer for peer in _SERVERS if peer.lmtp)
+_KEPT = SmtpSource(1500, 1024)
+# More than ten thousand recipients a burst, however many messages they make.
+_RECIPIENTS = {1: 1200, 10: 600, 100: 100, 1000: 12}
+_SIZES = {"10 KB": 10_000, "100 KB": 100_000, "1 MB": 1_000_000, "10 MB": 10_000_000}
+
+WORKLOADS = (
+    Workload("1k", "1 KB, kept connections", _among([*_PLAIN_SERVERS, HOOKS, UVLOOP, ASYNCIO], Burst(_KEPT))),
+    Workload("50k", "50 KB, kept connections", _among([*_PLAIN_SERVERS, HOOKS], Burst(SmtpSource(500, 51200)))),
+    Workload(
+        "recipients",
+        "10 recipients, 1 KB, kept",
+        _among([*_PLAIN_SERVERS, HOOKS], Burst(SmtpSource(500, 1024, recipients=10))),
+    ),
+    Workload(
+        "connections",
+        "a connection per message, 1 KB",
+        _connecting([*_PLAIN_SERVERS, HOOKS, UVLOOP, ASYNCIO], SmtpSource(600, 1024, kept=False)),
+    ),
+    Workload("25m", "25 MB", _among(_SERVERS, Burst(SmtpSource(2, 25_000_000, sessions=2), each=25)), unit="MB"),
+    Workload(
+        "pipelined",
+        "1 KB, pipelined envelope",
+        _among(_SERVERS, Burst(Dialogue(2000, PIPELINED))),
+        needs="PIPELINING",
+    ),
+    Workload("bdat", "1 KB with BDAT", _among(_SERVERS, Burst(Dialogue(2000, CHUNKED))), needs="CHUNKING"),
+    Workload(
+        "handshakes",
+        "STARTTLS and QUIT",
+        _among(_SERVERS, Burst(Dialogue(120, kept=False, tls=True))),
+        unit="connection",
+        needs="STARTTLS",
+    ),
+    Workload(
+        "tls",
+        "1 KB, kept TLS connections",
+        _among([*_SERVERS, UVLOOP, ASYNCIO], Burst(Dialogue(1000, PATIENT, tls=True))),
+        needs="STARTTLS",
+    ),
+    Workload(
+        "submission",
+        "STARTTLS, AUTH, 1 KB",
+        _among(_SERVERS, Burst(Dialogue(120, PATIENT, kept=False, tls=True, auth=True))),
+        needs="STARTTLS",
+    ),
+    Workload(
+        "lmtp",
+        "LMTP, 1 KB, kept connections",
+        _among(_LMTP_SERVERS, Burst(SmtpSource(1500, 1024, lmtp=True))),
+        mode="lmtp",
+    ),
+    Workload(
+        "maildir",
+        "1 KB into a Maildir",
+        _among([MAILDIR, MAILBOX], Burst(SmtpSource(200, 1024))),
+        base=MAILDIR.name,
+    ),
+    Workload(
+        "size",
+        "message size",
+        tuple(
+            Turn(label, SMTPHOOKS, Burst(SmtpSource(max(4, min(1000, 40_000_000 // size)), size)))
+            for label, size in _SIZES.items()
+        ),
+        base="10 KB",
+        steps={label: size / 1_000_000 for label, size in _SIZES.items()},
+    ),
+    Workload(
+        "recipient-count",
+        "number of recipients",
+        tuple(
+            Turn(str(number), SMTPHOOKS, Burst(SmtpSource(count, 1024, recipients=number)))
+            for number, count in _RECIPIENTS.items()
+        ),
+        base="1",
+        steps={str(number): number for number in _RECIPIENTS},
+    ),
+    Workload("idle", "1 KB beside idle connections", _among([FEW_IDLE, MANY_IDLE], Burst(_KEPT)), base=FEW_IDLE.name),
+    Workload("latency", "time of a reply, 200 messages a second", _among(_SERVERS, Latency())),
+    Workload("memory", "memory per idle connection", _among(_SERVERS, Memory()), most=3),
+)

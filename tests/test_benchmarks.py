@@ -1,0 +1,230 @@
+"""The benchmark: its statistics, its bars, what it reads of a process; and one real run, as short as can be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bars, compare, measure, report
+from benchmarks.bars import BARS, Bar, GrowthBar, judge
+from benchmarks.compare import Summary
+from benchmarks.load import CHUNKED, PATIENT, PIPELINED, Dialogue, SmtpSource
+from benchmarks.rounds import CPU, RATE, Record, rotated
+from benchmarks.workloads import WORKLOADS, Burst
+
+ROOT = Path(__file__).parents[1]
+BY_NAME = {workload.name: workload for workload in WORKLOADS}
+
+
+def roundsOf(values: Mapping[str, Sequence[float]]) -> list[dict[str, dict[str, float]]]:
+    """Rounds in which each label needed what is given for it, in order."""
+    return [
+        {label: {CPU: value, RATE: 1e6 / value} for label, value in zip(values, each, strict=True)}
+        for each in zip(*values.values(), strict=True)
+    ]
+
+
+def recordOf(name: str, values: Mapping[str, Sequence[float]]) -> Record:
+    return Record(BY_NAME[name], roundsOf(values))
+
+
+# --- statistics ---
+
+
+def test_ratios_are_paired_within_a_round() -> None:
+    # The machine was twice as slow in the second round; no ratio shows it.
+    rounds = roundsOf({"a": [10, 20, 12], "b": [20, 40, 24]})
+    assert compare.ratios(rounds, CPU, "a", "b") == [0.5, 0.5, 0.5]
+
+
+def test_a_round_without_one_of_the_pair_is_left_out() -> None:
+    rounds = [{"a": {CPU: 1.0}}, {"a": {CPU: 1.0}, "b": {CPU: 4.0}}]
+    assert compare.ratios(rounds, CPU, "a", "b") == [0.25]
+    assert compare.absolute(rounds, CPU, "b") == [4.0]
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [([3.0], Summary(3, 3, 3)), ([5, 1, 4, 2, 3], Summary(3, 2, 4)), ([1, 1, 1, 1, 100], Summary(1, 1, 1))],
+)
+def test_spread_is_the_middle_half(values: list[float], expected: Summary) -> None:
+    assert Summary.of(values) == expected
+
+
+def test_nothing_has_no_summary() -> None:
+    with pytest.raises(ValueError, match="nothing was measured"):
+        Summary.of([])
+
+
+@pytest.mark.parametrize(
+    "costs, expected",
+    [
+        ((150, 1050, 10050), 1.0),  # 50 and 100 for each: what is there without any is left out
+        ((150, 1050, 19950), 2.0),
+        ((150, 1050, 5100), 0.5),
+    ],
+)
+def test_growth_is_that_of_a_unit(costs: tuple[float, ...], expected: float) -> None:
+    rounds = roundsOf({"1": [costs[0]], "10": [costs[1]], "100": [costs[2]]})
+    (growth,) = compare.growth(rounds, CPU, {"1": 1, "10": 10, "100": 100})
+    assert growth == pytest.approx(expected, rel=0.01)
+
+
+def test_every_server_begins_a_round() -> None:
+    turns = BY_NAME["size"].turns
+    orders = [[turn.label for turn in rotated(list(turns), number)] for number in range(len(turns))]
+    assert {order[0] for order in orders} == {turn.label for turn in turns}
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+
+
+# --- bars ---
+
+BAR = Bar("1k", CPU, "smtphooks", 0.5, "aiosmtpd")
+
+
+@pytest.mark.parametrize("cost, held", [(49, True), (50, True), (51, False)])
+def test_a_ratio_behind_its_bar_fails(cost: float, held: bool) -> None:
+    record = recordOf("1k", {"smtphooks": [cost] * 9, "aiosmtpd": [100] * 9})
+    (verdict,) = judge([BAR], {"1k": record})
+    assert verdict.held is held
+    assert ("BEHIND" in str(verdict)) is not held
+
+
+def test_a_bar_that_cannot_be_judged_fails() -> None:
+    record = recordOf("1k", {"smtphooks": [1] * 9})
+    record.skipped["aiosmtpd"] = "is not here: pip install aiosmtpd"
+    for records in ({"1k": record}, {}):
+        (verdict,) = judge([BAR], records)
+        assert not verdict.held
+    (verdict,) = judge([BAR], {"1k": record})
+    assert "aiosmtpd is not here: pip install aiosmtpd" in str(verdict)
+
+
+@pytest.mark.parametrize("last, held", [(100_000, True), (200_000, False), (10_000, True)])
+def test_only_growth_counts_against_linear_cost(last: float, held: bool) -> None:
+    record = recordOf("recipient-count", {"1": [100], "10": [1000], "100": [10_000], "1000": [last]})
+    (verdict,) = judge([GrowthBar("recipient-count", CPU, "", 1.25)], {"recipient-count": record})
+    assert verdict.held is held
+
+
+def test_every_bar_names_turns_of_its_workload() -> None:
+    for bar in BARS:
+        assert set(bar.labels) <= {turn.label for turn in BY_NAME[bar.workload].turns}, str(bar)
+
+
+def test_only_what_bars_need_is_played() -> None:
+    (played,) = bars.judged(WORKLOADS, [BAR])
+    assert [turn.label for turn in played.turns] == ["smtphooks", "aiosmtpd"]
+
+
+def test_table_says_which_way_a_ratio_is() -> None:
+    record = recordOf("1k", {"smtphooks": [10], "smtphooks, all hooks": [12], "aiosmtpd": [40]})
+    text = report.block(record)
+    assert "0.250 (0.250-0.250)  smtphooks / aiosmtpd" in text
+    assert "1.200 (1.200-1.200)  smtphooks, all hooks / smtphooks" in text
+
+
+# --- load ---
+
+
+def test_bursts_are_whole_sessions() -> None:
+    for workload in WORKLOADS:
+        for turn in workload.turns:
+            if isinstance(turn.job, Burst):
+                load = turn.job.load
+                assert isinstance(load, (Dialogue, SmtpSource))
+                for scale in (1.0, 0.01):
+                    assert load.scaled(scale).count >= load.sessions
+                if isinstance(load, Dialogue):
+                    assert load.count % load.sessions == 0
+
+
+def test_a_step_awaits_a_reply_for_each_command() -> None:
+    for steps in (PATIENT, PIPELINED, CHUNKED):
+        assert [code for _, codes in steps for code in codes][-1] == 250
+    assert PIPELINED[0][1] == (250, 250, 354)
+
+
+# --- what is read of a process ---
+
+BUSY = """
+import os, sys, threading, time
+def work():
+    end = time.thread_time() + 0.1
+    while time.thread_time() < end:
+        pass
+thread = threading.Thread(target=lambda: (work(), done.set(), threading.Event().wait()), daemon=True)
+done = threading.Event()
+thread.start()
+done.wait()
+if not os.fork():
+    work()
+    print("child", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+sys.stdin.read()
+"""
+
+
+def test_cpu_time_counts_threads_and_children() -> None:
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"child\n"
+        pids = list(measure.tree(process.pid))
+        measure.awaitQuiet(process.pid, measure.openFiles(process.pid))
+        alone = int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0])
+        assert len(pids) == 2
+        assert measure.cpuTime(process.pid) - alone > 0.19e9
+        assert measure.memory(process.pid) > 1 << 20
+        process.communicate(b"")
+
+
+LATE = """
+import sys
+held = open("/dev/null")
+print(flush=True)
+sys.stdin.readline()
+held.close()
+sys.stdin.read()
+"""
+
+
+def test_quiet_is_not_before_connections_are_closed() -> None:
+    with subprocess.Popen([sys.executable, "-c", LATE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdout.readline()
+        files = measure.openFiles(process.pid) - 1
+        timer = threading.Timer(0.1, os.write, [process.stdin.fileno(), b"\n"])
+        timer.start()
+        measure.awaitQuiet(process.pid, files)
+        assert measure.openFiles(process.pid) == files
+        timer.join()
+        process.communicate(b"")
+
+
+# --- a real run ---
+
+
+def test_a_quick_run_writes_its_results(tmp_path: Path) -> None:
+    names = ["pipelined", "handshakes", "latency"]
+    only = [argument for name in names for argument in ("--only", name)]
+    command = [sys.executable, "-m", "benchmarks", "--quick", *only, "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["workloads"]) == names
+    (played,) = results["workloads"]["handshakes"]["rounds"]
+    assert played["smtphooks"][CPU] > 0
+    assert "twisted.mail" in played
+    assert "twisted.mail does not offer PIPELINING" in done.stdout
+    assert "smtphooks / twisted.mail" in (tmp_path / "results.txt").read_text()
+    drawn = (tmp_path / "cpu.svg").exists()
+    assert drawn or "pip install matplotlib" in done.stdout
+    assert str(ROOT) not in "".join(path.read_text() for path in tmp_path.iterdir())
