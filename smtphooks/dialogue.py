@@ -29,6 +29,9 @@ _COMMAND_LENGTH = 512
 # What a client may say as often as it likes before it is authenticated: it leads there, or away.
 _TOWARDS_AUTHENTICATION = frozenset({"HELO", "EHLO", "LHLO", "STARTTLS", "AUTH", "QUIT"})
 
+# What most hooks say of a message.
+_TAKEN = (None,)
+
 _LINE_FAULTS = {LineFault.TOO_LONG: replies.LINE_TOO_LONG, LineFault.BARE_LINE_END: replies.BARE_LINE_END}
 
 
@@ -44,6 +47,7 @@ class Dialogue:
 
     __slots__ = (
         "_commandLimit",
+        "_isEnhanced",
         "_question",
         "_refusedByHook",
         "_task",
@@ -81,6 +85,7 @@ class Dialogue:
         self.lineLimit = max(self._commandLimit, AUTH_LINE_LENGTH if mechanisms else 0)
         self._task: Task | None = None
         self._question: Ask | None = None  # the last that the task has asked of a hook
+        self._isEnhanced = not options.hideENHANCEDSTATUSCODES
         self.speaksUtf8 = False
         self._refusedByHook = False
 
@@ -109,13 +114,13 @@ class Dialogue:
         if not verb.isascii():
             # The upper case of some other letters is ASCII: what a filter before us let pass must not become a command.
             return self._conclude(self.unrecognized())
-        self.verb = verb.upper()
-        return self._command(argument.strip(" "))
+        self.verb = verb = verb.upper()
+        return self._command(verb, argument.strip(" "))
 
     def answer(self, value: object) -> Step:
         """The open question has been answered."""
         assert self._task is not None, "no question is open"
-        if isinstance(value, Verdict):
+        if type(value) is Verdict and value.results != _TAKEN:
             self._refusedByHook = any(isinstance(result, SMTPError) for result in value.results)
         return self._advance(self._task.send, value)
 
@@ -135,7 +140,7 @@ class Dialogue:
 
     def encode(self, reply: Reply) -> bytes:
         """The octets of a reply, as this client may get them."""
-        return reply.encode(not self.options.hideENHANCEDSTATUSCODES, self.speaksUtf8)
+        return reply.encode(self._isEnhanced, self.speaksUtf8)
 
     @property
     def inTransaction(self) -> bool:
@@ -187,8 +192,8 @@ class Dialogue:
         extension = COMMANDS[verb].extension
         return not extension or self.extensions.inForce(extension, self.session)
 
-    def _command(self, argument: str) -> Step:
-        verb, options = self.verb, self.options
+    def _command(self, verb: str, argument: str) -> Step:
+        options = self.options
         if not options.authOptional and self._isUnauthenticatedForTooLong():
             return self._conclude(replies.TOO_MANY_UNAUTHENTICATED)
         command = self.flavour.commands.get(verb)

@@ -341,7 +341,7 @@ class SMTPServerProtocol(Protocol):
         self._read = None
         self._journal.commands += 1
         self._advance(self._dialogue.receive, line)
-        return True
+        return not self._wire.isEmpty or self.isLeaving
 
     def _readMessage(self) -> bool:
         receiver, patience = self._receiver, self.patience

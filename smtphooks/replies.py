@@ -108,15 +108,17 @@ class Reply:
         @param enhanced: with the enhanced code (RFC 2034).
         @param utf8: the client asked for SMTPUTF8, so the text may leave ASCII (RFC 6531 section 3.7.4).
         """
-        if utf8:
-            return self._encode(enhanced, "utf-8")
-        if enhanced:
-            if self._enhanced is None:
-                self._enhanced = self._encode(True, "ascii")
-            return self._enhanced
-        if self._plain is None:
-            self._plain = self._encode(False, "ascii")
-        return self._plain
+        octets = self._enhanced if enhanced else self._plain
+        if octets is not None and not utf8:
+            return octets
+        octets = self._encode(enhanced, "utf-8" if utf8 else "ascii")
+        if not utf8:
+            # Most replies are said to many clients, or many times.
+            if enhanced:
+                self._enhanced = octets
+            else:
+                self._plain = octets
+        return octets
 
     def _encode(self, enhanced: bool, charset: str) -> bytes:
         prefix = f"{self.enhancedCode} ".encode() if enhanced and self.enhancedCode else b""

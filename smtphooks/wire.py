@@ -37,6 +37,7 @@ class Wire:
     """
     The receiving side of one connection.
 
+    @ivar isEmpty: all that was received has been looked at.
     @ivar messageEnded: the message or chunk asked for has been handed out whole.
     @ivar bareNewlineSeen: the message held a bare CR or LF (only looked for in "reject" mode).
     """
@@ -54,6 +55,7 @@ class Wire:
         "_waiting",
         "_waitingOctets",
         "bareNewlineSeen",
+        "isEmpty",
         "messageEnded",
     )
 
@@ -69,14 +71,16 @@ class Wire:
         self._lineEnd = b"\r\n"  # what the message so far ends with, if it is a line end
         self._chunkOctets: int | None = None  # octets to come of a BDAT chunk; None for DATA
         self._verbatim = False
+        self.isEmpty = True
         self.messageEnded = True
         self.bareNewlineSeen = False
 
     def receive(self, data: bytes) -> None:
         """Take octets from the network."""
-        if self._position >= len(self._block) and not self._waiting:
+        if self.isEmpty:
             self._block = data
             self._position = 0
+            self.isEmpty = not data
         else:
             self._waiting.append(data)
             self._waitingOctets += len(data)
@@ -93,21 +97,21 @@ class Wire:
         self._position = 0
         self._waiting.clear()
         self._waitingOctets = 0
+        self.isEmpty = True
         self._partial.clear()
         self._lineLost = None
         return octets
 
-    def _nextBlock(self) -> bool:
-        """Those at hand are used up; make the next waiting octets the ones at hand."""
-        if not self._waiting:
+    def _next(self) -> None:
+        """The octets at hand have all been looked at; go on to those behind them."""
+        self._position = 0
+        if self._waiting:
+            self._block = self._waiting.popleft()
+            self._waitingOctets -= len(self._block)
+        else:
             # Not to hold on to a large block between two commands.
             self._block = b""
-            self._position = 0
-            return False
-        self._block = self._waiting.popleft()
-        self._waitingOctets -= len(self._block)
-        self._position = 0
-        return True
+            self.isEmpty = True
 
     # --- lines ---
 
@@ -117,10 +121,12 @@ class Wire:
 
         @param limit: octets that a line may have, its CRLF included (RFC 5321 section 4.5.3.1.4).
         """
-        while self._position < len(self._block) or self._nextBlock():
+        while not self.isEmpty:
             block, start = self._block, self._position
             newline = block.find(b"\n", start)
             self._position = end = newline + 1 or len(block)
+            if end >= len(block):
+                self._next()
             if newline > start and not self._partial and end - start <= limit and block[newline - 1] == 13:
                 # The common case: a whole line in one piece.  A lost line leaves something in the partial one.
                 line = block[start : newline - 1]
@@ -190,9 +196,12 @@ class Wire:
 
         Look at L{messageEnded} after each call; the octets may be empty.  At most 64 KiB in one pull.
         """
-        if self.messageEnded or not (self._position < len(self._block) or self._nextBlock()):
+        if self.messageEnded or self.isEmpty:
             return None
-        return self._data() if self._chunkOctets is None else self._chunk(self._chunkOctets)
+        data = self._data() if self._chunkOctets is None else self._chunk(self._chunkOctets)
+        if self._position >= len(self._block):
+            self._next()
+        return data
 
     def endOfChunks(self) -> bytes:
         """What was held back of a message in chunks, after its last one."""
