@@ -35,7 +35,8 @@ _ANY_QUOTED = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _LDH = "[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
 
 # What nearly every command holds.  Neither "xn--" nor two hyphens in a row pass, which need a closer look.
-_COMMON_PATH = re.compile(rf"<([{_ASCII_ATEXT}]+(?:\.[{_ASCII_ATEXT}]+)*)@([A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*)>")
+_COMMON_PATH = rf"<([{_ASCII_ATEXT}]+(?:\.[{_ASCII_ATEXT}]+)*)@([A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*)>"
+_COMMON = {key: re.compile(f"(?i:{key}):{_COMMON_PATH}(?: +(.*))?", re.DOTALL) for key in ("FROM", "TO")}
 
 _BRACKETED = re.compile(rf'[ \t]*(<[^">]*(?:{_ANY_QUOTED}[^">]*)*>)(?: |\Z)', re.DOTALL)
 _BARE = re.compile(rf'[ \t]*(?![< \t]|\Z)([^" ]*(?:{_ANY_QUOTED}[^" ]*)*)(?: |\Z)', re.DOTALL)
@@ -90,6 +91,21 @@ def _limit(what: str, text: str, octets: int) -> None:
         raise _Fault(f"{what} too long, at most {octets} octets")
 
 
+def commonPath(argument: str, keyword: str) -> tuple[Path, str] | None:
+    """
+    What L{splitPath} and then L{parseReversePath} or L{parseForwardPath} find, at a glance.
+
+    @return: the path, and the text of the parameters; None if the path is not quite as usual and needs all of these.
+    """
+    match = _COMMON[keyword].fullmatch(argument)
+    if match is None:
+        return None
+    local, domain, parameters = match.groups("")
+    if len(local) > _LOCAL_OCTETS or len(domain) > _LABEL_OCTETS:
+        return None
+    return Path(f"{local}@{domain}", local, domain), parameters
+
+
 def splitPath(argument: str, keyword: str, lenient: bool) -> tuple[str, str] | None:
     """
     Cut the argument of MAIL or RCPT into its path and its parameters.
@@ -120,8 +136,6 @@ def parseReversePath(text: str, *, utf8: bool, lenient: bool) -> Path:
     @param utf8: the transaction asked for SMTPUTF8.
     @param lenient: option C{lenientAddressParsing}.
     """
-    if (path := _commonPath(text)) is not None:
-        return path
     try:
         inner = _unwrap(text, utf8, lenient)
         return _mailbox(inner, lenient) if inner else _NULL_PATH
@@ -135,8 +149,6 @@ def parseForwardPath(text: str, *, utf8: bool, lenient: bool) -> Path:
 
     The parameters are those of L{parseReversePath}.
     """
-    if (path := _commonPath(text)) is not None:
-        return path
     try:
         inner = _unwrap(text, utf8, lenient)
         if not inner:
@@ -146,16 +158,6 @@ def parseForwardPath(text: str, *, utf8: bool, lenient: bool) -> Path:
         return _mailbox(inner, lenient)
     except _Fault as fault:
         raise SMTPError(f"Bad recipient address: {fault}", 501, "5.1.3") from None
-
-
-def _commonPath(text: str) -> Path | None:
-    match = _COMMON_PATH.fullmatch(text)
-    if match is None:
-        return None
-    local, domain = match.groups()
-    if len(local) > _LOCAL_OCTETS or len(domain) > _LABEL_OCTETS:
-        return None
-    return Path(text[1:-1], local, domain)
 
 
 def _unwrap(text: str, utf8: bool, lenient: bool) -> str:

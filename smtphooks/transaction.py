@@ -43,17 +43,19 @@ def mail(dialogue: Dialogue, argument: str) -> Task:
         return Reply(530, options.authRequiredMessage, "5.7.0")
     if options.maxTransactions and session.transaction > options.maxTransactions:
         return replies.TOO_MANY_TRANSACTIONS
-    parts = grammar.splitPath(argument, "FROM", options.lenientAddressParsing)
+    lenient = options.lenientAddressParsing
+    parts = grammar.commonPath(argument, "FROM") or grammar.splitPath(argument, "FROM", lenient)
     if parts is None:
         return replies.MAIL_SYNTAX
-    text, parameters = parts
+    path, parameters = parts
     arguments = {}
     if parameters:
         arguments = dialogue.extensions.mailArguments(grammar.parseParameters(parameters, utf8=True), session)
     utf8 = "SMTPUTF8" in arguments
-    path = grammar.parseReversePath(text, utf8=utf8, lenient=options.lenientAddressParsing)
+    if isinstance(path, str):
+        path = grammar.parseReversePath(path, utf8=utf8, lenient=lenient)
     _checkCharset(parameters, utf8)
-    address = Address(path.address, path.local, path.domain, arguments)
+    address = Address(*path, arguments)
     answer = yield Ask("onMailFrom", (address, session))
     session.envelope = Envelope(address)
     dialogue.speaksUtf8 = utf8
@@ -66,17 +68,19 @@ def rcpt(dialogue: Dialogue, argument: str) -> Task:
     options, session = dialogue.options, dialogue.session
     if options.maxRecipients and len(session.envelope.rcptTo) >= options.maxRecipients:
         return replies.TOO_MANY_RECIPIENTS
-    parts = grammar.splitPath(argument, "TO", options.lenientAddressParsing)
+    lenient = options.lenientAddressParsing
+    parts = grammar.commonPath(argument, "TO") or grammar.splitPath(argument, "TO", lenient)
     if parts is None:
         return replies.RCPT_SYNTAX
-    text, parameters = parts
-    utf8 = session.envelope.smtpUtf8
-    path = grammar.parseForwardPath(text, utf8=utf8, lenient=options.lenientAddressParsing)
+    path, parameters = parts
+    utf8 = dialogue.speaksUtf8
+    if isinstance(path, str):
+        path = grammar.parseForwardPath(path, utf8=utf8, lenient=lenient)
     arguments = {}
     if parameters:
         arguments = dialogue.extensions.rcptArguments(grammar.parseParameters(parameters, utf8=True), session)
         _checkCharset(parameters, utf8)
-    address = Address(path.address, path.local, path.domain, arguments)
+    address = Address(*path, arguments)
     answer = yield Ask("onRcptTo", (address, session))
     session.envelope.rcptTo.append(address)
     dialogue.state = State.RECIPIENTS

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from smtphooks.grammar import (
     Path,
+    commonPath,
     decodeXtext,
     parseForwardPath,
     parseHostname,
@@ -543,6 +544,34 @@ def test_u_label_and_a_label_name_one_domain(domain: str) -> None:
 
 
 @calm
+@given(
+    st.sampled_from(["FROM", "from", "To", "TO"]),
+    st.sampled_from(["", " "]),
+    hostilePaths | st.builds("<{}@{}>".format, dotStrings, asciiDomains),
+    st.sampled_from(["", " ", "  X=1", " X=ü Y", "X"]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_what_is_seen_at_a_glance_is_what_a_closer_look_finds(
+    keyword: str, space: str, text: str, parameters: str, utf8: bool, leniently: bool
+) -> None:
+    argument = f"{keyword}:{space}{text}{parameters}"
+    for wanted, parse in (("FROM", parseReversePath), ("TO", parseForwardPath)):
+        common = commonPath(argument, wanted)
+        if common is not None:
+            split = splitPath(argument, wanted, leniently)
+            assert split is not None
+            assert common == (parse(split[0], utf8=utf8, lenient=leniently), split[1])
+
+
+def test_a_glance_is_enough_for_what_is_usual() -> None:
+    assert commonPath("FROM:<user+tag@mx-1.example.org>", "FROM") is not None
+    assert commonPath("to:<a.b@c> NOTIFY=NEVER", "TO") == (Path("a.b@c", "a.b", "c"), "NOTIFY=NEVER")
+    for unusual in ("FROM:<>", "FROM:<a@xn--a>", "FROM:<a@b.c.>", f"FROM:<{'a' * 65}@b>", f"FROM:<a@{'b' * 64}>"):
+        assert commonPath(unusual, "FROM") is None
+
+
+@calm
 @given(hostilePaths, st.booleans(), st.booleans())
 def test_accepted_paths_are_visible_and_parse_to_themselves(text: str, utf8: bool, leniently: bool) -> None:
     for parse in (parseReversePath, parseForwardPath):
@@ -619,6 +648,7 @@ def test_long_hostile_text_is_done_with_in_one_pass(piece: str, prefix: str, suf
     # With a pattern that backtracks, any of these would not end.
     text = prefix + piece * (100_000 // len(piece)) + suffix
     for keyword in ("FROM", "TO"):
+        commonPath(text, keyword)
         for leniently in (False, True):
             splitPath(text, keyword, leniently)
     for leniently in (False, True):
