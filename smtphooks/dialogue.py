@@ -114,8 +114,8 @@ class Dialogue:
         if not verb.isascii():
             # The upper case of some other letters is ASCII: what a filter before us let pass must not become a command.
             return self._conclude(self.unrecognized())
-        self.verb = verb = verb.upper()
-        return self._command(verb, argument.strip(" "))
+        self.verb = verb.upper()
+        return self._command(argument.strip(" "))
 
     def answer(self, value: object) -> Step:
         """The open question has been answered."""
@@ -192,8 +192,8 @@ class Dialogue:
         extension = COMMANDS[verb].extension
         return not extension or self.extensions.inForce(extension, self.session)
 
-    def _command(self, verb: str, argument: str) -> Step:
-        options = self.options
+    def _command(self, argument: str) -> Step:
+        verb, options = self.verb, self.options
         if not options.authOptional and self._isUnauthenticatedForTooLong():
             return self._conclude(replies.TOO_MANY_UNAUTHENTICATED)
         command = self.flavour.commands.get(verb)
@@ -203,13 +203,12 @@ class Dialogue:
             return self._conclude(replies.NOT_IMPLEMENTED)
         if command is None:
             return self._handle(commands.extended, argument)
-        refusal = command.refusals.get(self.state)
-        if refusal is None and command.bare and argument:
-            refusal = replies.NO_ARGUMENT_ALLOWED
-        if refusal is None and command.encrypted and options.needsUpgrade and not self.session.secure:
-            refusal = replies.STARTTLS_FIRST
-        if refusal is not None:
-            return self._conclude(refusal)
+        if self.state in command.refusals:
+            return self._conclude(command.refusals[self.state])
+        if command.bare and argument:
+            return self._conclude(replies.NO_ARGUMENT_ALLOWED)
+        if command.encrypted and options.needsUpgrade and not self.session.secure:
+            return self._conclude(replies.STARTTLS_FIRST)
         return self._handle(command.handle, argument)
 
     def _isUnauthenticatedForTooLong(self) -> bool:

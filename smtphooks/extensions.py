@@ -114,7 +114,7 @@ class Extensions:
         for extension in self._extensions:
             parameters = extension.parametersFor(session)
             if parameters is not None:
-                lines.append(f"{extension.keyword} {parameters}".rstrip())
+                lines.append(f"{extension.keyword} {parameters}" if parameters else extension.keyword)
         return lines
 
     def inForce(self, keyword: str, session: Session) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from twisted.cred.portal import Portal
@@ -246,6 +247,7 @@ def _peersOf(name: str, value: object) -> TrustedPeers:
         raise OptionError(f"option {name} is wrong: {error}") from None
 
 
+@lru_cache(maxsize=4096)
 def _isInner(address: str) -> bool:
     """Not of the Internet: its servers have no names for it (RFC 6303), only a resolver of one's own may."""
     try:

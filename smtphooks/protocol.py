@@ -316,7 +316,8 @@ class SMTPServerProtocol(Protocol):
         self._writer.flush()
         if self._inputEnded and self._read is not None and not self._writer.isChoked and self._receiver.hasRoom:
             self._close()
-        self._stopOrStart()
+        if self._read is not _READ_LINE or self._writer.isChoked or self.isStopped:
+            self._stopOrStart()
 
     def _stopOrStart(self) -> None:
         """Stop the client while what it sent cannot be used yet, so that memory stays bounded (invariant 6)."""
@@ -379,7 +380,7 @@ class SMTPServerProtocol(Protocol):
                 if self._closing:
                     self._runner.late(step.hook, result)
                     return
-                step = self._answer(step, result)
+                step = self._dialogue.answer(None) if result is None else self._answer(step, result)
         except Exception:
             # An extension runs within the dialogue, and may crash as a hook may; but there is no way on from there.
             self._runner.refusal("(in the dialogue)", Failure())
@@ -390,7 +391,7 @@ class SMTPServerProtocol(Protocol):
         self._code = reply.code
         if self._code >= 400:
             self._note(reply)
-        self._writer.put(self._dialogue.encode(reply))
+        self._put(reply)
         if reply.closes:
             self._close()
             return
@@ -409,10 +410,13 @@ class SMTPServerProtocol(Protocol):
         for reply in {reply for reply in others if reply.code >= 400} - {last}:
             self._note(reply)
         for reply in others:
-            self._writer.put(self._dialogue.encode(reply))
+            self._put(reply)
         # Each recipient has its reply, even if the first of them closes.
         self._say(last.closing() if any(reply.closes for reply in others) else last)
         self._code = max(reply.code for reply in all)
+
+    def _put(self, reply: Reply) -> None:
+        self._writer.put(self._dialogue.encode(reply))
 
     def _note(self, reply: Reply) -> None:
         """Let the log and the hooks know what went wrong, where it was the server itself who refused."""
@@ -452,8 +456,6 @@ class SMTPServerProtocol(Protocol):
 
     def _answer(self, question: Ask, result: object) -> Step:
         """Tell the dialogue what a hook has decided."""
-        if result is None:
-            return self._dialogue.answer(None)
         if result is False and question.hook not in _YES_OR_NO:
             # Somebody meant "no", in the words of another library; that must not let anybody in.
             result = Failure(TypeError("False is no answer, a refusal is a raised SMTPError"))
@@ -495,14 +497,14 @@ class SMTPServerProtocol(Protocol):
             self._say(replies.TALKED_BEFORE_TLS)
             return
         if step.reply is not None:
-            self._writer.put(self._dialogue.encode(step.reply))
+            self._put(step.reply)
         self._isHandshaking = True
         self.patience.forClient()
         self._writer.startTLS(self.factory.secureContext)
 
     def _receiveMessage(self, step: ReceiveMessage) -> None:
         # The client waits for this reply and sends nothing until it comes; the hook may take its time.
-        self._writer.put(self._dialogue.encode(step.reply))
+        self._put(step.reply)
         self._writer.flush()
         self._messageBegins()
         self._receive(self._receiver.message)

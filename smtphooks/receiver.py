@@ -20,7 +20,7 @@ from smtphooks.replies import SMTPError
 from smtphooks.runner import HOOK_TIMED_OUT, HookRunner
 from smtphooks.steps import DiscardChunk, ReceiveChunk, Verdict
 from smtphooks.stream import ROOM, MessageStream
-from smtphooks.wire import Wire
+from smtphooks.wire import Wire, beforeBareNewline
 
 
 class Receiver:
@@ -137,12 +137,20 @@ class Receiver:
         if data:
             self.octets += len(data)
             if delivery is not None:
-                delivery.stream.receive(data)
-        if wire.bareNewlineSeen and delivery is not None:
-            delivery.refuseBareNewline()
+                self._hand(data, delivery)
         if wire.messageEnded:
             self._ended()
         return True
+
+    def _hand(self, data: bytes, delivery: Delivery) -> None:
+        """Octets to the hook; what is wrong with them it learns where they stand, however they were cut."""
+        if not self._wire.bareNewlineSeen:
+            delivery.stream.receive(data)
+            return
+        before = beforeBareNewline(data)
+        delivery.stream.receive(data[:before])
+        delivery.refuseBareNewline()
+        delivery.stream.receive(data[before:])
 
     def _endOrGoOn(self) -> None:
         self.owesInput = True
@@ -159,9 +167,7 @@ class Receiver:
         if self._last:
             rest = self._wire.endOfChunks()
             if rest:
-                delivery.stream.receive(rest)
-            if self._wire.bareNewlineSeen:
-                delivery.refuseBareNewline()
+                self._hand(rest, delivery)
             delivery.finish()
         if self._last or delivery.failed or delivery.fault(self._options.rejectOversized):
             self._conclude(self._verdict)

@@ -91,8 +91,8 @@ class Reply:
             _checkEnhancedCode(enhancedCode, code)
         self.code = code
         self.enhancedCode = enhancedCode
-        lines = (text,) if isinstance(text, str) else text
-        self.lines = tuple(_scrub(line) for line in lines)
+        lines = (text,) if isinstance(text, str) else tuple(text)
+        self.lines = lines if "".join(lines).isprintable() else tuple(_scrub(line) for line in lines)
         self.closes = closes or code == 421
         self._plain: bytes | None = None
         self._enhanced: bytes | None = None
@@ -122,10 +122,12 @@ class Reply:
 
     def _encode(self, enhanced: bool, charset: str) -> bytes:
         prefix = f"{self.enhancedCode} ".encode() if enhanced and self.enhancedCode else b""
-        lines = [piece for line in self.lines for piece in _wrap(line.encode(charset, "replace"))]
-        last = len(lines) - 1
-        return b"".join(
-            b"%d%s%s%s\r\n" % (self.code, b" " if i == last else b"-", prefix, line) for i, line in enumerate(lines)
+        lines = [line.encode(charset, "replace") for line in self.lines]
+        if max(map(len, lines)) > _LINE_OCTETS:
+            lines = [piece for line in lines for piece in _wrap(line)]
+        last = lines.pop()
+        return b"".join([b"%d-%s%s\r\n" % (self.code, prefix, line) for line in lines]) + (
+            b"%d %s%s\r\n" % (self.code, prefix, last)
         )
 
     def __eq__(self, other: object) -> bool:

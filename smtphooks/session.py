@@ -7,7 +7,6 @@ This module knows no bytes, no replies and no transport.
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import time
@@ -129,7 +128,7 @@ class Envelope:
 
 
 def _newID() -> str:
-    return base64.b32encode(os.urandom(10)).decode("ascii").lower()
+    return os.urandom(10).hex()
 
 
 @attrs.define(eq=False)

@@ -21,9 +21,16 @@ ACCEPT = "accept"
 _END_OF_MESSAGE = b"\r\n.\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _BARE_CR = re.compile(rb"\r(?!\n)")
+_BARE = re.compile(_BARE_LF.pattern + b"|" + _BARE_CR.pattern)
 
 # Octets of a message taken in one pull.  Normalizing may double them, and what waits for a slow hook is bounded.
 _PIECE = 32768
+
+
+def beforeBareNewline(octets: bytes) -> int:
+    """How many of a message's octets, as they were handed out, stand before their first bare CR or LF."""
+    bare = _BARE.search(octets)
+    return len(octets) if bare is None else bare.start()
 
 
 class LineFault(Enum):

@@ -57,18 +57,17 @@ class ReplyWriter:
         octets = self._gathered
         if octets:
             self._gathered = b""
-            if self._isDirect and not self.isChoked:
-                self._send(octets)
-            else:
+            if not self._isDirect or self.isChoked:
                 self._transport.write(octets)
+                return
+            sent = self._transport.writeSomeData(octets)
+            if sent != len(octets):
+                # What is no number is an error, which the transport meets again and ends the connection for.
+                self._choke(octets[sent:] if isinstance(sent, int) else octets)
 
-    def _send(self, octets: bytes) -> None:
-        """Write to the socket, and leave to the transport what that does not take."""
-        sent = self._transport.writeSomeData(octets)
-        if sent == len(octets):
-            return
-        # What is no number is an error, which the transport meets again and ends the connection for.
-        self._transport.write(octets[sent:] if isinstance(sent, int) else octets)
+    def _choke(self, octets: bytes) -> None:
+        """Leave to the transport what the socket does not take."""
+        self._transport.write(octets)
         # As a pull producer, to be told when all of it is written and nothing can be overtaken any more.
         self._transport.registerProducer(self, False)
         self.isChoked = True

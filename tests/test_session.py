@@ -17,7 +17,7 @@ from smtphooks.session import Address, Envelope, EnvelopeDSN, RecipientDSN, Sess
 RECEIVED = re.compile(
     r"Received: from (?P<helo>[^ ()<>;\r\n]+)(?: \((?P<tcp>[^()<>;\r\n]+)\))?\r\n"
     r"(?:\t\((?P<tls>using [^()<>;\r\n]+)\)\r\n)?"
-    r"\tby (?P<by>[^ ()<>;\r\n]+) with (?P<protocol>[A-Z0-9]+) id (?P<id>[a-z2-7]+\.\d+)"
+    r"\tby (?P<by>[^ ()<>;\r\n]+) with (?P<protocol>[A-Z0-9]+) id (?P<id>[0-9a-f]+\.\d+)"
     r"(?:\r\n\tfor <(?P<recipient>[^\r\n]+)>)?;\r\n"
     r"\t(?P<date>[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4})\r\n"
 )
