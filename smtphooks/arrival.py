@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import attrs
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 _log = Logger()
 
 
-class Client(NamedTuple):
+@attrs.define
+class Client:
     """
     Who has come.
 
@@ -37,9 +39,9 @@ class Client(NamedTuple):
     remotePort: int
     localAddress: str
     localPort: int
-    network: str
-    hostname: str
-    rest: bytes
+    network: str = ""
+    hostname: str = ""
+    rest: bytes = b""
 
 
 class Arrival:
@@ -65,7 +67,7 @@ class Arrival:
         self._lookup: Deferred[str] | None = None
         self._isCounted = False
         remote, local = _hostAndPort(transport.getPeer()), _hostAndPort(transport.getHost())
-        self._client = Client(*remote, *local, "", "", b"")
+        self._client = Client(*remote, *local)
         # Only who is listed may say that it is somebody else (invariant 8); and who is listed must say who it is.
         self._header = ProxyHeader() if factory.proxies.trusts(remote[0]) else None
 
@@ -82,7 +84,7 @@ class Arrival:
     def receive(self, data: bytes) -> None:
         """Octets have arrived."""
         if self._header is None:
-            self._client = self._client._replace(rest=self._client.rest + data)
+            self._client.rest += data
             return
         try:
             result = self._header.receive(data)
@@ -96,11 +98,12 @@ class Arrival:
         if result is None:
             return
         self._header = None
-        self._client = self._client._replace(rest=result.rest)
+        client = self._client
+        client.rest = result.rest
         if result.remoteAddress is not None:
-            self._client = self._client._replace(remoteAddress=result.remoteAddress, remotePort=result.remotePort)
+            client.remoteAddress, client.remotePort = result.remoteAddress, result.remotePort
         if result.localAddress is not None:
-            self._client = self._client._replace(localAddress=result.localAddress, localPort=result.localPort)
+            client.localAddress, client.localPort = result.localAddress, result.localPort
         self._count()
 
     def end(self) -> None:
@@ -115,16 +118,17 @@ class Arrival:
             self._lookup.cancel()
 
     def _count(self) -> None:
-        self._client = self._client._replace(network=_networkOf(self._client.remoteAddress))
-        refusal = self._factory.refusalOf(self._client.network)
+        client = self._client
+        client.network = _networkOf(client.remoteAddress)
+        refusal = self._factory.refusalOf(client.network)
         if refusal is not None:
-            _log.warn("refused {peer}: {reply}", peer=self._client.remoteAddress, reply=str(refusal))
+            _log.warn("refused {peer}: {reply}", peer=client.remoteAddress, reply=str(refusal))
             self._refuse(refusal)
             return
         # From here on, or all who come while the first of them is looked up would be let in.
         self._isCounted = True
-        self._factory.count(self._client.network)
-        hostname = self._factory.hostnameOf(self._client.remoteAddress)
+        self._factory.count(client.network)
+        hostname = self._factory.hostnameOf(client.remoteAddress)
         if isinstance(hostname, str):
             self._named(hostname)
             return
@@ -139,7 +143,8 @@ class Arrival:
         self._named(hostname)
 
     def _named(self, hostname: str) -> None:
-        self._admit(self._client._replace(hostname=hostname))
+        self._client.hostname = hostname
+        self._admit(self._client)
 
 
 def _hostAndPort(address: Any) -> tuple[str, int]:

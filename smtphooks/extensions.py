@@ -84,6 +84,12 @@ class _Authentication(Extension):
         return bool(session.user) or super().takesParameters(session)
 
 
+def _line(extension: Extension, parameters: object) -> str | None:
+    if not isinstance(parameters, str):
+        return None
+    return f"{extension.keyword} {parameters}" if parameters else extension.keyword
+
+
 class Extensions:
     """
     The extensions of one server, looked up by what a client may use of them.
@@ -93,7 +99,8 @@ class Extensions:
 
     def __init__(self, extensions: Sequence[Extension]) -> None:
         # In all of these the first to define a name keeps it: built-in rules are not replaced from outside.
-        self._extensions = extensions
+        # What EHLO shows, where it is the same for every client.
+        self._shown = [(each, _line(each, each.parameters)) for each in extensions]
         self._byKeyword = {extension.keyword: extension for extension in reversed(extensions)}
         self._mail = self._index(extensions, "mailParameters")
         self._rcpt = self._index(extensions, "rcptParameters")
@@ -111,10 +118,10 @@ class Extensions:
     def ehloLines(self, session: Session) -> list[str]:
         """The lines of the EHLO reply that follow the first."""
         lines = []
-        for extension in self._extensions:
-            parameters = extension.parametersFor(session)
-            if parameters is not None:
-                lines.append(f"{extension.keyword} {parameters}" if parameters else extension.keyword)
+        for extension, shown in self._shown:
+            line = shown or _line(extension, extension.parametersFor(session))
+            if line is not None:
+                lines.append(line)
         return lines
 
     def inForce(self, keyword: str, session: Session) -> bool:

@@ -75,8 +75,10 @@ class SMTPServerFactory(ServerFactory):
         self.extensions = Extensions(builtInExtensions(self.options, self.mechanisms))
         self.secureContext = SecureContext(self.options)
         self.proxies = _peersOf("useProxy", self.options.useProxy)
-        self._xClients = _peersOf("useXClient", self.options.useXClient)
-        self._xForwards = _peersOf("useXForward", self.options.useXForward)
+        self._proxyCommands = {
+            "XCLIENT": _peersOf("useXClient", self.options.useXClient),
+            "XFORWARD": _peersOf("useXForward", self.options.useXForward),
+        }
         self._lookup: ReverseLookup | None = None
         self.now = 0.0
         self._tick: IDelayedCall | None = None
@@ -152,8 +154,7 @@ class SMTPServerFactory(ServerFactory):
 
     def proxyCommandsOf(self, address: str) -> frozenset[str]:
         """The commands of trusted proxies that a peer may use."""
-        trusted = {"XCLIENT": self._xClients, "XFORWARD": self._xForwards}
-        return frozenset(verb for verb, peers in trusted.items() if peers.trusts(address))
+        return frozenset([verb for verb, peers in self._proxyCommands.items() if peers.trusts(address)])
 
     def remember(self, connection: SMTPServerProtocol) -> None:
         """A connection has been made."""

@@ -213,8 +213,9 @@ class SMTPServerProtocol(Protocol):
             # Twisted's TLS does not tell who ended it.
             self._handshakeFailed(Failure(ConnectionAborted()) if self._aborted else reason)
         self._wire.clear()
-        # Always a ConnectionLost, even if the client left politely: mid-message that is no way to go.
-        self._receiver.cut(Failure(ConnectionLost(f"the client left within the message: {reason.value}")))
+        if self._receiver.hasMessage:
+            # Always a ConnectionLost, even if the client left politely: mid-message that is no way to go.
+            self._receiver.cut(Failure(ConnectionLost(f"the client left within the message: {reason.value}")))
         if self._question is not None:
             self._question.cancel()
         self._endIfDone()

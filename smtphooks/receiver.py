@@ -96,11 +96,15 @@ class Receiver:
 
     def cut(self, failure: Failure) -> None:
         """The connection is gone."""
-        self.owesInput = False
-        if self._delivery is not None:
-            self._delivery.cut(failure)
+        assert self._delivery is not None
+        self._delivery.cut(failure)
 
     # --- what there is ---
+
+    @property
+    def hasMessage(self) -> bool:
+        """A message has begun, and is not read and decided yet."""
+        return self._delivery is not None
 
     def overdue(self) -> None:
         """C{onData} has taken too long; what it does from here on is of no interest."""
