@@ -25,7 +25,7 @@ LAYERS = [
     {"commands"},
     {"dialogue"},
     {"hooks", "stream", "cred", "credentials", "handshake"},
-    {"tls", "proxy", "lookup"},
+    {"tls", "proxy", "lookup", "direct"},
     {"delivery", "maildir", "runner", "writer", "arrival", "journal", "patience"},
     {"receiver"},
     {"protocol"},
@@ -40,7 +40,7 @@ LAYERS = [
 WITH_TWISTED = {"protocol", "delivery", "factory", "stream", "hooks", "maildir", "config", "tap"}
 # Twisted's half of TLS and of its own credentials: below the protocol, beside the core.
 WITH_TWISTED |= {"arrival", "journal", "receiver", "runner", "writer", "lookup", "proxy"}
-WITH_TWISTED |= {"tls", "handshake", "credentials", "cred", "checkers", "supervision"}
+WITH_TWISTED |= {"direct", "tls", "handshake", "credentials", "cred", "checkers", "supervision"}
 
 
 def layerOf(module: str) -> int:
