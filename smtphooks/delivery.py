@@ -66,10 +66,10 @@ class Delivery:
             self._fault = replies.BARE_NEWLINE
             self.stream.fail(Failure(SMTPError(replies.BARE_NEWLINE.lines[0], 550, replies.BARE_NEWLINE.enhancedCode)))
 
-    def finish(self) -> None:
-        """The message is whole."""
+    def finish(self, data: bytes = b"") -> None:
+        """The message is whole, with these octets."""
         self.whole = True
-        self.stream.finish()
+        self.stream.finish(data)
 
     def cut(self, failure: Failure) -> None:
         """

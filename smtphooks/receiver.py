@@ -134,16 +134,14 @@ class Receiver:
 
     def read(self) -> bool:
         """Pull once from the wire, if there is room.  False if there is nothing to pull."""
-        delivery, wire = self._delivery, self._wire
-        data = wire.maybeMessage()
-        if data is None and not wire.messageEnded:
+        data = self._wire.maybeMessage()
+        if data is None:
             return False
-        if data:
-            self.octets += len(data)
-            if delivery is not None:
-                self._hand(data, delivery)
-        if wire.messageEnded:
-            self._ended()
+        self.octets += len(data)
+        if self._wire.messageEnded:
+            self._ended(data)
+        elif data and self._delivery is not None:
+            self._hand(data, self._delivery)
         return True
 
     def _hand(self, data: bytes, delivery: Delivery) -> None:
@@ -159,20 +157,22 @@ class Receiver:
     def _endOrGoOn(self) -> None:
         self.owesInput = True
         if self._wire.messageEnded:
-            self._ended()
+            self._ended(b"")
 
-    def _ended(self) -> None:
-        """What was asked for has been read."""
+    def _ended(self, data: bytes) -> None:
+        """What was asked for has been read; these are its last octets."""
         self.owesInput = False
         delivery = self._delivery
         if delivery is None:
             self._answer(None)
             return
         if self._last:
-            rest = self._wire.endOfChunks()
-            if rest:
-                self._hand(rest, delivery)
-            delivery.finish()
+            data += self._wire.endOfChunks()
+        if not self._last or self._wire.bareNewlineSeen:
+            self._hand(data, delivery)
+            data = b""
+        if self._last:
+            delivery.finish(data)  # with the last octets, so that the hook need not go on twice
         if self._last or delivery.failed or delivery.fault(self._options.rejectOversized):
             self._conclude(self._verdict)
         else:

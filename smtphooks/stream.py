@@ -100,6 +100,16 @@ class MessageStream:
 
     def receive(self, data: bytes) -> None:
         """Octets have arrived."""
+        self._add(data)
+        self._serve()
+
+    def finish(self, data: bytes = b"") -> None:
+        """The message is whole, with these octets."""
+        self._add(data)
+        self._ended = True
+        self._serve()
+
+    def _add(self, data: bytes) -> None:
         self.byteLength += len(data)
         self.sizeExceeded = 0 < self._size < self.byteLength
         if self._ended or self._discarding or self._failure:
@@ -110,12 +120,6 @@ class MessageStream:
         if data:
             self._chunks.append(data)
             self.buffered += len(data)
-        self._serve()
-
-    def finish(self) -> None:
-        """The message is whole."""
-        self._ended = True
-        self._serve()
 
     def fail(self, failure: Failure) -> None:
         """The message will not become whole, or may not be used; what was not read yet is gone."""
