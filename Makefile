@@ -52,6 +52,7 @@ BENCH ?= --output docs/benchmarks
 
 bench: $(VENV)/.installed $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(BENCH)
+	$(BIN)/python -m benchmarks profile $(BENCH)
 
 bench-check: $(VENV)/.installed $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks check

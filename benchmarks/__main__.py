@@ -1,5 +1,6 @@
 """
-The command line: C{python -m benchmarks} measures and writes it down, C{python -m benchmarks check} judges the bars.
+The command line: C{python -m benchmarks} measures and writes it down, C{check} behind it judges the bars, C{profile}
+tells where the time goes.
 
 This module knows how the others are put together, and nothing else.
 """
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import bars, measure, peers, report
+from benchmarks import bars, measure, peers, profiling, report
 from benchmarks.load import smtpSourceMissing
 from benchmarks.rounds import Record, play
 from benchmarks.workloads import WORKLOADS, Workload
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("The load comes from Postfix's smtp-source: apt install postfix", file=sys.stderr)
         return 1
     _prepare(options.quick)
+    if options.command == "profile":
+        return _profile(options.output)
     if options.command == "check":
         return _check(workloads, max(options.rounds, bars.ROUNDS))
     records = _playAll(workloads, 1 if options.quick else options.rounds, _QUICK if options.quick else 1.0)
@@ -42,7 +45,7 @@ def _names() -> list[str]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="smtphooks beside its peers")
-    parser.add_argument("command", nargs="?", choices=["run", "check"], default="run", help="check: judge the bars")
+    parser.add_argument("command", nargs="?", choices=["run", "check", "profile"], default="run")
     parser.add_argument("--only", action="append", choices=_names(), metavar="NAME", help=", ".join(_names()))
     parser.add_argument("--rounds", type=int, default=bars.ROUNDS, metavar="N", help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="one round of tiny bursts: tries the benchmark itself")
@@ -58,6 +61,14 @@ def _prepare(quick: bool) -> None:
     if ours == theirs:
         print("There is one core only: the load and the servers share it, and figures will be rough")
     os.sched_setaffinity(0, {ours})
+
+
+def _profile(output: Path) -> int:
+    output.mkdir(parents=True, exist_ok=True)
+    text = profiling.profile()
+    (output / "profile.txt").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
 
 
 def _playAll(workloads: Sequence[Workload], rounds: int, scale: float) -> dict[str, Record]:

@@ -106,7 +106,7 @@ def _among(peers: Sequence[Peer], job: Burst | Latency | Memory) -> tuple[Turn, 
 
 def _connecting(peers: Sequence[Peer], load: SmtpSource) -> tuple[Turn, ...]:
     """smtp-server waits a tenth of a second before each greeting: it needs more sessions to have something to do."""
-    patient = replace(load, sessions=40)
+    patient = replace(load, sessions=100)
     return tuple(Turn(peer.name, peer, Burst(patient if peer is SMTP_SERVER else load)) for peer in peers)
 
 

@@ -16,6 +16,7 @@ from benchmarks import bars, compare, measure, report
 from benchmarks.bars import BARS, Bar, GrowthBar, judge
 from benchmarks.compare import Summary
 from benchmarks.load import CHUNKED, PATIENT, PIPELINED, Dialogue, SmtpSource
+from benchmarks.profiling import COROUTINES, KERNEL, LOG, ORDER, OTHER, REACTOR, partOf
 from benchmarks.rounds import CPU, RATE, Record, rotated
 from benchmarks.workloads import WORKLOADS, Burst
 
@@ -228,3 +229,47 @@ def test_a_quick_run_writes_its_results(tmp_path: Path) -> None:
     drawn = (tmp_path / "cpu.svg").exists()
     assert drawn or "pip install matplotlib" in done.stdout
     assert str(ROOT) not in "".join(path.read_text() for path in tmp_path.iterdir())
+
+
+# --- the profile ---
+
+
+@pytest.mark.parametrize(
+    "frame, part",
+    [
+        ("untilConcludes (twisted/python/util.py:743)", KERNEL),
+        ("Connection.doRead (twisted/internet/tcp.py:269)", KERNEL),
+        ("callWithLogger (twisted/python/log.py:85)", REACTOR),
+        ("Deferred._runCallbacks (twisted/internet/defer.py:997)", COROUTINES),
+        ("Logger.emit (twisted/logger/_logger.py:189)", LOG),
+        ("Journal.message (smtphooks/journal.py:46)", LOG),
+        ("Wire._data (smtphooks/wire.py:226)", "wire"),
+        ("rcpt (smtphooks/transaction.py:66)", "dialogue"),
+        ("__init__ (<attrs generated methods smtphooks.session.Address>:31)", "protocol"),
+        ("main (elsewhere.py:1)", "protocol"),
+    ],
+)
+def test_a_sample_counts_for_the_innermost_part_that_is_known(frame: str, part: str) -> None:
+    assert partOf(["main (server.py:1)", "SMTPServerProtocol._pump (smtphooks/protocol.py:306)", frame]) == part
+
+
+def test_a_sample_of_nothing_that_is_known_is_not_lost() -> None:
+    assert partOf(["main (server.py:1)"]) == OTHER
+
+
+def test_every_module_that_a_message_passes_is_a_part() -> None:
+    """Only what is there before and behind messages may be missing."""
+    rest = {
+        "__init__",
+        "_version",
+        "authentication",
+        "checkers",
+        "config",
+        "cred",
+        "credentials",
+        "handshake",
+        "maildir",
+    }
+    rest |= {"maildir", "options", "proxied", "sasl", "scram", "settings", "supervision", "tap", "tls", "xclient"}
+    modules = {path.stem for path in (ROOT / "smtphooks").glob("*.py")} - rest
+    assert all(partOf([f"f (smtphooks/{module}.py:1)"]) in set(ORDER) - {OTHER} for module in modules)

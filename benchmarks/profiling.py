@@ -1,0 +1,111 @@
+"""
+Where the time of one message goes: samples of a server under load, by the part of it that was at work.
+
+C{py-spy} takes the samples.  This module knows which part a source file belongs to, and measures no peers.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+
+from benchmarks import measure
+from benchmarks.load import SmtpSource
+from benchmarks.peers import HOOKS, SMTPHOOKS, Peer
+from benchmarks.running import Server, started
+
+# Samples a second, and seconds for each column.
+_RATE = 500
+_SECONDS = 8
+
+KERNEL = "kernel: send, receive, poll, close"
+REACTOR = "Twisted: reactor and transport"
+COROUTINES = "Twisted: Deferreds, coroutines"
+LOG = "log"
+OTHER = "all else"
+
+# Functions of Twisted that do little but call the kernel.
+_CALLS = ("untilConcludes", "Connection.doRead", "EPollReactor.doPoll", "EPollReactor._add", "EPollReactor._remove")
+_CALLS += ("Port.doRead", "_SocketCloser._closeSocket", "accept (socket")
+_PARTS = {
+    "wire": ("wire",),
+    "dialogue": ("dialogue", "commands", "transaction", "grammar", "replies", "extensions", "steps", "session"),
+    "hooks and message stream": ("hooks", "runner", "receiver", "delivery", "stream"),
+    "protocol": ("protocol", "patience", "writer", "direct", "arrival", "factory", "lookup", "proxy"),
+    LOG: ("journal",),
+}
+_PART_OF = {f"smtphooks/{module}.py": part for part, modules in _PARTS.items() for module in modules}
+ORDER = (KERNEL, REACTOR, COROUTINES, *_PARTS, OTHER)
+
+_KEPT = SmtpSource(1500, 1024)
+COLUMNS: dict[str, tuple[Peer, SmtpSource]] = {
+    "1 KB, kept": (SMTPHOOKS, _KEPT),
+    "with hooks": (HOOKS, _KEPT),
+    "50 KB, kept": (SMTPHOOKS, SmtpSource(500, 51200)),
+    "a connection each": (SMTPHOOKS, SmtpSource(600, 1024, kept=False)),
+}
+
+
+def partOf(stack: list[str]) -> str:
+    """
+    Whose time a sample is.
+
+    @param stack: frames such as C{"Wire._data (smtphooks/wire.py:226)"}, the innermost last.
+    """
+    for frame in reversed(stack):
+        if frame.startswith(_CALLS):
+            return KERNEL
+        file = frame.rpartition("(")[2].rpartition(":")[0]
+        for known, part in _PART_OF.items():
+            if file.endswith(known):
+                return part
+        if "twisted/logger" in file:
+            return LOG
+        if "twisted/internet/defer" in file:
+            return COROUTINES
+        if "twisted/" in file:
+            return REACTOR
+        # A function of another library, or one without a file: its caller's time.
+    return OTHER
+
+
+def profile() -> str:
+    """A table: a column for each load, a row for each part, in microseconds of CPU time for each message."""
+    if shutil.which("py-spy", path=str(Path(sys.executable).parent)) is None:
+        return "No profile is made: pip install py-spy\n"
+    columns = {}
+    for name, (peer, load) in COLUMNS.items():
+        with started([peer], "smtp") as servers:
+            columns[name] = _sampled(servers[peer], load)
+    lines = [f"{'µs of CPU per message':36}" + "".join(f"{name:>20}" for name in columns)]
+    for part in (*ORDER, "together"):
+        lines.append(f"{part:36}" + "".join(f"{column[part]:20.1f}" for column in columns.values()))
+    return "\n".join(lines) + "\n"
+
+
+def _sampled(server: Server, load: SmtpSource) -> dict[str, float]:
+    load.run(server.port)
+    with tempfile.NamedTemporaryFile() as file:
+        command = [str(Path(sys.executable).parent / "py-spy"), "record", "--format", "raw", "--output", file.name]
+        command += ["--rate", str(_RATE), "--duration", str(_SECONDS), "--pid", str(server.pid)]
+        spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        ended = threading.Event()
+        threading.Thread(target=lambda: (spy.wait(), ended.set()), daemon=True).start()
+        messages, before = 0, measure.cpuTime(server.pid)
+        while not ended.is_set():
+            load.run(server.port)
+            messages += load.count
+        each = (measure.cpuTime(server.pid) - before) / 1000 / messages
+        if spy.returncode:
+            raise SystemExit(f"py-spy does not work here: {spy.stderr.read().strip() if spy.stderr else ''}")
+        samples = Counter[str]()
+        for line in Path(file.name).read_text().splitlines():
+            stack, _, count = line.rpartition(" ")
+            samples[partOf(stack.split(";"))] += int(count)
+    total = sum(samples.values())
+    return {**{part: each * samples[part] / total for part in ORDER}, "together": each}
