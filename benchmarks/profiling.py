@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -30,8 +29,10 @@ LOG = "log"
 OTHER = "all else"
 
 # Functions of Twisted that do little but call the kernel.
-_CALLS = ("untilConcludes", "Connection.doRead", "EPollReactor.doPoll", "EPollReactor._add", "EPollReactor._remove")
-_CALLS += ("Port.doRead", "_SocketCloser._closeSocket", "accept (socket")
+_CALLS = (
+    *("untilConcludes", "Connection.doRead", "EPollReactor.doPoll", "EPollReactor._add", "EPollReactor._remove"),
+    *("Port.doRead", "_SocketCloser._closeSocket", "accept (socket"),
+)
 _PARTS = {
     "wire": ("wire",),
     "dialogue": ("dialogue", "commands", "transaction", "grammar", "replies", "extensions", "steps", "session"),
@@ -94,10 +95,8 @@ def _sampled(server: Server, load: SmtpSource) -> dict[str, float]:
         command = [str(Path(sys.executable).parent / "py-spy"), "record", "--format", "raw", "--output", file.name]
         command += ["--rate", str(_RATE), "--duration", str(_SECONDS), "--pid", str(server.pid)]
         spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        ended = threading.Event()
-        threading.Thread(target=lambda: (spy.wait(), ended.set()), daemon=True).start()
         messages, before = 0, measure.cpuTime(server.pid)
-        while not ended.is_set():
+        while spy.poll() is None:
             load.run(server.port)
             messages += load.count
         each = (measure.cpuTime(server.pid) - before) / 1000 / messages
