@@ -85,9 +85,12 @@ class _Authentication(Extension):
 
 
 def _line(extension: Extension, parameters: object) -> str | None:
-    if not isinstance(parameters, str):
-        return None
-    return f"{extension.keyword} {parameters}" if parameters else extension.keyword
+    return None if parameters is None else f"{extension.keyword} {parameters}".rstrip()
+
+
+def _saysTheSame(extension: Extension) -> bool:
+    """To every client; a subclass may have its own way to tell."""
+    return isinstance(extension.parameters, str) and type(extension).parametersFor is Extension.parametersFor
 
 
 class Extensions:
@@ -100,7 +103,7 @@ class Extensions:
     def __init__(self, extensions: Sequence[Extension]) -> None:
         # In all of these the first to define a name keeps it: built-in rules are not replaced from outside.
         # What EHLO shows, where it is the same for every client.
-        self._shown = [(each, _line(each, each.parameters)) for each in extensions]
+        self._shown = [(each, _line(each, each.parameters) if _saysTheSame(each) else None) for each in extensions]
         self._byKeyword = {extension.keyword: extension for extension in reversed(extensions)}
         self._mail = self._index(extensions, "mailParameters")
         self._rcpt = self._index(extensions, "rcptParameters")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from types import CoroutineType
 from typing import Any
 
@@ -136,11 +136,14 @@ def _begin(coroutine: Coroutine[Any, Any, Any]) -> Any:
         awaited = context.run(coroutine.send, None)
     except StopIteration as end:
         return end.value
-    return context.run(Deferred.fromCoroutine, _goOn(coroutine, awaited))
+    return Deferred.fromCoroutine(_goOn(coroutine, awaited, context))
 
 
-def _goOn(coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
-    """The rest of a coroutine that has come to its first await: what C{yield from} does (PEP 380), from there."""
+def _goOn(coroutine: Coroutine[Any, Any, Any], awaited: Any, context: Context) -> Generator[Any, Any, Any]:
+    """
+    The rest of a coroutine that has come to its first await: what C{yield from} does (PEP 380), from there, and in the
+    context in which it has begun.
+    """
     while True:
         resume: Callable[[Any], Any]
         try:
@@ -153,7 +156,7 @@ def _goOn(coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, A
         else:
             resume = coroutine.send
         try:
-            awaited = resume(value)
+            awaited = context.run(resume, value)
         except StopIteration as end:
             return end.value
 

@@ -73,6 +73,8 @@ class Patience:
 
     def forChunk(self) -> None:
         """The client owes the next chunk, and within the time of a message (option C{dataTimeout})."""
+        if self._fullSince is not None:
+            self.hookIsBack(0)
         self.deadline = min(self._factory.now + self._socketTimeout, self._messageBegan + self._dataTimeout)
 
     def messageBegins(self) -> None:

@@ -59,6 +59,10 @@ _log = Logger()
 # Octets that may wait behind an undecided hook before the client is stopped.
 _AHEAD = 16384
 
+# Octets that may wait for C{onData} while the client may still say something, between two chunks of its message: with
+# what is read then (at most 64 KiB), less than 128 KiB in all.
+_BEHIND = 61440
+
 # A TLS record with a handshake in it (RFC 8446 section 5.1); no command begins so.
 _TLS_HANDSHAKE = b"\x16\x03"
 
@@ -235,8 +239,9 @@ class SMTPServerProtocol(Protocol):
         self._pump()
 
     def abort(self) -> None:
-        """End the connection now."""
-        self._aborted = True
+        """End the connection now; nothing that waits to be said is said any more."""
+        self._aborted = self._closing = True
+        self._read = None
         self.transport.abortConnection()  # type: ignore[union-attr]
 
     def endByForce(self) -> None:
@@ -314,18 +319,36 @@ class SMTPServerProtocol(Protocol):
                 continue
         finally:
             self._pumping = False
-        self._writer.flush()
+        if not self._aborted:
+            self._writer.flush()
         if self._inputEnded and self._read is not None and not self._writer.isChoked and self._receiver.hasRoom:
             self._close()
-        if self._read is not _READ_LINE or self._writer.isChoked or self.isStopped:
+        if self._read is not _READ_LINE or self._writer.isChoked or self.isStopped or self._receiver.hasMessage:
+            self._shareTime()
             self._stopOrStart()
+
+    def _shareTime(self) -> None:
+        """A client that is stopped because its message waits for the hook owes nothing; the time is the hook's."""
+        if self._read is None or self._closing:
+            return
+        if self._isFull:
+            self.patience.hookIsSlow()
+        elif self.patience.isHookSlow and self._read is _READ_MESSAGE:
+            self.patience.hookIsBack(self._receiver.octets)
+        elif self.patience.isHookSlow:
+            self.patience.forChunk()
+
+    @property
+    def _isFull(self) -> bool:
+        """So much of the message waits for the hook that the client must wait as well."""
+        receiver = self._receiver
+        return not receiver.hasRoom and (self._read is not _READ_LINE or receiver.buffered > _BEHIND)
 
     def _stopOrStart(self) -> None:
         """Stop the client while what it sent cannot be used yet, so that memory stays bounded (invariant 6)."""
         if self._closing:
             return
-        receiver = self._receiver
-        stop = self._writer.isChoked or not receiver.hasRoom or (self._read is None and self.buffered >= _AHEAD)
+        stop = self._writer.isChoked or self._isFull or (self._read is None and self.buffered >= _AHEAD)
         if stop is not self.isStopped:
             self.isStopped = stop
             if stop:
@@ -343,15 +366,13 @@ class SMTPServerProtocol(Protocol):
         self._read = None
         self._journal.commands += 1
         self._advance(self._dialogue.receive, line)
-        return not self._wire.isEmpty or self.isLeaving
+        return not self._wire.isEmpty or self._read is not _READ_LINE or self.isLeaving
 
     def _readMessage(self) -> bool:
         receiver, patience = self._receiver, self.patience
         if not receiver.hasRoom:
-            patience.hookIsSlow()
             return False
-        if patience.isHookSlow:
-            patience.hookIsBack(receiver.octets)
+        self._shareTime()
         self._read = None
         hasRead = receiver.read()
         if self._closing or self._read is not None:
@@ -435,6 +456,10 @@ class SMTPServerProtocol(Protocol):
         self._closing = True
         self._read = None
         self.patience.forClient()
+        if self.isStopped:
+            # TLS ends when the client has said so too.
+            self.isStopped = False
+            self.transport.resumeProducing()  # type: ignore[union-attr]
         self._writer.close()
 
     def _await(self, question: Ask, result: Deferred[Any]) -> None:
@@ -540,7 +565,7 @@ class SMTPServerProtocol(Protocol):
         if not self._lost:
             self._advance(self._dialogue.answer, verdict)
         if verdict is not None:
-            code = 0 if self._lost else self._code
+            code = 0 if self._lost or self._aborted else self._code
             self._journal.message(self._dialogue.verb, envelope, verdict.octets, code)
 
     def _receiverChanged(self) -> None:

@@ -88,7 +88,7 @@ class Wire:
             self._block = data
             self._position = 0
             self.isEmpty = not data
-        else:
+        elif data:
             self._waiting.append(data)
             self._waitingOctets += len(data)
 

@@ -387,3 +387,19 @@ def test_lengthOfCommandsAddsUp() -> None:
     extensions = Extensions([Extension("X", commandLength=5), Extension("Y"), Extension("Z", commandLength=7)])
     assert extensions.commandLength == 12
     assert Extensions([]).commandLength == 0
+
+
+class _Own(Extension):
+    def parametersFor(self, session: Session) -> str | None:
+        return "TO-YOU" if session.secure else None
+
+
+def test_a_subclass_may_have_its_own_way_to_tell_its_parameters() -> None:
+    extensions = Extensions([_Own("XOWN"), Extension("XSAME", "A B"), Extension("XNONE", None), Extension("XBARE")])
+    assert extensions.ehloLines(Session(secure=True)) == ["XOWN TO-YOU", "XSAME A B", "XBARE"]
+    assert extensions.ehloLines(Session()) == ["XSAME A B", "XBARE"]
+
+
+def test_parameters_are_shown_as_text_whatever_they_are() -> None:
+    extensions = Extensions([Extension("XCOUNT", lambda session: 100), Extension("XSPACE", lambda session: "a ")])  # type: ignore[arg-type, return-value]
+    assert extensions.ehloLines(Session()) == ["XCOUNT 100", "XSPACE a"]

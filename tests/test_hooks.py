@@ -476,6 +476,31 @@ def test_a_coroutine_keeps_its_context_and_leaves_that_of_others_alone() -> None
     assert seen == ["caller", "caller", "two", "one"]
 
 
+def test_a_coroutine_has_one_context_from_its_first_step_to_its_last() -> None:
+    """What it sets before it waits it can take back afterwards, as contextvars have it: a token knows its context."""
+    who: ContextVar[str] = ContextVar("who", default="nobody")
+    seen = []
+
+    async def hook(first: Deferred[None], second: Deferred[None]) -> None:
+        token = who.set("set before")
+        try:
+            await first
+            who.set("set between")
+            await second
+            seen.append(who.get())
+        finally:
+            who.reset(token)
+        seen.append(who.get())
+
+    first: Deferred[None] = Deferred()
+    second: Deferred[None] = Deferred()
+    result = callHook(hook, (first, second))
+    first.callback(None)
+    second.callback(None)
+    assert result.result is None
+    assert seen == ["set between", "nobody"]
+
+
 def test_a_coroutine_that_is_forgotten_is_closed() -> None:
     ended = []
 

@@ -277,7 +277,7 @@ def test_an_endless_line_is_not_kept(line: bytes) -> None:
 
 
 def test_the_transport_is_not_touched_when_the_server_has_closed() -> None:
-    """StringTransport, as the real ones, knows no pausing of what is ending."""
+    """StringTransport, as the real ones, knows no pausing of what is ending; but TLS has to be read to its end."""
     onVrfy = Pending()
     client = connect(onVrfy=onVrfy)
     client.say("VRFY x")
@@ -285,7 +285,7 @@ def test_the_transport_is_not_touched_when_the_server_has_closed() -> None:
         client.feed(b"NOOP\r\n" * 1000)
     onVrfy.decide(SMTPError("bye", 421))
     assert client.replies() == ["421 4.3.2 bye"]
-    assert client.transport.flow == ["stop"]
+    assert client.transport.flow == ["stop", "go"]
     client.protocol._writer.resumeProducing()
     client.protocol._writer.stopProducing()
     client.finish()
@@ -432,6 +432,33 @@ def test_what_the_transport_still_says_of_a_lost_connection_is_nothing() -> None
     client.protocol.leave()
     assert client.replies() == []
     assert not client.isClosed
+
+
+def test_a_client_that_was_stopped_is_read_again_as_the_connection_ends() -> None:
+    """Without that TLS would never end: the client has its part to say."""
+    client = connect()
+    client.protocol._writer.pauseProducing()
+    client.protocol.dataReceived(octets("QUIT"))
+    assert client.transport.producerState == "paused"
+    client.protocol._writer.resumeProducing()
+    assert client.isClosed
+    assert client.transport.producerState == "producing"
+
+
+@pytest.mark.parametrize("result", [None, "text", SMTPError("no")])
+def test_nothing_is_said_any_more_when_a_hook_has_aborted_the_connection(result: Any) -> None:
+    def onMailFrom(address: Any, session: Any) -> Any:
+        client.protocol.abort()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    client = connect(onMailFrom=onMailFrom)
+    client.say(HELLO)
+    client.protocol.dataReceived(octets("NOOP", MAIL, "NOOP"))
+    assert client.transport.value() == b""
+    client.lose()
+    assert not client.factory.connections
 
 
 def test_a_client_that_takes_no_more_is_let_go() -> None:

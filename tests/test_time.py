@@ -314,6 +314,32 @@ def test_a_slow_hook_does_not_answer_for_the_silence_of_its_client_between_chunk
     gate.callback(None)
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("chunk", [b"x" * 20000, b"\n" * 32768], ids=["a full stream", "an overfull one"])
+def test_a_client_whose_next_chunk_waits_for_a_slow_hook_owes_nothing(together: bool, chunk: bytes) -> None:
+    gate: Deferred[None] = Deferred()
+
+    async def onData(stream: Any, session: Any) -> str:
+        await gate
+        return str(len((await stream.read()).replace(b"\r", b"")))
+
+    client = connect(socketTimeout=60, onData=onData)
+    client.say(*ENVELOPE)
+    first, second = b"BDAT %d\r\n" % len(chunk) + chunk, b"BDAT 9 LAST\r\n"
+    pieces = [first + second] if together else [first, second]
+    pieces.append(b"x" * 9)
+    for piece in pieces:
+        if client.transport.producerState == "paused":
+            pump(client, 90)
+            gate.callback(None)
+        client.feed(piece)
+    if not gate.called:
+        pump(client, 90)
+        gate.callback(None)
+    assert client.replies() == [f"250 2.0.0 {len(chunk)} octets received", f"250 2.0.0 {len(chunk) + 9}"]
+    client.lose()
+
+
 def test_time_between_chunks_is_never_taken_for_the_hooks() -> None:
     """A client whose chunks each fill the stream has no more time for the whole message than any other."""
     gates: list[Deferred[None]] = []
