@@ -9,20 +9,35 @@ This module knows what has happened, not how.
 from __future__ import annotations
 
 import hashlib
-from time import monotonic
+from time import monotonic, time
+from typing import Any
 
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from smtphooks.replies import Reply
 from smtphooks.session import Envelope, Session
 
 _log = Logger()
+_INFO = LogLevel.info
+
+# A message for thousands makes no line for thousands; recipientCount says how many there are.
+_MOST_NAMED = 20
 
 
-def addressForLog(address: object, isShown: bool) -> str:
+def addressForLog(address: str, isShown: bool) -> str:
     """A mail address, or what stands for it always and tells it to nobody who does not know it already."""
-    text = str(address)
-    return text if isShown or not text else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+    return address if isShown or not address else hashlib.sha256(address.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _info(text: str, **event: Any) -> None:
+    """What C{Logger.info} does; that sorts the levels that there are for each event, and takes four times as long."""
+    event["log_logger"] = _log
+    event["log_level"] = _INFO
+    event["log_namespace"] = _log.namespace
+    event["log_source"] = None
+    event["log_format"] = text
+    event["log_time"] = time()
+    _log.observer(event)
 
 
 class Journal:
@@ -52,8 +67,9 @@ class Journal:
         """
         self._octets += octets
         self._messages += 1
-        shown = self._logAddresses
-        _log.info(
+        shown, sender = self._logAddresses, envelope.mailFrom
+        recipients = [f"<{addressForLog(each.address, shown)}>" for each in envelope.rcptTo[:_MOST_NAMED]]
+        _info(
             "message from <{sender}> for {recipients}: {octets} octets, {code} after {milliseconds} ms [{session}]",
             session=self._session.id,
             peer=self._session.remoteAddress,
@@ -61,8 +77,8 @@ class Journal:
             code=code,
             milliseconds=round((monotonic() - self._messageBegan) * 1000),
             protocol=self._session.transmissionType,
-            sender=addressForLog(envelope.mailFrom or "", shown),
-            recipients=", ".join(f"<{addressForLog(recipient, shown)}>" for recipient in envelope.rcptTo[:_MOST_NAMED]),
+            sender=addressForLog(sender.address if sender else "", shown),
+            recipients=", ".join(recipients),
             recipientCount=len(envelope.rcptTo),
             octets=octets,
         )
@@ -90,7 +106,7 @@ class Journal:
     def end(self) -> None:
         """The connection is over."""
         session = self._session
-        _log.info(
+        _info(
             "connection of {peer} ended after {milliseconds} ms:"
             " {commands} commands, {refusals} refused, {messages} messages [{session}]",
             session=session.id,
@@ -109,7 +125,3 @@ class Journal:
 
     def _age(self) -> int:
         return round((monotonic() - self._began) * 1000)
-
-
-# A message for thousands makes no line for thousands; recipientCount says how many there are.
-_MOST_NAMED = 20

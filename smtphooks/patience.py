@@ -28,17 +28,28 @@ class Patience:
     """
     @ivar deadline: when the other side must have done what it owes, by C{factory.now}; infinite while nobody owes
         anything.
+    @ivar isHookSlow: the message waits for its hook.
     @ivar isForced: the connection was ended though it was not done, and nobody waits long any more.
     """
 
-    __slots__ = ("_dataTimeout", "_factory", "_fullSince", "_messageBegan", "_socketTimeout", "deadline", "isForced")
+    __slots__ = (
+        "_dataTimeout",
+        "_factory",
+        "_fullSince",
+        "_messageBegan",
+        "_socketTimeout",
+        "deadline",
+        "isForced",
+        "isHookSlow",
+    )
 
     def __init__(self, factory: SMTPServerFactory) -> None:
         self._factory = factory
         self._socketTimeout = factory.options.socketTimeout or _NEVER
         self._dataTimeout = factory.options.dataTimeout or _NEVER
         self._messageBegan = 0.0  # less the time that hooks have taken since
-        self._fullSince: float | None = None
+        self._fullSince = 0.0  # the message waits for its hook
+        self.isHookSlow = False
         self.deadline = _NEVER
         self.isForced = False
 
@@ -73,29 +84,24 @@ class Patience:
 
     def forChunk(self) -> None:
         """The client owes the next chunk, and within the time of a message (option C{dataTimeout})."""
-        if self._fullSince is not None:
+        if self.isHookSlow:
             self.hookIsBack(0)
         self.deadline = min(self._factory.now + self._socketTimeout, self._messageBegan + self._dataTimeout)
 
     def messageBegins(self) -> None:
         """From here on the message takes time."""
         self._messageBegan = self._factory.now
-        self._fullSince = None
-
-    @property
-    def isHookSlow(self) -> bool:
-        """The message waits for its hook."""
-        return self._fullSince is not None
+        self.isHookSlow = False
 
     def hookIsSlow(self) -> None:
         """There is no room for more of the message."""
-        if self._fullSince is None:
+        if not self.isHookSlow:
+            self.isHookSlow = True
             self._fullSince = self._factory.now
             self.forHook()
 
     def hookIsBack(self, octets: int) -> None:
         """There is room again; the time that the hook took is not the client's."""
-        assert self._fullSince is not None
         self._messageBegan += self._factory.now - self._fullSince
-        self._fullSince = None
+        self.isHookSlow = False
         self.forMessage(octets)

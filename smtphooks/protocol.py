@@ -1,17 +1,15 @@
 """
 The protocol: the pump between transport, wire, dialogue and hooks.
 
-It reads what the dialogue wants next, runs the hooks that the dialogue asks for, writes replies, and stops the client
-when hooks or the client itself are slow.  What a command means is the dialogue's business, never looked at here.
+It reads what the dialogue wants next, does what the dialogue wants done, and writes replies.  What a command means is
+the dialogue's business, what a hook answers the exchange's, and when the client is stopped the flow's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -27,17 +25,17 @@ from zope.interface import implementer
 from smtphooks import replies
 from smtphooks.arrival import Arrival, Client
 from smtphooks.dialogue import Dialogue
+from smtphooks.exchange import Exchange
+from smtphooks.flow import Flow
 from smtphooks.handshake import explainHandshakeFailure, record
-from smtphooks.hooks import callHook
 from smtphooks.journal import Journal
 from smtphooks.patience import Patience
 from smtphooks.receiver import Receiver
 from smtphooks.replies import BROKEN_PROTOCOL, NOTEWORTHY, Reply, SMTPError
-from smtphooks.runner import HOOK_TIMED_OUT, TOLD, HookRunner
+from smtphooks.runner import HookRunner
 from smtphooks.session import Session
 from smtphooks.steps import (
     AbandonMessage,
-    Ask,
     Challenge,
     DiscardChunk,
     ReceiveChunk,
@@ -56,17 +54,8 @@ if TYPE_CHECKING:
 
 _log = Logger()
 
-# Octets that may wait behind an undecided hook before the client is stopped.
-_AHEAD = 16384
-
-# Octets that may wait for C{onData} while the client may still say something, between two chunks of its message: with
-# what is read then (at most 64 KiB), less than 128 KiB in all.
-_BEHIND = 61440
-
 # A TLS record with a handshake in it (RFC 8446 section 5.1); no command begins so.
 _TLS_HANDSHAKE = b"\x16\x03"
-
-_YES_OR_NO = TOLD | {"onConnect", "onSecure", "onAuth"}
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener)
@@ -76,7 +65,6 @@ class SMTPServerProtocol(Protocol):
 
     @ivar session: what hooks see of it.
     @ivar patience: until when it waits for the client, or for a hook.
-    @ivar isStopped: the transport reads no more for now.
     @ivar isLeaving: the server ends it as soon as no transaction is in progress.
     """
 
@@ -84,12 +72,9 @@ class SMTPServerProtocol(Protocol):
 
     def __init__(self) -> None:
         self._read: Callable[[SMTPServerProtocol], bool] | None = None  # how to get on; None: something is undecided
-        self._question: Deferred[Any] | None = None  # the hook that the dialogue waits for
         self._pumping = False
-        self.isStopped = False
         self._arrival: Arrival | None = None  # while it is not known who has come
         self._waiting: IDelayedCall | None = None  # the dialogue makes the client wait
-        self._asked: object = None  # which hook that is
         self._code = 0  # of the last reply, or the worst of several
         self._isHandshaking = False
         self._aborted = False
@@ -104,8 +89,8 @@ class SMTPServerProtocol(Protocol):
     def connectionMade(self) -> None:
         """A client has connected."""
         self.patience = Patience(self.factory)
-        self.factory.remember(self)
         self._arrival = Arrival(self.factory, self.transport, self._begin, self._turnAway)
+        self.factory.remember(self)
         self.patience.forClient()
         self._arrival.begin()
 
@@ -127,10 +112,12 @@ class SMTPServerProtocol(Protocol):
         self._dialogue = Dialogue(factory.options, factory.extensions, self.session, factory.mechanisms)
         self._writer = ReplyWriter(self.transport, self._pump)
         self._runner = HookRunner(factory, self.session)
+        self._exchange = Exchange(self._dialogue, self._runner, self._resumed)
         self._journal = Journal(self.session, factory.options.logAddresses)
         self._receiver = Receiver(self._wire, self._runner, factory.options, self._answerRead, self._receiverChanged)
+        self._flow = Flow(self.transport, self._wire, self._receiver, self._writer, self.patience)
         self._standStill()
-        self._advance(self._dialogue.open)
+        self._do(self._exchange.tell(self._dialogue.open))
         if factory.isClosing:
             self.leave()
         if client.rest:
@@ -186,7 +173,7 @@ class SMTPServerProtocol(Protocol):
         self._isHandshaking = False
         self.patience.end()
         record(self.transport.getHandle(), self.session)  # type: ignore[union-attr]
-        self._advance(self._dialogue.answer, self.transport)
+        self._do(self._exchange.tell(self._dialogue.answer, self.transport))
         self._pump()
 
     def readConnectionLost(self) -> None:
@@ -208,9 +195,9 @@ class SMTPServerProtocol(Protocol):
             self._end()
             return
         self.factory.discount(self._network)
-        self.isStopped = False
+        self._flow.isStopped = False
         self._standStill()
-        self._dialogue.close()
+        self._exchange.end()
         if self._waiting is not None:
             self._waiting.cancel()
         if self._isHandshaking:
@@ -220,8 +207,7 @@ class SMTPServerProtocol(Protocol):
         if self._receiver.hasMessage:
             # Always a ConnectionLost, even if the client left politely: mid-message that is no way to go.
             self._receiver.cut(Failure(ConnectionLost(f"the client left within the message: {reason.value}")))
-        if self._question is not None:
-            self._question.cancel()
+        self._exchange.cancel()
         self._endIfDone()
 
     def _handshakeFailed(self, reason: Failure) -> None:
@@ -240,8 +226,8 @@ class SMTPServerProtocol(Protocol):
 
     def abort(self) -> None:
         """End the connection now; nothing that waits to be said is said any more."""
-        self._aborted = self._closing = True
-        self._read = None
+        self._aborted = True
+        self._giveUp()
         self.transport.abortConnection()  # type: ignore[union-attr]
 
     def endByForce(self) -> None:
@@ -271,31 +257,25 @@ class SMTPServerProtocol(Protocol):
         """Option C{hookTimeout}: nobody shall wait any longer for a hook."""
         self.patience.end()
         hasEnded = self._ended  # and so it is onClose
-        question, self._question = self._question, None
-        if question is not None:
-            self._runner.overdue(self._asked)
-            question.cancel()
-        if question is None or self._lost:
+        wasAsked = self._exchange.overdue()
+        if not wasAsked or self._lost:
             self._receiver.overdue()
         if hasEnded:
             self._end()
         elif self._lost:
             self._endIfDone()
-        elif question is not None:
-            self._refuseLate()
-
-    def _refuseLate(self) -> None:
-        if self._asked in TOLD:
-            self._advance(self._dialogue.answer, None)
-        else:
-            self._advance(self._dialogue.refuse, HOOK_TIMED_OUT)
-        self._pump()
+        elif wasAsked:
+            self._resumed(self._exchange.refuse())
 
     def lookAfterClient(self) -> None:
-        """A transport that reads nothing does not notice either that its client has gone, so ask the socket."""
-        socket = getattr(self.transport, "socket", None)
-        if socket is not None and socket.getsockopt(SOL_SOCKET, SO_ERROR):
+        """See whether a client that was stopped is still there."""
+        if self._flow.isBroken:
             self.abort()
+
+    @property
+    def isStopped(self) -> bool:
+        """The transport reads no more for now."""
+        return self._arrival is None and self._flow.isStopped
 
     def _standStill(self) -> None:
         """Something has to be decided before anything more is read; meanwhile the client owes nothing."""
@@ -305,7 +285,7 @@ class SMTPServerProtocol(Protocol):
     @property
     def buffered(self) -> int:
         """Octets of the client that this connection holds, read from the network and not used yet."""
-        return self._wire.buffered + self._receiver.buffered
+        return self._flow.buffered
 
     # --- the pump ---
 
@@ -323,38 +303,9 @@ class SMTPServerProtocol(Protocol):
             self._writer.flush()
         if self._inputEnded and self._read is not None and not self._writer.isChoked and self._receiver.hasRoom:
             self._close()
-        if self._read is not _READ_LINE or self._writer.isChoked or self.isStopped or self._receiver.hasMessage:
-            self._shareTime()
-            self._stopOrStart()
-
-    def _shareTime(self) -> None:
-        """A client that is stopped because its message waits for the hook owes nothing; the time is the hook's."""
-        if self._read is None or self._closing:
-            return
-        if self._isFull:
-            self.patience.hookIsSlow()
-        elif self.patience.isHookSlow and self._read is _READ_MESSAGE:
-            self.patience.hookIsBack(self._receiver.octets)
-        elif self.patience.isHookSlow:
-            self.patience.forChunk()
-
-    @property
-    def _isFull(self) -> bool:
-        """So much of the message waits for the hook that the client must wait as well."""
-        receiver = self._receiver
-        return not receiver.hasRoom and (self._read is not _READ_LINE or receiver.buffered > _BEHIND)
-
-    def _stopOrStart(self) -> None:
-        """Stop the client while what it sent cannot be used yet, so that memory stays bounded (invariant 6)."""
-        if self._closing:
-            return
-        stop = self._writer.isChoked or self._isFull or (self._read is None and self.buffered >= _AHEAD)
-        if stop is not self.isStopped:
-            self.isStopped = stop
-            if stop:
-                self.transport.pauseProducing()  # type: ignore[union-attr]
-            else:
-                self.transport.resumeProducing()  # type: ignore[union-attr]
+        flow, isNext = self._flow, self._read is _READ_LINE
+        if not self._closing and (not isNext or self._writer.isChoked or flow.isStopped or self._receiver.hasMessage):
+            flow.adjust(isDecided=self._read is not None, mayCommand=isNext)
 
     def _readLine(self) -> bool:
         if self.isLeaving and not self._dialogue.inTransaction:
@@ -365,14 +316,15 @@ class SMTPServerProtocol(Protocol):
             return False
         self._read = None
         self._journal.commands += 1
-        self._advance(self._dialogue.receive, line)
+        self._do(self._exchange.tell(self._dialogue.receive, line))
         return not self._wire.isEmpty or self._read is not _READ_LINE or self.isLeaving
 
     def _readMessage(self) -> bool:
         receiver, patience = self._receiver, self.patience
         if not receiver.hasRoom:
             return False
-        self._shareTime()
+        if patience.isHookSlow:
+            patience.hookIsBack(receiver.octets)
         self._read = None
         hasRead = receiver.read()
         if self._closing or self._read is not None:
@@ -387,38 +339,31 @@ class SMTPServerProtocol(Protocol):
 
     # --- steps of the dialogue ---
 
-    def _advance(self, tell: Callable[..., Step], *value: object) -> None:
-        """Tell the dialogue something, ask the hooks that it wants to hear, and do what it wants next."""
-        if self._closing:
-            return  # The server has given up meanwhile, and nothing may follow its last reply.
-        try:
-            step = tell(*value)
-            while type(step) is Ask:
-                hook = self._runner.find(step.hook)
-                result = None if hook is None else callHook(hook, step.arguments)
-                if isinstance(result, Deferred):
-                    self._await(step, result)
-                    return
-                if self._closing:
-                    self._runner.late(step.hook, result)
-                    return
-                step = self._dialogue.answer(None) if result is None else self._answer(step, result)
-        except Exception:
-            # An extension runs within the dialogue, and may crash as a hook may; but there is no way on from there.
-            self._runner.refusal("(in the dialogue)", Failure())
-            step = replies.HOOK_FAILED.closing()
-        _STEPS[type(step)](self, step)
+    def _do(self, step: Step | None) -> None:
+        """What the dialogue wants next, once the hooks have decided."""
+        if step is not None:
+            _STEPS[type(step)](self, step)
+        elif self._exchange.isWaiting and not self._closing:
+            self.patience.forHook()
+
+    def _resumed(self, step: Step | None) -> None:
+        """A hook has decided later."""
+        if self._lost:
+            self._endIfDone()
+        else:
+            self._do(step)
+            self._pump()
 
     def _say(self, reply: Reply) -> None:
         self._code = reply.code
         if self._code >= 400:
             self._note(reply)
-        self._put(reply)
+        self._writer.put(self._dialogue.encode(reply))
         if reply.closes:
             self._close()
             return
         self._read = _READ_LINE
-        if self._dialogue.state is State.CHUNKS:
+        if self._receiver.hasMessage:
             self.patience.forChunk()
         else:
             self.patience.forClient()
@@ -432,13 +377,10 @@ class SMTPServerProtocol(Protocol):
         for reply in {reply for reply in others if reply.code >= 400} - {last}:
             self._note(reply)
         for reply in others:
-            self._put(reply)
+            self._writer.put(self._dialogue.encode(reply))
         # Each recipient has its reply, even if the first of them closes.
         self._say(last.closing() if any(reply.closes for reply in others) else last)
         self._code = max(reply.code for reply in all)
-
-    def _put(self, reply: Reply) -> None:
-        self._writer.put(self._dialogue.encode(reply))
 
     def _note(self, reply: Reply) -> None:
         """Let the log and the hooks know what went wrong, where it was the server itself who refused."""
@@ -453,42 +395,17 @@ class SMTPServerProtocol(Protocol):
         """Write what there is and end the connection."""
         if self._closing:
             return
-        self._closing = True
-        self._read = None
+        self._giveUp()
         self.patience.forClient()
-        if self.isStopped:
-            # TLS ends when the client has said so too.
-            self.isStopped = False
-            self.transport.resumeProducing()  # type: ignore[union-attr]
+        self._flow.start()
         self._writer.close()
 
-    def _await(self, question: Ask, result: Deferred[Any]) -> None:
-        self._question = result
-        self._asked = question.hook
-        self.patience.forHook()
-        result.addBoth(self._answerLater, question, result)
-
-    def _answerLater(self, result: object, question: Ask, awaited: Deferred[Any]) -> None:
-        isOverdue = self._question is not awaited
-        if not isOverdue:
-            self._question = None
-        if self._lost or self._closing or isOverdue:
-            self._runner.late(question.hook, result)
-        if self._lost:
-            self._endIfDone()
-        elif not isOverdue:
-            self._advance(self._answer, question, result)
-            self._pump()
-
-    def _answer(self, question: Ask, result: object) -> Step:
-        """Tell the dialogue what a hook has decided."""
-        if result is False and question.hook not in _YES_OR_NO:
-            # Somebody meant "no", in the words of another library; that must not let anybody in.
-            result = Failure(TypeError("False is no answer, a refusal is a raised SMTPError"))
-        if not isinstance(result, Failure):
-            return self._dialogue.answer(result)
-        refusal = self._runner.refusal(question.hook, result)
-        return self._dialogue.answer(None) if question.hook in TOLD else self._dialogue.refuse(refusal)
+    def _giveUp(self) -> None:
+        """From here on nothing the client says is of interest, and it is told nothing more."""
+        self._closing = True
+        self._read = None
+        if self._arrival is None:
+            self._exchange.isOver = True
 
     def _challenge(self, step: Challenge) -> None:
         self._writer.put(step.octets)
@@ -500,7 +417,7 @@ class SMTPServerProtocol(Protocol):
         if line is None:
             return False
         self._standStill()
-        self._advance(self._dialogue.answer, line)
+        self._do(self._exchange.tell(self._dialogue.answer, line))
         return True
 
     def _wait(self, step: Wait) -> None:
@@ -509,7 +426,7 @@ class SMTPServerProtocol(Protocol):
 
     def _waited(self) -> None:
         self._waiting = None
-        self._advance(self._dialogue.answer, self._wire.buffered > 0)
+        self._do(self._exchange.tell(self._dialogue.answer, self._wire.buffered > 0))
         self._pump()
 
     def _startTLS(self, step: StartTLS) -> None:
@@ -523,14 +440,14 @@ class SMTPServerProtocol(Protocol):
             self._say(replies.TALKED_BEFORE_TLS)
             return
         if step.reply is not None:
-            self._put(step.reply)
+            self._writer.put(self._dialogue.encode(step.reply))
         self._isHandshaking = True
         self.patience.forClient()
         self._writer.startTLS(self.factory.secureContext)
 
     def _receiveMessage(self, step: ReceiveMessage) -> None:
         # The client waits for this reply and sends nothing until it comes; the hook may take its time.
-        self._put(step.reply)
+        self._writer.put(self._dialogue.encode(step.reply))
         self._writer.flush()
         self._messageBegins()
         self._receive(self._receiver.message)
@@ -562,8 +479,7 @@ class SMTPServerProtocol(Protocol):
     def _answerRead(self, verdict: Verdict | None) -> None:
         """What the dialogue wanted to have read has been read, and decided if it was to be."""
         envelope = self.session.envelope
-        if not self._lost:
-            self._advance(self._dialogue.answer, verdict)
+        self._do(self._exchange.tell(self._dialogue.answer, verdict))
         if verdict is not None:
             code = 0 if self._lost or self._aborted else self._code
             self._journal.message(self._dialogue.verb, envelope, verdict.octets, code)
@@ -577,18 +493,16 @@ class SMTPServerProtocol(Protocol):
 
     def _endIfDone(self) -> None:
         """The connection is gone; when its last hook has ended, C{onClose} follows."""
-        if self._ended or self._question is not None or self._receiver.isBusy:
+        if self._ended or self._exchange.isWaiting or self._receiver.isBusy:
             return
         self._ended = True
         if self.session.logout is not None:
             self._logout(self.session.logout)
         self._journal.end()
-        closing = self._runner.tell("onClose", self.session)
+        closing = self._exchange.tellClosed()
         if closing is None:
             self._end()
         else:
-            self._question = closing
-            self._asked = "onClose"
             self.patience.forHook()
             closing.addCallback(self._closed)
 
@@ -601,7 +515,7 @@ class SMTPServerProtocol(Protocol):
             _log.failure("logout crashed [{session}]", session=self.session.id, peer=self.session.remoteAddress)
 
     def _closed(self, _: None) -> None:
-        if self._question is not None:
+        if self._exchange.isWaiting:
             self._end()
 
     def _end(self) -> None:

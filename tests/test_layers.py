@@ -27,7 +27,8 @@ LAYERS = [
     {"hooks", "stream", "cred", "credentials", "handshake"},
     {"tls", "proxy", "lookup", "direct"},
     {"delivery", "maildir", "runner", "writer", "arrival", "journal", "patience"},
-    {"receiver"},
+    {"receiver", "exchange"},
+    {"flow"},
     {"protocol"},
     {"factory"},
     {"settings"},
@@ -39,7 +40,7 @@ LAYERS = [
 
 WITH_TWISTED = {"protocol", "delivery", "factory", "stream", "hooks", "maildir", "config", "tap"}
 # Twisted's half of TLS and of its own credentials: below the protocol, beside the core.
-WITH_TWISTED |= {"arrival", "journal", "receiver", "runner", "writer", "lookup", "proxy"}
+WITH_TWISTED |= {"arrival", "exchange", "journal", "receiver", "runner", "writer", "lookup", "proxy"}
 WITH_TWISTED |= {"direct", "tls", "handshake", "credentials", "cred", "checkers", "supervision"}
 
 
