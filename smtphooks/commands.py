@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
 
 from smtphooks import authentication, grammar, proxied, replies, transaction
 from smtphooks.options import fillHeloResponse
@@ -117,7 +119,8 @@ def _isHTTP(dialogue: Dialogue, argument: str) -> bool:
     return dialogue.state is State.GREETED and _FIELD.match(dialogue.verb) is not None
 
 
-class Command(NamedTuple):
+@attrs.frozen
+class Command:
     """
     A row of the table.
 
@@ -171,7 +174,8 @@ COMMANDS = {
 }
 
 
-class Flavour(NamedTuple):
+@attrs.frozen
+class Flavour:
     """
     What differs between SMTP and LMTP, chosen once for a connection.
 

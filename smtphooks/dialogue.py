@@ -84,7 +84,7 @@ class Dialogue:
         # What AUTH may say is longer than any other command, and which one comes is only known when it is read.
         self.lineLimit = max(self._commandLimit, AUTH_LINE_LENGTH if mechanisms else 0)
         self._task: Task | None = None
-        self._question: Ask | None = None  # the last that the task has asked of a hook
+        self._question: Question | None = None  # the last that the task has asked of a hook, or the first of all
         self._isEnhanced = not options.hideENHANCEDSTATUSCODES
         self.speaksUtf8 = False
         self._refusedByHook = False
@@ -100,7 +100,7 @@ class Dialogue:
         assert self._task is None, "the dialogue stands still until its question is answered"
         if self.speaksUtf8:
             self.speaksUtf8 = self.session.envelope.smtpUtf8
-        if isinstance(line, LineFault):
+        if not isinstance(line, bytes):
             return self._conclude(_LINE_FAULTS[line])
         try:
             text = line.decode()
@@ -223,15 +223,18 @@ class Dialogue:
         self._question = None
         try:
             result = handle(self, argument)
+            if type(result) is GeneratorType:
+                self._task = result
+                self._question = next(result)
+                return self._question
+        except StopIteration as end:
+            return self._conclude(end.value)
         except SMTPError as refusal:
             return self._conclude(refusal.reply(self._situation))
-        if type(result) is GeneratorType:
-            self._task = result
-            return self._advance(result.send, None)
         return self._conclude(cast(Replies, result))
 
     def _advance(self, resume: Callable[[Any], Question], value: object) -> Step:
-        """Let the handler go on to its next question or its reply."""
+        """Let the task go on to its next question or its reply."""
         try:
             question = resume(value)
         except StopIteration as end:
@@ -245,7 +248,7 @@ class Dialogue:
     @property
     def _situation(self) -> Situation:
         """Where a refusal happens now: in a hook, or else in the argument of the command."""
-        if self._question is None:
+        if not isinstance(self._question, Ask):
             return SITUATIONS["parameter"]
         return SITUATIONS.get(str(self._question.hook), SITUATIONS["command"])
 

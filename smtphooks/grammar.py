@@ -91,11 +91,11 @@ def _limit(what: str, text: str, octets: int) -> None:
         raise _Fault(f"{what} too long, at most {octets} octets")
 
 
-def commonPath(argument: str, keyword: str) -> tuple[Path, str] | None:
+def commonPath(argument: str, keyword: str) -> tuple[tuple[str, str, str], str] | None:
     """
     What L{splitPath} and then L{parseReversePath} or L{parseForwardPath} find, at a glance.
 
-    @return: the path, and the text of the parameters; None if the path is not quite as usual and needs all of these.
+    @return: the fields of the path, and the text of the parameters; None if it is unusual and needs all of these.
     """
     match = _COMMON[keyword].fullmatch(argument)
     if match is None:
@@ -103,7 +103,7 @@ def commonPath(argument: str, keyword: str) -> tuple[Path, str] | None:
     local, domain, parameters = match.groups("")
     if len(local) > _LOCAL_OCTETS or len(domain) > _LABEL_OCTETS:
         return None
-    return Path(f"{local}@{domain}", local, domain), parameters
+    return (f"{local}@{domain}", local, domain), parameters
 
 
 def splitPath(argument: str, keyword: str, lenient: bool) -> tuple[str, str] | None:

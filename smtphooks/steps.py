@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from enum import Enum
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
+
+import attrs
 
 from smtphooks.replies import Reply, SMTPError
 
@@ -30,7 +32,8 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Ask(NamedTuple):
+@attrs.define
+class Ask:
     """
     A hook must decide.
 
@@ -44,7 +47,8 @@ class Ask(NamedTuple):
     arguments: tuple[Any, ...]
 
 
-class ReceiveMessage(NamedTuple):
+@attrs.define
+class ReceiveMessage:
     """
     A message follows, ended by CRLF.CRLF; C{onData} gets it.  Answered with a L{Verdict} when both are done.
 
@@ -54,7 +58,8 @@ class ReceiveMessage(NamedTuple):
     reply: Reply
 
 
-class ReceiveChunk(NamedTuple):
+@attrs.define
+class ReceiveChunk:
     """
     So many octets of a message follow (RFC 3030); C{onData} gets them.
 
@@ -69,17 +74,20 @@ class ReceiveChunk(NamedTuple):
     last: bool
 
 
-class DiscardChunk(NamedTuple):
+@attrs.define
+class DiscardChunk:
     """So many octets follow that belong to no message.  Answered with None when they have been received."""
 
     octets: int
 
 
-class AbandonMessage(NamedTuple):
+@attrs.define
+class AbandonMessage:
     """The message begun with BDAT will not be finished.  Answered with None when its C{onData} has ended."""
 
 
-class Challenge(NamedTuple):
+@attrs.define
+class Challenge:
     """
     The client must respond to a challenge of SASL (RFC 4954 section 4).  Answered with its line, or what is wrong with
     it.
@@ -90,7 +98,8 @@ class Challenge(NamedTuple):
     octets: bytes
 
 
-class StartTLS(NamedTuple):
+@attrs.define
+class StartTLS:
     """
     TLS begins.  Answered with the transport when the handshake is done and the session says what came of it; refused if
     the client has already sent more in the clear.
@@ -101,7 +110,8 @@ class StartTLS(NamedTuple):
     reply: Reply | None
 
 
-class Wait(NamedTuple):
+@attrs.define
+class Wait:
     """
     The client must wait for so many seconds.
 
@@ -111,7 +121,8 @@ class Wait(NamedTuple):
     seconds: float
 
 
-class Verdict(NamedTuple):
+@attrs.define
+class Verdict:
     """
     What became of a message.
 

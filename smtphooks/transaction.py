@@ -54,7 +54,8 @@ def mail(dialogue: Dialogue, argument: str) -> Task:
     utf8 = "SMTPUTF8" in arguments
     if isinstance(path, str):
         path = grammar.parseReversePath(path, utf8=utf8, lenient=lenient)
-    _checkCharset(parameters, utf8)
+    if parameters:
+        _checkCharset(parameters, utf8)
     address = Address(*path, arguments)
     answer = yield Ask("onMailFrom", (address, session))
     session.envelope = Envelope(address)
