@@ -63,7 +63,7 @@ class Exchange:
                     step = self._dialogue.answer(None)
                     continue
                 result = callHook(hook, step.arguments)
-                if isinstance(result, Deferred):
+                if result is not None and isinstance(result, Deferred):
                     self._question = result
                     self._asked = step.hook
                     result.addBoth(self._answerLater, step, result)
@@ -71,7 +71,7 @@ class Exchange:
                 if self.isOver:
                     self._runner.late(step.hook, result)
                     return None
-                step = self._answer(step, result)
+                step = self._dialogue.answer(None) if result is None else self._answer(step, result)
         except Exception:
             # An extension runs within the dialogue, and may crash as a hook may; but there is no way on from there.
             self._runner.refusal("(in the dialogue)", Failure())

@@ -169,10 +169,10 @@ def callHook(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """
     try:
         result = hook(*arguments)
+        if type(result) is CoroutineType:
+            return _begin(result)
         if result is None or isinstance(result, (str, Deferred)):
             return result
-        if isinstance(result, CoroutineType):
-            return _begin(result)
         if asyncio.isfuture(result):
             return Deferred.fromFuture(result)
         if inspect.isawaitable(result):

@@ -143,7 +143,7 @@ class SMTPServerProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Octets have arrived."""
-        if self._closing or self._lost:
+        if self._closing:
             return
         if self._arrival is not None:
             self._arrival.receive(data)
@@ -189,7 +189,7 @@ class SMTPServerProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
-        self._lost = True
+        self._lost = self._closing = True
         if self._arrival is not None:
             self._arrival.end()
             self._end()
@@ -293,19 +293,24 @@ class SMTPServerProtocol(Protocol):
         """Go on as far as input, hooks and the client allow."""
         if self._pumping or self._lost or self._arrival is not None:
             return
+        writer = self._writer
         self._pumping = True
         try:
-            while self._read is not None and not self._writer.isChoked and self._read(self):
+            while (read := self._read) is not None and not writer.isChoked and read(self):
                 continue
         finally:
             self._pumping = False
         if not self._aborted:
-            self._writer.flush()
-        if self._inputEnded and self._read is not None and not self._writer.isChoked and self._receiver.hasRoom:
+            writer.flush()
+        read = self._read
+        if self._inputEnded and read is not None and not writer.isChoked and self._receiver.hasRoom:
             self._close()
-        flow, isNext = self._flow, self._read is _READ_LINE
-        if not self._closing and (not isNext or self._writer.isChoked or flow.isStopped or self._receiver.hasMessage):
-            flow.adjust(isDecided=self._read is not None, mayCommand=isNext)
+        if read is not _READ_LINE or writer.isChoked or self._flow.isStopped or self._receiver.hasMessage:
+            self._adjustFlow()
+
+    def _adjustFlow(self) -> None:
+        if not self._closing:
+            self._flow.adjust(isDecided=self._read is not None, mayCommand=self._read is _READ_LINE)
 
     def _readLine(self) -> bool:
         if self.isLeaving and not self._dialogue.inTransaction:
@@ -355,8 +360,8 @@ class SMTPServerProtocol(Protocol):
             self._pump()
 
     def _say(self, reply: Reply) -> None:
-        self._code = reply.code
-        if self._code >= 400:
+        self._code = code = reply.code
+        if code >= 400:
             self._note(reply)
         self._writer.put(self._dialogue.encode(reply))
         if reply.closes:

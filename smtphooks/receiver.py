@@ -26,6 +26,7 @@ from smtphooks.wire import Wire, beforeBareNewline
 class Receiver:
     """
     @ivar owesInput: it is the client's turn; if not, a hook has to take or to decide what was read.
+    @ivar hasMessage: a message has begun, and is not read and decided yet.
     @ivar octets: how much has been read of the message, or of the chunk of none.
     """
 
@@ -38,6 +39,7 @@ class Receiver:
         "_options",
         "_runner",
         "_wire",
+        "hasMessage",
         "octets",
         "owesInput",
     )
@@ -62,6 +64,7 @@ class Receiver:
         self._delivery: Delivery | None = None
         self._conclusion: Callable[[Delivery], Verdict | None] | None = None  # answered when the delivery is decided
         self._last = True  # the message ends with what is being read
+        self.hasMessage = False
         self.owesInput = False
         self.octets = 0
 
@@ -100,11 +103,6 @@ class Receiver:
         self._delivery.cut(failure)
 
     # --- what there is ---
-
-    @property
-    def hasMessage(self) -> bool:
-        """A message has begun, and is not read and decided yet."""
-        return self._delivery is not None
 
     def overdue(self) -> None:
         """C{onData} has taken too long; what it does from here on is of no interest."""
@@ -181,13 +179,14 @@ class Receiver:
     # --- the hook ---
 
     def _begin(self) -> None:
+        self.hasMessage = True
         self.octets = 0
         options, session = self._options, self._runner.session
         stream = MessageStream(options.size, options.rejectOversized, self._changed)
         self._delivery = delivery = Delivery(stream, len(session.envelope.rcptTo) if options.lmtp else None)
         hook = self._runner.find("onData")
         result = None if hook is None else callHook(hook, (stream, session))
-        if isinstance(result, Deferred):
+        if result is not None and isinstance(result, Deferred):
             delivery.hookRuns(result)
             result.addBoth(self._decidedLater, delivery)
         else:
@@ -229,4 +228,5 @@ class Receiver:
         delivery, conclusion = self._delivery, self._conclusion
         if delivery is not None and delivery.decided and conclusion is not None:
             self._delivery = self._conclusion = None
+            self.hasMessage = False
             self._answer(conclusion(delivery))
