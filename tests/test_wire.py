@@ -292,6 +292,39 @@ def test_a_pull_is_bounded_even_where_normalizing_doubles_it() -> None:
     assert wire.buffered == 32768
 
 
+@pytest.mark.parametrize("octets", [40_000, 65_536])
+def test_clean_octets_are_handed_out_in_one_pull(octets: int) -> None:
+    wire = Wire()
+    wire.beginMessage()
+    body = (b"x" * 78 + b"\r\n") * (octets // 80) + b"y" * (octets % 80)
+    wire.receive(body)
+    assert (wire.maybeMessage(), wire.buffered) == (body, 0)
+
+
+def test_a_bare_line_end_anywhere_bounds_the_pull() -> None:
+    for bare in (b"\n", b"\r"):
+        wire = Wire()
+        wire.beginMessage()
+        body = b"x" * 65_000 + bare + b"x" * 535
+        wire.receive(body)
+        assert wire.maybeMessage() == body[:32_768]
+        assert wire.buffered == 32_768
+
+
+@pytest.mark.parametrize("octetsBefore", [1, 1000, 32_760, 40_000])
+@pytest.mark.parametrize("dots", [0, 1, 7, 8, 9, 50])
+def test_a_dot_that_ends_or_is_hidden_is_found_behind_any_number_of_dots(dots: int, octetsBefore: int) -> None:
+    wire = Wire()
+    wire.beginMessage()
+    head = b"x." * dots + b"x" * octetsBefore
+    wire.receive(head + b"\r\n..hidden\r\n.\r\nNOOP\r\n")
+    message = b""
+    while not wire.messageEnded:
+        message += wire.maybeMessage() or b""
+    assert message == head + b"\r\n.hidden\r\n"
+    assert wire.maybeLine(LIMIT) == b"NOOP"
+
+
 class Counted(bytes):
     """Octets that count how often they are searched."""
 
