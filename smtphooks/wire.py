@@ -58,7 +58,7 @@ def _firstDotLine(octets: bytes, start: int) -> int:
             return -1
         if octets.startswith(b"\r\n", max(dot - 2, start), dot):
             return dot - 2
-    return octets.find(b"\r\n.", max(dot - 1, start))
+    return octets.find(b"\r\n.", dot + 1)
 
 
 class LineFault(Enum):

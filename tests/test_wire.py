@@ -311,7 +311,7 @@ def test_a_bare_line_end_anywhere_bounds_the_pull() -> None:
         assert wire.buffered == 32_768
 
 
-@pytest.mark.parametrize("octetsBefore", [1, 1000, 32_760, 40_000])
+@pytest.mark.parametrize("octetsBefore", [0, 1, 1000, 32_760, 40_000])
 @pytest.mark.parametrize("dots", [0, 1, 7, 8, 9, 50])
 def test_a_dot_that_ends_or_is_hidden_is_found_behind_any_number_of_dots(dots: int, octetsBefore: int) -> None:
     wire = Wire()
