@@ -9,6 +9,7 @@ dialogue does not go on.  It never looks at anything beyond the command at hand,
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from types import GeneratorType
 from typing import Any, cast
 
@@ -33,6 +34,12 @@ _TOWARDS_AUTHENTICATION = frozenset({"HELO", "EHLO", "LHLO", "STARTTLS", "AUTH",
 _TAKEN = (None,)
 
 _LINE_FAULTS = {LineFault.TOO_LONG: replies.LINE_TOO_LONG, LineFault.BARE_LINE_END: replies.BARE_LINE_END}
+
+
+@lru_cache(maxsize=16)
+def _greeting(*words: str) -> Reply:
+    # The same for all clients of a server, so that its octets are made once.
+    return Reply(220, " ".join(filter(None, words)))
 
 
 class Dialogue:
@@ -165,8 +172,7 @@ class Dialogue:
 
     def greeting(self) -> Reply:
         """RFC 5321 section 4.2: the host name, then what it speaks."""
-        options = self.options
-        return Reply(220, " ".join(filter(None, (options.name, self.flavour.protocol, options.banner))))
+        return _greeting(self.options.name, self.flavour.protocol, self.options.banner)
 
     def startAnew(self) -> None:
         """All that the client said before is forgotten, as TLS begins (RFC 3207 section 4.2)."""
