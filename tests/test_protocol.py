@@ -461,6 +461,18 @@ def test_nothing_is_said_any_more_when_a_hook_has_aborted_the_connection(result:
     assert not client.factory.connections
 
 
+def test_nothing_behind_is_read_when_onError_has_aborted_the_connection(logged: Logged) -> None:
+    def onMailFrom(address: Any, session: Any) -> None:
+        raise RuntimeError("crash")
+
+    client = connect(onMailFrom=onMailFrom, onError=lambda failure, session: client.protocol.abort())
+    client.say(HELLO)
+    client.protocol.dataReceived(octets(MAIL, "NOOP"))
+    assert client.protocol.buffered == len(octets("NOOP"))
+    assert client.transport.value() == b""
+    assert logged.takeFailures(RuntimeError)
+
+
 def test_a_client_that_takes_no_more_is_let_go() -> None:
     client = connect()
     client.protocol.writeConnectionLost()
