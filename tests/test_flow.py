@@ -96,6 +96,16 @@ def test_the_time_while_it_is_stopped_is_that_of_the_hook(parts: Parts) -> None:
     assert parts.patience.deadline == parts.factory.now + 60
 
 
+def test_between_two_chunks_no_rate_is_asked_of_the_client(parts: Parts) -> None:
+    parts.receiveChunk(70000)
+    parts.factory.now += 1000  # after so long a message has to have come at some rate
+    parts.adjust(mayCommand=True)
+    parts.receiver.overdue()
+    parts.receiver.octets = 0  # of the chunk that is to come
+    parts.adjust(mayCommand=True)
+    assert parts.patience.deadline == parts.factory.now + 60
+
+
 def test_all_that_waits_anywhere_counts(parts: Parts) -> None:
     parts.receiveChunk(1000)
     parts.wire.receive(b"NOOP\r\n")

@@ -275,8 +275,9 @@ def test_the_next_message_has_its_own_time() -> None:
         assert client.codes()[-1] == 250
 
 
+@pytest.mark.parametrize("octets", [b"x" * 40000, b"\n" * 65536], ids=["one pull", "two pulls"])
 @pytest.mark.parametrize("begin", BEGIN)
-def test_the_time_of_a_slow_hook_does_not_count(begin: tuple[str, ...]) -> None:
+def test_the_time_of_a_slow_hook_does_not_count(begin: tuple[str, ...], octets: bytes) -> None:
     gates: list[Deferred[None]] = []
 
     async def onData(stream: Any, session: Any) -> None:
@@ -287,7 +288,7 @@ def test_the_time_of_a_slow_hook_does_not_count(begin: tuple[str, ...]) -> None:
     client = connect(socketTimeout=60, dataTimeout=100, onData=onData)
     client.say(*ENVELOPE, *begin)
     for _ in range(5):
-        client.feed(b"x" * 40000)
+        client.feed(octets)
         while client.transport.producerState == "paused":
             pump(client, 90)
             gates.pop(0).callback(None)
