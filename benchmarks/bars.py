@@ -7,12 +7,13 @@ A bar is added by one more line of the table.  This module judges what was measu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks import compare
 from benchmarks.compare import Summary
 from benchmarks.peers import (
     AIOSMTPD,
+    CANNED,
     FEW_IDLE,
     GO_SMTP,
     HOOKS,
@@ -44,6 +45,11 @@ class Bar:
     @property
     def labels(self) -> tuple[str, ...]:
         return (self.label, self.other) if self.other else (self.label,)
+
+    @property
+    def floor(self) -> Bar:
+        """The same for the least that a server on Twisted can do: below that nothing here can come."""
+        return replace(self, label=CANNED.name)
 
     def __str__(self) -> str:
         return f"{self.workload}: {' / '.join(self.labels)}, {self.figure}"
@@ -93,11 +99,15 @@ BARS: tuple[Bar, ...] = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """@ivar measured: None where it could not be."""
+    """
+    @ivar measured: None where it could not be.
+    @ivar floor: what the least server on Twisted has, where that was measured.
+    """
 
     bar: Bar
     measured: Summary | None
     why: str = ""
+    floor: Summary | None = None
 
     @property
     def held(self) -> bool:
@@ -107,7 +117,8 @@ class Verdict:
         state = "  held" if self.held else "BEHIND"
         if self.measured is None:
             return f"{state}  {self.bar}: {self.why}"
-        return f"{state}  {self.bar}: {self.measured.median:.5g}, at most {self.bar.most:g}"
+        floor = f" ({CANNED.name}: {self.floor.median:.3g})" if self.floor else ""
+        return f"{state}  {self.bar}: {self.measured.median:.5g}, at most {self.bar.most:g}{floor}"
 
 
 def judge(bars: Sequence[Bar], records: Mapping[str, Record]) -> list[Verdict]:
@@ -116,8 +127,9 @@ def judge(bars: Sequence[Bar], records: Mapping[str, Record]) -> list[Verdict]:
     for bar in bars:
         record = records.get(bar.workload)
         values = bar.measured(record) if record else []
-        if values:
-            verdicts.append(Verdict(bar, Summary.of(values)))
+        if record and values:
+            floor = bar.floor.measured(record) if bar.label == SMTPHOOKS.name and bar.other else []
+            verdicts.append(Verdict(bar, Summary.of(values), floor=Summary.of(floor) if floor else None))
         else:
             skipped = record.skipped if record else {}
             reasons = [f"{label} {skipped[label]}" for label in bar.labels if label in skipped]
@@ -129,5 +141,5 @@ def judged(workloads: Sequence[Workload], bars: Sequence[Bar]) -> list[Workload]
     """What has to be played so that the bars can be judged, and no more."""
     wanted: dict[str, set[str]] = {}
     for bar in bars:
-        wanted.setdefault(bar.workload, set()).update(bar.labels)
+        wanted.setdefault(bar.workload, set()).update(bar.labels, bar.floor.labels)
     return [workload.only(sorted(wanted[workload.name])) for workload in workloads if workload.name in wanted]

@@ -122,7 +122,14 @@ def test_every_bar_names_turns_of_its_workload() -> None:
 
 def test_only_what_bars_need_is_played() -> None:
     (played,) = bars.judged(WORKLOADS, [BAR])
-    assert [turn.label for turn in played.turns] == ["smtphooks", "aiosmtpd"]
+    assert [turn.label for turn in played.turns] == ["smtphooks", "aiosmtpd", "canned replies"]
+
+
+def test_a_verdict_tells_what_the_least_server_on_Twisted_has_and_does_not_depend_on_it() -> None:
+    record = recordOf("1k", {"smtphooks": [60] * 9, "aiosmtpd": [100] * 9, "canned replies": [55] * 9})
+    (verdict,) = judge([BAR], {"1k": record})
+    assert str(verdict).startswith("BEHIND")
+    assert str(verdict).endswith("0.6, at most 0.5 (canned replies: 0.55)")
 
 
 def test_table_says_which_way_a_ratio_is() -> None:
