@@ -37,7 +37,18 @@ _PARTS = {
     "wire": ("wire",),
     "dialogue": ("dialogue", "commands", "transaction", "grammar", "replies", "extensions", "steps", "session"),
     "hooks and message stream": ("hooks", "runner", "receiver", "delivery", "stream"),
-    "protocol": ("protocol", "patience", "writer", "direct", "arrival", "factory", "lookup", "proxy"),
+    "protocol": (
+        "protocol",
+        "exchange",
+        "flow",
+        "patience",
+        "writer",
+        "direct",
+        "arrival",
+        "factory",
+        "lookup",
+        "proxy",
+    ),
     LOG: ("journal",),
 }
 _PART_OF = {f"smtphooks/{module}.py": part for part, modules in _PARTS.items() for module in modules}
