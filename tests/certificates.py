@@ -17,6 +17,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAY = datetime.timedelta(days=1)
 
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    key_cert_sign=True,
+    crl_sign=True,
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 @functools.cache
 def rsaKey(bits: int = 2048) -> Any:
@@ -67,9 +79,8 @@ class Authority:
         self.privateKey = ec.generate_private_key(ec.SECP256R1())
         self.parent = parent
         signer = parent or self
-        self.certificate = self._sign(
-            self.name, self.privateKey, signer, [(x509.BasicConstraints(ca=True, path_length=None), True)]
-        )
+        extensions = [(x509.BasicConstraints(ca=True, path_length=None), True), (_SIGNS_CERTIFICATES, True)]
+        self.certificate = self._sign(self.name, self.privateKey, signer, extensions)
 
     @property
     def pem(self) -> str:
@@ -95,7 +106,10 @@ class Authority:
             .not_valid_before(now + begin)
             .not_valid_after(now + end)
         )
-        for extension, critical in extensions:
+        # RFC 5280 sections 4.2.1.1 and 4.2.1.2 want both; from Python 3.13 on its clients do as well.
+        ownKey = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        signersKey = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.privateKey.public_key())
+        for extension, critical in [*extensions, (ownKey, False), (signersKey, False)]:
             builder = builder.add_extension(extension, critical)
         return builder.sign(signer.privateKey, hashes.SHA256())
 
