@@ -48,7 +48,7 @@ class Flow:
         Stop or start the client, and say whose the time is.
 
         @param isDecided: what the client sends can be used; no hook has to decide before.
-        @param mayCommand: the client may send a command next, and has not to send its message.
+        @param mayCommand: what the client sends next is a command.
         """
         receiver, patience = self._receiver, self._patience
         isFull = not receiver.hasRoom and (not mayCommand or receiver.buffered > _BEHIND)

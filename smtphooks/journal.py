@@ -68,7 +68,7 @@ class Journal:
         self._octets += octets
         self._messages += 1
         shown, sender = self._logAddresses, envelope.mailFrom
-        recipients = [f"<{addressForLog(each.address, shown)}>" for each in envelope.rcptTo[:_MOST_NAMED]]
+        recipients = [f"<{addressForLog(str(each), shown)}>" for each in envelope.rcptTo[:_MOST_NAMED]]
         _info(
             "message from <{sender}> for {recipients}: {octets} octets, {code} after {milliseconds} ms [{session}]",
             session=self._session.id,
@@ -77,7 +77,7 @@ class Journal:
             code=code,
             milliseconds=round((monotonic() - self._messageBegan) * 1000),
             protocol=self._session.transmissionType,
-            sender=addressForLog(sender.address if sender else "", shown),
+            sender=addressForLog(str(sender or ""), shown),
             recipients=", ".join(recipients),
             recipientCount=len(envelope.rcptTo),
             octets=octets,

@@ -48,7 +48,7 @@ class Patience:
         self._socketTimeout = factory.options.socketTimeout or _NEVER
         self._dataTimeout = factory.options.dataTimeout or _NEVER
         self._messageBegan = 0.0  # less the time that hooks have taken since
-        self._fullSince = 0.0  # the message waits for its hook
+        self._fullSince = 0.0  # since when, if so
         self.isHookSlow = False
         self.deadline = _NEVER
         self.isForced = False

@@ -104,6 +104,8 @@ class SMTPServerProtocol(Protocol):
 
     def _begin(self, client: Client) -> None:
         """The client is known and let in."""
+        if self._closing:
+            return  # It was sent away while it was looked up.
         factory = self.factory
         self._arrival = None
         self._network = client.network
@@ -204,10 +206,10 @@ class SMTPServerProtocol(Protocol):
             # Twisted's TLS does not tell who ended it.
             self._handshakeFailed(Failure(ConnectionAborted()) if self._aborted else reason)
         self._wire.clear()
+        self._exchange.cancel()
         if self._receiver.hasMessage:
             # Always a ConnectionLost, even if the client left politely: mid-message that is no way to go.
             self._receiver.cut(Failure(ConnectionLost(f"the client left within the message: {reason.value}")))
-        self._exchange.cancel()
         self._endIfDone()
 
     def _handshakeFailed(self, reason: Failure) -> None:
@@ -352,7 +354,7 @@ class SMTPServerProtocol(Protocol):
             self.patience.forHook()
 
     def _resumed(self, step: Step | None) -> None:
-        """A hook has decided later."""
+        """A hook has decided later, or was overdue."""
         if self._lost:
             self._endIfDone()
         else:
@@ -366,7 +368,8 @@ class SMTPServerProtocol(Protocol):
         self._writer.put(self._dialogue.encode(reply))
         if reply.closes:
             self._close()
-            return
+        if self._closing:
+            return  # Or else onError, which was told of the refusal, has ended the connection.
         self._read = _READ_LINE
         if self._receiver.hasMessage:
             self.patience.forChunk()
@@ -409,7 +412,7 @@ class SMTPServerProtocol(Protocol):
         """From here on nothing the client says is of interest, and it is told nothing more."""
         self._closing = True
         self._read = None
-        if self._arrival is None:
+        if self._arrival is None:  # else there is nothing that could be over
             self._exchange.isOver = True
 
     def _challenge(self, step: Challenge) -> None:

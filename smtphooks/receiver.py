@@ -179,11 +179,11 @@ class Receiver:
     # --- the hook ---
 
     def _begin(self) -> None:
-        self.hasMessage = True
         self.octets = 0
         options, session = self._options, self._runner.session
         stream = MessageStream(options.size, options.rejectOversized, self._changed)
         self._delivery = delivery = Delivery(stream, len(session.envelope.rcptTo) if options.lmtp else None)
+        self.hasMessage = True
         hook = self._runner.find("onData")
         result = None if hook is None else callHook(hook, (stream, session))
         if result is not None and isinstance(result, Deferred):

@@ -243,28 +243,27 @@ class Wire:
         carry, self._carry = self._carry, b""
         return self._translate(carry) if carry else b""
 
-    def _take(self, most: int) -> tuple[bytes, bool]:
-        """
-        What was held back, and up to so many of the octets at hand.
-
-        @return: also whether there is nothing to translate in them.
-        """
+    def _take(self, most: int) -> bytes:
+        """What was held back, and up to so many of the octets at hand."""
         block, start = self._block, self._position
         piece = block if start == 0 and len(block) <= most else block[start : start + most]
         self._position = start + len(piece)
         if self._carry:
             piece = self._carry + piece
             self._carry = b""
-        isClean = self._verbatim or _isClean(piece)
-        excess = 0 if isClean else len(piece) - _UNCLEAN_PIECE
-        if excess > 0:
-            self._position -= excess
-            piece = piece[:-excess]
-        return piece, isClean
+        return piece
+
+    def _giveBack(self, octets: int) -> None:
+        """So many of the octets just taken are at hand again."""
+        self._position -= octets
 
     def _chunk(self, octets: int) -> bytes:
         start = self._position
-        piece, isClean = self._take(min(octets, _PIECE))
+        piece = self._take(min(octets, _PIECE - len(self._carry)))
+        isClean = self._verbatim or _isClean(piece)
+        if not isClean and len(piece) > _UNCLEAN_PIECE:
+            self._giveBack(len(piece) - _UNCLEAN_PIECE)
+            piece = piece[:_UNCLEAN_PIECE]
         self._chunkOctets = octets - (self._position - start)
         self.messageEnded = self._chunkOctets == 0
         if isClean:
@@ -274,7 +273,7 @@ class Wire:
         return self._translate(piece)
 
     def _data(self) -> bytes:
-        piece, isClean = self._take(_PIECE)
+        piece = self._take(_PIECE - len(self._carry))
         start = 0
         if self._lineEnd and piece.startswith(b"."):
             if self._lineEnd == b"\r\n":
@@ -282,26 +281,28 @@ class Wire:
                     self._carry = piece
                     return b""
                 if piece.startswith(b".\r\n"):
-                    self._endMessage(len(piece) - 3)
+                    self._giveBack(len(piece) - 3)
+                    self.messageEnded = True
                     return b""
             start = 1
         dot = _firstDotLine(piece, start)
         end = piece.find(_END_OF_MESSAGE, dot) if dot >= 0 else -1
-        if end >= 0:
-            self._endMessage(len(piece) - end - 5)
-            content = piece[start : end + 2]
+        content = piece[start : end + 2] if end >= 0 else piece[start:]
+        # Only now, for what stands behind the message must not be looked at once for each message before it.
+        isClean = self._verbatim or _isClean(content)
+        if not isClean and len(content) > _UNCLEAN_PIECE:
+            self._giveBack(len(piece) - start - _UNCLEAN_PIECE)
+            content = self._holdBack(content[:_UNCLEAN_PIECE])
+        elif end >= 0:
+            self._giveBack(len(piece) - end - 5)
+            self.messageEnded = True
         else:
-            content = self._holdBack(piece[start:])
+            content = self._holdBack(content)
         # In this order, so that a dot behind a bare LF counts as hidden when the bare LF counts as a line end.
         translated = content if isClean else self._translate(content)
         if dot == end and translated is content:
             return content
         return translated.replace(b"\r\n.", b"\r\n")
-
-    def _endMessage(self, octetsBehind: int) -> None:
-        """The message is over; so many of the octets just taken lie behind it."""
-        self._position -= octetsBehind
-        self.messageEnded = True
 
     def _holdBack(self, content: bytes) -> bytes:
         """Keep what may be the beginning of the end until more is known."""
@@ -325,7 +326,7 @@ class Wire:
 
     def _translate(self, content: bytes) -> bytes:
         """What "normalize" and "reject" do to the line ends of a message; the content holds no half CRLF."""
-        if self._verbatim or _isClean(content):
+        if _isClean(content):
             return content
         if self._bareNewline == REJECT:
             self.bareNewlineSeen = True

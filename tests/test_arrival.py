@@ -403,6 +403,26 @@ def test_greetingWaitsNoLongerThanOneAndAHalfSeconds() -> None:
     assert client.transport.flow == ["stop", "go"]
 
 
+ENDINGS: dict[str, Any] = {
+    "abort": lambda client: client.protocol.abort(),
+    "by force": lambda client: client.protocol.endByForce(),
+    "close": lambda client: client.factory.close(),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_whoIsSentAwayWhileLookedUpIsNeverLetIn(ending: str) -> None:
+    client, answer, server = waiting()
+    aborted: list[bool] = []
+    # As over TCP, where connectionLost comes with the next turn of the reactor.
+    client.transport.abortConnection = lambda: aborted.append(True)  # type: ignore[method-assign]
+    ENDINGS[ending](client)
+    answer.callback(([pointer(NAME)], [], []))
+    assert (aborted, server.called, client.transport.writes) == ([True], [], [])
+    client.lose()
+    assert (server.called, client.factory.connections) == ([], set())
+
+
 @pytest.mark.parametrize("socketTimeout", [1, 60])
 def test_timeOfTheLookUpIsNotTheClients(socketTimeout: int) -> None:
     client, _, _ = waiting(socketTimeout=socketTimeout)

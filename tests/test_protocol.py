@@ -14,6 +14,7 @@ from twisted.internet.testing import StringTransport
 from zope.interface.verify import verifyObject
 
 from smtphooks import SMTPError
+from smtphooks.writer import ReplyWriter
 
 from .conftest import Logged
 from .support import (
@@ -471,6 +472,60 @@ def test_nothing_behind_is_read_when_onError_has_aborted_the_connection(logged: 
     assert client.protocol.buffered == len(octets("NOOP"))
     assert client.transport.value() == b""
     assert logged.takeFailures(RuntimeError)
+
+
+def test_the_pump_ends_when_onError_aborts_while_the_server_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def onError(failure: Any, session: Any) -> None:
+        client.protocol.abort()
+        client.factory.close()
+
+    client = connect(bareNewline="reject", onError=onError)
+    client.say(HELLO)
+    said: list[bytes] = []
+
+    def put(writer: ReplyWriter, octets: bytes) -> None:
+        said.append(octets)
+        assert len(said) < 5, "more is said than was asked for"
+
+    monkeypatch.setattr(ReplyWriter, "put", put)
+    client.protocol.dataReceived(b"NOOP\nNOOP\r\n")
+    assert client.transport.value() == b""
+
+
+@pytest.mark.parametrize("end", [b".\r\n", b""], ids=["whole", "cut"])
+def test_text_that_a_hook_puts_into_the_envelope_harms_nobody(end: bytes) -> None:
+    async def onData(stream: Any, session: Any) -> None:
+        session.envelope.mailFrom = "bounce@mx.test"
+        session.envelope.rcptTo.append("copy@mx.test")
+        await stream.read()
+
+    client = connect(onData=onData)
+    client.say(*ENVELOPE, "DATA")
+    client.feed(b"text\r\n" + end)
+    assert client.codes() == [250] * bool(end)
+    client.lose()
+    assert not client.factory.connections
+
+
+def test_an_envelope_that_a_hook_has_spoilt_does_not_keep_the_connection() -> None:
+    diary = Diary()
+    client = connect(lmtp=True, onClose=diary.hook("onClose"))
+    client.say(*LMTP_ENVELOPE)
+    client.session.envelope.rcptTo = iter([])
+    with pytest.raises(TypeError):
+        client.feed(octets("DATA"))
+    client.lose()
+    assert (diary, client.factory.connections) == (["onClose"], set())
+
+
+def test_a_client_that_leaves_within_a_message_does_not_cut_onClose_short() -> None:
+    onClose = Pending()
+    client = connect(onData=Mailbox().onData, onClose=onClose)
+    client.say(*ENVELOPE, "DATA", "text")
+    client.lose()
+    assert (len(onClose.calls), onClose.cancelled) == (1, 0)
+    onClose.decide()
+    assert not client.factory.connections
 
 
 def test_a_client_that_takes_no_more_is_let_go() -> None:

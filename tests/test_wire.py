@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smtphooks import wire as wireModule
 from smtphooks.wire import ACCEPT, NORMALIZE, REJECT, LineFault, Wire
 
 MODES = [NORMALIZE, REJECT, ACCEPT]
@@ -323,6 +324,40 @@ def test_a_dot_that_ends_or_is_hidden_is_found_behind_any_number_of_dots(dots: i
         message += wire.maybeMessage() or b""
     assert message == head + b"\r\n.hidden\r\n"
     assert wire.maybeLine(LIMIT) == b"NOOP"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_no_pull_is_longer_than_it_may_be_whatever_was_held_back(chunked: bool) -> None:
+    wire = Wire()
+    if chunked:
+        wire.beginChunk(100_000, first=True, binary=False)
+    else:
+        wire.beginMessage()
+    wire.receive(b"x\r")
+    assert wire.maybeMessage() == b"x"
+    wire.receive(b"\n" + b"y" * 65_535)
+    assert [len(wire.maybeMessage() or b"") for _ in range(2)] == [65_536, 1]
+
+
+def test_what_stands_behind_a_message_is_not_looked_at_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or each of many short messages in one block would cost as much as all of them."""
+    looked: list[int] = []
+    isClean = wireModule._isClean
+
+    def counting(octets: bytes) -> bool:
+        looked.append(len(octets))
+        return isClean(octets)
+
+    monkeypatch.setattr(wireModule, "_isClean", counting)
+    wire = Wire()
+    messages = [b".\r\n", b"text\r\n.\r\n", b"bare\n\r\n.\r\n"] * 100
+    wire.receive(b"".join(messages))
+    for _ in messages:
+        wire.beginMessage()
+        while not wire.messageEnded:
+            wire.maybeMessage()
+    assert wire.isEmpty
+    assert sum(looked) <= 2 * sum(map(len, messages))
 
 
 class Counted(bytes):
