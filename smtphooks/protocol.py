@@ -302,7 +302,7 @@ class SMTPServerProtocol(Protocol):
                 continue
         finally:
             self._pumping = False
-        if not self._aborted:
+        if not self._closing:
             writer.flush()
         read = self._read
         if self._inputEnded and read is not None and not writer.isChoked and self._receiver.hasRoom:

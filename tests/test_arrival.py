@@ -420,7 +420,7 @@ def test_whoIsSentAwayWhileLookedUpIsNeverLetIn(ending: str) -> None:
     answer.callback(([pointer(NAME)], [], []))
     assert (aborted, server.called, client.transport.writes) == ([True], [], [])
     client.lose()
-    assert (server.called, client.factory.connections) == ([], set())
+    assert (server.called, client.factory.connections, client.factory._clients) == ([], set(), {})
 
 
 @pytest.mark.parametrize("socketTimeout", [1, 60])

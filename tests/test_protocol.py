@@ -462,6 +462,14 @@ def test_nothing_is_said_any_more_when_a_hook_has_aborted_the_connection(result:
     assert not client.factory.connections
 
 
+def test_nothing_is_written_any_more_when_the_connection_goes_while_a_hook_is_called() -> None:
+    client = connect(onMailFrom=lambda address, session: client.lose())
+    client.say(HELLO)
+    client.protocol.dataReceived(octets("NOOP", MAIL, "NOOP"))
+    assert client.transport.value() == b""
+    assert not client.factory.connections
+
+
 def test_nothing_behind_is_read_when_onError_has_aborted_the_connection(logged: Logged) -> None:
     def onMailFrom(address: Any, session: Any) -> None:
         raise RuntimeError("crash")
