@@ -30,7 +30,7 @@ def addressForLog(address: str, isShown: bool) -> str:
 
 
 def _info(text: str, **event: Any) -> None:
-    """What C{Logger.info} does; that sorts the levels that there are for each event, and takes four times as long."""
+    """What C{Logger.info} does, which takes most of its time to sort all levels that there are, for each event."""
     event["log_logger"] = _log
     event["log_level"] = _INFO
     event["log_namespace"] = _log.namespace

@@ -48,8 +48,8 @@ def _firstDotLine(octets: bytes, start: int) -> int:
     """
     Where from C{start} on the first CRLF stands that a dot follows, -1 if there is none.
 
-    To look for one octet costs a fiftieth of looking for three, and most of what is large is base64, which has no dots;
-    so the dots of a header are looked at one by one.  A text has too many of them for that.
+    To look for one octet costs next to nothing beside looking for three, and most of what is large is base64, which has
+    no dots; so the dots of a header are looked at one by one.  A text has too many of them for that.
     """
     dot = start - 1
     for _ in range(_FEW_DOTS):
