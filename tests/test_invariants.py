@@ -110,7 +110,7 @@ class Hooks:
         self.seen.append((way, message, stream.sizeExceeded))
         if session.lmtp:
             answers = [f"message of {len(message)}", None, SMTPError("not for you", 550)]
-            return answers[: len(session.envelope.rcptTo)]
+            return (answers * len(session.envelope.rcptTo))[: len(session.envelope.rcptTo)]
         return f"message of {len(message)}"
 
 
