@@ -63,6 +63,7 @@ class Exchange:
                     step = self._dialogue.answer(None)
                     continue
                 result = callHook(hook, step.arguments)
+                # Deferred is an abstract class to Python, so that isinstance takes its time: most hooks answer None.
                 if result is not None and isinstance(result, Deferred):
                     self._question = result
                     self._asked = step.hook

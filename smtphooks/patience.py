@@ -28,28 +28,17 @@ class Patience:
     """
     @ivar deadline: when the other side must have done what it owes, by C{factory.now}; infinite while nobody owes
         anything.
-    @ivar isHookSlow: the message waits for its hook.
     @ivar isForced: the connection was ended though it was not done, and nobody waits long any more.
     """
 
-    __slots__ = (
-        "_dataTimeout",
-        "_factory",
-        "_fullSince",
-        "_messageBegan",
-        "_socketTimeout",
-        "deadline",
-        "isForced",
-        "isHookSlow",
-    )
+    __slots__ = ("_dataTimeout", "_factory", "_fullSince", "_messageBegan", "_socketTimeout", "deadline", "isForced")
 
     def __init__(self, factory: SMTPServerFactory) -> None:
         self._factory = factory
         self._socketTimeout = factory.options.socketTimeout or _NEVER
         self._dataTimeout = factory.options.dataTimeout or _NEVER
         self._messageBegan = 0.0  # less the time that hooks have taken since
-        self._fullSince = 0.0  # since when, if so
-        self.isHookSlow = False
+        self._fullSince: float | None = None
         self.deadline = _NEVER
         self.isForced = False
 
@@ -91,17 +80,22 @@ class Patience:
     def messageBegins(self) -> None:
         """From here on the message takes time."""
         self._messageBegan = self._factory.now
-        self.isHookSlow = False
+        self._fullSince = None
+
+    @property
+    def isHookSlow(self) -> bool:
+        """The message waits for its hook."""
+        return self._fullSince is not None
 
     def hookIsSlow(self) -> None:
         """There is no room for more of the message."""
         if not self.isHookSlow:
-            self.isHookSlow = True
             self._fullSince = self._factory.now
             self.forHook()
 
     def hookIsBack(self, octets: int) -> None:
         """There is room again; the time that the hook took is not the client's."""
+        assert self._fullSince is not None
         self._messageBegan += self._factory.now - self._fullSince
-        self.isHookSlow = False
+        self._fullSince = None
         self.forMessage(octets)

@@ -26,7 +26,6 @@ from smtphooks.wire import Wire, beforeBareNewline
 class Receiver:
     """
     @ivar owesInput: it is the client's turn; if not, a hook has to take or to decide what was read.
-    @ivar hasMessage: a message has begun, and is not read and decided yet.
     @ivar octets: how much has been read of the message, or of the chunk of none.
     """
 
@@ -39,7 +38,6 @@ class Receiver:
         "_options",
         "_runner",
         "_wire",
-        "hasMessage",
         "octets",
         "owesInput",
     )
@@ -64,7 +62,6 @@ class Receiver:
         self._delivery: Delivery | None = None
         self._conclusion: Callable[[Delivery], Verdict | None] | None = None  # answered when the delivery is decided
         self._last = True  # the message ends with what is being read
-        self.hasMessage = False
         self.owesInput = False
         self.octets = 0
 
@@ -103,6 +100,11 @@ class Receiver:
         self._delivery.cut(failure)
 
     # --- what there is ---
+
+    @property
+    def hasMessage(self) -> bool:
+        """A message has begun, and is not read and decided yet."""
+        return self._delivery is not None
 
     def overdue(self) -> None:
         """C{onData} has taken too long; what it does from here on is of no interest."""
@@ -183,10 +185,9 @@ class Receiver:
         options, session = self._options, self._runner.session
         stream = MessageStream(options.size, options.rejectOversized, self._changed)
         self._delivery = delivery = Delivery(stream, len(session.envelope.rcptTo) if options.lmtp else None)
-        self.hasMessage = True
         hook = self._runner.find("onData")
         result = None if hook is None else callHook(hook, (stream, session))
-        if result is not None and isinstance(result, Deferred):
+        if isinstance(result, Deferred):
             delivery.hookRuns(result)
             result.addBoth(self._decidedLater, delivery)
         else:
@@ -228,5 +229,4 @@ class Receiver:
         delivery, conclusion = self._delivery, self._conclusion
         if delivery is not None and delivery.decided and conclusion is not None:
             self._delivery = self._conclusion = None
-            self.hasMessage = False
             self._answer(conclusion(delivery))

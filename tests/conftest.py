@@ -11,9 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
 
+from smtphooks import SMTPServerFactory
 from tests.secrets import secretsIn
 
 # A test that fails on one machine fails on all; a slow machine is no failure.
@@ -71,6 +73,21 @@ def logged() -> Iterator[Logged]:
         globalLogPublisher.removeObserver(observe)
     unseen = [event.get("log_failure") or event for event in events]
     assert not unseen, f"logged, and not expected: {unseen}"
+
+
+# --- Nothing is left running ---
+
+
+@pytest.fixture(autouse=True)
+def noServerIsLeftRunning() -> Iterator[None]:
+    """No factory waits for the time of the real reactor: what it does then would fall into some later test."""
+    yield
+    reactor = sys.modules.get("twisted.internet.reactor")
+    calls = [] if reactor is None else IReactorTime(reactor).getDelayedCalls()
+    left = [call for call in calls if isinstance(getattr(call.func, "__self__", None), SMTPServerFactory)]
+    for call in left:
+        call.cancel()
+    assert not left, f"a server of this test is left: {left}"
 
 
 # --- Nothing secret is logged (invariant 7) ---

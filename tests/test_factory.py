@@ -8,7 +8,6 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, capturedLogs
 
 from smtphooks import Options, SMTPServerFactory, SMTPServerProtocol
@@ -395,6 +394,6 @@ def test_the_protocol_may_be_a_class_of_the_users_own() -> None:
     class Factory(SMTPServerFactory):
         protocol = Mine  # type: ignore[assignment]
 
-    protocol = Factory().buildProtocol(None)  # type: ignore[arg-type]
-    protocol.makeConnection(StringTransport())  # type: ignore[union-attr]
-    assert isinstance(protocol, Mine)
+    client = Client(Factory())
+    assert isinstance(client.protocol, Mine)
+    client.lose()

@@ -21,6 +21,7 @@ from docutils import nodes
 from docutils.core import publish_doctree
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 import smtphooks
@@ -228,6 +229,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def clientOf(factory: SMTPServerFactory, address: str = "192.0.2.7") -> Client:
+    factory.clock = Clock()  # type: ignore[assignment]
     client = Client(factory, Transport(peerAddress=IPv4Address("TCP", address, 50000)))
     client.replies()
     return client
