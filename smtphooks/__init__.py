@@ -5,6 +5,7 @@ This module only publishes names; C{from smtphooks import SMTPServerFactory} is 
 """
 
 from smtphooks._version import __version__
+from smtphooks.calling import asyncioHook
 from smtphooks.extensions import Extension
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import Hooks, ISMTPHooks
@@ -30,4 +31,5 @@ __all__ = [
     "Session",
     "TLSInfo",
     "__version__",
+    "asyncioHook",
 ]

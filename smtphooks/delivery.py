@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from smtphooks import replies
+from smtphooks.calling import PendingAnswer
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.stream import MessageStream
 
@@ -37,11 +37,11 @@ class Delivery:
         self.whole = False
         self.decided = False
         self.isCut = False
-        self._hook: Deferred[Any] | None = None
+        self._hook: PendingAnswer | None = None
         self._result: Any = None
         self._fault: Reply | None = None
 
-    def hookRuns(self, hook: Deferred[Any]) -> None:
+    def hookRuns(self, hook: PendingAnswer) -> None:
         """C{onData} has yet to decide."""
         self._hook = hook
 
@@ -96,6 +96,11 @@ class Delivery:
     def failed(self) -> bool:
         """The hook has ended and refused the message."""
         return isinstance(self._result, SMTPError)
+
+    @property
+    def hangsUp(self) -> bool:
+        """The hook wants the connection closed, and what is still to come of the message not be read."""
+        return not self.whole and isinstance(self._result, SMTPError) and self._result.responseCode == 421
 
     def results(self, report: Callable[[str], None]) -> tuple[str | SMTPError | None, ...]:
         """

@@ -9,18 +9,14 @@ This module knows neither the wire nor the transport, and not what a step is for
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from smtphooks import replies
+from smtphooks.calling import PendingAnswer
 from smtphooks.dialogue import Dialogue
-from smtphooks.hooks import callHook
 from smtphooks.runner import HOOK_TIMED_OUT, TOLD, HookRunner
 from smtphooks.steps import Ask, Step
-
-_YES_OR_NO = TOLD | {"onConnect", "onSecure", "onAuth"}
 
 
 class Exchange:
@@ -37,7 +33,7 @@ class Exchange:
         self._dialogue = dialogue
         self._runner = runner
         self._resume = resume
-        self._question: Deferred[Any] | None = None  # the hook that is waited for
+        self._question: PendingAnswer | None = None  # the hook that is waited for
         self._asked: object = None  # and which one it is
         self.isOver = False
 
@@ -58,16 +54,11 @@ class Exchange:
         try:
             step = tell(*value)
             while type(step) is Ask:
-                hook = self._runner.find(step.hook)
-                if hook is None:
-                    step = self._dialogue.answer(None)
-                    continue
-                result = callHook(hook, step.arguments)
-                # Deferred is an abstract class to Python, so that isinstance takes its time: most hooks answer None.
-                if result is not None and isinstance(result, Deferred):
+                result = self._runner.ask(step.hook, step.arguments)
+                if type(result) is PendingAnswer:
                     self._question = result
                     self._asked = step.hook
-                    result.addBoth(self._answerLater, step, result)
+                    result.then(self._answerLater, step, result)
                     return None
                 if self.isOver:
                     self._runner.late(step.hook, result)
@@ -81,15 +72,13 @@ class Exchange:
 
     def _answer(self, question: Ask, result: object) -> Step:
         """Tell the dialogue what a hook has decided."""
-        if result is False and question.hook not in _YES_OR_NO:
-            # Somebody meant "no", in the words of another library; that must not let anybody in.
-            result = Failure(TypeError("False is no answer, a refusal is a raised SMTPError"))
+        result = self._runner.checked(question.hook, result)
         if not isinstance(result, Failure):
             return self._dialogue.answer(result)
         refusal = self._runner.refusal(question.hook, result)
         return self._dialogue.answer(None) if question.hook in TOLD else self._dialogue.refuse(refusal)
 
-    def _answerLater(self, result: object, question: Ask, awaited: Deferred[Any]) -> None:
+    def _answerLater(self, result: object, question: Ask, awaited: PendingAnswer) -> None:
         isOverdue = self._question is not awaited
         if not isOverdue:
             self._question = None
@@ -127,12 +116,24 @@ class Exchange:
         if self._question is not None:
             self._question.cancel()
 
-    def tellClosed(self) -> Deferred[None] | None:
+    def tellClosed(self, ended: Callable[[], object]) -> None:
         """
         Tell C{onClose}, the last of all hooks.
 
-        @return: fires with None when the hook has ended, overdue or not; None if it has already.
+        @param ended: called when it has ended, unless it was overdue.
         """
-        self._question = closing = self._runner.tell("onClose", self._runner.session)
+        answer = self._runner.ask("onClose", (self._runner.session,))
         self._asked = "onClose"
-        return closing
+        if type(answer) is PendingAnswer:
+            self._question = answer
+            answer.then(self._closed, ended)
+        else:
+            self._runner.told(answer, "onClose")
+            ended()
+
+    def _closed(self, answer: object, ended: Callable[[], object]) -> None:
+        isOverdue = self._question is None
+        self._question = None
+        self._runner.told(answer, "onClose")
+        if not isOverdue:
+            ended()

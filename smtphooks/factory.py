@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from smtphooks import replies
 from smtphooks.cred import canCheck, onAuthOf
 from smtphooks.extensions import Extensions, builtInExtensions
-from smtphooks.hooks import HOOK_NAMES, hookOf
+from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
 from smtphooks.lookup import ReverseLookup
 from smtphooks.options import OptionError, Options, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
@@ -93,15 +93,12 @@ class SMTPServerFactory(ServerFactory):
             self.onAuth = self._askPortal(self.options.portal)
 
     def _setHooks(self, hooks: object, named: dict[str, Any]) -> None:
-        if isinstance(hooks, type):
-            raise OptionError(f"option hooks is {hooks!r}, it wants an instance of it")
-        found = {} if hooks is None else {name: hookOf(hooks, name) for name in HOOK_NAMES}
-        if hooks is not None and not any(found.values()):
-            raise OptionError(f"option hooks is {hooks!r}, it wants an object with a method such as onRcptTo or onData")
-        for name, hook in {**found, **named}.items():
+        fault = faultOf(hooks, named)
+        if fault is not None:
+            raise OptionError(fault)
+        for name in HOOK_NAMES:
+            hook = named[name] if name in named else hookOf(hooks, name)
             if hook is not None:
-                if not callable(hook):
-                    raise OptionError(f"option {name} is {hook!r}, it wants something that can be called")
                 setattr(self, name, hook)
 
     def _askPortal(self, portal: Portal) -> Callable[..., Any]:

@@ -1,21 +1,19 @@
 """
-Hooks: what a user writes, where they may stand, and how one is called.
+Hooks: what a user writes, and where they may stand.
 
 L{ISMTPHooks} is the reference of every hook; an object with some of its methods will do.  A hook answers with a value,
-a Deferred or an awaitable, and may raise L{SMTPError}; L{callHook} makes one kind of answer of all of them.
-This module knows no protocol and no transport.
+a Deferred or an awaitable, and may raise L{SMTPError}.
+This module knows no protocol and no transport, and not how a hook is called.
 """
 
 from __future__ import annotations
 
-import asyncio
+import difflib
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextvars import Context, copy_context
-from types import CoroutineType
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
@@ -33,6 +31,11 @@ HOOK_NAMES = (
     "onClose",
     "onError",
 )
+
+
+# What else an object of hooks may have that begins like a hook.
+_FURTHER_NAMES = ("onStart", "onStop", "onReply")
+_LIKE_A_HOOK = re.compile("on[A-Z]")
 
 
 class ISMTPHooks(Interface):
@@ -122,65 +125,53 @@ def hookOf(hooks: object, name: str) -> Callable[..., Any] | None:
     return hook  # type: ignore[no-any-return]
 
 
-async def _await(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+def faultOf(hooks: object, named: Mapping[str, Any]) -> str | None:
+    """
+    What is wrong with an object of hooks, or with hooks given by name; None if nothing is.
+
+    @param named: these win over the object's.
+    """
+    if isinstance(hooks, type):
+        return f"option hooks is {hooks!r}, it wants an instance of it"
+    found = {} if hooks is None else {name: hookOf(hooks, name) for name in HOOK_NAMES}
+    if hooks is not None and not any(found.values()):
+        return f"option hooks is {hooks!r}, it wants an object with a method such as onRcptTo or onData"
+    for name in dir(hooks):
+        if (
+            _LIKE_A_HOOK.match(name)
+            and name not in (*HOOK_NAMES, *_FURTHER_NAMES)
+            and callable(getattr(hooks, name, None))
+        ):
+            near = difflib.get_close_matches(name, HOOK_NAMES, n=1, cutoff=0)[0]
+            return f"option hooks has a method {name}, which is no hook, did you mean {near}? (else begin it with _)"
+    for name, hook in {**found, **named}.items():
+        if hook is not None and not callable(hook):
+            return f"option {name} is {hook!r}, it wants something that can be called"
+        if hook is not None and not _takes(hook, ISMTPHooks[name].positional):
+            wanted = ISMTPHooks[name].getSignatureString()
+            return f"hook {name} is {nameOf(hook)}{_plainly(inspect.signature(hook))}, it is called as {name}{wanted}"
+    return None
 
 
-def _begin(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """
-    Do what C{Deferred.fromCoroutine} does, but make the Deferred only when the coroutine first has to wait: most hooks
-    know their answer at once, and then a Deferred costs more than the hook.
-    """
-    context = copy_context()
+def _takes(hook: Callable[..., Any], arguments: tuple[str, ...]) -> bool:
+    """May the hook be called with so many arguments?"""
     try:
-        awaited = context.run(coroutine.send, None)
-    except StopIteration as end:
-        return end.value
-    return Deferred.fromCoroutine(_goOn(coroutine, awaited, context))
-
-
-def _goOn(coroutine: Coroutine[Any, Any, Any], awaited: Any, context: Context) -> Generator[Any, Any, Any]:
-    """
-    The rest of a coroutine that has come to its first await: what C{yield from} does (PEP 380), from there, and in the
-    context in which it has begun.
-    """
-    while True:
-        resume: Callable[[Any], Any]
-        try:
-            value = yield awaited
-        except GeneratorExit:
-            coroutine.close()  # and not thrown into it: it may have been closed already
-            raise
-        except BaseException as error:
-            resume, value = coroutine.throw, error
-        else:
-            resume = coroutine.send
-        try:
-            awaited = context.run(resume, value)
-        except StopIteration as end:
-            return end.value
-
-
-def callHook(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """
-    Call a hook.
-
-    @return: its result, a L{Failure} if it raised, or a L{Deferred} if it has yet to decide.
-    """
+        signature = inspect.signature(hook)
+    except (TypeError, ValueError):
+        return True  # some that are written in C do not tell
     try:
-        result = hook(*arguments)
-        if type(result) is CoroutineType:
-            return _begin(result)
-        if result is None or isinstance(result, (str, Deferred)):
-            return result
-        if asyncio.isfuture(result):
-            return Deferred.fromFuture(result)
-        if inspect.isawaitable(result):
-            return Deferred.fromCoroutine(_await(result))
-        if inspect.isgenerator(result) or inspect.isasyncgen(result):
-            # Nothing of such a hook has run: to take it for a success would lose the message.
-            raise TypeError(f"a hook answered {result!r}; a generator needs inlineCallbacks, an async def no yield")
-    except BaseException:
-        # Even SystemExit, as a Deferred has it: a hook harms its own connection only (invariant 10).
-        return Failure()
-    return result
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _plainly(signature: inspect.Signature) -> inspect.Signature:
+    """A signature without its types."""
+    parameters = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+    return inspect.Signature(parameters)
+
+
+def nameOf(hook: object) -> str:
+    """A hook's name, for the log and for errors."""
+    return hook if isinstance(hook, str) else getattr(hook, "__qualname__", repr(hook))

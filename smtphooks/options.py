@@ -239,8 +239,12 @@ class Options:
         None, "a Twisted IResolver", lambda value: value is None or callable(getattr(value, "lookupPointer", None))
     )
 
+    # Hooks
+    asyncioHooks: bool = _flag(False)
+
     # Log
     logAddresses: bool = _flag(True)
+    slowHook: float = _seconds(0.5)
 
     # Addresses
     lenientAddressParsing: bool = _flag(False)

@@ -113,7 +113,7 @@ class SMTPServerProtocol(Protocol):
         self._wire = Wire(factory.options.bareNewline)
         self._dialogue = Dialogue(factory.options, factory.extensions, self.session, factory.mechanisms)
         self._writer = ReplyWriter(self.transport, self._pump)
-        self._runner = HookRunner(factory, self.session)
+        self._runner = HookRunner(factory, self.session, factory.options.slowHook, factory.options.asyncioHooks)
         self._exchange = Exchange(self._dialogue, self._runner, self._resumed)
         self._journal = Journal(self.session, factory.options.logAddresses)
         self._receiver = Receiver(self._wire, self._runner, factory.options, self._answerRead, self._receiverChanged)
@@ -507,12 +507,8 @@ class SMTPServerProtocol(Protocol):
         if self.session.logout is not None:
             self._logout(self.session.logout)
         self._journal.end()
-        closing = self._exchange.tellClosed()
-        if closing is None:
-            self._end()
-        else:
-            self.patience.forHook()
-            closing.addCallback(self._closed)
+        self.patience.forHook()
+        self._exchange.tellClosed(self._end)
 
     def _logout(self, logout: Callable[[], object]) -> None:
         """Tell a Portal that its user has left."""
@@ -521,10 +517,6 @@ class SMTPServerProtocol(Protocol):
             logout()
         except Exception:
             _log.failure("logout crashed [{session}]", session=self.session.id, peer=self.session.remoteAddress)
-
-    def _closed(self, _: None) -> None:
-        if self._exchange.isWaiting:
-            self._end()
 
     def _end(self) -> None:
         self.factory.forget(self)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted
 from twisted.python.failure import Failure
 
+from smtphooks.calling import PendingAnswer
 from smtphooks.delivery import Delivery
-from smtphooks.hooks import callHook
 from smtphooks.options import Options
 from smtphooks.replies import SMTPError
 from smtphooks.runner import HOOK_TIMED_OUT, HookRunner
@@ -70,17 +69,15 @@ class Receiver:
     def message(self) -> None:
         """A message that CRLF.CRLF ends."""
         self._wire.beginMessage()
-        self._begin()
         self._last = True
-        self.owesInput = True
+        self.owesInput = self._begin()
 
     def chunk(self, step: ReceiveChunk) -> None:
         """A chunk of a message."""
         self._wire.beginChunk(step.octets, step.first, self._runner.session.envelope.bodyType == "binarymime")
-        if step.first:
-            self._begin()
         self._last = step.last
-        self._endOrGoOn()
+        if not step.first or self._begin():
+            self._endOrGoOn()
 
     def discard(self, step: DiscardChunk) -> None:
         """A chunk of no message."""
@@ -180,28 +177,39 @@ class Receiver:
 
     # --- the hook ---
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
+        """Call C{onData}.  False if it has hung up at once."""
         self.octets = 0
+        self.owesInput = False
         options, session = self._options, self._runner.session
         stream = MessageStream(options.size, options.rejectOversized, self._changed)
         self._delivery = delivery = Delivery(stream, len(session.envelope.rcptTo) if options.lmtp else None)
-        hook = self._runner.find("onData")
-        result = None if hook is None else callHook(hook, (stream, session))
-        if isinstance(result, Deferred):
+        result = self._runner.ask("onData", (stream, session))
+        if type(result) is PendingAnswer:
             delivery.hookRuns(result)
-            result.addBoth(self._decidedLater, delivery)
+            result.then(self._decidedLater, delivery)
         else:
             self._decided(result, delivery)
+        return not self._hangsUp(delivery)
+
+    def _hangsUp(self, delivery: Delivery) -> bool:
+        """Answer at once if C{onData} has hung up."""
+        if delivery.hangsUp:
+            self.owesInput = False
+            self._conclude(self._verdict)
+        return delivery.hangsUp
 
     def _decidedLater(self, result: object, delivery: Delivery) -> None:
         if delivery.decided:
             self._runner.late("onData", result)
             return
         self._decided(result, delivery)
-        self._concludeIfDecided()
+        if not self._hangsUp(delivery):
+            self._concludeIfDecided()
         self._changed()
 
     def _decided(self, result: object, delivery: Delivery) -> None:
+        result = self._runner.checked("onData", result)
         if isinstance(result, Failure):
             if delivery.isCut:
                 self._runner.late("onData", result)

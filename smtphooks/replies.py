@@ -42,20 +42,37 @@ class SMTPError(Exception):
             _checkEnhancedCode(enhancedCode, responseCode)
             if enhancedCode[0] == "2":
                 raise ValueError(f"enhancedCode is {enhancedCode!r}: a refusal is of class 4 or 5")
-        self.message = str(message)
-        self.responseCode = responseCode
-        self.enhancedCode = enhancedCode
+        self._message = str(message)
+        self._responseCode = responseCode
+        self._enhancedCode = enhancedCode
+
+    # Read-only, or a refusal could be made an acknowledgement after it was checked.
+
+    @property
+    def message(self) -> str:
+        """The text of the reply."""
+        return self._message
+
+    @property
+    def responseCode(self) -> int | None:
+        """The reply code, None for the hook's own default."""
+        return self._responseCode
+
+    @property
+    def enhancedCode(self) -> str | None:
+        """The enhanced code, None for the one that fits the reply code."""
+        return self._enhancedCode
 
     def reply(self, situation: Situation) -> Reply:
         """This refusal as a L{Reply}; what it does not say itself follows from the situation."""
-        code = self.responseCode
+        code = self._responseCode
         if code is None:
             code = situation.code
-            if self.enhancedCode is not None and int(self.enhancedCode[0]) != code // 100:
+            if self._enhancedCode is not None and int(self._enhancedCode[0]) != code // 100:
                 # The hook named only an enhanced code, of the other class: its "for now" or "for good" counts.
-                code = 450 if self.enhancedCode[0] == "4" else 550
-        enhancedCode = self.enhancedCode or situation.enhancedCodes.get(code) or _BY_CODE.get(code)
-        return Reply(code, self.message or "Refused", enhancedCode or f"{code // 100}.0.0")
+                code = 450 if self._enhancedCode[0] == "4" else 550
+        enhancedCode = self._enhancedCode or situation.enhancedCodes.get(code) or _BY_CODE.get(code)
+        return Reply(code, self._message or "Refused", enhancedCode or f"{code // 100}.0.0")
 
 
 class Situation(NamedTuple):

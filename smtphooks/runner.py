@@ -1,9 +1,9 @@
 """
-The runner: calls the hooks of one connection, and decides what becomes of what they raise.
+The runner: the hooks of one connection, and what becomes of what they raise.
 
 A refusal is the hook's own word to the client; anything else is a fault of the hook, of which the client learns nothing
 (invariant 5), the log all, and C{onError} the failure.
-This module knows neither the dialogue nor the transport.
+This module knows neither the dialogue nor the transport, and not how a hook is called.
 """
 
 from __future__ import annotations
@@ -12,18 +12,22 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtphooks import replies
-from smtphooks.hooks import callHook
+from smtphooks.calling import WRONG_REACTOR, HookCaller, PendingAnswer, needsAsyncio
+from smtphooks.hooks import nameOf
 from smtphooks.replies import SMTPError
 from smtphooks.session import Session
 
 # These hooks only learn of something: what they raise is logged and answers nobody.
 TOLD = frozenset({"onReset", "onClose", "onError"})
+
+# The answer of these is ignored, or it may well be False.
+_MAY_ANSWER_FALSE = TOLD | {"onConnect", "onSecure", "onAuth"}
 
 HOOK_TIMED_OUT = SMTPError(
     replies.HOOK_TIMED_OUT.lines[0], replies.HOOK_TIMED_OUT.code, replies.HOOK_TIMED_OUT.enhancedCode
@@ -41,27 +45,44 @@ class HookRunner:
     @ivar session: what the hooks of this connection get.
     """
 
-    __slots__ = ("_hooks", "session")
+    __slots__ = ("_caller", "_hooks", "session")
 
-    def __init__(self, hooks: object, session: Session) -> None:
+    def __init__(self, hooks: object, session: Session, slowHook: float = 0, asyncioHooks: bool = False) -> None:
         """
         @param hooks: has every hook as an attribute, None for one that is absent; looked at for each event.
+        @param slowHook: seconds that a hook may hold the reactor before that is logged, 0 for no limit.
+        @param asyncioHooks: every C{async def} hook runs as a task of asyncio.
         """
         self._hooks = hooks
+        self._caller = HookCaller(slowHook, asyncioHooks, self._isSlow)
         self.session = session
 
-    def find(self, hook: str | Callable[..., Any]) -> Callable[..., Any] | None:
-        """The hook of that name; the handler of an extension's command stands for itself."""
-        return getattr(self._hooks, hook) if isinstance(hook, str) else hook
+    def ask(self, hook: str | Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """
+        Call a hook.
+
+        @param hook: its name; the handler of an extension's command stands for itself.
+        @return: its answer, None if it is absent; a L{Failure} if it raised, or a L{PendingAnswer}.
+        """
+        function = getattr(self._hooks, hook) if isinstance(hook, str) else hook
+        return None if function is None else self._caller.call(hook, function, arguments)
+
+    def checked(self, hook: object, answer: Any) -> Any:
+        """The answer, or a L{Failure} in the place of one that must not let anybody in."""
+        if answer is False and hook not in _MAY_ANSWER_FALSE:
+            # It was meant as a "no", in the words of another library.
+            return Failure(TypeError("False is no answer, a refusal is a raised SMTPError"))
+        return answer
 
     def refusal(self, hook: object, failure: Failure) -> SMTPError:
         """What the client gets for what a hook raised."""
         if isinstance(failure.value, SMTPError) and hook not in TOLD:
             return failure.value
         _log.failure(
-            "hook {hook} crashed [{session}]",
+            "hook {hook} crashed{hint} [{session}]",
             failure,
-            hook=_nameOf(hook),
+            hook=nameOf(hook),
+            hint=f" ({WRONG_REACTOR})" if needsAsyncio(failure.value) else "",
             session=self.session.id,
             peer=self.session.remoteAddress,
         )
@@ -78,7 +99,7 @@ class HookRunner:
         """A hook has taken longer than it may; it is cancelled, and what it answers is of no interest any more."""
         _log.warn(
             "hook {hook} took too long [{session}]",
-            hook=_nameOf(hook),
+            hook=nameOf(hook),
             session=self.session.id,
             peer=self.session.remoteAddress,
         )
@@ -87,26 +108,32 @@ class HookRunner:
         """A hook has answered what it may not."""
         _log.error("{fault} [{session}]", fault=text, session=self.session.id, peer=self.session.remoteAddress)
 
-    def tell(self, name: str, *arguments: object) -> Deferred[None] | None:
+    def tell(self, name: str, *arguments: object) -> PendingAnswer | None:
         """
         Run a hook whose answer nobody waits for.
 
-        @return: fires with None when the hook has ended; None if it has already.
+        @return: None if it has ended.
         """
-        hook = self.find(name)
-        result = None if hook is None else callHook(hook, arguments)
-        if isinstance(result, Deferred):
-            return result.addBoth(self._told, name)
-        self._told(result, name)
+        answer = self.ask(name, arguments)
+        if type(answer) is PendingAnswer:
+            answer.then(self.told, name)
+            return answer
+        self.told(answer, name)
         return None
 
-    def _told(self, result: object, name: str) -> None:
-        if isinstance(result, Failure) and not result.check(*_CANCELLED):
-            self.refusal(name, result)
+    def told(self, answer: object, name: str) -> None:
+        """A hook has ended whose answer nobody waits for."""
+        if isinstance(answer, Failure) and not answer.check(*_CANCELLED):
+            self.refusal(name, answer)
 
-
-def _nameOf(hook: object) -> str:
-    return hook if isinstance(hook, str) else getattr(hook, "__qualname__", repr(hook))
+    def _isSlow(self, hook: object, seconds: float) -> None:
+        _log.warn(
+            "hook {hook} held the reactor for {milliseconds} ms, and all other connections with it [{session}]",
+            hook=nameOf(hook),
+            milliseconds=round(seconds * 1000),
+            session=self.session.id,
+            peer=self.session.remoteAddress,
+        )
 
 
 def _isNoNews(failure: Failure) -> bool:

@@ -196,7 +196,21 @@ def test_a_crash_within_the_dialogue_is_a_refusal_that_closes(harness: Harness, 
 def test_onClose_is_waited_for_like_any_hook(harness: Harness) -> None:
     harness.hooks.onClose = pending = Pending()
     harness.exchange.end()
-    assert harness.exchange.tellClosed() is not None
+    ended: list[bool] = []
+    harness.exchange.tellClosed(lambda: ended.append(True))
     assert harness.exchange.isWaiting
     assert harness.exchange.overdue()
     assert (pending.cancelled, harness.exchange.isWaiting) == (1, False)
+    assert not ended
+
+
+def test_it_is_told_when_onClose_has_ended(harness: Harness) -> None:
+    harness.hooks.onClose = pending = Pending()
+    ended: list[bool] = []
+    harness.exchange.tellClosed(lambda: ended.append(True))
+    assert not ended
+    pending.decide()
+    assert ended
+    harness.hooks.onClose = None
+    harness.exchange.tellClosed(lambda: ended.append(True))
+    assert ended == [True, True]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import json
 import subprocess
 import sys
@@ -13,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, fail, inlineCallbacks, succeed
+from twisted.internet.defer import Deferred, fail, inlineCallbacks, succeed
 from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from smtphooks import Extension, Hooks, ISMTPHooks, SMTPError, SMTPServerFactory
-from smtphooks.hooks import HOOK_NAMES, callHook, hookOf
+from smtphooks.hooks import HOOK_NAMES, hookOf
 from smtphooks.options import OptionError
 
 from .conftest import Logged
@@ -311,210 +309,266 @@ def test_a_generator_is_a_crash_and_not_taken_for_success(logged: Logged) -> Non
         assert "generator" in str(failure.value)
 
 
-@pytest.mark.parametrize("result", [None, "text", 5])
-def test_a_plain_value_needs_no_deferred(result: object) -> None:
-    assert callHook(lambda: result, ()) is result
+# --- answers that are none, and errors that are returned ---
 
 
-def test_a_deferred_is_handed_on_as_it_is() -> None:
-    pending: Deferred[None] = Deferred()
-    assert callHook(lambda: pending, ()) is pending
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("make", [lambda error: error, Failure])
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_returned_refusal_is_a_refusal(name: str, make: Callable[[Exception], Any], kind: Kind) -> None:
+    """The hooks of other libraries say "return callback(error)"."""
+    client, replies = reach(name, kind, lambda: make(SMTPError("Not here", 554)))
+    assert replies[-1].startswith("554") and replies[-1].endswith("Not here")
+    assert client.isClosed is (name == "onConnect")
 
 
-def test_a_future_of_asyncio_is_waited_for() -> None:
-    """As far as that goes without its reactor; below is a test with it."""
-    loop = asyncio.new_event_loop()
-    try:
-        future = loop.create_future()
-        result = callHook(lambda: future, ())
-        assert isinstance(result, Deferred)
-        future.set_result("text")
-        loop.run_until_complete(asyncio.sleep(0))
-        assert result.result == "text"  # type: ignore[attr-defined]
-    finally:
-        loop.close()
-
-
-# --- a coroutine: as Deferred.fromCoroutine has it, but for the Deferred that is not needed ---
-
-
-async def _answersAtOnce(pending: Deferred[str]) -> str:
-    return "at once" + await succeed(".")
-
-
-async def _crashesAtOnce(pending: Deferred[str]) -> str:
-    raise KeyError("at once")
-
-
-async def _waits(pending: Deferred[str]) -> str:
-    return "then " + await pending
-
-
-async def _waitsTwice(pending: Deferred[str]) -> str:
-    first = await pending
-    return first + await succeed("and") + await _waits(succeed("then"))
-
-
-async def _crashesLater(pending: Deferred[str]) -> str:
-    raise KeyError(await pending)
-
-
-async def _cleansUp(pending: Deferred[str]) -> str:
-    try:
-        return await pending
-    except (CancelledError, ValueError) as reason:
-        return f"cleaned up after {type(reason).__name__}"
-
-
-async def _isAwaitedInsideOut(pending: Deferred[str]) -> str:
-    return await _cleansUp(pending)
-
-
-class _Homemade:
-    """An awaitable that hands its Deferred to whoever drives it and takes what is sent back."""
-
-    def __init__(self, pending: Deferred[str]) -> None:
-        self.pending = pending
-
-    def __await__(self) -> Generator[Any, Any, str]:
-        first = yield self.pending
-        second = yield "sent back"
-        return f"{first}, {second}"
-
-
-async def _waitsForSomethingHomemade(pending: Deferred[str]) -> str:
-    return await _Homemade(pending)
-
-
-class _Reversed(_Homemade):
-    def __await__(self) -> Generator[Any, Any, str]:
-        first = yield "sent back"
-        second = yield self.pending
-        return f"{first}, {second}"
-
-
-async def _beginsWithNoDeferred(pending: Deferred[str]) -> str:
-    return await _Reversed(pending)
-
-
-COROUTINES = [
-    _answersAtOnce,
-    _crashesAtOnce,
-    _waits,
-    _waitsTwice,
-    _crashesLater,
-    _cleansUp,
-    _isAwaitedInsideOut,
-    _waitsForSomethingHomemade,
-    _beginsWithNoDeferred,
-]
-EVENTS: dict[str, Callable[[Deferred[str], Any], object]] = {
-    "it fires": lambda pending, result: pending.callback("fired"),
-    "it fails": lambda pending, result: pending.errback(ValueError("failed")),
-    "the hook is cancelled": lambda pending, result: result.cancel(),
-}
-
-
-def _outcome(begin: Callable[..., Any], hook: Callable[..., Any], happen: Callable[..., object]) -> tuple[Any, Any]:
-    """The answer of a hook, and what became of the Deferred that it waits for."""
-    pending: Deferred[str] = Deferred()
-    result = begin(hook, pending)
-    if isinstance(result, Deferred) and not result.called:
-        happen(pending, result)
-    outcome: list[Any] = []
-    if isinstance(result, Deferred):
-        result.addBoth(outcome.append)
-    else:
-        outcome.append(result)
-    [answer] = outcome
-    if isinstance(answer, Failure):
-        answer = (answer.type, str(answer.value), [frame[0] for frame in answer.frames if frame[0].startswith("_c")])
-    return answer, pending.called
-
-
-@pytest.mark.parametrize("happen", EVENTS.values(), ids=list(EVENTS))
-@pytest.mark.parametrize("hook", COROUTINES)
-def test_a_coroutine_ends_as_it_does_with_twisteds_own_driver(
-    hook: Callable[..., Any], happen: Callable[..., object]
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("make", [lambda error: error, Failure])
+@pytest.mark.parametrize("name", HOOKS)
+def test_any_other_returned_exception_is_a_crash(
+    name: str, make: Callable[[Exception], Any], kind: Kind, logged: Logged
 ) -> None:
-    ours = _outcome(lambda hook, pending: callHook(hook, (pending,)), hook, happen)
-    twisteds = _outcome(lambda hook, pending: Deferred.fromCoroutine(hook(pending)), hook, happen)
-    assert ours == twisteds
+    told = Diary()
+    _, replies = reach(name, kind, lambda: make(KeyError(SECRET)), onError=told.hook("told"))
+    assert replies[-1] == CRASHED
+    assert len(logged.takeFailures(KeyError)) == 1
+    assert told == ["told"]
 
 
-def test_a_coroutine_that_answers_at_once_needs_no_deferred() -> None:
-    assert callHook(_answersAtOnce, (Deferred(),)) == "at once."
+@pytest.mark.parametrize("name", ["onReset", "onClose", "onError"])
+def test_an_exception_returned_from_a_hook_that_is_only_told_is_logged(name: str, logged: Logged) -> None:
+    hooks = {"onVrfy": lambda *_: ValueError("x"), name: lambda *_: KeyError(SECRET)}
+    client = connect(**hooks)
+    assert client.say(HELLO, MAIL, "RSET", "VRFY x")[-2:] == ["250 2.0.0 Flushed", CRASHED]
+    client.lose()
+    assert len(logged.takeFailures(KeyError)) == 1
+    assert logged.takeFailures(ValueError)
 
 
-def test_the_traceback_of_a_coroutine_that_waited_leads_to_where_it_crashed() -> None:
-    pending: Deferred[str] = Deferred()
-    result = callHook(_crashesLater, (pending,))
-    failures: list[Failure] = []
-    result.addErrback(failures.append)
-    pending.callback("key")
-    assert "raise KeyError(await pending)" in failures[0].getTraceback()
+@pytest.mark.parametrize("error", [SMTPError("Invalid credentials", 535), ValueError(SECRET)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_returned_from_onAuth_logs_nobody_in(kind: Kind, error: Exception, logged: Logged) -> None:
+    clock = Clock()
+    client = connect(allowInsecureAuth=True, onAuth=lambda *_: kind(clock, lambda: error))
+    client.say(HELLO)
+    client.feed(b"AUTH PLAIN AGFubgB3cm9uZw==\r\n")
+    clock.advance(1)
+    client.clock.advance(2)
+    assert client.codes()[-1] in (535, 451)
+    assert client.session.user is None
+    assert len(logged.takeFailures(ValueError)) == isinstance(error, ValueError)
 
 
-def test_a_coroutine_keeps_its_context_and_leaves_that_of_others_alone() -> None:
-    who: ContextVar[str] = ContextVar("who")
-    who.set("caller")
-    seen = []
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_forgotten_await_is_made_up_for(name: str) -> None:
+    """A coroutine that a hook returns, however deep, decides: an object that is none of the answers is not a yes."""
 
-    async def hook(name: str, pending: Deferred[None]) -> None:
-        seen.append(who.get())
-        who.set(name)
-        await pending
-        seen.append(who.get())
+    async def inner() -> Any:
+        raise SMTPError("Not here", 554)
 
-    first: Deferred[None] = Deferred()
-    second: Deferred[None] = Deferred()
-    callHook(hook, ("one", first))
-    callHook(hook, ("two", second))
-    assert who.get() == "caller"
-    second.callback(None)
-    first.callback(None)
-    assert seen == ["caller", "caller", "two", "one"]
+    async def outer() -> Any:
+        return inner()
+
+    for decide in (lambda: inner(), lambda: outer(), lambda: SlowAwaitable(Deferred.fromCoroutine(inner()))):
+        for kind in KINDS:
+            _, replies = reach(name, kind, decide)
+            assert replies[-1].endswith("Not here")
 
 
-def test_a_coroutine_has_one_context_from_its_first_step_to_its_last() -> None:
-    """What it sets before it waits it can take back afterwards, as contextvars have it: a token knows its context."""
-    who: ContextVar[str] = ContextVar("who", default="nobody")
-    seen = []
-
-    async def hook(first: Deferred[None], second: Deferred[None]) -> None:
-        token = who.set("set before")
-        try:
-            await first
-            who.set("set between")
-            await second
-            seen.append(who.get())
-        finally:
-            who.reset(token)
-        seen.append(who.get())
-
-    first: Deferred[None] = Deferred()
-    second: Deferred[None] = Deferred()
-    result = callHook(hook, (first, second))
-    first.callback(None)
-    second.callback(None)
-    assert result.result is None
-    assert seen == ["set between", "nobody"]
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [name for name in HOOKS if name != "onConnect"])
+def test_False_is_a_fault_where_a_text_is_the_answer(name: str, kind: Kind, logged: Logged) -> None:
+    _, replies = reach(name, kind, lambda: False)
+    assert replies[-1] == CRASHED
+    assert len(logged.takeFailures(TypeError)) == 1
 
 
-def test_a_coroutine_that_is_forgotten_is_closed() -> None:
-    ended = []
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_deferred_that_failed_is_no_yes_when_it_is_returned_again(name: str, logged: Logged) -> None:
+    """A look-up that is remembered: what handles its failure leaves None in it."""
+    remembered: Deferred[None] = fail(SMTPError("Not here", 554))
 
-    async def hook(pending: Deferred[None]) -> None:
-        try:
-            await pending
-        finally:
-            ended.append(True)
+    async def returned(*arguments: Any) -> Any:
+        return remembered
 
-    pending: Deferred[None] | None = Deferred()
-    callHook(hook, (pending,))
-    del pending
-    gc.collect()
-    assert ended
+    async def returnedLater(clock: Clock) -> Any:
+        await deferLater(clock, 1)  # type: ignore[arg-type]
+        return remembered
+
+    _, replies = reach(name, plain, lambda: remembered)
+    assert replies[-1].endswith("Not here")
+    clock = Clock()
+    for again in (lambda: remembered, returned, lambda: returnedLater(clock)):
+        client, replies = reach(name, plain, again)
+        clock.advance(1)
+        assert (replies + client.replies())[-1] == CRASHED
+        [failure] = logged.takeFailures(RuntimeError)
+        assert "a second time: SMTPError('Not here')" in str(failure.value)
+
+
+def test_a_deferred_that_succeeded_answers_the_same_when_it_is_returned_again() -> None:
+    remembered = succeed("of a cache")
+    for _ in range(2):
+        _, replies = reach("onRcptTo", plain, lambda: remembered)
+        assert replies[-1] == "250 2.1.5 of a cache"
+
+
+# --- one context for each connection ---
+
+
+def test_all_hooks_of_a_connection_share_a_context_and_no_two_connections_do() -> None:
+    mine: ContextVar[str] = ContextVar("mine", default="nobody's")
+    seen: list[tuple[str, str]] = []
+    clock = Clock()
+
+    def plainHook(name: str) -> Callable[..., Any]:
+        def hook(*arguments: Any) -> None:
+            seen.append((name, mine.get()))
+            mine.set(name)
+
+        return hook
+
+    def coroutine(name: str) -> Callable[..., Any]:
+        async def hook(*arguments: Any) -> None:
+            seen.append((name, mine.get()))
+            await deferLater(clock, 1)  # type: ignore[arg-type]
+            mine.set(name)
+
+        return hook
+
+    async def onData(stream: Any, session: Any) -> None:
+        seen.append(("onData", mine.get()))
+        async for _ in stream:
+            mine.set("onData")
+
+    factory = makeFactory(
+        onConnect=plainHook("onConnect"),
+        onHelo=coroutine("onHelo"),
+        onMailFrom=plainHook("onMailFrom"),
+        onRcptTo=coroutine("onRcptTo"),
+        onData=onData,
+        onClose=plainHook("onClose"),
+    )
+    first = Client(factory)
+    first.feed("\r\n".join([*ENVELOPE, "DATA", ""]).encode())
+    clock.pump([1, 1])
+    second = Client(factory)  # while the first is within its message
+    first.feed(b"text\r\n.\r\n")
+    first.lose()
+    second.lose()
+    assert seen == [
+        ("onConnect", "nobody's"),
+        ("onHelo", "onConnect"),
+        ("onMailFrom", "onHelo"),
+        ("onRcptTo", "onMailFrom"),
+        ("onData", "onRcptTo"),
+        ("onConnect", "nobody's"),
+        ("onClose", "onData"),
+        ("onClose", "onConnect"),
+    ]
+    assert mine.get() == "nobody's"
+
+
+# --- code of others that raises ---
+
+
+class Uncancellable(Exception):
+    """What a canceller raises."""
+
+
+def raisingDeferred() -> Deferred[Any]:
+    def cancel(deferred: Deferred[Any]) -> None:
+        raise Uncancellable
+
+    return Deferred(cancel)
+
+
+@pytest.mark.parametrize("nest", [lambda d: d, lambda d: succeed(None).addCallback(lambda _: d)])
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_canceller_that_raises_harms_its_own_connection_only(
+    name: str, nest: Callable[[Any], Any], logged: Logged
+) -> None:
+    diary = Diary()
+    factory = makeFactory(hookTimeout=5, **{name: lambda *_: nest(raisingDeferred()), "onClose": diary.hook("onClose")})
+    victim, left = Client(factory), Client(factory)
+    if name == "onConnect":
+        other = None
+    else:
+        other = Client(factory)
+    for client in (victim, left):
+        if HOOKS[name][0]:
+            client.feed("".join(line + "\r\n" for line in HOOKS[name][0]).encode())
+    if name != "onData":
+        left.lose()
+        assert diary == ["onClose"]
+    factory.clock.pump([1] * 7)  # type: ignore[union-attr]
+    assert victim.codes()[-1] == 451
+    assert logged.takeFailures(Uncancellable)
+    if other is not None:
+        other.say("NOOP")
+        factory.clock.pump([1] * 70)  # type: ignore[union-attr]
+        assert other.replies() == ["421 4.4.2 Timeout, closing connection"], "time-outs go on"
+        other.lose()
+    victim.lose()
+    left.lose() if name == "onData" else None
+    assert not factory.connections
+    assert set(diary) == {"onClose"}
+
+
+def test_a_canceller_of_onClose_that_raises_leaves_no_connection_behind(logged: Logged) -> None:
+    client = connect(hookTimeout=5, onClose=lambda session: raisingDeferred())
+    client.lose()
+    client.clock.pump([1] * 8)
+    assert logged.takeFailures(Uncancellable)
+    assert not client.factory.connections
+
+
+# --- mistyped hooks ---
+
+
+def test_a_method_that_looks_like_a_hook_and_is_none_is_an_error() -> None:
+    class Mistyped:
+        def onRcptTo(self, address: Any, session: Any) -> None: ...
+        def onDatta(self, stream: Any, session: Any) -> None: ...
+
+    with pytest.raises(OptionError, match=r"onDatta, which is no hook, did you mean onData\?"):
+        makeFactory(hooks=Mistyped())
+
+
+def test_names_that_only_resemble_hooks_are_left_alone() -> None:
+    class Fine:
+        onTheHook = "no method"
+
+        def onData(self, stream: Any, session: Any) -> None: ...
+        def onStart(self, service: Any) -> None: ...
+        def onStop(self, service: Any) -> None: ...
+        def onReply(self, verb: str, reply: Any, session: Any) -> None: ...
+        def filterData(self, stream: Any, session: Any) -> None: ...
+        def once(self) -> None: ...
+        def _onDatta(self) -> None: ...
+        def online(self) -> None: ...
+
+    makeFactory(hooks=Fine())
+
+
+def test_a_hook_that_cannot_be_called_with_its_arguments_is_an_error() -> None:
+    class Short:
+        def onRcptTo(self, address: Any) -> None: ...
+
+    wants = r"hook onRcptTo is .*\(address\), it is called as onRcptTo\(address, session\)"
+    with pytest.raises(OptionError, match=wants):
+        makeFactory(hooks=Short())
+    with pytest.raises(OptionError, match=r"hook onData is .*, it is called as onData\(stream, session\)"):
+        makeFactory(onData=lambda stream: None)
+    with pytest.raises(OptionError, match="onClose"):
+        makeFactory(onClose=lambda session, *, keyword: None)
+
+
+@pytest.mark.parametrize(
+    "hook", [lambda *anything: None, lambda stream, session, more=1: None, lambda s, t: None, dict, print]
+)
+def test_a_hook_may_take_its_arguments_as_it_likes(hook: Callable[..., Any]) -> None:
+    makeFactory(onData=hook)
 
 
 # --- hooks that are only told ---

@@ -25,7 +25,7 @@ LAYERS = [
     {"commands"},
     {"dialogue"},
     {"hooks", "stream", "cred", "credentials", "handshake"},
-    {"tls", "proxy", "lookup", "direct"},
+    {"tls", "proxy", "lookup", "direct", "calling"},
     {"delivery", "maildir", "runner", "writer", "arrival", "journal", "patience"},
     {"receiver", "exchange"},
     {"flow"},
@@ -40,7 +40,7 @@ LAYERS = [
 
 WITH_TWISTED = {"protocol", "delivery", "factory", "stream", "hooks", "maildir", "config", "tap"}
 # Twisted's half of TLS and of its own credentials: below the protocol, beside the core.
-WITH_TWISTED |= {"arrival", "exchange", "journal", "receiver", "runner", "writer", "lookup", "proxy"}
+WITH_TWISTED |= {"arrival", "calling", "exchange", "journal", "receiver", "runner", "writer", "lookup", "proxy"}
 WITH_TWISTED |= {"direct", "tls", "handshake", "credentials", "cred", "checkers", "supervision"}
 
 
@@ -143,6 +143,7 @@ def test_publicNamesArePinned() -> None:
         "Session",
         "TLSInfo",
         "__version__",
+        "asyncioHook",
     }
     assert len(smtphooks.__all__) == len(set(smtphooks.__all__))
     for name in smtphooks.__all__:

@@ -62,7 +62,9 @@ DEFAULTS: dict[str, Any] = {
     "useXForward": False,
     "disableReverseLookup": False,
     "resolver": None,
-    "logAddresses": True,  # DESIGN has it not yet; the issue that asked for it does
+    "asyncioHooks": False,
+    "logAddresses": True,
+    "slowHook": 0.5,  # DESIGN has it not yet; the issue that asked for it does
     "lenientAddressParsing": False,
     "key": None,
     "cert": None,
@@ -106,7 +108,7 @@ COUNTS = [
     *("size", "maxClients", "maxClientsPerAddress", "maxRecipients", "maxTransactions"),
     *("maxUnrecognizedCommands", "maxErrors"),
 ]
-SECONDS = ["socketTimeout", "dataTimeout", "hookTimeout", "closeTimeout", "greetDelay"]
+SECONDS = ["socketTimeout", "dataTimeout", "hookTimeout", "closeTimeout", "greetDelay", "slowHook"]
 LINES = ["banner", "authRequiredMessage"]
 
 WRONG |= dict.fromkeys(FLAGS, NOT_A_FLAG)

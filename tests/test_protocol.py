@@ -1127,8 +1127,71 @@ def test_with_smtp_a_list_makes_one_reply(results: list[Any], reply: str) -> Non
 def test_a_returned_exception_is_no_success(logged: Logged) -> None:
     client = connect(onData=lambda stream, session: ValueError("x"))
     assert client.last(*ENVELOPE, "DATA", ".") == CRASHED
-    [text] = logged.takeTexts()
-    assert "a refusal is an SMTPError" in text
+    assert len(logged.takeFailures(ValueError)) == 1
+
+
+# --- a hook that hangs up within the message ---
+
+BUSY = "421 4.3.2 Too busy"
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+@pytest.mark.parametrize("when", ["at once", "before the message", "within it"])
+def test_421_within_a_message_is_said_once_and_the_rest_is_not_read(when: str, lmtp: bool) -> None:
+    pending = Pending()
+
+    async def onData(stream: Any, session: Any) -> None:
+        if when == "within it":
+            async for _ in stream:
+                raise SMTPError("Too busy", 421)
+        if when == "before the message":
+            await pending()
+        raise SMTPError("Too busy", 421)
+
+    client = connect(lmtp=lmtp, onData=onData)
+    client.say(*(LMTP_ENVELOPE if lmtp else ENVELOPE), RCPT)
+    said = client.say("DATA")
+    if when == "before the message":
+        pending.decide()
+        said += client.replies()
+    if when == "within it":
+        client.protocol.dataReceived(b"Subject: x\r\n")
+        said += client.replies()
+    assert said[1:] == [BUSY]
+    assert client.isClosed
+    client.protocol.dataReceived(b"the rest\r\n.\r\nNOOP\r\n")
+    assert client.replies() == []
+    client.finish()
+    assert not client.factory.connections
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+@pytest.mark.parametrize("isAtOnce", [True, False])
+def test_421_within_a_chunk_is_said_once_and_the_rest_is_not_read(isAtOnce: bool, lmtp: bool) -> None:
+    async def onData(stream: Any, session: Any) -> None:
+        if not isAtOnce:
+            async for _ in stream:
+                break
+        raise SMTPError("Too busy", 421)
+
+    client = connect(lmtp=lmtp, onData=onData)
+    client.say(*(LMTP_ENVELOPE if lmtp else ENVELOPE), RCPT)
+    client.protocol.dataReceived(b"BDAT 1000\r\nSubject")
+    assert client.replies() == [BUSY]
+    assert client.isClosed
+    client.finish()
+    assert not client.factory.connections
+
+
+def test_421_behind_the_end_of_a_message_is_said_for_each_recipient_of_lmtp() -> None:
+    async def onData(stream: Any, session: Any) -> None:
+        await stream.read()
+        raise SMTPError("Too busy", 421)
+
+    client = connect(lmtp=True, onData=onData)
+    client.say(*LMTP_ENVELOPE, RCPT)
+    assert client.say("DATA", "text", ".")[1:] == [BUSY, BUSY]
+    assert client.isClosed
 
 
 # --- hooks that call back into the server ---

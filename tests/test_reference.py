@@ -6,6 +6,7 @@ import ast
 import io
 import re
 import runpy
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -19,13 +20,14 @@ import attrs
 import pytest
 from docutils import nodes
 from docutils.core import publish_doctree
+from pytest_twisted import ensureDeferred
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 import smtphooks
-from smtphooks import Address, Envelope, Extension, ISMTPHooks, MessageStream, Session, SMTPServerFactory
+from smtphooks import Address, Envelope, Extension, ISMTPHooks, MessageStream, Session, SMTPError, SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES
 from smtphooks.options import Options
 from smtphooks.replies import SITUATIONS
@@ -200,6 +202,7 @@ def test_documented_fields_of_events_are_all() -> None:
 def test_every_block_is_known_to_this_file() -> None:
     assert [(kind, name) for kind, name, _ in BLOCKS if kind != "console"] == [
         ("python", "three_ways.py"),
+        ("python", "blocking.py"),
         ("python", "asyncio_hooks.py"),
         ("python", "authentication.py"),
         ("python", "greylisting.py"),
@@ -257,6 +260,17 @@ def test_greylisting(folder: Path) -> None:
     (triplet,) = block.FIRST_SEEN
     block.FIRST_SEEN[triplet] -= 61
     assert client.last(ENVELOPE[-1]).startswith("250 ")
+
+
+@ensureDeferred
+async def test_blocking(folder: Path) -> None:
+    with sqlite3.connect("users.db") as database:
+        database.execute("CREATE TABLE users (address)")
+        database.execute("INSERT INTO users VALUES ('user@mx.test')")
+    onRcptTo = run("blocking.py").onRcptTo
+    await onRcptTo(Address("user@mx.test"), None)
+    with pytest.raises(SMTPError, match="No such user"):
+        await onRcptTo(Address("other@mx.test"), None)
 
 
 @pytest.mark.parametrize(
@@ -354,6 +368,7 @@ def test_programs(folder: Path, name: str) -> None:
         if name == "asyncio_hooks.py":
             assert said == b"2.1.0 Hello ann@client.test"
             assert client.rcpt("joe@elsewhere.test")[0] == 550
+            assert client.verify("ann") == (250, b"2.1.5 Hello ann")
         client.rset()
         assert deliver(client, "joe@example.org")[0] == 250
     if name == "embedding.py":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -260,3 +262,24 @@ def test_everyRefusalThatCanBeMadeHasAReply(name: str, code: int | None, enhance
 
 def test_situationWithoutAnyTableStillHasCodes() -> None:
     assert str(SMTPError("No").reply(Situation(560, {}))) == "560 5.0.0 No"
+
+
+@pytest.mark.parametrize(("name", "value"), [("responseCode", 250), ("enhancedCode", "2.0.0"), ("message", "Took it")])
+def test_a_refusal_cannot_be_changed_afterwards(name: str, value: object) -> None:
+    error = SMTPError("No such user", 550, "5.1.1")
+    with pytest.raises(AttributeError):
+        setattr(error, name, value)
+    assert str(error.reply(SITUATIONS["onData"])) == "550 5.1.1 No such user"
+
+
+def test_a_refusal_survives_being_copied() -> None:
+    for made in (copy.copy, lambda error: pickle.loads(pickle.dumps(error))):
+        error = made(SMTPError("No such user", 550, "5.1.1"))
+        assert (error.message, error.responseCode, error.enhancedCode) == ("No such user", 550, "5.1.1")
+
+
+def test_a_class_of_refusals_cannot_acknowledge() -> None:
+    class Mine(SMTPError):
+        responseCode = 250  # type: ignore[assignment]
+
+    assert str(Mine("No", 551).reply(SITUATIONS["onRcptTo"])) == "551 5.1.6 No"

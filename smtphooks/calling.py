@@ -1,0 +1,358 @@
+"""
+Calling: how a hook is called, and how one of three kinds is made of whatever it answers: a value, a L{Failure}, or a
+L{PendingAnswer}.
+
+Rules kept here: all hooks of a connection run in one C{contextvars} context; an exception that is returned counts as
+raised; an awaitable that is returned is awaited, so that a forgotten C{await} is never a yes; whatever code of others
+raises, it ends up in the answer and goes nowhere else (invariant 10).
+This module knows neither sessions nor what an answer means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import copy_context
+from time import perf_counter
+from types import CoroutineType
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from smtphooks.hooks import nameOf
+
+_log = Logger()
+
+_NEVER = float("inf")
+
+WRONG_REACTOR = (
+    "a hook needs the event loop of asyncio, which this reactor does not run: before anything imports the reactor, call"
+    " twisted.internet.asyncioreactor.install(), or start with twistd --reactor=asyncio"
+)
+
+
+class PendingAnswer:
+    """
+    The answer that a hook has yet to give.
+
+    @ivar result: the answer, once it is there.
+    @ivar isThere: it is.
+    """
+
+    __slots__ = ("_arguments", "_awaited", "_caller", "_hook", "_then", "isThere", "result")
+
+    def __init__(self, caller: HookCaller, hook: object, awaited: Deferred[Any]) -> None:
+        self._caller = caller
+        self._hook = hook
+        self._then: Callable[..., object] | None = None
+        self._arguments: tuple[object, ...] = ()
+        self.isThere = False
+        self.result: Any = None
+        self._await(awaited)
+
+    def _await(self, awaited: Deferred[Any]) -> None:
+        self._awaited = awaited
+        awaited.addBoth(self._fired)
+
+    def _fired(self, result: Any) -> Any:
+        """
+        Something that the hook waited for has fired.
+
+        @return: what stays in the Deferred, which the hook may return a second time.
+        """
+        left = _Spent(repr(result.value)) if isinstance(result, Failure) else result
+        if type(result) is _Spent:
+            result = Failure(RuntimeError(f"a Deferred that had failed was returned a second time: {result.reason}"))
+        answer = self._caller.settle(self._hook, result.deferred if type(result) is _Returned else result)
+        if type(answer) is PendingAnswer:
+            self._awaited = answer._awaited
+            answer.then(self._answered)
+        else:
+            self._answered(answer)
+        return left
+
+    def _answered(self, answer: Any) -> None:
+        self.result = answer
+        self.isThere = True
+        if self._then is not None:
+            self._then(answer, *self._arguments)
+
+    def then(self, then: Callable[..., object], *arguments: object) -> None:
+        """Have this called with the answer, and with the arguments behind it."""
+        self._then, self._arguments = then, arguments
+        if self.isThere:
+            then(self.result, *arguments)
+
+    def cancel(self) -> None:
+        """
+        Tell the hook that no answer is needed any more.
+
+        It may still take a while to end, or go on as if nothing was said.
+        """
+        try:
+            self._awaited.cancel()
+        except BaseException:
+            # A canceller is code of others.  The Deferred that it belongs to would never fire.
+            _log.failure("the canceller of a Deferred raised, which hook {hook} waits for", hook=nameOf(self._hook))
+            self._fire(self._awaited)
+
+    def _fire(self, awaited: Deferred[Any]) -> None:
+        while awaited.called and isinstance(awaited.result, Deferred):
+            awaited = awaited.result
+        if not awaited.called:
+            awaited.errback(CancelledError())
+
+
+class _Spent:
+    """
+    What is left in a Deferred of a hook that has failed.
+
+    Its failure has been dealt with; but a look-up that is remembered, and returned for the next client, must not look
+    like one that has succeeded.
+    """
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+class _Returned:
+    """
+    A Deferred that a coroutine has returned after it had to wait.
+
+    A Deferred cannot be fired with another one; and if Twisted waited for it, nothing would stay in it.
+    """
+
+    __slots__ = ("deferred",)
+
+    def __init__(self, deferred: Deferred[Any]) -> None:
+        self.deferred = deferred
+
+
+class HookCaller:
+    """Calls the hooks of one connection."""
+
+    __slots__ = ("_context", "_isForAsyncio", "_isSlow", "_slow")
+
+    def __init__(
+        self,
+        slowHook: float = 0,
+        asyncioHooks: bool = False,
+        isSlow: Callable[[object, float], object] = lambda hook, seconds: None,
+    ) -> None:
+        """
+        @param slowHook: seconds that a step of a hook may take, 0 for no limit.
+        @param asyncioHooks: every coroutine runs as a task of asyncio.
+        @param isSlow: told the hook that has held the reactor for longer, and for how many seconds.
+        """
+        self._context = copy_context()
+        self._slow = slowHook or _NEVER
+        self._isForAsyncio = asyncioHooks
+        self._isSlow = isSlow
+
+    def call(self, name: object, hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """
+        Call a hook.
+
+        @param name: what the log calls it; a function stands for its own name.
+        @return: its answer, a L{Failure} if it raised, or a L{PendingAnswer}.
+        """
+        try:
+            result = self.step(name, hook, *arguments)
+        except BaseException:
+            # Even SystemExit, as a Deferred has it: a hook harms its own connection only (invariant 10).
+            return Failure()
+        if result is None or type(result) is str:
+            return result
+        return self.settle(name, result)
+
+    def step(self, hook: object, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run some of a hook, in the context of the connection."""
+        began = perf_counter()
+        try:
+            try:
+                self._context.run(_nothing)
+            except RuntimeError:
+                # We are in it already: what one hook does may lead to the next, within its call.
+                return function(*arguments)
+            return self._context.run(function, *arguments)
+        finally:
+            seconds = perf_counter() - began
+            if seconds > self._slow:
+                self._isSlow(hook, seconds)
+
+    def settle(self, hook: object, result: Any) -> Any:
+        """What an answer comes to; what is returned is as with L{call}."""
+        try:
+            if type(result) is CoroutineType:
+                result = self._asTask(hook, result) if self._isForAsyncio else self._begin(hook, result)
+            if result is None or isinstance(result, (str, Failure)):
+                return result
+            if isinstance(result, BaseException):
+                # "return callback(error)" is how other libraries refuse; it must not let anything pass.
+                return Failure(result)
+            if type(result) is AsyncioCoroutine:
+                result = self._asTask(hook, result.coroutine)
+            elif asyncio.isfuture(result):
+                result = Deferred.fromFuture(_checkedFuture(result))
+            elif not isinstance(result, Deferred) and inspect.isawaitable(result):
+                return self.settle(hook, _await(result))
+            if isinstance(result, Deferred):
+                answer = PendingAnswer(self, hook, result)
+                return answer.result if answer.isThere else answer
+            if inspect.isgenerator(result) or inspect.isasyncgen(result):
+                # Nothing of such a hook has run: to take it for a success would lose the message.
+                raise TypeError(f"a hook answered {result!r}; a generator needs inlineCallbacks, an async def no yield")
+        except BaseException:
+            return Failure()
+        return result
+
+    def _begin(self, hook: object, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """
+        Do what C{Deferred.fromCoroutine} does, but make the Deferred only when the coroutine first has to wait: most
+        hooks know their answer at once, and then a Deferred costs more than the hook.
+        """
+        try:
+            awaited = self.step(hook, coroutine.send, None)
+        except StopIteration as end:
+            return self.settle(hook, end.value)
+        return Deferred.fromCoroutine(self._goOn(hook, coroutine, awaited))
+
+    def _goOn(self, hook: object, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+        """
+        The rest of a coroutine that has come to its first await: what C{yield from} does (PEP 380), from there, in the
+        context of the connection, and with futures of asyncio in the place of Deferreds where there are any.
+        """
+        while True:
+            resume: Callable[[Any], Any]
+            try:
+                value = yield awaited if isinstance(awaited, Deferred) else _deferred(awaited)
+            except GeneratorExit:
+                coroutine.close()  # and not thrown into it: it may have been closed already
+                raise
+            except BaseException as error:
+                resume, value = coroutine.throw, error
+            else:
+                resume = coroutine.send
+            try:
+                awaited = self.step(hook, resume, value)
+            except StopIteration as end:
+                return _Returned(end.value) if isinstance(end.value, Deferred) else end.value
+
+    def _asTask(self, hook: object, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
+        loop = asyncio._get_running_loop()
+        if loop is None:
+            coroutine.close()
+            raise RuntimeError(WRONG_REACTOR)
+        steps = _Steps(self, hook, coroutine)
+        if sys.version_info >= (3, 11):
+            return Deferred.fromFuture(loop.create_task(steps, context=self._context))
+        return Deferred.fromFuture(self.step(hook, loop.create_task, steps))  # pragma: no cover
+
+
+class _Steps(Coroutine[Any, Any, Any]):
+    """A coroutine for a task of asyncio, which sets the context; each step is measured."""
+
+    def __init__(self, caller: HookCaller, hook: object, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._caller = caller
+        self._hook = hook
+        self._coroutine = coroutine
+
+    def send(self, value: Any) -> Any:
+        return self._caller.step(self._hook, self._coroutine.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._caller.step(self._hook, self._coroutine.throw, *error)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coroutine.__await__()
+
+
+def _nothing() -> None:
+    """Whether a context has been entered can only be told by entering it."""
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _deferred(awaited: Any) -> Any:
+    """A Deferred for what a coroutine of asyncio waits for, so that Twisted can wait for it."""
+    if asyncio.isfuture(awaited):
+        return _ofFuture(awaited)
+    loop = asyncio._get_running_loop()
+    if awaited is None and loop is not None:
+        # asyncio.sleep(0): let others run first.
+        done: Deferred[None] = Deferred()
+        loop.call_soon(lambda: None if done.called else done.callback(None))
+        return done
+    return awaited
+
+
+def _ofFuture(future: asyncio.Future[Any]) -> Deferred[None]:
+    """Fires when the future is done; what it has come to the coroutine asks for by itself."""
+
+    def cancel(done: Deferred[None]) -> None:
+        future.cancel()
+        # What is written for asyncio cleans up at asyncio's own exception.
+        done.errback(asyncio.CancelledError())
+
+    done: Deferred[None] = Deferred(cancel)
+    try:
+        _checkedFuture(future)
+    except RuntimeError:
+        done.errback()
+        return done
+    # This is how a Task tells a future that it was awaited properly.
+    future._asyncio_future_blocking = False
+    future.add_done_callback(lambda _: None if done.called else done.callback(None))
+    return done
+
+
+def _checkedFuture(future: asyncio.Future[Any]) -> asyncio.Future[Any]:
+    if not future.done() and future.get_loop() is not asyncio._get_running_loop():
+        raise RuntimeError(WRONG_REACTOR)
+    return future
+
+
+class AsyncioCoroutine:
+    """What a hook marked with L{asyncioHook} returns: a coroutine that has to run as a task of asyncio."""
+
+    __slots__ = ("coroutine",)
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.coroutine.__await__()
+
+
+Hook = TypeVar("Hook", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+
+def asyncioHook(hook: Hook) -> Hook:
+    """
+    Run an C{async def} hook as a task of asyncio, so that C{asyncio.timeout}, task groups and libraries such as aiohttp
+    work in it.  It needs Twisted's asyncio reactor.
+    """
+
+    @functools.wraps(hook)
+    def call(*arguments: Any, **named: Any) -> Any:
+        result = hook(*arguments, **named)
+        return AsyncioCoroutine(result) if type(result) is CoroutineType else result
+
+    return call  # type: ignore[return-value]
+
+
+def needsAsyncio(error: BaseException | None) -> bool:
+    """Has code of asyncio been called where its loop does not run?"""
+    return isinstance(error, RuntimeError) and "no running event loop" in str(error)

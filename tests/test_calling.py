@@ -1,0 +1,518 @@
+"""How a hook is called, and what its answer comes to."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import sys
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
+
+from smtphooks import SMTPError
+from smtphooks.calling import HookCaller, PendingAnswer, asyncioHook
+
+from .conftest import Logged
+from .support import HELLO, MAIL, connect
+
+pytestmark = pytest.mark.usefixtures("logged")
+
+
+def callHook(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return HookCaller().call(hook, hook, arguments)
+
+
+@pytest.mark.parametrize("result", [None, "text", 5])
+def test_a_plain_value_needs_no_deferred(result: object) -> None:
+    assert callHook(lambda: result, ()) is result
+
+
+def test_a_deferred_keeps_its_result() -> None:
+    """So that a look-up that is remembered gives the next client the same answer."""
+    pending: Deferred[str] = Deferred()
+    first, second = (callHook(lambda: pending, ()) for _ in range(2))
+    assert type(first) is PendingAnswer
+    pending.callback("text")
+    assert first.result == second.result == callHook(lambda: pending, ()) == "text"
+
+
+# --- a coroutine: as Deferred.fromCoroutine has it, but for the Deferred that is not needed ---
+
+
+async def _answersAtOnce(pending: Deferred[str]) -> str:
+    return "at once" + await succeed(".")
+
+
+async def _crashesAtOnce(pending: Deferred[str]) -> str:
+    raise KeyError("at once")
+
+
+async def _waits(pending: Deferred[str]) -> str:
+    return "then " + await pending
+
+
+async def _waitsTwice(pending: Deferred[str]) -> str:
+    first = await pending
+    return first + await succeed("and") + await _waits(succeed("then"))
+
+
+async def _crashesLater(pending: Deferred[str]) -> str:
+    raise KeyError(await pending)
+
+
+async def _cleansUp(pending: Deferred[str]) -> str:
+    try:
+        return await pending
+    except (CancelledError, ValueError) as reason:
+        return f"cleaned up after {type(reason).__name__}"
+
+
+async def _isAwaitedInsideOut(pending: Deferred[str]) -> str:
+    return await _cleansUp(pending)
+
+
+class _Homemade:
+    """An awaitable that hands its Deferred to whoever drives it and takes what is sent back."""
+
+    def __init__(self, pending: Deferred[str]) -> None:
+        self.pending = pending
+
+    def __await__(self) -> Generator[Any, Any, str]:
+        first = yield self.pending
+        second = yield "sent back"
+        return f"{first}, {second}"
+
+
+async def _waitsForSomethingHomemade(pending: Deferred[str]) -> str:
+    return await _Homemade(pending)
+
+
+class _Reversed(_Homemade):
+    def __await__(self) -> Generator[Any, Any, str]:
+        first = yield "sent back"
+        second = yield self.pending
+        return f"{first}, {second}"
+
+
+async def _beginsWithNoDeferred(pending: Deferred[str]) -> str:
+    return await _Reversed(pending)
+
+
+COROUTINES = [
+    _answersAtOnce,
+    _crashesAtOnce,
+    _waits,
+    _waitsTwice,
+    _crashesLater,
+    _cleansUp,
+    _isAwaitedInsideOut,
+    _waitsForSomethingHomemade,
+    _beginsWithNoDeferred,
+]
+EVENTS: dict[str, Callable[[Deferred[str], Any], object]] = {
+    "it fires": lambda pending, result: pending.callback("fired"),
+    "it fails": lambda pending, result: pending.errback(ValueError("failed")),
+    "the hook is cancelled": lambda pending, result: result.cancel(),
+}
+
+
+def _outcome(begin: Callable[..., Any], hook: Callable[..., Any], happen: Callable[..., object]) -> tuple[Any, Any]:
+    """The answer of a hook, and what became of the Deferred that it waits for."""
+    pending: Deferred[str] = Deferred()
+    result = begin(hook, pending)
+    if isinstance(result, PendingAnswer) or (isinstance(result, Deferred) and not result.called):
+        happen(pending, result)
+    outcome: list[Any] = []
+    if isinstance(result, Deferred):
+        result.addBoth(outcome.append)
+    elif isinstance(result, PendingAnswer):
+        result.then(outcome.append)
+    else:
+        outcome.append(result)
+    [answer] = outcome
+    if isinstance(answer, Failure):
+        answer = (answer.type, str(answer.value), [frame[0] for frame in answer.frames if frame[0].startswith("_c")])
+    return answer, pending.called
+
+
+@pytest.mark.parametrize("happen", EVENTS.values(), ids=list(EVENTS))
+@pytest.mark.parametrize("hook", COROUTINES)
+def test_a_coroutine_ends_as_it_does_with_twisteds_own_driver(
+    hook: Callable[..., Any], happen: Callable[..., object]
+) -> None:
+    ours = _outcome(lambda hook, pending: callHook(hook, (pending,)), hook, happen)
+    twisteds = _outcome(lambda hook, pending: Deferred.fromCoroutine(hook(pending)), hook, happen)
+    assert ours == twisteds
+
+
+def test_a_coroutine_that_answers_at_once_needs_no_deferred() -> None:
+    assert callHook(_answersAtOnce, (Deferred(),)) == "at once."
+
+
+def test_the_traceback_of_a_coroutine_that_waited_leads_to_where_it_crashed() -> None:
+    pending: Deferred[str] = Deferred()
+    result = callHook(_crashesLater, (pending,))
+    pending.callback("key")
+    assert "raise KeyError(await pending)" in result.result.getTraceback()
+
+
+def test_a_coroutine_keeps_its_context_and_leaves_that_of_others_alone() -> None:
+    who: ContextVar[str] = ContextVar("who")
+    who.set("caller")
+    seen = []
+
+    async def hook(name: str, pending: Deferred[None]) -> None:
+        seen.append(who.get())
+        who.set(name)
+        await pending
+        seen.append(who.get())
+
+    first: Deferred[None] = Deferred()
+    second: Deferred[None] = Deferred()
+    callHook(hook, ("one", first))
+    callHook(hook, ("two", second))
+    assert who.get() == "caller"
+    second.callback(None)
+    first.callback(None)
+    assert seen == ["caller", "caller", "two", "one"]
+
+
+def test_a_coroutine_has_one_context_from_its_first_step_to_its_last() -> None:
+    """What it sets before it waits it can take back afterwards, as contextvars have it: a token knows its context."""
+    who: ContextVar[str] = ContextVar("who", default="nobody")
+    seen = []
+
+    async def hook(first: Deferred[None], second: Deferred[None]) -> None:
+        token = who.set("set before")
+        try:
+            await first
+            who.set("set between")
+            await second
+            seen.append(who.get())
+        finally:
+            who.reset(token)
+        seen.append(who.get())
+
+    first: Deferred[None] = Deferred()
+    second: Deferred[None] = Deferred()
+    result = callHook(hook, (first, second))
+    first.callback(None)
+    second.callback(None)
+    assert result.result is None
+    assert seen == ["set between", "nobody"]
+
+
+def test_a_coroutine_that_is_forgotten_is_closed() -> None:
+    ended = []
+
+    async def hook(pending: Deferred[None]) -> None:
+        try:
+            await pending
+        finally:
+            ended.append(True)
+
+    pending: Deferred[None] | None = Deferred()
+    callHook(hook, (pending,))
+    del pending
+    gc.collect()
+    assert ended
+
+
+# --- asyncio ---
+#
+# Its loop runs here for as long as a test needs it, as it does below Twisted's asyncio reactor; test_reference.py has
+# that reactor.
+
+
+async def turns(number: int = 5) -> None:
+    """Let the loop do what it has to do."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+def inLoop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run a test as a task of asyncio."""
+
+    @functools.wraps(test)
+    def run() -> None:
+        asyncio.run(test())
+
+    return run
+
+
+def settled(answer: Any) -> Any:
+    """The answer, which must be there."""
+    if isinstance(answer, PendingAnswer):
+        assert answer.isThere
+        return answer.result
+    return answer
+
+
+@inLoop
+async def test_a_future_that_is_returned_is_waited_for() -> None:
+    future = asyncio.get_running_loop().create_future()
+    answer = callHook(lambda: future, ())
+    assert not answer.isThere
+    future.set_result("text")
+    await turns()
+    assert answer.result == "text"
+
+
+@inLoop
+async def test_a_coroutine_may_await_a_future_and_sleep() -> None:
+    loop = asyncio.get_running_loop()
+    first, second = loop.create_future(), loop.create_future()
+
+    async def hook() -> str:
+        text = await first
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+        try:
+            await second
+        except KeyError:
+            text += "; then it failed"
+        return str(text)
+
+    answer = callHook(hook, ())
+    first.set_result("the first fired")
+    second.set_exception(KeyError())
+    while not answer.isThere:
+        await asyncio.sleep(0.001)
+    assert answer.result == "the first fired; then it failed"
+
+
+@inLoop
+async def test_futures_and_deferreds_may_be_awaited_in_turn() -> None:
+    future, deferred = asyncio.get_running_loop().create_future(), Deferred[str]()
+
+    async def hook() -> str:
+        return str(await future) + await deferred + str(await future)
+
+    answer = callHook(hook, ())
+    future.set_result("one ")
+    await turns()
+    assert not answer.isThere
+    deferred.callback("two ")
+    assert answer.result == "one two one "
+
+
+@inLoop
+async def test_a_cancelled_hook_cancels_the_future_that_it_awaits() -> None:
+    future = asyncio.get_running_loop().create_future()
+    seen = []
+
+    async def hook() -> None:
+        try:
+            await future
+        except asyncio.CancelledError:
+            seen.append("cleaned up as asyncio does")
+            raise
+
+    answer = callHook(hook, ())
+    answer.cancel()
+    assert answer.result.check(asyncio.CancelledError)
+    assert future.cancelled()
+    assert seen == ["cleaned up as asyncio does"]
+    await turns()
+
+
+def test_without_the_loop_of_asyncio_the_fault_says_what_to_install() -> None:
+    loop = asyncio.new_event_loop()
+    future = loop.create_future()
+
+    async def awaits() -> None:
+        await future
+
+    @asyncioHook
+    async def marked() -> None:
+        raise AssertionError("it must not begin")
+
+    for hook in (awaits, marked, lambda: future):
+        failure = settled(callHook(hook, ()))
+        assert failure.check(RuntimeError)
+        assert "asyncioreactor.install()" in str(failure.value)
+    loop.close()
+
+
+def test_what_asyncio_says_without_its_loop_is_explained_in_the_log(logged: Logged) -> None:
+    async def onMailFrom(address: Any, session: Any) -> None:
+        await asyncio.sleep(1)
+
+    client = connect(onMailFrom=onMailFrom)
+    assert client.last(HELLO, MAIL).startswith("451")
+    [event] = logged
+    assert "asyncioreactor.install()" in str(event["hint"])
+    assert logged.takeFailures(RuntimeError)
+
+
+@asyncioHook
+async def usesTimeout(pending: asyncio.Future[str]) -> str:
+    """C{asyncio.wait_for} wants a task around it."""
+    assert asyncio.current_task() is not None
+    return await asyncio.wait_for(pending, 10)
+
+
+@inLoop
+async def test_a_marked_hook_is_a_task() -> None:
+    pending = asyncio.get_running_loop().create_future()
+    answer = callHook(usesTimeout, (pending,))
+    await turns()
+    pending.set_result("text")
+    await turns(10)
+    assert answer.result == "text"
+
+
+@inLoop
+async def test_with_the_option_every_coroutine_is_a_task() -> None:
+    pending = asyncio.get_running_loop().create_future()
+    hook = usesTimeout.__wrapped__  # type: ignore[attr-defined]
+    answer = HookCaller(asyncioHooks=True).call("hook", hook, (pending,))
+    await turns()
+    pending.set_result("text")
+    await turns(10)
+    assert answer.result == "text"
+
+
+@inLoop
+async def test_a_cancelled_task_may_clean_up_before_it_ends() -> None:
+    pending = asyncio.get_running_loop().create_future()
+    cleaned = asyncio.get_running_loop().create_future()
+
+    @asyncioHook
+    async def hook() -> None:
+        try:
+            await pending
+        finally:
+            await cleaned
+
+    answer = callHook(hook, ())
+    await turns()
+    answer.cancel()
+    await turns()
+    assert pending.cancelled()
+    assert not answer.isThere
+    cleaned.set_result(None)
+    await turns()
+    assert answer.result.check(asyncio.CancelledError)
+
+
+@inLoop
+async def test_a_task_that_raises_or_returns_an_error_fails() -> None:
+    @asyncioHook
+    async def raises() -> None:
+        raise KeyError
+
+    @asyncioHook
+    async def returns() -> Exception:
+        return KeyError()
+
+    answers = [callHook(hook, ()) for hook in (raises, returns)]
+    await turns()
+    assert all(answer.result.check(KeyError) for answer in answers)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tasks take no context before Python 3.11")
+@inLoop
+async def test_a_task_has_the_context_of_its_connection() -> None:
+    mine: ContextVar[str] = ContextVar("mine", default="nobody's")
+    caller = HookCaller()
+    seen = []
+
+    @asyncioHook
+    async def hook() -> None:
+        seen.append(mine.get())
+        await asyncio.sleep(0)
+        mine.set("set by a task")
+
+    caller.call("plain", lambda: mine.set("set by a function") and None, ())
+    caller.call("task", hook, ())
+    await turns()
+    caller.call("plain", lambda: seen.append(mine.get()), ())
+    assert seen == ["set by a function", "set by a task"]
+    assert mine.get() == "nobody's"
+
+
+# --- hooks that hold the reactor ---
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time by which hooks are measured; hooks move it."""
+    now = [0.0]
+    monkeypatch.setattr("smtphooks.calling.perf_counter", lambda: now[0])
+    return now
+
+
+def slowly(time: list[float], seconds: float) -> None:
+    time[0] += seconds
+
+
+@pytest.mark.parametrize(("seconds", "isNamed"), [(0.5, False), (0.75, True)])
+def test_a_hook_that_holds_the_reactor_is_named(seconds: float, isNamed: bool, time: list[float]) -> None:
+    def onMailFrom(address: Any, session: Any) -> None:
+        slowly(time, seconds)
+
+    client = connect(onMailFrom=onMailFrom)
+    with capturedLogs() as events:
+        client.say(HELLO, MAIL)
+    named = [(event["hook"], event["milliseconds"], event["peer"]) for event in events if "hook" in event]
+    assert named == ([("onMailFrom", 750, "192.0.2.7")] if isNamed else [])
+
+
+def test_each_step_of_a_coroutine_counts_and_its_waits_do_not(time: list[float]) -> None:
+    pending: Deferred[None] = Deferred()
+
+    async def onMailFrom(address: Any, session: Any) -> None:
+        slowly(time, 0.4)
+        await pending
+        slowly(time, 0.4)
+        await succeed(None)
+        slowly(time, 0.2)
+
+    client = connect(onMailFrom=onMailFrom)
+    with capturedLogs() as events:
+        client.say(HELLO, MAIL)
+        slowly(time, 100)
+        pending.callback(None)
+    assert [event["milliseconds"] for event in events if "hook" in event] == [600]
+
+
+def test_a_slow_hook_that_raises_is_named_too(time: list[float], logged: Logged) -> None:
+    def onMailFrom(address: Any, session: Any) -> None:
+        slowly(time, 1)
+        raise SMTPError("No")
+
+    client = connect(onMailFrom=onMailFrom)
+    with capturedLogs() as events:
+        assert client.last(HELLO, MAIL).startswith("550")
+    assert [event["milliseconds"] for event in events if "hook" in event] == [1000]
+
+
+def test_with_slowHook_0_none_is_named(time: list[float]) -> None:
+    client = connect(slowHook=0, onMailFrom=lambda *_: slowly(time, 1000))
+    with capturedLogs() as events:
+        client.say(HELLO, MAIL)
+    assert not [event for event in events if "hook" in event]
+
+
+def test_the_steps_of_a_task_are_measured(time: list[float]) -> None:
+    named: list[tuple[object, float]] = []
+
+    @asyncioHook
+    async def hook() -> None:
+        slowly(time, 1)
+        await asyncio.sleep(0)
+
+    @inLoop
+    async def run() -> None:
+        HookCaller(0.5, isSlow=lambda *slow: named.append(slow)).call("onData", hook, ())
+        await turns()
+
+    run()
+    assert named == [("onData", 1)]
