@@ -15,6 +15,7 @@ import attrs
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from smtphooks.proxy import ProxyError, ProxyHeader
 from smtphooks.replies import Reply
@@ -76,6 +77,11 @@ class Arrival:
         """A trusted proxy has still to say whom it speaks for."""
         return self._header is not None
 
+    @property
+    def remoteAddress(self) -> str:
+        """The client's address, as far as it is known."""
+        return self._client.remoteAddress
+
     def begin(self) -> None:
         """The connection has been made."""
         if self._header is None:
@@ -92,7 +98,7 @@ class Arrival:
             self._header = None
             peer = self._client.remoteAddress
             _log.warn("{peer} sent no valid PROXY header: {error}", peer=peer, error=str(error))
-            self._factory.tellError(error)
+            self._factory.tellError(Failure(error))
             self._refuse(None)
             return
         if result is None:
@@ -151,7 +157,9 @@ def _hostAndPort(address: Any) -> tuple[str, int]:
     """The numbers of a transport's end; a UNIX socket has a path at most."""
     if isinstance(address, UNIXAddress):
         name = address.name or ""
-        return (name.decode(errors="replace") if isinstance(name, bytes) else name), 0
+        text = name.decode(errors="replace") if isinstance(name, bytes) else name
+        # A client may bind its socket to any path, and this one goes into the log.
+        return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text), 0
     host = str(getattr(address, "host", ""))
     # A client that comes by IPv4 to an IPv6 socket is the client that its IPv4 address says.
     return host.removeprefix("::ffff:") if "." in host else host, getattr(address, "port", 0)

@@ -33,7 +33,7 @@ _FIELD = re.compile(r"[A-Z0-9-]+:")
 
 def connect(dialogue: Dialogue, argument: str) -> Task:
     """The greeting (RFC 5321 section 3.1)."""
-    if dialogue.options.secure:
+    if dialogue.beginsWithTLS:
         refused = yield from authentication.secure(dialogue, StartTLS(None))
         if refused:
             return refused

@@ -48,6 +48,7 @@ class Dialogue:
 
     @ivar state: where it stands; handlers change it.
     @ivar verb: the command at hand, in upper case.
+    @ivar beginsWithTLS: a handshake comes before the greeting.
     @ivar lineLimit: octets that the next line may have.
     @ivar speaksUtf8: the client has asked for SMTPUTF8, so the reply at hand may leave ASCII (RFC 6531 section 3.7.4).
     """
@@ -61,6 +62,7 @@ class Dialogue:
         "_unauthenticated",
         "_unrecognized",
         "authenticationFailures",
+        "beginsWithTLS",
         "errors",
         "extensions",
         "flavour",
@@ -98,8 +100,13 @@ class Dialogue:
 
     # --- what the protocol calls ---
 
-    def open(self) -> Step:
-        """A client has connected."""
+    def open(self, beginsWithTLS: bool = False) -> Step:
+        """
+        A client has connected.
+
+        @param beginsWithTLS: whatever the options say; the endpoint has seen to it.
+        """
+        self.beginsWithTLS = self.options.secure or beginsWithTLS
         return self._handle(commands.connect, "")
 
     def receive(self, line: bytes | LineFault) -> Step:

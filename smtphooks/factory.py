@@ -11,6 +11,8 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
+from heapq import heappop, heappush
+from itertools import count
 from typing import Any
 
 from twisted.cred.portal import Portal
@@ -82,6 +84,9 @@ class SMTPServerFactory(ServerFactory):
         self._lookup: ReverseLookup | None = None
         self.now = 0.0
         self._tick: IDelayedCall | None = None
+        self._nextLook = 0.0
+        self._wakes: list[tuple[float, int, SMTPServerProtocol]] = []
+        self._order = count()
         self.connections: set[SMTPServerProtocol] = set()
         self._clients: Counter[str] = Counter()  # by network
         self.clock: IReactorTime | None = None
@@ -157,25 +162,46 @@ class SMTPServerFactory(ServerFactory):
         """A connection has been made."""
         self.connections.add(connection)
         if self._tick is None:
+            self._nextLook = 0
             self._watch()
 
+    def wakeAt(self, time: float, connection: SMTPServerProtocol) -> None:
+        """See at that time, and not up to a second later, whether the time of a connection is up."""
+        heappush(self._wakes, (time, next(self._order), connection))
+        if self._tick is not None and time < self._tick.getTime():
+            self._tick.reset(max(0, time - self.reactor().seconds()))
+
     def _watch(self) -> None:
-        """Once a second, see whose time is up: one timer for all connections, however many there are."""
+        """
+        See whose time is up: once a second of all connections, and of those that wait when they want.
+
+        There is one timer for all of them, however many there are.
+        """
         self._tick = None
         reactor = self.reactor()
         now = reactor.seconds()
-        # By the time of the next look, or who came just before it would lose a second.
-        self.now = now + 1
-        for connection in list(self.connections):
+        if now >= self._nextLook:
+            # By the time of the next look, or who came just before it would lose a second.
+            self.now = self._nextLook = now + 1
+            for connection in list(self.connections):
+                if connection.patience.deadline <= now:
+                    _guard(connection, connection.timeUp)
+                elif connection.isStopped:
+                    _guard(connection, connection.lookAfterClient)
+        while self._wakes and self._wakes[0][0] <= now:
+            connection = heappop(self._wakes)[2]
+            # It may have gone on by itself, or be gone.
             if connection.patience.deadline <= now:
-                connection.timeUp()
-            elif connection.isStopped:
-                connection.lookAfterClient()
-        self._tick = reactor.callLater(1, self._watch) if self.connections else None
+                _guard(connection, connection.timeUp)
+        if self.connections:
+            soonest = min(self._nextLook, self._wakes[0][0]) if self._wakes else self._nextLook
+            self._tick = reactor.callLater(soonest - now, self._watch)
+        else:
+            self._wakes.clear()
 
-    def tellError(self, error: Exception) -> None:
+    def tellError(self, failure: Failure) -> None:
         """Something went wrong before there was a session."""
-        HookRunner(self, Session(self.options.name)).tell("onError", Failure(error), None)
+        HookRunner(self, Session(self.options.name)).tell("onError", failure, None)
 
     def count(self, network: str) -> None:
         """A client of that network is on its way in."""
@@ -193,6 +219,7 @@ class SMTPServerFactory(ServerFactory):
         if not self.connections and self._tick is not None:
             self._tick.cancel()
             self._tick = None
+            self._wakes.clear()
         # Who came since the factory listens again is not waited for.
         if self._closed and not any(other.isLeaving for other in self.connections):
             self._allGone()
@@ -209,7 +236,7 @@ class SMTPServerFactory(ServerFactory):
         self._closed.append(gone)
         self.isClosing = True
         for connection in list(self.connections):
-            connection.leave()
+            _guard(connection, connection.leave)
         if self.connections and self.options.closeTimeout and self._timeout is None:
             self._timeout = self.reactor().callLater(self.options.closeTimeout, self._abortAll)
         if not self.connections:
@@ -227,7 +254,7 @@ class SMTPServerFactory(ServerFactory):
     def _abortAll(self) -> None:
         self._timeout = None
         for connection in [connection for connection in self.connections if connection.isLeaving]:
-            connection.endByForce()
+            _guard(connection, connection.endByForce)
 
     def _allGone(self) -> None:
         if self._timeout is not None:
@@ -236,6 +263,14 @@ class SMTPServerFactory(ServerFactory):
         closed, self._closed = self._closed, []
         for gone in closed:
             gone.callback(None)
+
+
+def _guard(connection: SMTPServerProtocol, call: Callable[[], None]) -> None:
+    """What one connection raises is not for the others to suffer (invariant 10)."""
+    try:
+        call()
+    except Exception:
+        connection.crashed()
 
 
 def _peersOf(name: str, value: object) -> TrustedPeers:

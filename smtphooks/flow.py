@@ -7,6 +7,8 @@ This module knows how much waits where, and neither commands nor replies.
 
 from __future__ import annotations
 
+import errno
+import select
 from socket import SO_ERROR, SOL_SOCKET
 from typing import Any
 
@@ -21,6 +23,9 @@ _AHEAD = 16384
 # Octets that may wait for C{onData} while the client may still say something, between two chunks of its message: with
 # what is read then (at most 64 KiB), less than 128 KiB in all.
 _BEHIND = 61440
+
+# What a router said of a packet that was lost on the way: TCP sends it again (RFC 5461 section 2).
+_SOFT_ERRORS = frozenset({0, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EPROTO})
 
 
 class Flow:
@@ -79,4 +84,11 @@ class Flow:
     def isBroken(self) -> bool:
         """The client has gone; a transport that reads nothing does not notice it, so the socket is asked."""
         socket = getattr(self._transport, "socket", None)
-        return socket is not None and socket.getsockopt(SOL_SOCKET, SO_ERROR) != 0
+        if socket is None:
+            return False
+        poll = select.poll()
+        poll.register(socket, 0)  # what is asked for here is reported in any case
+        event = sum(event for _, event in poll.poll(0))
+        if event & select.POLLERR:
+            return socket.getsockopt(SOL_SOCKET, SO_ERROR) not in _SOFT_ERRORS
+        return event & select.POLLHUP != 0

@@ -55,6 +55,10 @@ class Patience:
         """The client owes the next command, the rest of a handshake or the end of the connection."""
         self.deadline = self._factory.now + self._socketTimeout
 
+    def forWait(self, seconds: float) -> None:
+        """The client has to wait so long."""
+        self.deadline = self._factory.reactor().seconds() + seconds
+
     def forMessage(self, octets: int) -> None:
         """
         The client owes the next octets of a message.

@@ -11,12 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionLost
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IHalfCloseableProtocol,
-    IHandshakeListener,
-    ITLSTransport,
-)
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, ISSLTransport, ITLSTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -47,6 +42,7 @@ from smtphooks.steps import (
     Wait,
 )
 from smtphooks.wire import Wire
+from smtphooks.wrapped import isHandshakeDone, passOn
 from smtphooks.writer import ReplyWriter
 
 if TYPE_CHECKING:
@@ -74,9 +70,10 @@ class SMTPServerProtocol(Protocol):
         self._read: Callable[[SMTPServerProtocol], bool] | None = None  # how to get on; None: something is undecided
         self._pumping = False
         self._arrival: Arrival | None = None  # while it is not known who has come
-        self._waiting: IDelayedCall | None = None  # the dialogue makes the client wait
+        self._isWaiting = False  # the dialogue makes the client wait
         self._code = 0  # of the last reply, or the worst of several
         self._isHandshaking = False
+        self._awaitsTLS = False  # the dialogue stands still until the handshake is done
         self._aborted = False
         self._inputEnded = False
         self.isLeaving = False
@@ -88,6 +85,9 @@ class SMTPServerProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """A client has connected."""
+        passOn(self.transport, self)
+        # An endpoint such as ssl: has begun TLS already.
+        self._isHandshaking = self._beganWithTLS = ISSLTransport.providedBy(self.transport)
         self.patience = Patience(self.factory)
         self._arrival = Arrival(self.factory, self.transport, self._begin, self._turnAway)
         self.factory.remember(self)
@@ -97,7 +97,7 @@ class SMTPServerProtocol(Protocol):
     def _turnAway(self, refusal: Reply | None) -> None:
         """There is no room for this client, before it costs anything; or it is not who may come here."""
         self._closing = True
-        if refusal is not None and not self.factory.options.secure:
+        if refusal is not None and not (self.factory.options.secure or self._beganWithTLS):
             octets = refusal.encode(not self.factory.options.hideENHANCEDSTATUSCODES)
             self.transport.write(octets)  # type: ignore[union-attr]
         self.transport.loseConnection()  # type: ignore[union-attr]
@@ -119,7 +119,7 @@ class SMTPServerProtocol(Protocol):
         self._receiver = Receiver(self._wire, self._runner, factory.options, self._answerRead, self._receiverChanged)
         self._flow = Flow(self.transport, self._wire, self._receiver, self._writer, self.patience)
         self._standStill()
-        self._do(self._exchange.tell(self._dialogue.open))
+        self._do(self._exchange.tell(self._dialogue.open, self._beganWithTLS))
         if factory.isClosing:
             self.leave()
         if client.rest:
@@ -129,7 +129,7 @@ class SMTPServerProtocol(Protocol):
 
     def _pass(self, data: bytes) -> None:
         """Octets that came with a PROXY header belong to whoever reads now."""
-        if self._isHandshaking:
+        if self._isHandshaking and not self._beganWithTLS:
             self.transport.protocol.dataReceived(data)  # type: ignore[union-attr]
         else:
             self.dataReceived(data)
@@ -147,6 +147,8 @@ class SMTPServerProtocol(Protocol):
         """Octets have arrived."""
         if self._closing:
             return
+        if self._isHandshaking and not self._noticeHandshake():
+            return
         if self._arrival is not None:
             self._arrival.receive(data)
             return
@@ -154,8 +156,7 @@ class SMTPServerProtocol(Protocol):
             self._refuseTLS()
             return
         self._wire.receive(data)
-        if self._waiting is not None and self._dialogue.state is State.CONNECTED:
-            self._waiting.cancel()
+        if self._isWaiting and self._dialogue.state is State.CONNECTED:
             self._waited()
         self._pump()
 
@@ -170,9 +171,25 @@ class SMTPServerProtocol(Protocol):
         self._say(replies.NOT_RECOGNIZED.closing())
         self._pump()
 
+    def _noticeHandshake(self) -> bool:
+        """Octets have come, though a wrapper has not passed on that the handshake is done.  False if it is not."""
+        if not isHandshakeDone(self.transport):
+            self._trouble("{peer} sent octets in the clear within a TLS handshake")
+            self.abort()
+            return False
+        self.handshakeCompleted()
+        return True
+
     def handshakeCompleted(self) -> None:
         """C{IHandshakeListener}: TLS is in force, and nothing has been read of it yet."""
-        self._isHandshaking = False
+        if self._isHandshaking:  # or else this is no news
+            self._isHandshaking = False
+            if self._awaitsTLS:
+                self._secured()
+
+    def _secured(self) -> None:
+        """The dialogue goes on with TLS."""
+        self._awaitsTLS = False
         self.patience.end()
         record(self.transport.getHandle(), self.session)  # type: ignore[union-attr]
         self._do(self._exchange.tell(self._dialogue.answer, self.transport))
@@ -193,15 +210,16 @@ class SMTPServerProtocol(Protocol):
         """The connection is gone."""
         self._lost = self._closing = True
         if self._arrival is not None:
+            if self._isHandshaking:
+                self._handshakeFailed(reason)
             self._arrival.end()
             self._end()
             return
+        self._isWaiting = False
         self.factory.discount(self._network)
         self._flow.isStopped = False
         self._standStill()
         self._exchange.end()
-        if self._waiting is not None:
-            self._waiting.cancel()
         if self._isHandshaking:
             # Twisted's TLS does not tell who ended it.
             self._handshakeFailed(Failure(ConnectionAborted()) if self._aborted else reason)
@@ -214,8 +232,18 @@ class SMTPServerProtocol(Protocol):
 
     def _handshakeFailed(self, reason: Failure) -> None:
         why = explainHandshakeFailure(reason, self.transport.getHandle())  # type: ignore[union-attr]
-        self._journal.trouble("TLS handshake with {peer} failed: {why} [{session}]", why=why)
-        self._runner.tell("onError", reason, self.session)
+        self._trouble("TLS handshake with {peer} failed: {why}", why=why)
+        if self._arrival is None:
+            self._runner.tell("onError", reason, self.session)
+        else:
+            self.factory.tellError(reason)
+
+    def _trouble(self, text: str, **fields: object) -> None:
+        """Log what has gone wrong, whether or not there is a session yet."""
+        if self._arrival is None:
+            self._journal.trouble(text + " [{session}]", **fields)
+        else:
+            _log.warn(text, peer=self._arrival.remoteAddress, **fields)
 
     # --- what the factory calls ---
 
@@ -247,6 +275,8 @@ class SMTPServerProtocol(Protocol):
             return  # it owes nothing while it is looked up, which has a limit of its own
         if self._lost:
             self._hookTimedOut()
+        elif self._isWaiting:
+            self._waited()
         elif self._closing or self._isHandshaking or self._arrival is not None:
             self.abort()
         elif self._read is None or self.patience.isHookSlow:
@@ -355,11 +385,21 @@ class SMTPServerProtocol(Protocol):
 
     def _resumed(self, step: Step | None) -> None:
         """A hook has decided later, or was overdue."""
-        if self._lost:
-            self._endIfDone()
-        else:
-            self._do(step)
-            self._pump()
+        try:
+            if self._lost:
+                self._endIfDone()
+            else:
+                self._do(step)
+                self._pump()
+        except Exception:
+            # Raised further, it would end up in a Deferred of the hook, and this connection would stand still.
+            self.crashed()
+
+    def crashed(self) -> None:
+        """Code of others, such as a transport, has raised where no hook runs: this is the end of the connection."""
+        peer = self.transport.getPeer()  # type: ignore[union-attr]
+        _log.failure("the connection of {peer} crashed", peer=str(peer))
+        self.abort()
 
     def _say(self, reply: Reply) -> None:
         self._code = code = reply.code
@@ -429,17 +469,25 @@ class SMTPServerProtocol(Protocol):
         return True
 
     def _wait(self, step: Wait) -> None:
-        self.patience.end()
-        self._waiting = self.factory.reactor().callLater(step.seconds, self._waited)
+        self._isWaiting = True
+        self.patience.forWait(step.seconds)
+        self.factory.wakeAt(self.patience.deadline, self)
 
     def _waited(self) -> None:
-        self._waiting = None
+        self._isWaiting = False
+        self.patience.end()
         self._do(self._exchange.tell(self._dialogue.answer, self._wire.buffered > 0))
         self._pump()
 
     def _startTLS(self, step: StartTLS) -> None:
-        transport = self.transport
-        if not ITLSTransport.providedBy(transport):
+        if step.reply is None and self._beganWithTLS:
+            self._awaitsTLS = True
+            if self._isHandshaking:
+                self.patience.forClient()
+            else:
+                self._secured()
+            return
+        if not ITLSTransport.providedBy(self.transport):
             self._say(replies.NO_TLS_HERE)
             return
         if self._wire.clear():
@@ -449,7 +497,7 @@ class SMTPServerProtocol(Protocol):
             return
         if step.reply is not None:
             self._writer.put(self._dialogue.encode(step.reply))
-        self._isHandshaking = True
+        self._awaitsTLS = self._isHandshaking = True
         self.patience.forClient()
         self._writer.startTLS(self.factory.secureContext)
 

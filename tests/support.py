@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -194,6 +196,19 @@ class Mailbox(list[bytes]):
             raise
         if not stream.sizeExceeded:
             self.append(message)
+
+
+def tcpPair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a TCP connection: the server's and the client's."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        return listening.accept()[0], client
+
+
+def reset(client: socket.socket) -> None:
+    """Close it as if the machine had crashed, with RST instead of FIN."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
 
 
 def cutUp(data: bytes, cuts: list[int]) -> list[bytes]:

@@ -644,3 +644,9 @@ async def test_peerThatSendsNoHeaderIsClosedAndGetsNothing(serve: Any) -> None:
     await talk.lost
     assert talk.received == b""
     assert not server.ended.called
+
+
+def test_the_path_of_a_unix_client_has_no_control_character() -> None:
+    peer = UNIXAddress("/tmp/a\n2026-01-01 forged\x1b[2J")
+    client = Client(makeFactory(), Transport(peerAddress=peer))
+    assert client.session.remoteAddress == "/tmp/a?2026-01-01 forged?[2J"

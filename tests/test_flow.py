@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import select
+import socket
 from typing import Any
 
 import pytest
@@ -16,7 +19,7 @@ from smtphooks.session import Session
 from smtphooks.steps import ReceiveChunk
 from smtphooks.wire import Wire
 from smtphooks.writer import ReplyWriter
-from tests.support import Pending, Transport, makeFactory
+from tests.support import Pending, Transport, makeFactory, reset, tcpPair
 
 
 class Parts:
@@ -119,13 +122,41 @@ def test_the_client_is_started_at_the_end_whatever_waits(parts: Parts) -> None:
     assert (parts.flow.isStopped, parts.transport.producerState) == (False, "producing")
 
 
-class Socket:
-    def __init__(self, error: int) -> None:
-        self.getsockopt = lambda level, option: error
-
-
-@pytest.mark.parametrize(("error", "isBroken"), [(0, False), (104, True)])
-def test_the_socket_is_asked_whether_the_client_is_there(error: int, isBroken: bool, parts: Parts) -> None:
+def test_a_client_that_is_there_is_not_broken(parts: Parts) -> None:
     assert not parts.flow.isBroken  # no socket at all
-    parts.transport.socket = Socket(error)  # type: ignore[attr-defined]
-    assert parts.flow.isBroken is isBroken
+    here, there = tcpPair()
+    with here, there:
+        parts.transport.socket = here  # type: ignore[attr-defined]
+        assert not parts.flow.isBroken
+        there.sendall(b"x" * 1000)
+        assert not parts.flow.isBroken
+        there.shutdown(socket.SHUT_WR)
+        assert not parts.flow.isBroken, "it may still read its replies"
+
+
+def test_a_client_that_was_reset_is_broken(parts: Parts) -> None:
+    here, there = tcpPair()
+    with here:
+        parts.transport.socket = here  # type: ignore[attr-defined]
+        reset(there)
+        assert parts.flow.isBroken
+
+
+class Reporting(socket.socket):
+    """Has an error that TCP rides out, such as a router's word that the host is unreachable just now (RFC 5461)."""
+
+    def getsockopt(self, *_: Any) -> Any:
+        return errno.EHOSTUNREACH
+
+
+@pytest.mark.parametrize("event", [0, select.POLLERR])
+def test_an_error_that_tcp_rides_out_breaks_nothing(event: int, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Poll:
+        def register(self, *_: Any) -> None: ...
+
+        def poll(self, timeout: int) -> list[tuple[int, int]]:
+            return [(1, event)] if event else []
+
+    monkeypatch.setattr("smtphooks.flow.select.poll", Poll)
+    with Reporting() as parts.transport.socket:  # type: ignore[attr-defined]
+        assert not parts.flow.isBroken

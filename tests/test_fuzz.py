@@ -205,7 +205,7 @@ class Peer:
             self.session is not None
             and not (self.isGone or self.isClosed or self.network or self.line.isHandshaking)
             and self.line.isRead
-            and protocol._waiting is None
+            and not protocol._isWaiting
             and not any(question.session is self.session for question in self.machine.undecided)
         )
 

@@ -25,7 +25,7 @@ LAYERS = [
     {"commands"},
     {"dialogue"},
     {"hooks", "stream", "cred", "credentials", "handshake"},
-    {"tls", "proxy", "lookup", "direct", "calling"},
+    {"tls", "proxy", "lookup", "direct", "calling", "wrapped"},
     {"delivery", "maildir", "runner", "writer", "arrival", "journal", "patience"},
     {"receiver", "exchange"},
     {"flow"},
@@ -40,8 +40,19 @@ LAYERS = [
 
 WITH_TWISTED = {"protocol", "delivery", "factory", "stream", "hooks", "maildir", "config", "tap"}
 # Twisted's half of TLS and of its own credentials: below the protocol, beside the core.
-WITH_TWISTED |= {"arrival", "calling", "exchange", "journal", "receiver", "runner", "writer", "lookup", "proxy"}
-WITH_TWISTED |= {"direct", "tls", "handshake", "credentials", "cred", "checkers", "supervision"}
+WITH_TWISTED |= {
+    "arrival",
+    "calling",
+    "wrapped",
+    "exchange",
+    "journal",
+    "receiver",
+    "runner",
+    "writer",
+    "lookup",
+    "proxy",
+}
+WITH_TWISTED |= {"direct", "wrapped", "tls", "handshake", "credentials", "cred", "checkers", "supervision"}
 
 
 def layerOf(module: str) -> int:

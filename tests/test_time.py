@@ -31,6 +31,8 @@ from .support import (
     Transport,
     connect,
     makeFactory,
+    reset,
+    tcpPair,
 )
 from .test_limits import lines as lines  # a fixture
 
@@ -824,24 +826,19 @@ def test_the_timer_stands_still_while_nobody_is_there_and_goes_on_with_the_next(
 # --- a client that has gone unnoticed ---
 
 
-class Socket:
-    error = 0
-
-    def getsockopt(self, *_: int) -> int:
-        return self.error
-
-
 def test_a_stopped_client_that_was_reset_is_noticed() -> None:
     hook, diary = Pending(), Diary()
     transport = Transport()
-    transport.socket = socket = Socket()  # type: ignore[attr-defined]
-    client = Client(makeFactory(onVrfy=hook, onClose=diary.hook("onClose")), transport)
-    client.feed(b"VRFY x\r\n" + b"NOOP\r\n" * 5000)
-    assert transport.producerState == "paused"
-    pump(client, 10)
-    assert not transport.disconnected
-    socket.error = 104
-    pump(client, 1)
+    here, there = tcpPair()
+    with here:
+        transport.socket = here  # type: ignore[attr-defined]
+        client = Client(makeFactory(onVrfy=hook, onClose=diary.hook("onClose")), transport)
+        client.feed(b"VRFY x\r\n" + b"NOOP\r\n" * 5000)
+        assert transport.producerState == "paused"
+        pump(client, 10)
+        assert not transport.disconnected
+        reset(there)
+        pump(client, 1)
     assert transport.disconnected
     client.finish()
     assert (hook.cancelled, diary) == (1, ["onClose"])
@@ -849,7 +846,7 @@ def test_a_stopped_client_that_was_reset_is_noticed() -> None:
 
 def test_a_client_that_is_gone_is_not_looked_after() -> None:
     class Closed:
-        def getsockopt(self, *_: int) -> int:
+        def fileno(self) -> int:
             raise OSError("Bad file descriptor")
 
     onData = Pending()
