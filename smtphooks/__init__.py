@@ -12,12 +12,13 @@ from smtphooks.hooks import Hooks, ISMTPHooks
 from smtphooks.options import Options
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.replies import SMTPError
-from smtphooks.sasl import AuthResponse
+from smtphooks.sasl import Auth, AuthResponse
 from smtphooks.session import Address, Envelope, Session, TLSInfo
 from smtphooks.stream import MessageStream
 
 __all__ = [
     "Address",
+    "Auth",
     "AuthResponse",
     "Envelope",
     "Extension",

@@ -25,6 +25,10 @@ from smtphooks.replies import SMTPError
 from smtphooks.scram import NO_SUCH_USER, ScramCredentials, ScramServer, unescapeName
 from smtphooks.session import Session
 
+# RFC 4616 section 2 and RFC 4013 section 2.3 prohibit them in names and passwords alike: a hook may put what it gets
+# into a log, a query or a path.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 
 @attrs.frozen(kw_only=True)
 class Auth:
@@ -38,6 +42,7 @@ class Auth:
     @ivar accessToken: XOAUTH2 and OAUTHBEARER.
     @ivar challenge: CRAM-MD5, as it was sent; C{challengeResponse} the digest that the client answered.
     @ivar certificate: EXTERNAL, the verified certificate of the client (C{cryptography.x509.Certificate}).
+    @raise SMTPError: if a name or a secret of the client holds a control character, whatever the mechanism.
     """
 
     method: str
@@ -48,6 +53,11 @@ class Auth:
     challenge: str | None = attrs.field(default=None, repr=False)
     challengeResponse: str | None = attrs.field(default=None, repr=False)
     certificate: Any = attrs.field(default=None, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        given = (self.username, self.authorizationId, self.password, self.accessToken, self.challengeResponse)
+        if any(text and _CONTROL.search(text) for text in given):
+            raise _malformed()
 
     def validatePassword(self, password: str | bytes) -> bool:
         """
@@ -129,9 +139,12 @@ class _Plain:
     def exchange(self, initial: bytes | None, session: Session) -> Exchange:
         message = initial if initial is not None else (yield b"")
         parts = _text(message).split("\0")
-        if len(parts) != 3 or not parts[1] or not parts[2]:
+        if len(parts) != 3:
             raise _malformed()
         authorizationId, username, password = parts
+        username = username or authorizationId  # some clients give the one name in the place of the other
+        if not username or not password:
+            raise _malformed()
         response: AuthResponse = yield Auth(
             method=self.name, username=username, password=password, authorizationId=authorizationId
         )
@@ -195,8 +208,9 @@ def _bearer(pairs: Iterable[str]) -> str:
     for pair in pairs:
         key, _, value = pair.partition("=")
         scheme, _, token = value.partition(" ")
-        if key.lower() == "auth" and scheme.lower() == "bearer" and token.strip():
-            return token.strip()
+        token = token.strip(" ")  # and nothing else, or control characters would be taken off here before they are seen
+        if key.lower() == "auth" and scheme.lower() == "bearer" and token:
+            return token
     raise _malformed()
 
 
@@ -250,8 +264,6 @@ class _External:
 
     def exchange(self, initial: bytes | None, session: Session) -> Exchange:
         authorizationId = _text(initial if initial is not None else (yield b""))
-        if "\0" in authorizationId:
-            raise _malformed()
         response: AuthResponse = yield Auth(
             method=self.name,
             username=session.peerIdentity or "",

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scramp import ScramClient, ScramMechanism
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs, eventAsText
 
 from smtphooks import replies
 from smtphooks.authentication import AUTH_LINE_LENGTH
@@ -830,6 +831,48 @@ def test_SCRAMWithoutStoredCredentialsIsAFaultOfTheHook(logged: Logged) -> None:
     assert one.say(f"AUTH SCRAM-SHA-256 {encoded(first)}")[0].startswith("451 4.3.0 ")
     assert len(logged.takeFailures(TypeError)) == 1
     assert one.session.user is None
+
+
+# An attempt with a control character in a name or a secret, for each mechanism: its response, or both of them.
+WITH_CONTROL = [
+    ("PLAIN", [f"\0ann\b\0{PASSWORD}"]),
+    ("PLAIN", [f"\0ann\0{PASSWORD}\b"]),
+    ("PLAIN", [f"ann\b\0\0{PASSWORD}"]),
+    ("LOGIN", ["ann\b", PASSWORD]),
+    ("LOGIN", ["ann", f"{PASSWORD}\b"]),
+    ("CRAM-MD5", [f"ann\b {'0' * 32}"]),
+    ("XOAUTH2", [f"user=ann\b\1auth=Bearer {TOKEN}\1\1"]),
+    ("XOAUTH2", [f"user=ann\1auth=Bearer {TOKEN}\b\1\1"]),
+    ("OAUTHBEARER", [f"n,a=ann\b,\1auth=Bearer {TOKEN}\1\1"]),
+    ("OAUTHBEARER", [f"n,a=ann,\1auth=Bearer {TOKEN}\b\1\1"]),
+    ("SCRAM-SHA-256", ["n,,n=ann\b,r=x"]),
+    ("SCRAM-SHA-256-PLUS", ["p=tls-exporter,a=joe\b,n=ann,r=x"]),
+    ("EXTERNAL", ["joe\b"]),
+    ("X-TWICE", ["ann\b", "ann\b"]),
+]
+
+
+@pytest.mark.parametrize("isInitial", [True, False], ids=["initial", "challenged"])
+@pytest.mark.parametrize("method, responses", WITH_CONTROL, ids=repr)
+def test_controlCharacterReachesNeitherTheHookNorTheLog(method: str, responses: list[str], isInitial: bool) -> None:
+    asked: list[Auth] = []
+    one = connect(
+        allowInsecureAuth=True, authMethods=[*MECHANISM_NAMES, Twice()], onAuth=lambda auth, session: asked.append(auth)
+    )
+    one.session.peerIdentity, one.session.channelBinding, one.session.secure = "ann", b"x" * 32, True
+    one.say(HELLO)
+    said = [encoded(response) for response in responses]
+    with capturedLogs() as events:
+        if isInitial and method != "CRAM-MD5":  # where the server speaks first
+            last = one.last(f"AUTH {method} {said[0]}", *said[1:])
+        else:
+            last = one.last(f"AUTH {method}", *said)
+        assert last == MALFORMED
+        assert asked == []
+        assert one.last("NOOP") == "250 2.0.0 OK"
+    assert not any("\b" in eventAsText(event) for event in events)
+    one.factory.onAuth = lambda auth, session: "ann"
+    assert one.last(AUTH_PLAIN) == SUCCESS
 
 
 def test_nothingIsProcessedWhileTheClientWaits() -> None:

@@ -141,6 +141,7 @@ def test_packageIsNotImportedByItsModules(module: str) -> None:
 def test_publicNamesArePinned() -> None:
     assert set(smtphooks.__all__) == {
         "Address",
+        "Auth",
         "AuthResponse",
         "Envelope",
         "Extension",

@@ -93,7 +93,12 @@ def test_PLAINBringsThreeParts(password: str, authorizationId: str, hasInitial: 
     assert attempt.user == "ann"
 
 
-PLAIN_MALFORMED = [b"", b"ann", b"\0ann", b"\0\0", b"\0ann\0", b"\0\0x", b"ann\0\0x", b"\0ann\0x\0", b"\0ann\0x\0y"]
+def test_PLAINWithoutAUserTakesTheNameItWantsToActAs() -> None:
+    attempt = Attempt("PLAIN", f"ann\0\0{PASSWORD}".encode())
+    assert asked(attempt, method="PLAIN", username="ann", password=PASSWORD, authorizationId="ann")
+
+
+PLAIN_MALFORMED = [b"", b"ann", b"\0ann", b"\0\0", b"\0ann\0", b"\0\0x", b"ann\0\0", b"\0ann\0x\0", b"\0ann\0x\0y"]
 
 
 # --- LOGIN ---
@@ -350,6 +355,85 @@ def test_malformedResponseIsRefusedBeforeTheHookIsAsked(method: str, message: by
     assertMalformed(method, None, message)
     if method != "CRAM-MD5":
         assertMalformed(method, message)
+
+
+# C0, DEL and C1; what lies just beside them is a letter, a space or a sign like any other.
+CONTROLS = [*map(chr, range(0x20)), "\x7f", *map(chr, range(0x80, 0xA0))]
+NO_CONTROLS = [" ", "~", "\u00a0", "\u00ad", "\u2028"]
+
+
+def placedIn(text: str, control: str) -> list[str]:
+    """The text with a control character before, within and behind it."""
+    return [control + text, text[:1] + control + text[1:], text + control]
+
+
+def responsesWith(control: str) -> list[tuple[str, bytes | None, bytes]]:
+    """Attempts with a control character in everything that a hook could get of them: method, initial, response."""
+    found: list[tuple[str, bytes | None, bytes]] = []
+
+    def add(method: str, form: str, value: str, first: str | None = None) -> None:
+        initial = None if first is None else first.encode()
+        found.extend((method, initial, form.format(text).encode()) for text in placedIn(value, control))
+
+    for form in ("{}\0ann\0" + PASSWORD, "\0{}\0" + PASSWORD, "{}\0\0" + PASSWORD):
+        add("PLAIN", form, "ann")
+    add("PLAIN", "\0ann\0{}", PASSWORD)
+    add("LOGIN", "{}", PASSWORD, "ann")
+    add("CRAM-MD5", "{} " + "0" * 32, "ann")
+    add("CRAM-MD5", "ann {}", "0" * 31)
+    add("XOAUTH2", "user={}\1auth=Bearer " + TOKEN + "\1\1", "ann")
+    add("XOAUTH2", "user=ann\1auth=Bearer {}\1\1", TOKEN)
+    add("OAUTHBEARER", "n,a={},\1auth=Bearer " + TOKEN + "\1\1", "ann")
+    add("OAUTHBEARER", "n,a=ann,\1auth=Bearer {}\1\1", TOKEN)
+    for method, flag in (("SCRAM-SHA-256", "n"), ("SCRAM-SHA-256-PLUS", "p=tls-exporter")):
+        add(method, flag + ",,n={},r=x", "ann")
+        add(method, flag + ",a={},n=ann,r=x", "joe")
+    add("EXTERNAL", "{}", "joe")
+    found += [("LOGIN", name.encode(), PASSWORD.encode()) for name in placedIn("ann", control)]
+    return found
+
+
+# NUL and ^A also divide the parts of some responses, and at an end of one only make it another.
+_DIVIDERS = {"PLAIN": "\0", "XOAUTH2": "\1", "OAUTHBEARER": "\1"}
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=ascii)
+def test_noControlCharacterReachesTheHookByAnyMechanism(control: str) -> None:
+    for method, initial, response in responsesWith(control):
+        if _DIVIDERS.get(method) == control:
+            continue
+        assertMalformed(method, initial, response)
+        if initial is None and method != "CRAM-MD5":
+            assertMalformed(method, response)
+
+
+@pytest.mark.parametrize("letter", NO_CONTROLS, ids=ascii)
+def test_otherCharactersAreForTheHookToJudge(letter: str) -> None:
+    name = f"a{letter}n"
+    for method, response in (
+        ("PLAIN", f"\0{name}\0{name}"),
+        ("XOAUTH2", f"user={name}\1auth=Bearer {name}\1\1"),
+        ("OAUTHBEARER", f"n,a={name},\1auth=Bearer {name}\1\1"),
+    ):
+        auth = Attempt(method, response.encode()).auth
+        assert auth is not None
+        assert (auth.username, auth.password or auth.accessToken) == (name, name)
+
+
+def test_controlCharacterInACertificatesNameIsRefusedToo() -> None:
+    with pytest.raises(SMTPError) as caught:
+        Attempt("EXTERNAL", b"", session=makeSession(peerIdentity="ann\n"))
+    assert (caught.value.responseCode, caught.value.enhancedCode) == (501, "5.5.2")
+
+
+@given(st.text(), st.sampled_from(["username", "authorizationId", "password", "accessToken", "challengeResponse"]))
+def test_attemptIsMadeOfAnyTextWithoutControlCharacters(text: str, name: str) -> None:
+    given = {"method": "X", "username": "ann", name: text}
+    if any(control in text for control in CONTROLS):
+        with pytest.raises(SMTPError):
+            Auth(**given)  # type: ignore[arg-type]
+    else:
+        assert getattr(Auth(**given), name) == text  # type: ignore[arg-type]
 
 
 _octets = st.one_of(
