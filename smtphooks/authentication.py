@@ -46,16 +46,19 @@ def auth(dialogue: Dialogue, argument: str) -> Task:
     if mechanism is None:
         return replies.UNKNOWN_MECHANISM
     response: AuthResponse = yield from _exchange(dialogue, mechanism.exchange(_initial(initial), session))
-    if not response.user:
-        yield from _delay(dialogue)
-        return refusalOf(response)
+    if not response.accepts:
+        refusal = refusalOf(response)
+        yield from _punish(dialogue, refusal)
+        return refusal
     session.user = response.user
     dialogue.authenticationFailures = 0
     return Reply(235, response.message or "Authentication successful", "2.7.0")
 
 
-def _delay(dialogue: Dialogue) -> Generator[Question, Any, None]:
-    """Who guesses passwords shall not do it fast; nobody else waits."""
+def _punish(dialogue: Dialogue, refusal: Reply) -> Generator[Question, Any, None]:
+    """A client that guesses passwords shall not do it fast; no other client waits."""
+    if refusal.code < 500:
+        return  # what is refused only for now is not the client's fault
     dialogue.authenticationFailures += 1
     yield Wait(min(_FIRST_DELAY * 2 ** (dialogue.authenticationFailures - 1), _LONGEST_DELAY))
 
@@ -89,9 +92,8 @@ def _exchange(
         if isinstance(wanted, Auth):
             try:
                 answer = yield from judge(dialogue, wanted)
-            except SMTPError as refusal:
-                if refusal.reply(replies.SITUATIONS["onAuth"]).code >= 500:
-                    yield from _delay(dialogue)
+            except SMTPError as error:
+                yield from _punish(dialogue, error.reply(replies.SITUATIONS["onAuth"]))
                 raise
             continue
         line = yield Challenge(b"334 %s\r\n" % b64encode(wanted))
@@ -105,7 +107,7 @@ def _exchange(
 def judge(dialogue: Dialogue, attempt: Auth) -> Generator[Question, Any, AuthResponse]:
     """Ask C{onAuth}."""
     answer = yield Ask("onAuth", (attempt, dialogue.session))
-    return answer if isinstance(answer, AuthResponse) else AuthResponse(user=answer)
+    return answer if isinstance(answer, AuthResponse) else AuthResponse(user=answer or None)
 
 
 def _response(line: bytes | LineFault) -> bytes:

@@ -92,7 +92,7 @@ def onAuthOf(portal: Portal) -> Callable[[Auth, Session], Deferred[AuthResponse]
         left, session.logout = (session.logout, logout) if avatar else (logout, session.logout)
         if left is not None:
             left()
-        return AuthResponse(user=avatar)
+        return AuthResponse(user=avatar or None)
 
     def refused(failure: Failure) -> AuthResponse:
         failure.trap(UnauthorizedLogin, LoginFailed)

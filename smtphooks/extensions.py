@@ -81,7 +81,7 @@ class _Authentication(Extension):
     """AUTH is not shown any more to who is authenticated, but its parameter is his to use (RFC 4954 section 5)."""
 
     def takesParameters(self, session: Session) -> bool:
-        return bool(session.user) or super().takesParameters(session)
+        return session.user is not None or super().takesParameters(session)
 
 
 def _line(extension: Extension, parameters: object) -> str | None:
@@ -274,7 +274,9 @@ def builtInExtensions(options: Options, mechanisms: Mechanisms = NO_MECHANISMS) 
     def auth(session: Session) -> str | None:
         # RFC 4954 section 4: not offered to who is authenticated already, nor where it would be refused.
         isOpen = session.secure or (options.allowInsecureAuth and not options.needsUpgrade)
-        if not isOpen or session.user or not mechanisms.isJudged() or isDisabled("AUTH", options, session):
+        if not isOpen or session.user is not None:
+            return None
+        if not mechanisms.isJudged() or isDisabled("AUTH", options, session):
             return None
         return " ".join(mechanisms.namesFor(session)) or None
 

@@ -33,7 +33,7 @@ def xClient(dialogue: Dialogue, argument: str) -> Task:
     if attributes.get("LOGIN"):
         # The proxy has asked for the password, but whose name is worth anything is still the hook's to say.
         response = yield from authentication.judge(dialogue, Auth(method="XCLIENT", username=attributes["LOGIN"] or ""))
-        if not response.user:
+        if not response.accepts:
             return authentication.refusalOf(response)
         user = response.user
     dialogue.startAnew()

@@ -73,9 +73,11 @@ class Auth:
         return self.password is not None and hmac.compare_digest(password, self.password.encode())
 
 
-def _isRefusal(response: AuthResponse, attribute: attrs.Attribute[Any], code: Any) -> None:
-    if code is not None and not (type(code) is int and 400 <= code <= 599):
-        raise ValueError(f"responseCode is {code!r}: a refusal has a number from 400 to 599")
+def _fitsDecision(response: AuthResponse, attribute: attrs.Attribute[Any], code: Any) -> None:
+    isRefusal = type(code) is int and 400 <= code <= 599
+    isSuccess = type(code) is int and code == 235 and response.accepts
+    if code is not None and not (isRefusal or isSuccess):
+        raise ValueError(f"responseCode is {code!r}: a refusal has a number from 400 to 599, a user 235 or none")
 
 
 @attrs.frozen
@@ -83,18 +85,23 @@ class AuthResponse:
     """
     What C{onAuth} decides.
 
-    @ivar user: becomes C{session.user}; a false one refuses.
+    @ivar user: becomes C{session.user}, whatever it is; None and False refuse.
     @ivar message: text of the reply.
-    @ivar responseCode: of a refusal, 535 if None.
+    @ivar responseCode: of a refusal, 535 if None; beside a user it changes nothing, and may be 235.
     @ivar data: of a refusal of XOAUTH2 or OAUTHBEARER: sent to the client as JSON before the reply; of an acceptance of
         SCRAM: the stored credentials of the user.
-    @raise ValueError: if the code is none of a refusal.
+    @raise ValueError: if the code does not fit the decision.
     """
 
     user: Any = None
     message: str | None = None
-    responseCode: int | None = attrs.field(default=None, validator=_isRefusal)
+    responseCode: int | None = attrs.field(default=None, validator=_fitsDecision)
     data: Any = attrs.field(default=None, repr=False)
+
+    @property
+    def accepts(self) -> bool:
+        """The client is who it says it is."""
+        return self.user is not None and self.user is not False
 
 
 Exchange: TypeAlias = Generator["bytes | Auth", Any, AuthResponse]
@@ -191,7 +198,7 @@ class _CramMD5:
 
 def _refuseWithData(response: AuthResponse) -> Exchange:
     """RFC 7628 section 3.2.3: the reason travels as a challenge, to which the client answers anything, or cancels."""
-    if not response.user and response.data is not None:
+    if not response.accepts and response.data is not None:
         with contextlib.suppress(SMTPError):
             yield _asJSON(response.data)
     return response
@@ -294,7 +301,7 @@ class _Scram:
         user, credentials = _storedCredentials(response, server.username)
         final = yield server.challenge(credentials).encode()
         proof = server.verify(_text(final))
-        if not user:
+        if not response.accepts:
             return response
         if proof is None:
             return AuthResponse()  # the message of the response is for who knows the password
@@ -305,7 +312,7 @@ class _Scram:
 def _storedCredentials(response: AuthResponse, username: str) -> tuple[Any, ScramCredentials]:
     """The user and its credentials; for nobody, credentials that look real and fit no password (RFC 5802 section 9)."""
     stored = response.data if response.data is not None else response.user
-    if not response.user:
+    if not response.accepts:
         return None, NO_SUCH_USER.credentialsOf(username)
     if not (isinstance(stored, tuple) and len(stored) == 4):
         raise TypeError(

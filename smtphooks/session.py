@@ -196,7 +196,7 @@ class Session:
         protocol = "LMTP" if self.lmtp else "ESMTP"
         if self.envelope.smtpUtf8:
             protocol = "UTF8LMTP" if self.lmtp else "UTF8SMTP"
-        return protocol + ("S" if self.secure else "") + ("A" if self.user else "")
+        return protocol + ("S" if self.secure else "") + ("A" if self.user is not None else "")
 
     def receivedHeader(self, recipient: str | Address | None = None) -> str:
         """

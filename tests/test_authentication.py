@@ -414,8 +414,10 @@ def test_otherCommandsKeepTheirOwnLimit() -> None:
         (AuthResponse("ann", message="Hello Ann"), "235 2.7.0 Hello Ann", "ann"),
         (AuthResponse("ann", message="a\r\n250 b"), "235 2.7.0 a  250 b", "ann"),
         (AuthResponse("ann", responseCode=454), SUCCESS, "ann"),
+        (AuthResponse("ann", responseCode=235), SUCCESS, "ann"),
+        *[(AuthResponse(user), SUCCESS, user) for user in ({}, "", 0, [], ())],
         *[(nobody, FAILURE, None) for nobody in (None, False, "", 0, {}, [], AuthResponse())],
-        (AuthResponse(user=""), FAILURE, None),
+        (AuthResponse(user=False), FAILURE, None),
         (AuthResponse(message="Wrong"), "535 5.7.8 Wrong", None),
         (AuthResponse(message="a\r\n235 b"), "535 5.7.8 a  235 b", None),
         (AuthResponse(responseCode=454), "454 4.7.0 Authentication credentials invalid", None),
@@ -434,8 +436,20 @@ def test_answerOfTheHookMakesTheReply(answer: Any, reply: str, user: Any) -> Non
     talk = begun({"onAuth": answer})
     assert talk.say(AUTH_PLAIN) == reply
     assert talk.session.user == user
-    assert talk.session.error == (None if user else reply)
+    assert talk.session.error == (None if reply.startswith("235") else reply)
     assert talk.state is (State.CLOSED if reply.startswith("421") else State.IDENTIFIED)
+
+
+@pytest.mark.parametrize("user", [{}, "", 0, False])
+def test_falseUserIsAuthenticatedEverywhere(user: Any) -> None:
+    # Whatever made it one: AUTH, XCLIENT or a hook that sets it.
+    talk = begun({"onAuth": AuthResponse(user)}, authOptional=False)
+    talk.session.user = user
+    assert "AUTH" not in talk.say("EHLO x")
+    assert talk.say(AUTH_PLAIN) == "503 5.5.1 Already authenticated"
+    assert talk.session.transmissionType == "ESMTPSA"
+    assert talk.say(f"{MAIL} AUTH=<>") == "250 2.1.0 Sender OK"
+    assert talk.session.user == user
 
 
 ERROR = '{"status":"invalid_token"}'
@@ -483,11 +497,13 @@ def test_timeIsSpentBeforeTheReplyAndBehindTheHook() -> None:
     "answer, waits",
     [
         (None, [1]),
-        (AuthResponse(responseCode=454), [1]),
+        (AuthResponse(responseCode=454), []),  # not the client's fault
+        (AuthResponse(responseCode=421), []),
+        (AuthResponse(responseCode=550), [1]),
         (SMTPError("No"), [1]),
         (SMTPError("No", 550), [1]),
         (SMTPError("No", enhancedCode="5.7.8"), [1]),
-        (SMTPError("Later", 454), []),  # not the client's fault
+        (SMTPError("Later", 454), []),
         (SMTPError("Later", enhancedCode="4.7.0"), []),
         ("ann", []),
     ],
@@ -497,6 +513,14 @@ def test_whatIsTheClientsFaultCostsTime(answer: Any, waits: list[float]) -> None
     talk = begun({"onAuth": answer})
     talk.say(GUESS)
     assert talk.waits() == waits
+
+
+def test_refusalForNowMakesTheNextFailureNoDearer() -> None:
+    talk = begun({"onAuth": AuthResponse(responseCode=454)})
+    talk.sayAll(GUESS, GUESS)
+    talk.answers.clear()
+    talk.say(GUESS)
+    assert talk.waits() == [1]
 
 
 def test_SCRAMCostsTheSameWhoeverItIsThatIsNotBelieved() -> None:

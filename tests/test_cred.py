@@ -267,14 +267,15 @@ def test_nobodyIsLoggedOutWhoWasNotLoggedIn() -> None:
     assert realm.left == []
 
 
-def test_falseAvatarLeavesAtOnce() -> None:
-    realm = Realm(avatar="")
+@pytest.mark.parametrize("avatar", ["", {}, 0, False], ids=repr)
+def test_falseAvatarLeavesAtOnce(avatar: Any) -> None:
+    realm = Realm(avatar=avatar)
     one = client(portalOf(memory(), realm))
     assert authenticate(one, "PLAIN") == FAILURE
-    assert realm.left == [""]
+    assert realm.left == [avatar]
     assert one.session.logout is None
     one.lose()
-    assert realm.left == [""]
+    assert realm.left == [avatar]
 
 
 def test_whoWasThereBeforeTLSLeavesWhenAnotherComes() -> None:
@@ -298,7 +299,7 @@ def test_refusedAttemptLeavesTheLogoutOfWhoIsThere() -> None:
     onAuth(Auth(method="PLAIN", username="ann", password=WRONG_PASSWORD), session).addCallback(responses.append)
     realm.avatar = ""
     onAuth(Auth(method="PLAIN", username="joe", password=UNICODE_PASSWORD), session).addCallback(responses.append)
-    assert [response.user for response in responses] == [None, ""]
+    assert [response.accepts for response in responses] == [False, False]
     assert realm.left == [""]
     assert session.logout is not None
 

@@ -295,6 +295,8 @@ def test_badAttributeChangesNothing(line: str, stairs: tuple[str, ...]) -> None:
     [
         (None, "535 5.7.8 Authentication credentials invalid"),
         (False, "535 5.7.8 Authentication credentials invalid"),
+        ({}, "535 5.7.8 Authentication credentials invalid"),
+        (AuthResponse(user=False), "535 5.7.8 Authentication credentials invalid"),
         (AuthResponse(message="Who?"), "535 5.7.8 Who?"),
         (AuthResponse(responseCode=454), "454 4.7.0 Authentication credentials invalid"),
         (SMTPError("Ask again", 454), "454 4.7.0 Ask again"),
@@ -323,6 +325,16 @@ def test_loginIsAskedBeforeAnythingIsBelieved() -> None:
     assert session.user == {"name": "ann"}
     assert session.remoteAddress == "203.0.113.5"
     assert session.xClient["LOGIN"] == "ann"
+
+
+def test_falseUserInAResponseCountsAsInAUTH() -> None:
+    talk = talkOf(answers={"onAuth": AuthResponse(user={})}, authOptional=False)
+    assert talk.say("XCLIENT LOGIN=ann") == GREETING
+    assert talk.session.user == {}
+    # A further XCLIENT does not take it away.
+    assert talk.say("XCLIENT PORT=5") == GREETING
+    assert talk.session.user == {}
+    assert talk.sayAll(HELLO, MAIL) == "250 2.1.0 Sender OK"
 
 
 def test_nameOfAUserMayHoldAnyLetter() -> None:

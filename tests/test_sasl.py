@@ -533,6 +533,30 @@ def test_responseCodeIsThatOfARefusal(code: Any) -> None:
         AuthResponse(responseCode=code)
 
 
+def test_userMayHaveTheCodeOfSuccess() -> None:
+    for user in ("ann", {}, "", 0):
+        assert AuthResponse(user, responseCode=235).responseCode == 235
+    for nobody in (None, False):
+        with pytest.raises(ValueError, match="responseCode is 235: a refusal has a number from 400 to 599"):
+            AuthResponse(nobody, responseCode=235)
+    for code in (200, 250, 334, 235.0):
+        with pytest.raises(ValueError, match="responseCode is "):
+            AuthResponse("ann", responseCode=code)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("user", ["ann", True, {}, "", 0, 0.0, (), [], b""])
+def test_userCountsUnlessItIsNoneOrFalse(user: Any) -> None:
+    assert AuthResponse(user).accepts
+    for nobody in (None, False):
+        assert not AuthResponse(nobody, data={}).accepts
+
+
+@pytest.mark.parametrize("method, initial", [("XOAUTH2", XOAUTH2), ("OAUTHBEARER", OAUTHBEARER)])
+def test_reasonIsNoneWhereAFalseUserIsAccepted(method: str, initial: bytes) -> None:
+    attempt = Attempt(method, initial, judge=AuthResponse(user={}, data={"status": "fine"}))
+    assert (attempt.challenges, attempt.user) == ([], {})
+
+
 # --- The mechanisms of a server ---
 
 

@@ -407,6 +407,8 @@ class Exchange:
         (AuthResponse(user=CREDENTIALS), "ann"),
         (AuthResponse(user=tuple(CREDENTIALS)), "ann"),
         (AuthResponse(user={"id": 5}, data=CREDENTIALS), {"id": 5}),
+        (AuthResponse(user={}, data=CREDENTIALS), {}),
+        (AuthResponse(user="", data=CREDENTIALS), ""),
         (AuthResponse(user="Ann", message="Hello Ann", data=tuple(CREDENTIALS)), "Ann"),
     ],
 )

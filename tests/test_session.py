@@ -105,6 +105,8 @@ def test_newEnvelopesAndSessionsShareNothing() -> None:
         (True, "LHLO", False, False, None, "LMTP"),
         (True, "LHLO", False, True, None, "LMTPS"),
         (True, "LHLO", False, False, "ann", "LMTPA"),
+        (True, "LHLO", False, False, {}, "LMTPA"),
+        (False, "EHLO", False, False, "", "ESMTPA"),
         (True, "LHLO", False, True, "ann", "LMTPSA"),
         (True, "LHLO", True, False, None, "UTF8LMTP"),
         (True, "LHLO", True, True, None, "UTF8LMTPS"),
@@ -113,7 +115,7 @@ def test_newEnvelopesAndSessionsShareNothing() -> None:
     ],
 )
 def test_transmissionTypeIsRegisteredWithIANA(
-    lmtp: bool, opening: str | None, utf8: bool, secure: bool, user: str | None, name: str
+    lmtp: bool, opening: str | None, utf8: bool, secure: bool, user: object, name: str
 ) -> None:
     # RFC 3848 and RFC 6531 section 4.3.
     session = makeSession(lmtp=lmtp, openingCommand=opening, secure=secure, user=user)
