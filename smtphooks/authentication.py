@@ -27,6 +27,8 @@ AUTH_LINE_LENGTH = 12288
 # Seconds that a failure costs the client: the first one, and what it grows to by doubling.
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 16.0
 
+_SYNTAX_ERRORS = (500, 501)
+
 
 def auth(dialogue: Dialogue, argument: str) -> Task:
     """RFC 4954 section 4."""
@@ -48,17 +50,16 @@ def auth(dialogue: Dialogue, argument: str) -> Task:
     response: AuthResponse = yield from _exchange(dialogue, mechanism.exchange(_initial(initial), session))
     if not response.accepts:
         refusal = refusalOf(response)
-        yield from _punish(dialogue, refusal)
+        if refusal.code >= 500:
+            yield from _failed(dialogue)
         return refusal
     session.user = response.user
     dialogue.authenticationFailures = 0
     return Reply(235, response.message or "Authentication successful", "2.7.0")
 
 
-def _punish(dialogue: Dialogue, refusal: Reply) -> Generator[Question, Any, None]:
+def _failed(dialogue: Dialogue) -> Generator[Question, Any, None]:
     """A client that guesses passwords shall not do it fast; no other client waits."""
-    if refusal.code < 500:
-        return  # what is refused only for now is not the client's fault
     dialogue.authenticationFailures += 1
     yield Wait(min(_FIRST_DELAY * 2 ** (dialogue.authenticationFailures - 1), _LONGEST_DELAY))
 
@@ -82,19 +83,28 @@ def _exchange(
     """Carry challenges and responses between the mechanism and the client, and attempts to the hook."""
     resume: Callable[[Any], bytes | Auth] = exchange.send
     answer: bytes | AuthResponse | SMTPError | None = None
+    refusal: SMTPError | None = None  # that of the hook
+    situation = replies.SITUATIONS["parameter"]
     while True:
         try:
             wanted = resume(answer)
         except StopIteration as end:
             result: AuthResponse = end.value
             return result
+        except SMTPError as error:
+            code = error.reply(situation).code
+            # Neither what is refused only for now nor, from a mechanism, what is malformed is a guess that failed.
+            if code >= 500 and (error is refusal or code not in _SYNTAX_ERRORS):
+                yield from _failed(dialogue)
+            raise
         resume = exchange.send
         if isinstance(wanted, Auth):
+            situation = replies.SITUATIONS["onAuth"]
             try:
                 answer = yield from judge(dialogue, wanted)
             except SMTPError as error:
-                yield from _punish(dialogue, error.reply(replies.SITUATIONS["onAuth"]))
-                raise
+                # For the mechanism to hide, if the client could learn from it which users there are.
+                resume, answer = exchange.throw, (refusal := error)
             continue
         line = yield Challenge(b"334 %s\r\n" % b64encode(wanted))
         try:

@@ -25,7 +25,7 @@ from smtphooks.credentials import isPath
 from smtphooks.extensions import Extension
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, hookOf
-from smtphooks.options import OptionError, makeOptions, unknownName
+from smtphooks.options import OptionError, isSecretPath, makeOptions, unknownName
 from smtphooks.settings import NOT_SHOWN, AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings, cause
 
 
@@ -177,8 +177,8 @@ def toTOML(configuration: Configuration) -> str:
     """
     Write a configuration with every option that is in force, so that L{readSettings} makes the same of it.
 
-    Options that are the same for all listeners stand in C{[options]}.  In the place of a private key, and of a checker,
-    stands C{"(not shown)"}.
+    Options that are the same for all listeners stand in C{[options]}.  In the place of a private key, of a secret, and
+    of a checker, stands C{"(not shown)"}.
     """
     each = [_optionsOf(listener) for listener in configuration.listeners]
     common = {name: value for name, value in each[0].items() if all(other.get(name) == value for other in each)}
@@ -197,6 +197,8 @@ def toTOML(configuration: Configuration) -> str:
 
 def _optionsOf(listener: Listener) -> dict[str, Any]:
     options = _withoutKeys(attrs.asdict(listener.factory.options, recurse=False))
+    if options["scramSecret"] is not None and not isSecretPath(options["scramSecret"]):
+        options["scramSecret"] = NOT_SHOWN
     del options["portal"]  # [auth] has made it
     options["sniOptions"] = {host: _withoutKeys(own) for host, own in options["sniOptions"].items()}
     # TOML has neither objects nor None.

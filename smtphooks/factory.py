@@ -27,7 +27,7 @@ from smtphooks.cred import canCheck, onAuthOf
 from smtphooks.extensions import Extensions, builtInExtensions
 from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
 from smtphooks.lookup import ReverseLookup
-from smtphooks.options import OptionError, Options, makeOptions
+from smtphooks.options import OptionError, Options, isSecret, isSecretPath, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.proxy import TrustedPeers
 from smtphooks.replies import Reply
@@ -37,6 +37,13 @@ from smtphooks.session import Session
 from smtphooks.tls import SecureContext
 
 _log = Logger()
+
+# Enough for any secret, and a device never ends.
+_SECRET_FILE_OCTETS = 65536
+# The path is not shown, for a secret may happen to look like one.
+_WANTS_SECRET_FILE = (
+    "it wants the path of a readable file with 16 octets or more; a secret that begins with / or . stands in a file"
+)
 
 
 class SMTPServerFactory(ServerFactory):
@@ -73,7 +80,9 @@ class SMTPServerFactory(ServerFactory):
     def __init__(self, hooks: object = None, **given: Any) -> None:
         named = {name: given.pop(name) for name in HOOK_NAMES if name in given}
         self.options: Options = makeOptions(given, ["hooks", *HOOK_NAMES])
-        self.mechanisms = Mechanisms(self.options.authMethods, lambda: self.onAuth is not None)
+        self.mechanisms = Mechanisms(
+            self.options.authMethods, lambda: self.onAuth is not None, _scramSecretOf(self.options)
+        )
         self.extensions = Extensions(builtInExtensions(self.options, self.mechanisms))
         self.secureContext = SecureContext(self.options)
         self.proxies = _peersOf("useProxy", self.options.useProxy)
@@ -132,6 +141,13 @@ class SMTPServerFactory(ServerFactory):
         self.isClosing = False
         if self.onData is None:
             _log.warn("there is no onData hook: every message will be accepted and dropped")
+        if self.options.scramSecret is None and any(
+            str(name).startswith("SCRAM-") for name in self.options.authMethods
+        ):
+            _log.info(
+                "option scramSecret is not given: what SCRAM shows for unknown users will be different after a restart,"
+                " which tells them from known ones"
+            )
 
     def refusalOf(self, network: str) -> Reply | None:
         """Why one more client of that network cannot be served now, None if it can."""
@@ -271,6 +287,30 @@ def _guard(connection: SMTPServerProtocol, call: Callable[[], None]) -> None:
         call()
     except Exception:
         connection.crashed()
+
+
+def _scramSecretOf(options: Options) -> bytes | None:
+    """
+    The octets of option C{scramSecret}, None if it is not given.
+
+    @raise OptionError: if it stands in a file that has none.
+    """
+    secret = options.scramSecret
+    if not isinstance(secret, str):
+        return secret
+    if not isSecretPath(secret):
+        return secret.encode()
+    try:
+        with open(secret, "rb") as file:
+            octets = file.read(_SECRET_FILE_OCTETS).rstrip(b"\r\n")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no path"
+        raise OptionError(
+            f"option scramSecret is the path of a file that cannot be read ({why}), {_WANTS_SECRET_FILE}"
+        ) from None
+    if not isSecret(octets):
+        raise OptionError(f"option scramSecret is the path of a file with too little in it, {_WANTS_SECRET_FILE}")
+    return octets
 
 
 def _peersOf(name: str, value: object) -> TrustedPeers:

@@ -132,6 +132,35 @@ def _isPEM(value: Any) -> bool:
     return value is None or (isinstance(value, (str, bytes)) and bool(value))
 
 
+_SECRET_OCTETS = 16
+
+
+def isSecretPath(secret: str) -> bool:
+    """Is this text of a secret the path of a file that holds it?"""
+    return secret.startswith(("/", "."))
+
+
+def isSecret(octets: bytes) -> bool:
+    """Is it too long to be guessed?"""
+    return len(octets) >= _SECRET_OCTETS
+
+
+def _secret() -> Any:
+    """Declare an option whose value is never shown, as it is or as part of an error."""
+    wants = f"{_SECRET_OCTETS} octets or more, or the path of a file that has them: a path begins with / or ./"
+
+    def check(instance: Options, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if isinstance(value, str):
+            fits = isSecretPath(value) or isSecret(value.encode(errors="replace"))
+        else:
+            fits = value is None or (isinstance(value, bytes) and isSecret(value))
+        if not fits:
+            what = "too short" if isinstance(value, (str, bytes)) else f"of type {type(value).__name__}"
+            raise OptionError(f"option {attribute.name} is {what}, it wants {wants}")
+
+    return attrs.field(default=None, validator=check, repr=False, metadata={"wants": wants})
+
+
 TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 _TLS_VERSIONS = f"one of {', '.join(TLS_VERSIONS)}"
 
@@ -179,6 +208,7 @@ class Options:
     portal: Any = _option(
         None, "a twisted.cred Portal", lambda value: value is None or callable(getattr(value, "login", None))
     )
+    scramSecret: str | bytes | None = _secret()
 
     # Capabilities
     hideSTARTTLS: bool = _flag(False)

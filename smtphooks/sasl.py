@@ -3,7 +3,8 @@ SASL: what AUTH and its mechanisms have in common (RFC 4422, RFC 4954), and one 
 
 A mechanism is an object with a C{name}, C{isAvailable(session)} and C{exchange(initial, session)}.  The exchange is a
 generator: it yields octets to challenge the client and gets the octets of its response, it yields an L{Auth} to have
-the hook judge it and gets the L{AuthResponse}, and it returns the last of these.  A user's own mechanism is such an
+the hook judge it and gets the L{AuthResponse} or is thrown the L{SMTPError} that the hook raised, and it returns the
+last of these.  A user's own mechanism is such an
 object too, given in option C{authMethods}.
 This module knows neither base64 nor command lines nor who judges.  No secret is ever part of a text that it makes.
 """
@@ -22,7 +23,7 @@ from typing import Any, Protocol, TypeAlias
 import attrs
 
 from smtphooks.replies import SMTPError
-from smtphooks.scram import NO_SUCH_USER, ScramCredentials, ScramServer, unescapeName
+from smtphooks.scram import ScramCredentials, ScramServer, UnknownUsers, unescapeName
 from smtphooks.session import Session
 
 # RFC 4616 section 2 and RFC 4013 section 2.3 prohibit them in names and passwords alike: a hook may put what it gets
@@ -283,10 +284,11 @@ class _External:
 class _Scram:
     """RFC 5802 and 7677, with the channel binding of RFC 9266 if C{plus}."""
 
-    def __init__(self, plus: bool, plusOffered: bool) -> None:
+    def __init__(self, plus: bool, plusOffered: bool, unknownUsers: UnknownUsers) -> None:
         self.name = "SCRAM-SHA-256-PLUS" if plus else "SCRAM-SHA-256"
         self._plus = plus
         self._plusOffered = plusOffered
+        self._unknownUsers = unknownUsers
 
     def isAvailable(self, session: Session) -> bool:
         return not self._plus or session.channelBinding is not None
@@ -295,25 +297,36 @@ class _Scram:
         first = initial if initial is not None else (yield b"")
         binding = session.channelBinding if self._plusOffered else None
         server = ScramServer(_text(first), binding, required=self._plus)
-        response: AuthResponse = yield Auth(
-            method=self.name, username=server.username, authorizationId=server.authorizationId
-        )
-        user, credentials = _storedCredentials(response, server.username)
-        final = yield server.challenge(credentials).encode()
-        proof = server.verify(_text(final))
-        if not response.accepts:
+        attempt = Auth(method=self.name, username=server.username, authorizationId=server.authorizationId)
+        try:
+            response: AuthResponse = yield attempt
+        except SMTPError as refusal:
+            if not _isWrongPassword(refusal.responseCode, refusal.enhancedCode):
+                raise
+            response = AuthResponse()
+        # RFC 5802 section 9: from here on an unknown user costs the same steps, and says the same, as a wrong password.
+        pretended = self._unknownUsers.credentialsOf(server.username)
+        user, credentials = _storedCredentials(response, server.username) if response.accepts else (None, pretended)
+        challenge = server.challenge(credentials).encode()
+        if response.accepts:
+            self._unknownUsers.imitate(credentials)
+        proof = server.verify(_text((yield challenge)))
+        if not response.accepts and not _isWrongPassword(response.responseCode):
             return response
-        if proof is None:
-            return AuthResponse()  # the message of the response is for who knows the password
+        if not response.accepts or proof is None:
+            return AuthResponse()  # the message of the response would tell the two apart
         yield proof.encode()  # RFC 4954 has no room for it in the 235 reply
         return attrs.evolve(response, user=user, data=None)
 
 
+def _isWrongPassword(code: int | None, enhancedCode: str | None = None) -> bool:
+    """Is it a refusal without any other reason, to be worded like that of a wrong password?"""
+    return code in (None, 535) and enhancedCode in (None, "5.7.8")
+
+
 def _storedCredentials(response: AuthResponse, username: str) -> tuple[Any, ScramCredentials]:
-    """The user and its credentials; for nobody, credentials that look real and fit no password (RFC 5802 section 9)."""
+    """The user that was accepted, and its credentials."""
     stored = response.data if response.data is not None else response.user
-    if not response.accepts:
-        return None, NO_SUCH_USER.credentialsOf(username)
     if not (isinstance(stored, tuple) and len(stored) == 4):
         raise TypeError(
             "onAuth answers SCRAM with (salt, storedKey, serverKey, iterations), or an AuthResponse with these as data"
@@ -321,7 +334,7 @@ def _storedCredentials(response: AuthResponse, username: str) -> tuple[Any, Scra
     return (username if stored is response.user else response.user), ScramCredentials(*stored)
 
 
-def _makeMechanisms(wanted: Iterable[str | Mechanism]) -> Mapping[str, Mechanism]:
+def _makeMechanisms(wanted: Iterable[str | Mechanism], unknownUsers: UnknownUsers) -> Mapping[str, Mechanism]:
     wanted = list(wanted)
     binds = "SCRAM-SHA-256-PLUS" in wanted
     known: dict[str, Mechanism] = {
@@ -333,8 +346,8 @@ def _makeMechanisms(wanted: Iterable[str | Mechanism]) -> Mapping[str, Mechanism
             _XOAuth2(),
             _OAuthBearer(),
             _External(),
-            _Scram(plus=False, plusOffered=binds),
-            _Scram(plus=True, plusOffered=binds),
+            _Scram(plus=False, plusOffered=binds, unknownUsers=unknownUsers),
+            _Scram(plus=True, plusOffered=binds, unknownUsers=unknownUsers),
         )
     }
     found = [known[method] if isinstance(method, str) else method for method in wanted]
@@ -344,12 +357,15 @@ def _makeMechanisms(wanted: Iterable[str | Mechanism]) -> Mapping[str, Mechanism
 class Mechanisms:
     """The mechanisms of one server, in the order in which EHLO shows them."""
 
-    def __init__(self, wanted: Iterable[str | Mechanism], isJudged: Callable[[], bool]) -> None:
+    def __init__(
+        self, wanted: Iterable[str | Mechanism], isJudged: Callable[[], bool], scramSecret: bytes | None = None
+    ) -> None:
         """
         @param wanted: names of built-in mechanisms, and other mechanisms.
         @param isJudged: is there anybody who could judge an attempt?
+        @param scramSecret: SCRAM derives from it what it shows for unknown users; None for that of the process.
         """
-        self._byName = _makeMechanisms(wanted)
+        self._byName = _makeMechanisms(wanted, UnknownUsers(scramSecret))
         self.isJudged = isJudged
 
     def find(self, name: str, session: Session) -> Mechanism | None:

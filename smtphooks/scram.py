@@ -43,18 +43,39 @@ def _hmac(key: bytes, message: bytes) -> bytes:
     return hmac.digest(key, message, "sha256")
 
 
-class _NoSuchUser:
-    """Credentials for users that do not exist: always the same ones for a name, so that nobody can tell."""
+# For servers that are given no secret; all of one process pretend the same.
+_PROCESS_SECRET = os.urandom(32)
 
-    def __init__(self) -> None:
-        self._key = os.urandom(32)
+
+class UnknownUsers:
+    """
+    Credentials for users that do not exist, so that a client cannot tell them from others (RFC 5802 section 9).
+
+    They fit no password.  A name has the same salt each time; its length and the number of iterations are those of the
+    last known user.
+    """
+
+    def __init__(self, secret: bytes | None = None) -> None:
+        """
+        @param secret: what they are derived from; without it, they change when the process ends.
+        """
+        self._secret = _PROCESS_SECRET if secret is None else secret
+        # Those of scramp's make_auth_info, until a known user has come.
+        self._saltLength, self._iterations = 32, 4096
+
+    def imitate(self, credentials: ScramCredentials) -> None:
+        """From now on look like this known user."""
+        self._saltLength, self._iterations = len(credentials.salt), credentials.iterations
 
     def credentialsOf(self, username: str) -> ScramCredentials:
-        salt = _hmac(self._key, username.encode())  # as long as scramp makes them, with as many iterations
-        return ScramCredentials(salt, _hmac(salt, self._key), _hmac(self._key, salt), 4096)
+        """What is shown for this name."""
+        salt = self._derive("salt", username, self._saltLength)
+        storedKey, serverKey = (self._derive(key, username, 32) for key in ("StoredKey", "ServerKey"))
+        return ScramCredentials(salt, storedKey, serverKey, self._iterations)
 
-
-NO_SUCH_USER = _NoSuchUser()
+    def _derive(self, purpose: str, username: str, length: int) -> bytes:
+        # SHAKE because a salt may have any length.
+        return hashlib.shake_256(_hmac(self._secret, f"{purpose},{username}".encode())).digest(length)
 
 
 class ScramServer:

@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from smtphooks.credentials import isPath
-from smtphooks.options import OPTION_NAMES, unknownName
+from smtphooks.options import OPTION_NAMES, isSecretPath, unknownName
 from smtphooks.tls import HOST_OPTIONS
 
 if sys.version_info >= (3, 11):
@@ -177,6 +177,9 @@ def _absolute(folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
         value = found.get(name)
         if isinstance(value, str) and value and isPath(value):
             found[name] = os.path.join(folder, value)
+    secret = found.get("scramSecret")
+    if isinstance(secret, str) and isSecretPath(secret):
+        found["scramSecret"] = os.path.join(folder, secret)
     hosts = found.get("sniOptions")
     if isinstance(hosts, Mapping):
         found["sniOptions"] = {

@@ -16,6 +16,7 @@ TOKEN = "vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg"
 CRAM_PASSWORD = "tanstaaftanstaaf"  # RFC 2195 section 2
 CRAM_DIGEST = "b913a602c7eda7a495b4e6e7334d3890"
 SCRAM_PASSWORD = "pencil-of-RFC-7677"
+SCRAM_SECRET = "what-unknown-users-are-made-of"
 
 # What is shorter may stand anywhere by chance.
 _SHORTEST = 16
@@ -38,7 +39,16 @@ def _forms(secret: str) -> set[str]:
 
 _SECRETS = {
     form
-    for secret in (PASSWORD, WRONG_PASSWORD, UNICODE_PASSWORD, TOKEN, CRAM_PASSWORD, CRAM_DIGEST, SCRAM_PASSWORD)
+    for secret in (
+        PASSWORD,
+        WRONG_PASSWORD,
+        UNICODE_PASSWORD,
+        TOKEN,
+        CRAM_PASSWORD,
+        CRAM_DIGEST,
+        SCRAM_PASSWORD,
+        SCRAM_SECRET,
+    )
     for form in _forms(secret)
 }
 

@@ -515,6 +515,12 @@ def test_whatIsTheClientsFaultCostsTime(answer: Any, waits: list[float]) -> None
     assert talk.waits() == waits
 
 
+def test_syntaxErrorOfTheHookIsAFailure() -> None:
+    talk = begun({"onAuth": SMTPError("No", 501)})
+    assert talk.say(GUESS) == "501 5.5.4 No"
+    assert talk.waits() == [1]
+
+
 def test_refusalForNowMakesTheNextFailureNoDearer() -> None:
     talk = begun({"onAuth": AuthResponse(responseCode=454)})
     talk.sayAll(GUESS, GUESS)
@@ -526,14 +532,14 @@ def test_refusalForNowMakesTheNextFailureNoDearer() -> None:
 def test_SCRAMCostsTheSameWhoeverItIsThatIsNotBelieved() -> None:
     stored = ScramMechanism("SCRAM-SHA-256").make_auth_info(SCRAM_PASSWORD)
     said = []
-    for judged in (None, stored):
+    for judged in (None, stored, SMTPError("No such user"), AuthResponse(message="No such user")):
         talk = begun({"onAuth": judged}, authMethods=["SCRAM-SHA-256"])
         client = ScramClient(["SCRAM-SHA-256"], "ann", WRONG_PASSWORD)
         challenge = talk.say(f"AUTH SCRAM-SHA-256 {encoded(client.get_client_first())}")
         client.set_server_first(b64decode(challenge[4:]).decode())
         assert talk.waits() == []
         said.append((challenge[:4], talk.say(encoded(client.get_client_final())), talk.waits()))
-    assert said == [("334 ", FAILURE, [1])] * 2
+    assert said == [("334 ", FAILURE, [1])] * 4
 
 
 def test_SCRAMEndsWithTheProofOfTheServer() -> None:
@@ -655,6 +661,39 @@ def test_userMayAddAMechanism() -> None:
     assert talk.sayAll(f"AUTH x-twice {encoded('ann')}", encoded("ann")) == SUCCESS
     assert attempts(talk) == [Auth(method="X-TWICE", username="ann")]
     assert begun(ANN, secured=False, allowInsecureAuth=True, authMethods=[Twice()]).say("AUTH X-TWICE")[:3] == "504"
+
+
+class Strict(Twice):
+    """Refuses after the hook has accepted, or before it is asked."""
+
+    def __init__(self, refusal: SMTPError, isAsked: bool) -> None:
+        self._refusal, self._isAsked = refusal, isAsked
+
+    def exchange(self, initial: bytes | None, session: Session) -> Exchange:
+        if self._isAsked:
+            yield Auth(method="X-TWICE", username="ann")
+        raise self._refusal
+        yield b""
+
+
+@pytest.mark.parametrize(
+    "refusal, isAsked, waits",
+    [
+        (SMTPError("Wrong", 535), False, [1]),
+        (SMTPError("Wrong", 535), True, [1]),
+        (SMTPError("Wrong"), True, [1]),
+        (SMTPError("Malformed"), False, []),
+        (SMTPError("Malformed", 501), True, []),
+        (SMTPError("Later", 454), True, []),
+    ],
+)
+def test_refusalByTheMechanismCostsTimeUnlessItIsOneOfSyntax(
+    refusal: SMTPError, isAsked: bool, waits: list[float]
+) -> None:
+    talk = begun(ANN, authMethods=[Strict(refusal, isAsked)])
+    assert talk.say("AUTH X-TWICE")[4:].endswith(refusal.message)
+    assert talk.waits() == waits
+    assert talk.session.user is None
 
 
 # --- STARTTLS (RFC 3207) ---

@@ -17,6 +17,7 @@ from smtphooks.sasl import Auth
 from smtphooks.settings import ConfigError, HooksSettings, defaultSettings, maildirHooks, readSettings
 
 from .certificates import Authority
+from .secrets import SCRAM_SECRET
 
 MODULE = """
 from smtphooks import Extension, Hooks
@@ -523,6 +524,48 @@ class TestTLS:
             self.configured(f"[tls]\nkey = '{bare}'\ncert = 'main.pem'\n")
         assert "text that is no PEM" in str(caught.value)
         assert bare not in str(caught.value)
+
+
+class TestScramSecret:
+    @pytest.mark.parametrize("where", ["[options]", "[[listener]]\nendpoint = 'tcp:1'"])
+    def test_aRelativePathIsTakenFromTheFoldersFile(self, folder: Path, where: str) -> None:
+        (folder / "etc").mkdir()
+        (folder / "etc" / "secret").write_text(SCRAM_SECRET)
+        text = f"hooks = 'mailapp:Trusting'\n{where}\nscramSecret = './secret'\n"
+        (folder / "etc" / "smtphooks.toml").write_text(text)
+        configuration = configure(readSettings("etc/smtphooks.toml"))
+        (listener,) = configuration.listeners
+        assert listener.factory.options.scramSecret == f"{folder}/etc/./secret"
+        written = toTOML(configuration)
+        assert f'scramSecret = "{folder}/etc/./secret"\n' in written
+        assert toTOML(configured(written)) == written
+
+    def test_itIsNotWrittenWhereverItStands(self) -> None:
+        own = f"scramSecret = '{SCRAM_SECRET}'\n"
+        for text in (OPTIONAL + own, OPTIONAL + LISTENERS + own):
+            written = toTOML(configured(text))
+            assert SCRAM_SECRET not in written
+            assert 'scramSecret = "(not shown)"\n' in written
+            assert "scramSecret" not in toTOML(configured(OPTIONAL))
+
+    @pytest.mark.parametrize(
+        ("value", "sentence"),
+        [
+            (
+                "'my-secret.txt'",
+                "smtphooks.toml: [options]: option scramSecret is too short, it wants 16 octets or more,",
+            ),
+            ("['my-secret.txt']", "smtphooks.toml: [options]: option scramSecret is of type list, it wants 16 octets"),
+            (
+                "'./my-secret.txt'",
+                "tcp:2525:interface=127.0.0.1): option scramSecret is the path of a file that cannot",
+            ),
+        ],
+    )
+    def test_aWrongOneHasItsSentenceAndIsNotSaid(self, value: str, sentence: str) -> None:
+        said = refusal(f"{OPTIONAL}scramSecret = {value}\n")
+        assert sentence in said
+        assert "my-secret" not in said
 
 
 AUTHORITY = Authority()

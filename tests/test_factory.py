@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from twisted.logger import LogLevel, capturedLogs
 from smtphooks import Options, SMTPServerFactory, SMTPServerProtocol
 from smtphooks.options import OptionError
 
+from .secrets import SCRAM_SECRET, encoded
 from .support import ENVELOPE, HELLO, MAIL, RCPT, Client, Diary, Mailbox, Pending, Transport, connect, makeFactory
 
 pytestmark = pytest.mark.usefixtures("logged")
@@ -55,6 +58,89 @@ def test_a_wrong_option_is_an_error_when_the_factory_is_made(given: dict[str, An
     with pytest.raises(OptionError) as caught:
         SMTPServerFactory(**given)
     assert str(caught.value) == message
+
+
+# --- scramSecret ---
+
+
+def saltOf(factory: SMTPServerFactory, username: str = "nobody") -> str:
+    """The salt that SCRAM shows for a user that no hook knows."""
+    client = Client(factory)
+    client.session.secure = True
+    challenge = client.last(HELLO, f"AUTH SCRAM-SHA-256 {encoded(f'n,,n={username},r=x')}")
+    return b64decode(challenge[4:]).decode().split(",")[1]
+
+
+def makeScram(**given: Any) -> SMTPServerFactory:
+    return makeFactory(authMethods=["SCRAM-SHA-256"], onAuth=lambda auth, session: None, **given)
+
+
+def test_unknown_users_have_their_salt_from_the_secret_whatever_holds_it(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SCRAM_SECRET + "\n")
+    salts = [saltOf(makeScram(scramSecret=secret)) for secret in (SCRAM_SECRET, SCRAM_SECRET.encode(), str(file))]
+    assert salts == salts[:1] * 3
+    assert saltOf(makeScram(scramSecret=SCRAM_SECRET), "somebody") != salts[0]
+    assert saltOf(makeScram(scramSecret=SCRAM_SECRET + "x")) != salts[0]
+    assert saltOf(makeScram()) != salts[0]
+    assert saltOf(makeScram()) == saltOf(makeScram())  # one secret a process
+
+
+def test_a_file_of_a_secret_is_read_once_when_the_factory_is_made(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("secret").write_bytes(bytes(range(16)))
+    factory = makeScram(scramSecret="./secret")
+    Path("secret").unlink()
+    assert saltOf(factory) == saltOf(makeScram(scramSecret=bytes(range(16))))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (None, "that cannot be read (No such file or directory)"),
+        (b"", "with too little in it"),
+        (b"x" * 15 + b"\r\n", "with too little in it"),
+    ],
+)
+def test_a_file_without_a_secret_is_an_error(tmp_path: Path, content: bytes | None, what: str) -> None:
+    file = tmp_path / SCRAM_SECRET
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(OptionError) as caught:
+        makeScram(scramSecret=str(file))
+    # Not even the path, for it may have been meant as the secret.
+    assert str(caught.value) == (
+        f"option scramSecret is the path of a file {what}, it wants the path of a readable file with 16 octets or more;"
+        " a secret that begins with / or . stands in a file"
+    )
+
+
+def test_what_cannot_be_a_path_is_an_error_too(tmp_path: Path) -> None:
+    for secret, why in ((str(tmp_path), "Is a directory"), ("/\0" + SCRAM_SECRET, "no path")):
+        with pytest.raises(OptionError, match=rf"cannot be read \({why}\)") as caught:
+            makeScram(scramSecret=secret)
+        assert SCRAM_SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "isSaid"),
+    [
+        ({"authMethods": ["PLAIN", "SCRAM-SHA-256"]}, True),
+        ({"authMethods": ["SCRAM-SHA-256-PLUS"]}, True),
+        ({"authMethods": ["SCRAM-SHA-256"], "scramSecret": SCRAM_SECRET}, False),
+        ({"authMethods": ["PLAIN"]}, False),
+    ],
+    ids=["with PLAIN", "PLUS", "secret", "no SCRAM"],
+)
+def test_without_a_secret_the_log_says_so_where_SCRAM_is_offered(given: dict[str, Any], isSaid: bool) -> None:
+    factory = makeFactory(onData=print, onAuth=print, **given)
+    with capturedLogs() as events:
+        factory.doStart()
+    said = [event["log_level"] for event in events if "scramSecret" in str(event["log_format"])]
+    assert said == [LogLevel.info] * isSaid
+
+
+# --- Protocols ---
 
 
 def test_it_makes_protocols_that_know_it() -> None:

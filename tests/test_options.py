@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from smtphooks import options as module
 from smtphooks.extensions import Extension
 from smtphooks.options import OPTION_NAMES, OptionError, Options, fillHeloResponse, makeOptions, unknownName
+from tests.secrets import SCRAM_SECRET
 
 # The table of the design; what an issue adds to the options must stand here.
 DEFAULTS: dict[str, Any] = {
@@ -29,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "allowInsecureAuth": False,
     "authRequiredMessage": "Authentication required",
     "portal": None,
+    "scramSecret": None,
     "hideSTARTTLS": False,
     "hideSize": False,
     "hidePIPELINING": False,
@@ -137,6 +139,7 @@ WRONG |= {
         mechanism(),
     ],
     "portal": [True, 5, "memory", b"x", [], object(), {"login": print}],
+    "scramSecret": [True, 5, "", b"", "x" * 15, b"x" * 15, ["x" * 16], bytearray(16)],
     "sniOptions": [None, True, "x", [], {"": {}}, {5: {}}, {"a.example": None}, {"a.example": "x"}],
     "resolver": [True, 5, "192.0.2.53", ["192.0.2.53"], object(), SimpleNamespace(lookupPointer=None)],
 }
@@ -150,6 +153,7 @@ RIGHT = {
     "maxAllowedUnauthenticatedCommands": [False, 1, 10**30],
     "authMethods": [(), ("PLAIN",), ("SCRAM-SHA-256-PLUS", "EXTERNAL"), ("PLAIN", MINE), (MINE,)],
     "portal": [None, PORTAL],
+    "scramSecret": [None, "x" * 16, b"x" * 16, "\u00e4" * 8, "/", "./secret", "../secret", b"/" * 16],
     "ca": ["/etc/ssl/ca.pem", b"-----BEGIN"],
     "minVersion": ["TLSv1", "TLSv1.1", "TLSv1.3"],
     "maxVersion": [None, "TLSv1.2", "TLSv1.3"],
@@ -217,7 +221,10 @@ def test_valueThatDoesNotFitIsRefusedInOneSentence(name: str, value: Any) -> Non
     assert "\n" not in sentence
 
 
-@pytest.mark.parametrize("name, value", [pair for pair in pairs(WRONG) if not isinstance(pair.values[1], list)])
+SHOWN = [pair for pair in pairs(WRONG) if not isinstance(pair.values[1], list) and pair.values[0] != "scramSecret"]
+
+
+@pytest.mark.parametrize("name, value", SHOWN)
 def test_refusalShowsWhatItGot(name: str, value: Any) -> None:
     with pytest.raises(OptionError) as caught:
         makeOptions({name: value})
@@ -268,6 +275,18 @@ def test_combinationThatCannotBeIsRefused(given: dict[str, Any], sentence: str) 
     with pytest.raises(OptionError) as caught:
         makeOptions(given)
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("value", ["short-secret", b"short-secret", ["short-secret"], {"short-secret": 1}], ids=repr)
+def test_secretIsNeverShown(value: Any) -> None:
+    with pytest.raises(OptionError) as caught:
+        makeOptions({"scramSecret": value})
+    assert "short-secret" not in str(caught.value)
+    assert str(caught.value).endswith(
+        ", it wants 16 octets or more, or the path of a file that has them: a path begins with / or ./"
+    )
+    for secret in (SCRAM_SECRET, SCRAM_SECRET.encode(), "./" + SCRAM_SECRET):
+        assert SCRAM_SECRET not in repr(Options(scramSecret=secret))
 
 
 def test_combinationThatCanBeIsKept() -> None:

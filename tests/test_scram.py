@@ -16,7 +16,7 @@ from scramp import ScramClient, ScramException, ScramMechanism
 from smtphooks import scram
 from smtphooks.replies import SMTPError
 from smtphooks.sasl import Auth, AuthResponse, Mechanisms
-from smtphooks.scram import NO_SUCH_USER, ScramCredentials, ScramServer
+from smtphooks.scram import ScramCredentials, ScramServer, UnknownUsers
 from smtphooks.session import Session
 from tests.secrets import SCRAM_PASSWORD, UNICODE_PASSWORD, WRONG_PASSWORD
 
@@ -380,9 +380,16 @@ def test_anyMessagesAreTakenOrRefused(first: str, final: str, required: bool) ->
 class Exchange:
     """An exchange of the mechanism with a client of our own; each answer by the hook is C{judged}."""
 
-    def __init__(self, judged: Any, client: Client, method: str = PLAIN, offered: tuple[str, ...] = (PLAIN,)) -> None:
+    def __init__(
+        self,
+        judged: Any,
+        client: Client,
+        method: str = PLAIN,
+        offered: tuple[str, ...] = (PLAIN,),
+        mechanisms: Mechanisms | None = None,
+    ) -> None:
         session = Session("mx.example.org", secure=True, channelBinding=BINDING)
-        mechanism = Mechanisms(offered, lambda: True).find(method, session)
+        mechanism = (mechanisms or Mechanisms(offered, lambda: True)).find(method, session)
         assert mechanism is not None
         run = mechanism.exchange(client.first.encode(), session)
         wanted = next(run)
@@ -390,7 +397,7 @@ class Exchange:
         self.auth = wanted
         self.said: list[bytes] = []
         try:
-            challenge = run.send(judged)
+            challenge = run.throw(judged) if isinstance(judged, SMTPError) else run.send(judged)
             assert isinstance(challenge, bytes)
             self.said.append(challenge)
             proof = run.send(client.final(challenge.decode()).encode())
@@ -435,28 +442,113 @@ def test_downgradeIsSeenWherePLUSIsOfferedOnly() -> None:
         Exchange(judged, Client(header="y,,"), PLAIN, (PLAIN, PLUS))
 
 
-def test_wrongPasswordAndUnknownUserGetTheSameWords() -> None:
+# What a hook says of a user that it does not know, and gives no other reason for.
+UNKNOWN = [
+    AuthResponse(),
+    AuthResponse(message="No such user"),
+    AuthResponse(message="No such user", responseCode=535, data={"status": "401"}),
+    SMTPError("No such user"),
+    SMTPError("No such user", 535),
+    SMTPError("No such user", enhancedCode="5.7.8"),
+]
+
+
+def shapeOf(challenge: bytes) -> list[tuple[str, Any]]:
+    """How the server's first message looks: the lengths of nonce and salt, and the number of iterations."""
+    parts = dict(part.split("=", 1) for part in challenge.decode().split(","))
+    return [("r", len(parts["r"])), ("s", len(base64.b64decode(parts["s"]))), ("i", parts["i"])]
+
+
+@pytest.mark.parametrize("judged", UNKNOWN, ids=repr)
+def test_wrongPasswordAndUnknownUserGetTheSameWords(judged: Any) -> None:
     known = Exchange(AuthResponse(user="ann", message="Hello", data=CREDENTIALS), Client(WRONG_PASSWORD))
-    unknown = Exchange(AuthResponse(), Client(WRONG_PASSWORD))
+    unknown = Exchange(judged, Client(WRONG_PASSWORD))
     assert known.response == unknown.response == AuthResponse()
     assert len(known.said) == len(unknown.said) == 1
-    shapes = [{part[:1]: len(part) for part in done.said[0].decode().split(",")} for done in (known, unknown)]
-    assert shapes[0] == shapes[1]
+    assert shapeOf(known.said[0]) == shapeOf(unknown.said[0])
 
 
-def test_unknownUserHasAlwaysTheSameSaltAndNoOtherHasIt() -> None:
-    def salt(username: str) -> str:
-        challenge = Exchange(AuthResponse(), Client(username=username)).said[0].decode()
-        return challenge.split(",")[1]
+def test_wrongPasswordAndUnknownUserCostTheSameWork(monkeypatch: pytest.MonkeyPatch) -> None:
+    mechanisms = Mechanisms([PLAIN], lambda: True)
 
-    assert salt("nobody") == salt("nobody")
-    assert salt("nobody") != salt("somebody")
-    assert NO_SUCH_USER.credentialsOf("nobody") != scram._NoSuchUser().credentialsOf("nobody")
+    def work(judged: AuthResponse) -> list[str]:
+        done: list[str] = []
+
+        def note(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            def noted(*arguments: Any) -> Any:
+                done.append(name)
+                return function(*arguments)
+
+            return noted
+
+        with monkeypatch.context() as patch:
+            patch.setattr(scram, "_hmac", note("hmac", scram._hmac))
+            patch.setattr(scram.hashlib, "shake_256", note("shake", hashlib.shake_256))
+            patch.setattr(scram.hmac, "compare_digest", note("compare", hmac.compare_digest))
+            Exchange(judged, Client(WRONG_PASSWORD), mechanisms=mechanisms)
+        return done
+
+    assert work(AuthResponse()) == work(AuthResponse(user="ann", data=CREDENTIALS)) != []
 
 
-def test_refusalOfTheHookIsTheReplyOnceTheClientHasAnswered() -> None:
-    judged = AuthResponse(message="Locked", responseCode=454)
+def saltOf(username: str, secret: bytes | None) -> str:
+    mechanisms = Mechanisms([PLAIN], lambda: True, secret)
+    challenge = Exchange(AuthResponse(), Client(username=username), mechanisms=mechanisms).said[0].decode()
+    return challenge.split(",")[1]
+
+
+@pytest.mark.parametrize("secret", [None, b"sixteen octets.."])
+def test_unknownUserHasAlwaysTheSameSaltAndNoOtherHasIt(secret: bytes | None) -> None:
+    # Also where another factory answers, such as that of another listener.
+    assert saltOf("nobody", secret) == saltOf("nobody", secret)
+    assert saltOf("nobody", secret) != saltOf("somebody", secret)
+    assert saltOf("nobody", secret) != saltOf("nobody", b"another secret..")
+
+
+def test_unknownUserIsLikeThoseOfScrampUntilOneIsKnown() -> None:
+    salt, _, _, iterations = ScramMechanism("SCRAM-SHA-256").make_auth_info(SCRAM_PASSWORD)
+    unknown = UnknownUsers().credentialsOf("nobody")
+    assert (len(unknown.salt), unknown.iterations) == (len(salt), iterations)
+    assert (len(unknown.storedKey), len(unknown.serverKey)) == (32, 32)
+
+
+@pytest.mark.parametrize("octets, iterations", [(12, 10000), (16, 4096), (64, 5000)])
+def test_unknownUserIsLikeTheLastKnownOne(octets: int, iterations: int) -> None:
+    mechanisms = Mechanisms([PLAIN, PLUS], lambda: True, b"sixteen octets..")
+    stored = ScramMechanism("SCRAM-SHA-256").make_auth_info(SCRAM_PASSWORD, iterations, b"s" * octets)
+    known = Exchange(AuthResponse(user="ann", data=stored), Client(WRONG_PASSWORD), mechanisms=mechanisms)
+    bound = Client(WRONG_PASSWORD, "nobody", "p=tls-exporter,,", BINDING)
+    for method, client in ((PLAIN, Client(WRONG_PASSWORD, "nobody")), (PLUS, bound)):
+        unknown = Exchange(AuthResponse(), client, method, mechanisms=mechanisms)
+        assert shapeOf(unknown.said[0]) == shapeOf(known.said[0])
+    # Another server has other users.
+    other = Exchange(AuthResponse(), Client(WRONG_PASSWORD))
+    assert shapeOf(other.said[0]) != shapeOf(known.said[0])
+
+
+@given(st.text(), st.integers(0, 200), st.integers(1, 10**6))
+def test_anyUserCanBeImitated(username: str, octets: int, iterations: int) -> None:
+    unknown = UnknownUsers(b"sixteen octets..")
+    unknown.imitate(ScramCredentials(b"s" * octets, b"", b"", iterations))
+    credentials = unknown.credentialsOf(username)
+    assert (len(credentials.salt), credentials.iterations) == (octets, iterations)
+    assert len({credentials.salt[:32], credentials.storedKey, credentials.serverKey}) == 3
+
+
+@pytest.mark.parametrize("judged", [AuthResponse(message="Locked", responseCode=454), AuthResponse(responseCode=534)])
+def test_refusalForAnotherReasonIsTheReplyOnceTheClientHasAnswered(judged: AuthResponse) -> None:
     assert Exchange(judged, Client()).response is judged
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [SMTPError("Locked", 454), SMTPError("Locked", 534), SMTPError("Locked", enhancedCode="5.7.13")],
+    ids=repr,
+)
+def test_refusalForAnotherReasonThatWasRaisedIsTheReplyAtOnce(refusal: SMTPError) -> None:
+    with pytest.raises(SMTPError) as caught:
+        Exchange(refusal, Client())
+    assert caught.value is refusal
 
 
 @pytest.mark.parametrize("stored", ["ann", True, list(CREDENTIALS), CREDENTIALS[:3], {"salt": b""}])
