@@ -7,7 +7,6 @@ looked up.  Nothing of SMTP is read or said here, and no hook is called: it ends
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtphooks.counts import networkOf
 from smtphooks.proxy import ProxyError, ProxyHeader
 from smtphooks.replies import Reply
 
@@ -125,7 +125,7 @@ class Arrival:
 
     def _count(self) -> None:
         client = self._client
-        client.network = _networkOf(client.remoteAddress)
+        client.network = networkOf(client.remoteAddress)
         refusal = self._factory.refusalOf(client.network)
         if refusal is not None:
             _log.warn("refused {peer}: {reply}", peer=client.remoteAddress, reply=str(refusal))
@@ -163,13 +163,3 @@ def _hostAndPort(address: Any) -> tuple[str, int]:
     host = str(getattr(address, "host", ""))
     # A client that comes by IPv4 to an IPv6 socket is the client that its IPv4 address says.
     return host.removeprefix("::ffff:") if "." in host else host, getattr(address, "port", 0)
-
-
-def _networkOf(address: str) -> str:
-    """An IPv4 address, and of IPv6 the /64 that one customer is given."""
-    if ":" not in address:
-        return address
-    try:
-        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
-    except ValueError:
-        return address

@@ -39,6 +39,8 @@ def auth(dialogue: Dialogue, argument: str) -> Task:
         return replies.ALREADY_AUTHENTICATED
     if dialogue.inTransaction:
         return replies.NOT_IN_TRANSACTION
+    if _isBarred(dialogue):
+        return replies.TOO_MANY_AUTH_FAILURES
     name, _, initial = argument.partition(" ")
     if not name:
         return replies.AUTH_SYNTAX
@@ -47,7 +49,9 @@ def auth(dialogue: Dialogue, argument: str) -> Task:
     mechanism = dialogue.mechanisms.find(name, session)
     if mechanism is None:
         return replies.UNKNOWN_MECHANISM
-    response: AuthResponse = yield from _exchange(dialogue, mechanism.exchange(_initial(initial), session))
+    response = yield from _exchange(dialogue, mechanism.exchange(_initial(initial), session))
+    if response is None:
+        return replies.TOO_MANY_AUTH_FAILURES
     if not response.accepts:
         refusal = refusalOf(response)
         if refusal.code >= 500:
@@ -58,8 +62,14 @@ def auth(dialogue: Dialogue, argument: str) -> Task:
     return Reply(235, response.message or "Authentication successful", "2.7.0")
 
 
+def _isBarred(dialogue: Dialogue) -> bool:
+    # The address of now: behind a proxy it is that of the client, once XCLIENT has said so.
+    return dialogue.failuresByAddress.isBarred(dialogue.session.remoteAddress)
+
+
 def _failed(dialogue: Dialogue) -> Generator[Question, Any, None]:
-    """A client that guesses passwords shall not do it fast; no other client waits."""
+    """A client that guesses passwords shall not do it fast, nor from many connections; no other client waits."""
+    dialogue.failuresByAddress.add(dialogue.session.remoteAddress)
     dialogue.authenticationFailures += 1
     yield Wait(min(_FIRST_DELAY * 2 ** (dialogue.authenticationFailures - 1), _LONGEST_DELAY))
 
@@ -79,8 +89,12 @@ def refusalOf(response: AuthResponse) -> Reply:
 
 def _exchange(
     dialogue: Dialogue, exchange: Generator[bytes | Auth, Any, AuthResponse]
-) -> Generator[Question, Any, AuthResponse]:
-    """Carry challenges and responses between the mechanism and the client, and attempts to the hook."""
+) -> Generator[Question, Any, AuthResponse | None]:
+    """
+    Carry challenges and responses between the mechanism and the client, and attempts to the hook.
+
+    Returns None if the client's address has been barred meanwhile.
+    """
     resume: Callable[[Any], bytes | Auth] = exchange.send
     answer: bytes | AuthResponse | SMTPError | None = None
     refusal: SMTPError | None = None  # that of the hook
@@ -99,6 +113,9 @@ def _exchange(
             raise
         resume = exchange.send
         if isinstance(wanted, Auth):
+            # The exchanges of many connections may have begun before the first of them failed.
+            if _isBarred(dialogue):
+                return None
             situation = replies.SITUATIONS["onAuth"]
             try:
                 answer = yield from judge(dialogue, wanted)

@@ -16,6 +16,7 @@ from typing import Any, cast
 from smtphooks import commands, replies
 from smtphooks.authentication import AUTH_LINE_LENGTH
 from smtphooks.commands import COMMANDS
+from smtphooks.counts import NOT_COUNTED, AuthFailures
 from smtphooks.extensions import Extensions, isDisabled
 from smtphooks.options import Options
 from smtphooks.replies import SITUATIONS, Reply, Situation, SMTPError
@@ -65,6 +66,7 @@ class Dialogue:
         "beginsWithTLS",
         "errors",
         "extensions",
+        "failuresByAddress",
         "flavour",
         "lineLimit",
         "mechanisms",
@@ -76,11 +78,17 @@ class Dialogue:
     )
 
     def __init__(
-        self, options: Options, extensions: Extensions, session: Session, mechanisms: Mechanisms = NO_MECHANISMS
+        self,
+        options: Options,
+        extensions: Extensions,
+        session: Session,
+        mechanisms: Mechanisms = NO_MECHANISMS,
+        failuresByAddress: AuthFailures = NOT_COUNTED,
     ) -> None:
         self.options = options
         self.extensions = extensions
         self.mechanisms = mechanisms
+        self.failuresByAddress = failuresByAddress
         self.session = session
         self.flavour = commands.LMTP if options.lmtp else commands.SMTP
         self.state = State.CONNECTED

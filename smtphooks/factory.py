@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtphooks import replies
+from smtphooks.counts import AuthFailures
 from smtphooks.cred import canCheck, onAuthOf
 from smtphooks.extensions import Extensions, builtInExtensions
 from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
@@ -57,6 +58,7 @@ class SMTPServerFactory(ServerFactory):
     @ivar options: the L{Options} in force.
     @ivar connections: the live protocols.
     @ivar now: the time by which connections measure, in seconds; it moves once a second, and is never behind.
+    @ivar authFailures: failed AUTH by network; several factories may share one.
     @ivar secureContext: what TLS begins with.
     @ivar clock: what times are measured with (C{IReactorTime}), the global reactor if None.
     @raise OptionError: for an unknown option, a wrong value, or a C{hooks} object that has no hook.
@@ -83,6 +85,7 @@ class SMTPServerFactory(ServerFactory):
         self.mechanisms = Mechanisms(
             self.options.authMethods, lambda: self.onAuth is not None, _scramSecretOf(self.options)
         )
+        self.authFailures = AuthFailures(self.options.authFailuresPerAddress, lambda: self.reactor().seconds())
         self.extensions = Extensions(builtInExtensions(self.options, self.mechanisms))
         self.secureContext = SecureContext(self.options)
         self.proxies = _peersOf("useProxy", self.options.useProxy)

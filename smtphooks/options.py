@@ -238,6 +238,7 @@ class Options:
     maxClientsPerAddress: int = _count(0, "connections")
     maxRecipients: int = _count(0, "recipients")
     maxTransactions: int = _count(0, "transactions")
+    authFailuresPerAddress: int = _count(20, "failures")
     maxCommandLength: int | None = _option(
         None,
         "a whole number of octets, 512 or more (memory for a command is always bounded)",

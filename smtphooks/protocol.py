@@ -111,7 +111,9 @@ class SMTPServerProtocol(Protocol):
         self._network = client.network
         self.session = self._newSession(client)
         self._wire = Wire(factory.options.bareNewline)
-        self._dialogue = Dialogue(factory.options, factory.extensions, self.session, factory.mechanisms)
+        self._dialogue = Dialogue(
+            factory.options, factory.extensions, self.session, factory.mechanisms, factory.authFailures
+        )
         self._writer = ReplyWriter(self.transport, self._pump)
         self._runner = HookRunner(factory, self.session, factory.options.slowHook, factory.options.asyncioHooks)
         self._exchange = Exchange(self._dialogue, self._runner, self._resumed)

@@ -272,6 +272,7 @@ TOO_MANY_RECIPIENTS = Reply(452, "Too many recipients", "4.5.3")
 TOO_MANY_TRANSACTIONS = Reply(421, "Too many transactions on this connection", "4.7.0")
 TOO_MANY_CLIENTS = Reply(421, "Too many connections, try again later", "4.7.0")
 TOO_MANY_CLIENTS_HERE = Reply(421, "Too many connections from your address, try again later", "4.7.0")
+TOO_MANY_AUTH_FAILURES = Reply(421, "Too many failed authentications from your address, try again later", "4.7.0")
 TOO_MANY_UNRECOGNIZED = Reply(421, "Too many unrecognized commands", "4.7.0")
 TOO_MANY_UNAUTHENTICATED = Reply(421, "Too many commands without authentication", "4.7.0")
 EARLY_TALKER = Reply(554, "You talked before my greeting", "5.5.1", closes=True)
@@ -293,6 +294,7 @@ NOTEWORTHY = frozenset(
         TOO_MANY_RECIPIENTS,
         TOO_MANY_TRANSACTIONS,
         TOO_MANY_ERRORS,
+        TOO_MANY_AUTH_FAILURES,
         TOO_MANY_UNRECOGNIZED,
         TOO_MANY_UNAUTHENTICATED,
         TOO_LARGE,

@@ -45,6 +45,7 @@ hooks = "hooks:Hooks"
 name = "mx.example"
 authOptional = true
 allowInsecureAuth = true
+authFailuresPerAddress = 0
 socketTimeout = 600
 
 [[listener]]

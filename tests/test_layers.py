@@ -14,7 +14,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 
 # From the bottom up: a module imports from layers below its own, never from its own or from above.
 LAYERS = [
-    {"_version", "replies", "session", "wire"},
+    {"_version", "replies", "session", "wire", "counts"},
     {"grammar", "steps", "scram", "xclient"},
     {"sasl"},
     {"extensions"},

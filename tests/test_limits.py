@@ -11,8 +11,9 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from smtphooks import SMTPError, SMTPServerFactory
+from smtphooks import AuthResponse, SMTPError, SMTPServerFactory
 
+from .secrets import PASSWORD, WRONG_PASSWORD, encoded, plain
 from .support import ENVELOPE, HELLO, LMTP_ENVELOPE, MAIL, RCPT, Client, Diary, Mailbox, Pending, Transport, makeFactory
 
 pytestmark = pytest.mark.usefixtures("logged")
@@ -281,6 +282,176 @@ def test_a_pipelined_flood_ends_at_the_limit() -> None:
     client.feed(b"NOPE\r\n" * 100)
     assert client.codes() == [500, 500, 500, 421]
     assert client.protocol.buffered > 0, "nothing behind the last reply is looked at"
+
+
+# --- authentication ---
+
+GUESS = f"AUTH PLAIN {plain(password=WRONG_PASSWORD)}"
+RIGHT = f"AUTH PLAIN {plain()}"
+SUCCESS = "235 2.7.0 Authentication successful"
+FAILURE = "535 5.7.8 Authentication credentials invalid"
+BARRED = "421 4.7.0 Too many failed authentications from your address, try again later"
+
+
+def judge(auth: Any, session: Any) -> str | None:
+    return auth.username if auth.validatePassword(PASSWORD) else None
+
+
+def makeAuth(**given: Any) -> SMTPServerFactory:
+    return makeFactory(**{"allowInsecureAuth": True, "onAuth": judge, "authMethods": ["PLAIN", "LOGIN"], **given})
+
+
+def authenticate(factory: SMTPServerFactory, line: str = GUESS, peer: Any = "192.0.2.7", *before: str) -> str:
+    """The reply to an AUTH on a connection of its own, behind the time that a failure costs."""
+    client = arrive(factory, peer)
+    client.say(HELLO, *before)
+    said = client.say(line)
+    if not said:
+        client.clock.advance(1)
+        said = client.replies()
+    if said[-1].startswith("421 "):
+        client.finish()
+    else:
+        client.lose()
+    return said[-1]
+
+
+def test_failed_authentications_of_an_address_are_counted_over_connections(lines: list[str]) -> None:
+    asked: list[Any] = []
+    factory = makeAuth(authFailuresPerAddress=3, onAuth=lambda auth, session: asked.append(auth))
+    assert [authenticate(factory) for _ in range(5)] == [FAILURE] * 3 + [BARRED] * 2
+    assert len(asked) == 3
+    assert lines == [f"AUTH: {BARRED}"] * 2
+    assert authenticate(factory, peer="192.0.2.8") == FAILURE
+    # Who has not tried to authenticate is served as ever.
+    assert Client(factory).last(*ENVELOPE).startswith("250 ")
+
+
+def test_the_right_password_comes_too_late_from_there_and_opens_nothing(lines: list[str]) -> None:
+    factory = makeAuth(authFailuresPerAddress=2)
+    early = begun(factory)
+    assert early.last(RIGHT) == SUCCESS
+    authenticate(factory)
+    assert authenticate(factory, RIGHT) == SUCCESS  # and this makes the failure before it no less
+    authenticate(factory)
+    for line in (RIGHT, "AUTH LOGIN", "AUTH NTLM", "AUTH"):
+        assert authenticate(factory, line) == BARRED
+    # Who is in stays in.
+    assert early.last(RIGHT) == "503 5.5.1 Already authenticated"
+    assert early.last(MAIL).startswith("250 ")
+
+
+def test_an_address_is_barred_for_ten_minutes() -> None:
+    factory = makeAuth(authFailuresPerAddress=2)
+    clock: Any = factory.clock
+    authenticate(factory)
+    clock.advance(300)
+    authenticate(factory)
+    assert authenticate(factory, RIGHT) == BARRED
+    clock.advance(297)
+    assert authenticate(factory, RIGHT) == BARRED
+    clock.advance(1)
+    assert authenticate(factory, RIGHT) == SUCCESS
+
+
+def test_the_default_is_twenty_and_none_is_no_limit() -> None:
+    factory = makeAuth()
+    assert [authenticate(factory) for _ in range(21)] == [FAILURE] * 20 + [BARRED]
+    factory = makeAuth(authFailuresPerAddress=0)
+    assert {authenticate(factory) for _ in range(100)} == {FAILURE}
+
+
+def test_failures_of_one_connection_count_as_well() -> None:
+    client = begun(makeAuth(authFailuresPerAddress=3))
+    for _ in range(3):
+        client.say(GUESS)
+        client.clock.advance(16)
+        assert client.replies() == [FAILURE]
+    assert client.say(GUESS) == [BARRED]
+    assert client.isClosed
+
+
+def test_of_IPv6_a_network_of_64_bits_is_barred() -> None:
+    factory = makeAuth(authFailuresPerAddress=2)
+    assert authenticate(factory, peer="2001:db8::1") == authenticate(factory, peer="2001:db8::2") == FAILURE
+    assert authenticate(factory, peer="2001:db8::3") == BARRED
+    assert authenticate(factory, peer="2001:db8:0:1::1") == FAILURE
+
+
+@pytest.mark.parametrize("peer", [UNIXAddress(None), UNIXAddress(b"/run/client"), UNIXAddress(b"/run/a:b"), object()])
+def test_what_has_no_address_is_never_barred(peer: Any) -> None:
+    factory = makeAuth(authFailuresPerAddress=1)
+    assert {authenticate(factory, peer=peer) for _ in range(5)} == {FAILURE}
+
+
+@pytest.mark.parametrize(
+    ("answer", "line", "reply"),
+    [
+        (AuthResponse(responseCode=454), GUESS, "454"),
+        (SMTPError("Later", 454), GUESS, "454"),
+        ("ann", GUESS, "235"),
+        (None, "AUTH PLAIN x", "501"),
+        (None, f"AUTH PLAIN {encoded('ann')}", "501"),
+        (None, f"AUTH PLAIN {plain('a' + chr(7))}", "501"),
+        (None, "AUTH NTLM", "504"),
+        (None, "AUTH LOGIN\r\n*", "501"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_wrong_guess_is_not_counted(answer: Any, line: str, reply: str) -> None:
+    def onAuth(auth: Any, session: Any) -> Any:
+        if isinstance(answer, SMTPError):
+            raise answer
+        return answer
+
+    factory = makeAuth(authFailuresPerAddress=1, onAuth=onAuth)
+    assert {authenticate(factory, line)[:3] for _ in range(3)} == {reply}
+
+
+@pytest.mark.parametrize("answer", [AuthResponse(responseCode=550), SMTPError("No"), SMTPError("No", 501), False])
+def test_every_refusal_for_good_by_the_hook_is_counted(answer: Any) -> None:
+    def onAuth(auth: Any, session: Any) -> Any:
+        if isinstance(answer, SMTPError):
+            raise answer
+        return answer
+
+    factory = makeAuth(authFailuresPerAddress=1, onAuth=onAuth)
+    assert authenticate(factory)[0] == "5"
+    assert authenticate(factory) == BARRED
+
+
+def test_exchanges_that_had_begun_before_the_last_failure_are_ended_too() -> None:
+    asked: list[Any] = []
+    factory = makeAuth(authFailuresPerAddress=2, onAuth=lambda auth, session: asked.append(auth), maxErrors=0)
+    clients = [begun(factory) for _ in range(5)]
+    for client in clients:
+        assert client.last("AUTH LOGIN", encoded("ann"))[:3] == "334"
+    said = [client.say(encoded(WRONG_PASSWORD)) for client in clients]
+    assert said == [[], []] + [[BARRED]] * 3
+    assert len(asked) == 2
+
+
+def test_behind_XCLIENT_it_is_the_client_that_is_counted() -> None:
+    factory = makeAuth(authFailuresPerAddress=1, useXClient=["192.0.2.7"])
+
+    def through(address: str) -> str:
+        return authenticate(factory, GUESS, "192.0.2.7", f"XCLIENT ADDR={address}", HELLO)
+
+    assert through("203.0.113.5") == FAILURE
+    assert through("203.0.113.5") == BARRED
+    assert through("203.0.113.6") == FAILURE
+    assert authenticate(factory, GUESS, "203.0.113.5") == BARRED
+    # A proxy guesses no passwords itself.
+    assert {authenticate(factory, "XCLIENT LOGIN=nobody ADDR=203.0.113.7") for _ in range(3)} == {FAILURE}
+    assert through("203.0.113.7") == FAILURE
+    assert authenticate(factory, RIGHT) == SUCCESS
+
+
+def test_factories_may_count_together() -> None:
+    one, other = makeAuth(authFailuresPerAddress=1), makeAuth(authFailuresPerAddress=1)
+    other.authFailures = one.authFailures
+    assert authenticate(one) == FAILURE
+    assert authenticate(other) == BARRED
 
 
 # --- transactions ---

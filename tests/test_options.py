@@ -50,6 +50,7 @@ DEFAULTS: dict[str, Any] = {
     "maxClientsPerAddress": 0,
     "maxRecipients": 0,
     "maxTransactions": 0,
+    "authFailuresPerAddress": 20,
     "maxCommandLength": None,
     "maxAllowedUnauthenticatedCommands": 10,
     "maxUnrecognizedCommands": 10,
@@ -108,7 +109,7 @@ FLAGS = [name for name, value in DEFAULTS.items() if isinstance(value, bool) and
 PEERS = ["useProxy", "useXClient", "useXForward"]
 COUNTS = [
     *("size", "maxClients", "maxClientsPerAddress", "maxRecipients", "maxTransactions"),
-    *("maxUnrecognizedCommands", "maxErrors"),
+    *("authFailuresPerAddress", "maxUnrecognizedCommands", "maxErrors"),
 ]
 SECONDS = ["socketTimeout", "dataTimeout", "hookTimeout", "closeTimeout", "greetDelay", "slowHook"]
 LINES = ["banner", "authRequiredMessage"]

@@ -1,0 +1,79 @@
+"""
+Counts: what is counted by the network that a client comes from, over all connections.
+
+In: addresses, as sessions have them.  Out: whether a network has had enough.
+This module knows neither sessions nor Twisted; what time it is, it is told.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import deque
+from collections.abc import Callable
+
+# Seconds for which a failure counts, and how many networks are remembered.
+_PERIOD = 600
+_MAX_NETWORKS = 10000
+
+
+def networkOf(address: str) -> str:
+    """An IPv4 address, and of IPv6 the /64 that one customer is given."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return address
+
+
+class AuthFailures:
+    """
+    Failed attempts to authenticate, by network, so that a new connection is no new start for who guesses passwords.
+
+    Memory is bounded: of the networks the one whose last failure is longest ago is forgotten first.
+    """
+
+    def __init__(self, limit: int, seconds: Callable[[], float]) -> None:
+        """
+        @param limit: failures that a network may have in ten minutes, 0 for no limit.
+        @param seconds: what time it is.
+        """
+        self._limit = limit
+        self._seconds = seconds
+        self._failures: dict[str, deque[float]] = {}  # times, by network; the last to fail is the last
+
+    def add(self, address: str) -> None:
+        """A client of this address has failed; what is no IP address has no network, and does not count."""
+        if not self._limit or not _isIP(address):
+            return
+        network, now = networkOf(address), self._seconds()
+        times = self._failures.pop(network, None) or deque()
+        times.append(now)
+        while times[0] <= now - _PERIOD or len(times) > self._limit:
+            times.popleft()
+        self._failures[network] = times
+        self._forget(now)
+
+    def isBarred(self, address: str) -> bool:
+        """Has the network of this address failed too often to try again now?"""
+        times = self._failures.get(networkOf(address))
+        return times is not None and len(times) >= self._limit and times[0] > self._seconds() - _PERIOD
+
+    def _forget(self, now: float) -> None:
+        """Drop what no longer counts, and what is too much."""
+        while True:
+            network, times = next(iter(self._failures.items()))
+            if len(self._failures) <= _MAX_NETWORKS and times[-1] > now - _PERIOD:
+                return
+            del self._failures[network]
+
+
+NOT_COUNTED = AuthFailures(0, lambda: 0.0)
+
+
+def _isIP(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
