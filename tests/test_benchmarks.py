@@ -272,6 +272,7 @@ def test_every_module_that_a_message_passes_is_a_part() -> None:
         "authentication",
         "checkers",
         "config",
+        "counts",
         "cred",
         "credentials",
         "handshake",
