@@ -17,8 +17,8 @@ import idna
 
 from smtphooks.replies import SMTPError
 
-# RFC 5321 section 4.5.3.1, in octets; the path is counted with its brackets.
-_LOCAL_OCTETS = 64
+# RFC 5321 section 4.5.3.1, in octets; the path is counted with its brackets.  Local parts have no limit of their own:
+# the section asks for none where possible, and forwarders and mailing lists put a whole address into theirs.
 _DOMAIN_OCTETS = 255
 _PATH_OCTETS = 256
 _LABEL_OCTETS = 63  # RFC 1035 section 2.3.4
@@ -101,7 +101,7 @@ def commonPath(argument: str, keyword: str) -> tuple[tuple[str, str, str], str] 
     if match is None:
         return None
     local, domain, parameters = match.groups("")
-    if len(local) > _LOCAL_OCTETS or len(domain) > _LABEL_OCTETS:
+    if len(domain) > _LABEL_OCTETS or len(local) + len(domain) > _PATH_OCTETS - len("<@>"):
         return None
     return (f"{local}@{domain}", local, domain), parameters
 
@@ -190,7 +190,6 @@ def _mailbox(inner: str, lenient: bool) -> Path:
     if match is None:
         raise _Fault("it is not of the form local-part@domain")
     local, domain = match.groups()
-    _limit("local-part", local, _LOCAL_OCTETS)
     domain = _addressLiteral(domain) if domain.startswith("[") else _domain(domain, lenient)
     address = f"{local}@{domain}"
     _limit("path", f"<{address}>", _PATH_OCTETS)  # again: the mapping of a domain can lengthen it
