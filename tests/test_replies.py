@@ -220,7 +220,9 @@ def test_refusalIsAnExceptionWithItsText() -> None:
         # One code, two meanings (RFC 5321 section 4.2.2).
         (SMTPError("No", 552), "onRcptTo", "552 5.2.2 No"),
         (SMTPError("No", 552), "onData", "552 5.3.4 No"),
-        (SMTPError("No", 452), "onRcptTo", "452 4.5.3 No"),
+        (SMTPError("Mailbox full", 452), "onRcptTo", "452 4.2.2 Mailbox full"),
+        (SMTPError("No", 452), "onMailFrom", "452 4.3.1 No"),
+        (SMTPError("No", 552), "onMailFrom", "552 5.3.4 No"),
         (SMTPError("No", 452), "onData", "452 4.3.1 No"),
         # Not in the table of the situation, then by the code alone, then by its class.
         (SMTPError("No", 451), "onRcptTo", "451 4.3.0 No"),
