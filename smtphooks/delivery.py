@@ -30,7 +30,7 @@ class Delivery:
 
     def __init__(self, stream: MessageStream, recipients: int | None = None) -> None:
         """
-        @param recipients: with LMTP their number when the message began (the hook may change the envelope), else None.
+        @param recipients: with LMTP how many were accepted (hooks may change the envelope), else None.
         """
         self.stream = stream
         self._recipients = recipients

@@ -23,6 +23,7 @@ from smtphooks.replies import SITUATIONS, Reply, Situation, SMTPError
 from smtphooks.sasl import NO_MECHANISMS, Mechanisms
 from smtphooks.session import Envelope, Session
 from smtphooks.steps import Ask, Question, Replies, State, Step, Task, Verdict
+from smtphooks.transaction import Tally
 from smtphooks.wire import LineFault
 
 # RFC 5321 section 4.5.3.1.4: a command line has 512 octets, and more where extensions say so.
@@ -33,6 +34,9 @@ _TOWARDS_AUTHENTICATION = frozenset({"HELO", "EHLO", "LHLO", "STARTTLS", "AUTH",
 
 # What most hooks say of a message.
 _TAKEN = (None,)
+
+# The states of a transaction.
+_WITHIN = frozenset({State.MAIL, State.RECIPIENTS, State.MESSAGE, State.CHUNKS})
 
 _LINE_FAULTS = {LineFault.TOO_LONG: replies.LINE_TOO_LONG, LineFault.BARE_LINE_END: replies.BARE_LINE_END}
 
@@ -51,6 +55,7 @@ class Dialogue:
     @ivar verb: the command at hand, in upper case.
     @ivar beginsWithTLS: a handshake comes before the greeting.
     @ivar lineLimit: octets that the next line may have.
+    @ivar tally: what the dialogue itself knows of the transaction at hand.
     @ivar speaksUtf8: the client has asked for SMTPUTF8, so the reply at hand may leave ASCII (RFC 6531 section 3.7.4).
     """
 
@@ -74,6 +79,7 @@ class Dialogue:
         "session",
         "speaksUtf8",
         "state",
+        "tally",
         "verb",
     )
 
@@ -93,6 +99,7 @@ class Dialogue:
         self.flavour = commands.LMTP if options.lmtp else commands.SMTP
         self.state = State.CONNECTED
         self.verb = ""
+        self.tally = Tally()
         self.errors = 0
         self._unrecognized = 0
         self._unauthenticated = 0
@@ -121,7 +128,7 @@ class Dialogue:
         """A line has arrived; there must be no question open."""
         assert self._task is None, "the dialogue stands still until its question is answered"
         if self.speaksUtf8:
-            self.speaksUtf8 = self.session.envelope.smtpUtf8
+            self.speaksUtf8 = self.inTransaction  # it was this one that asked for it
         if not isinstance(line, bytes):
             return self._conclude(_LINE_FAULTS[line])
         try:
@@ -166,8 +173,8 @@ class Dialogue:
 
     @property
     def inTransaction(self) -> bool:
-        """MAIL was accepted and the transaction has not ended."""
-        return self.session.envelope.mailFrom is not None
+        """MAIL was accepted and the transaction has not ended; what the envelope says meanwhile is up to the hooks."""
+        return self.state in _WITHIN
 
     @property
     def knownVerb(self) -> str:
@@ -181,6 +188,7 @@ class Dialogue:
         if self.inTransaction:
             self.session.transaction += 1
             self.session.envelope = Envelope()
+            self.tally = Tally()
         # Said of one message that may never have begun; it shall not be taken for that of the next.
         self.session.xForward = {}
         self.state = State.GREETED if self.session.openingCommand is None else State.IDENTIFIED

@@ -508,7 +508,7 @@ class SMTPServerProtocol(Protocol):
         self._writer.put(self._dialogue.encode(step.reply))
         self._writer.flush()
         self._messageBegins()
-        self._receive(self._receiver.message)
+        self._receive(self._receiver.message, step)
 
     def _receiveChunk(self, step: ReceiveChunk) -> None:
         if step.first:

@@ -17,7 +17,7 @@ from smtphooks.delivery import Delivery
 from smtphooks.options import Options
 from smtphooks.replies import SMTPError
 from smtphooks.runner import HOOK_TIMED_OUT, HookRunner
-from smtphooks.steps import DiscardChunk, ReceiveChunk, Verdict
+from smtphooks.steps import DiscardChunk, ReceiveChunk, ReceiveMessage, Verdict
 from smtphooks.stream import ROOM, MessageStream
 from smtphooks.wire import Wire, beforeBareNewline
 
@@ -66,17 +66,17 @@ class Receiver:
 
     # --- what follows ---
 
-    def message(self) -> None:
+    def message(self, step: ReceiveMessage) -> None:
         """A message that CRLF.CRLF ends."""
         self._wire.beginMessage()
         self._last = True
-        self.owesInput = self._begin()
+        self.owesInput = self._begin(step.recipients)
 
     def chunk(self, step: ReceiveChunk) -> None:
         """A chunk of a message."""
-        self._wire.beginChunk(step.octets, step.first, self._runner.session.envelope.bodyType == "binarymime")
+        self._wire.beginChunk(step.octets, step.first, step.binary)
         self._last = step.last
-        if not step.first or self._begin():
+        if not step.first or self._begin(step.recipients):
             self._endOrGoOn()
 
     def discard(self, step: DiscardChunk) -> None:
@@ -177,13 +177,13 @@ class Receiver:
 
     # --- the hook ---
 
-    def _begin(self) -> bool:
+    def _begin(self, recipients: int) -> bool:
         """Call C{onData}.  False if it has hung up at once."""
         self.octets = 0
         self.owesInput = False
         options, session = self._options, self._runner.session
         stream = MessageStream(options.size, options.rejectOversized, self._changed)
-        self._delivery = delivery = Delivery(stream, len(session.envelope.rcptTo) if options.lmtp else None)
+        self._delivery = delivery = Delivery(stream, recipients if options.lmtp else None)
         result = self._runner.ask("onData", (stream, session))
         if type(result) is PendingAnswer:
             delivery.hookRuns(result)

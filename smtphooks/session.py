@@ -93,15 +93,16 @@ class Address:
 @attrs.define
 class Envelope:
     """
-    The mail transaction at hand (RFC 5321 section 3.3).  It only ever holds what hooks accepted; a reset makes a new
-    one.
+    The mail transaction at hand (RFC 5321 section 3.3).  It only ever holds what hooks accepted, and the sender that
+    C{onMailFrom} is asked about; a reset makes a new one.
 
-    @ivar mailFrom: the reverse-path, None before MAIL was accepted.
+    @ivar mailFrom: the reverse-path, None before MAIL.
     @ivar rcptTo: an L{Address} per accepted RCPT, in order, duplicates included.
     """
 
     mailFrom: Address | None = None
-    rcptTo: list[Address] = attrs.field(factory=list)
+    # A list, whatever iterable a hook sets; what is none fails where the hook sets it.
+    rcptTo: list[Address] = attrs.field(factory=list, converter=list)
 
     def _argument(self, keyword: str) -> str | bool | None:
         return None if self.mailFrom is None else self.mailFrom.args.get(keyword)

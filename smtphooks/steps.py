@@ -53,9 +53,11 @@ class ReceiveMessage:
     A message follows, ended by CRLF.CRLF; C{onData} gets it.  Answered with a L{Verdict} when both are done.
 
     @ivar reply: sent first.
+    @ivar recipients: how many were accepted.
     """
 
     reply: Reply
+    recipients: int = 1
 
 
 @attrs.define
@@ -67,11 +69,15 @@ class ReceiveChunk:
 
     @ivar first: C{onData} has yet to be called.
     @ivar last: the message is whole with this chunk.
+    @ivar recipients: how many were accepted.
+    @ivar binary: the message is BINARYMIME, no line end of which is touched.
     """
 
     octets: int
     first: bool
     last: bool
+    recipients: int = 1
+    binary: bool = False
 
 
 @attrs.define

@@ -2,7 +2,8 @@
 The commands of a mail transaction: MAIL, RCPT, DATA, BDAT, RSET (RFC 5321 section 3.3, RFC 3030, RFC 2033).
 
 A handler gets the dialogue and the argument of the command.  It yields what it must know first and returns the reply.
-Nothing is written to the envelope before the hook accepts.
+The envelope holds what hooks accepted, and the sender that C{onMailFrom} is asked about.  Hooks may change it: what the
+protocol itself depends on is in the L{Tally}.
 This module knows neither octets nor transports; what parameters mean is known to the extensions alone.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+
+import attrs
 
 from smtphooks import grammar, replies
 from smtphooks.replies import SITUATIONS, Reply, SMTPError
@@ -36,6 +39,19 @@ if TYPE_CHECKING:
 _CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.ASCII | re.IGNORECASE)
 
 
+@attrs.define
+class Tally:
+    """
+    What the dialogue itself knows of the transaction at hand, whatever hooks do to the envelope.
+
+    @ivar isBinary: the message is BINARYMIME.
+    @ivar recipients: how many were accepted.
+    """
+
+    isBinary: bool = False
+    recipients: int = 0
+
+
 def mail(dialogue: Dialogue, argument: str) -> Task:
     """RFC 5321 section 4.1.1.2."""
     options, session = dialogue.options, dialogue.session
@@ -57,8 +73,14 @@ def mail(dialogue: Dialogue, argument: str) -> Task:
     if parameters:
         _checkCharset(parameters, utf8)
     address = Address(*path, arguments)
-    answer = yield Ask("onMailFrom", (address, session))
+    before = session.envelope
     session.envelope = Envelope(address)
+    try:
+        answer = yield Ask("onMailFrom", (address, session))
+    except (SMTPError, GeneratorExit):  # The latter if the connection is gone: onClose sees the old envelope as well.
+        session.envelope = before
+        raise
+    dialogue.tally.isBinary = arguments.get("BODY") == "BINARYMIME"
     dialogue.speaksUtf8 = utf8
     dialogue.state = State.MAIL
     return replies.ok(answer, replies.SENDER_OK)
@@ -67,7 +89,8 @@ def mail(dialogue: Dialogue, argument: str) -> Task:
 def rcpt(dialogue: Dialogue, argument: str) -> Task:
     """RFC 5321 section 4.1.1.3."""
     options, session = dialogue.options, dialogue.session
-    if options.maxRecipients and len(session.envelope.rcptTo) >= options.maxRecipients:
+    tally = dialogue.tally
+    if options.maxRecipients and tally.recipients >= options.maxRecipients:
         return replies.TOO_MANY_RECIPIENTS
     lenient = options.lenientAddressParsing
     parts = grammar.commonPath(argument, "TO") or grammar.splitPath(argument, "TO", lenient)
@@ -84,6 +107,7 @@ def rcpt(dialogue: Dialogue, argument: str) -> Task:
     address = Address(*path, arguments)
     answer = yield Ask("onRcptTo", (address, session))
     session.envelope.rcptTo.append(address)
+    tally.recipients += 1
     dialogue.state = State.RECIPIENTS
     return replies.ok(answer, replies.RECIPIENT_OK)
 
@@ -98,10 +122,11 @@ def data(dialogue: Dialogue, argument: str) -> Task:
     """RFC 5321 section 4.1.1.4."""
     if dialogue.state is State.MAIL:
         return dialogue.flavour.noRecipients
-    if dialogue.session.envelope.bodyType == "binarymime":
+    tally = dialogue.tally
+    if tally.isBinary:
         return replies.BINARY_NEEDS_BDAT  # RFC 3030 section 3
     dialogue.state = State.MESSAGE
-    verdict = yield ReceiveMessage(replies.START_MESSAGE)
+    verdict = yield ReceiveMessage(replies.START_MESSAGE, tally.recipients)
     return _judge(dialogue, verdict)
 
 
@@ -117,7 +142,8 @@ def bdat(dialogue: Dialogue, argument: str) -> Task:
         return refusal
     first = dialogue.state is not State.CHUNKS
     dialogue.state = State.CHUNKS
-    verdict = yield ReceiveChunk(octets, first, last)
+    tally = dialogue.tally
+    verdict = yield ReceiveChunk(octets, first, last, tally.recipients, tally.isBinary)
     if verdict is None:
         return Reply(250, f"{octets} octets received", "2.0.0")
     answers = _judge(dialogue, verdict)
@@ -158,6 +184,6 @@ def abandon(dialogue: Dialogue) -> Generator[Question, object, None]:
     """End the transaction at hand, if there is one, without a message."""
     if dialogue.state is State.CHUNKS:
         yield AbandonMessage()
-    if dialogue.session.envelope.mailFrom is not None:
+    if dialogue.inTransaction:
         yield Ask("onReset", (dialogue.session,))
     dialogue.reset()

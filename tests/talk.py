@@ -84,6 +84,7 @@ def checkSanity(dialogue: Dialogue) -> None:
     assert dialogue.inTransaction is (session.envelope.mailFrom is not None)
     assert dialogue.inTransaction is (state in _INSIDE)
     assert bool(session.envelope.rcptTo) is (state in _INSIDE - {State.MAIL})
+    assert dialogue.tally.recipients == len(session.envelope.rcptTo)
     if state is State.GREETED:
         assert session.openingCommand is None
     if state is State.IDENTIFIED:
@@ -183,7 +184,7 @@ _NAMES: dict[type, str] = {
 
 def recipients(dialogue: Dialogue) -> int:
     """How many results a verdict must have."""
-    return len(dialogue.session.envelope.rcptTo) if dialogue.options.lmtp else 1
+    return dialogue.tally.recipients if dialogue.options.lmtp else 1
 
 
 # --- Transcripts ---

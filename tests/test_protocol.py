@@ -518,10 +518,10 @@ def test_text_that_a_hook_puts_into_the_envelope_harms_nobody(end: bytes) -> Non
 def test_an_envelope_that_a_hook_has_spoilt_does_not_keep_the_connection() -> None:
     diary = Diary()
     client = connect(lmtp=True, onClose=diary.hook("onClose"))
-    client.say(*LMTP_ENVELOPE)
-    client.session.envelope.rcptTo = iter([])
-    with pytest.raises(TypeError):
-        client.feed(octets("DATA"))
+    client.say(*LMTP_ENVELOPE, "DATA")
+    client.session.envelope = None
+    with pytest.raises(AttributeError):
+        client.feed(octets("."))
     client.lose()
     assert (diary, client.factory.connections) == (["onClose"], set())
 

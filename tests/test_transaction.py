@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 
 from smtphooks import replies
 from smtphooks.replies import SMTPError
+from smtphooks.session import Address, EnvelopeDSN
 from smtphooks.steps import AbandonMessage, Ask, DiscardChunk, ReceiveChunk, State, Verdict
+from tests.support import Client, Pending, connect
 from tests.talk import Talk
 
 MAIL = "MAIL FROM:<ann@a.example>"
@@ -69,15 +73,143 @@ def test_badRecipientIsRefusedBeforeAnyHook(path: str) -> None:
     assert "onRcptTo" not in talk.hooks()
 
 
-def test_nothingIsWrittenBeforeTheHookAccepts() -> None:
-    talk = begun()
+PARAMETERS = "BODY=8BITMIME SMTPUTF8 REQUIRETLS RET=HDRS ENVID=x"
+CANDIDATE = ("ann@a.example", [], "8bitmime", True, True, EnvelopeDSN("HDRS", "x"), "UTF8SMTPS")
+
+
+def asked(session: Any) -> tuple[Any, ...]:
+    """What the envelope says that MAIL asked for, and what follows from it."""
+    envelope = session.envelope
+    asked = (envelope.bodyType, envelope.smtpUtf8, envelope.requireTLS, envelope.dsn)
+    return (str(envelope.mailFrom), list(envelope.rcptTo), *asked, session.transmissionType)
+
+
+def test_envelopeSaysWhatMAILAsksForWhileItsHookDecides() -> None:
+    talk = begun(secured=True, hideREQUIRETLS=False, hideDSN=False)
     seen: list[Any] = []
-    talk.answers["onMailFrom"] = lambda question: seen.append(talk.session.envelope.mailFrom)
-    talk.answers["onRcptTo"] = lambda question: seen.append(list(talk.session.envelope.rcptTo))
-    talk.sayAll(MAIL, RCPT)
-    assert seen == [None, []]
-    assert talk.session.envelope.mailFrom is not None
-    assert len(talk.session.envelope.rcptTo) == 1
+    talk.answers["onMailFrom"] = lambda question: seen.append((asked(talk.session), talk.dialogue.inTransaction))
+    assert talk.say(f"{MAIL} {PARAMETERS}") == "250 2.1.0 Sender OK"
+    assert seen == [(CANDIDATE, False)]
+    assert asked(talk.session) == CANDIDATE
+
+
+def test_recipientIsInTheEnvelopeOnceItIsAccepted() -> None:
+    talk = begun(MAIL)
+    seen: list[Any] = []
+    talk.answers["onRcptTo"] = lambda question: seen.append([str(each) for each in talk.session.envelope.rcptTo])
+    talk.sayAll(RCPT, "RCPT TO:<jim@b.example>")
+    assert seen == [[], ["joe@b.example"]]
+    assert len(talk.session.envelope.rcptTo) == 2
+
+
+def refuse(client: Client, onMailFrom: Pending) -> None:
+    onMailFrom.decide(SMTPError("No"))
+    assert client.codes() == [550]
+
+
+def crash(client: Client, onMailFrom: Pending) -> None:
+    onMailFrom.decide(ValueError())
+    assert client.codes() == [451]
+
+
+def timeOut(client: Client, onMailFrom: Pending) -> None:
+    client.clock.pump([1] * 8)
+    assert client.codes() == [451]
+
+
+def leave(client: Client, onMailFrom: Pending) -> None:
+    client.lose()
+
+
+@pytest.mark.parametrize("end", [refuse, crash, timeOut, leave])
+def test_envelopeIsTheOldOneAgainUnlessTheHookAccepts(end: Callable[[Client, Pending], None], logged: Any) -> None:
+    onMailFrom = Pending()
+    closed: list[Any] = []
+    client = connect(onMailFrom=onMailFrom, hookTimeout=5, onClose=lambda session: closed.append(session.envelope))
+    client.say("EHLO x")
+    before = client.session.envelope
+    copy = attrs.evolve(before)
+    client.say(f"{MAIL} SMTPUTF8")
+    candidate = client.session.envelope
+    assert (candidate.smtpUtf8, client.session.transmissionType) == (True, "UTF8SMTP")
+    end(client, onMailFrom)
+    assert client.session.envelope is before
+    assert before == copy
+    if end is leave:
+        assert closed == [before]
+        return
+    assert (client.session.transmissionType, client.session.transaction) == ("ESMTP", 1)
+    assert client.say(RCPT) == ["503 5.5.1 Need MAIL before RCPT"]
+    if end is crash:
+        assert len(logged.takeFailures(ValueError)) == 1
+
+
+def test_serverThatClosesHearsTheHookOutAndThenTheTransaction() -> None:
+    onMailFrom = Pending()
+    client = connect(onMailFrom=onMailFrom)
+    client.say("EHLO x", MAIL)
+    client.factory.close()
+    assert client.replies() == []
+    onMailFrom.decide()
+    assert client.codes() == [250]
+    client.say(RCPT, "DATA", ".")
+    assert client.isClosed
+
+
+def test_serverThatClosesEndsWhereTheHookHasRefused() -> None:
+    onMailFrom = Pending()
+    client = connect(onMailFrom=onMailFrom)
+    client.say("EHLO x", MAIL)
+    client.factory.close()
+    onMailFrom.decide(SMTPError("No"))
+    assert client.codes() == [550, 421]
+    assert client.isClosed
+
+
+# --- What hooks do to the envelope ---
+
+DEEDS: dict[str, Callable[[Any], Any]] = {
+    "append": lambda envelope: envelope.rcptTo.append(Address("copy@b.example")),
+    "clear": lambda envelope: envelope.rcptTo.clear(),
+    "no list": lambda envelope: setattr(envelope, "rcptTo", ()),
+    "tuple": lambda envelope: setattr(envelope, "rcptTo", tuple(envelope.rcptTo)),
+    "set": lambda envelope: setattr(envelope, "rcptTo", {"x@b.example", "y@b.example", "z@b.example"}),
+    "iterator": lambda envelope: setattr(envelope, "rcptTo", iter(envelope.rcptTo)),
+    "sender": lambda envelope: setattr(envelope, "mailFrom", "srs@mx.test"),
+    "no sender": lambda envelope: setattr(envelope, "mailFrom", None),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS.values(), ids=DEEDS)
+@pytest.mark.parametrize("name", ["onMailFrom", "onRcptTo", "onVrfy", "onData"])
+@pytest.mark.parametrize("way", ["DATA", "BDAT"])
+def test_withLMTPRepliesAreThoseOfTheAcceptedRecipientsWhateverHooksDo(
+    name: str, deed: Callable[[Any], Any], way: str
+) -> None:
+    hooks: dict[str, Any] = {name: lambda *arguments: deed(arguments[-1].envelope)}
+    client = connect(lmtp=True, maxRecipients=3, **hooks)
+    client.say("LHLO x", MAIL)
+    assert client.codes() == []
+    said = client.say(RCPT, RCPT, "VRFY x", RCPT, RCPT)
+    assert [reply[:3] for reply in said] == ["250", "250", "252", "250", "452"]
+    message = ("DATA", "text", ".") if way == "DATA" else ("BDAT 6 LAST", "text")
+    assert [reply[:3] for reply in client.say(*message, "NOOP")] == ["354"] * (way == "DATA") + ["250"] * 4
+    assert not client.isClosed
+
+
+@pytest.mark.parametrize("deed", [DEEDS["sender"], DEEDS["no sender"]])
+def test_binaryMessageStaysBinaryWhateverHooksDo(deed: Callable[[Any], Any]) -> None:
+    messages: list[bytes] = []
+
+    async def onData(stream: Any, session: Any) -> None:
+        messages.append(await stream.read())
+
+    client = connect(onRcptTo=lambda address, session: deed(session.envelope), onData=onData)
+    client.say("EHLO x", f"{MAIL} BODY=BINARYMIME", RCPT)
+    assert client.last("DATA") == "503 5.5.1 A BINARYMIME message is sent with BDAT"
+    client.feed(b"BDAT 4 LAST\r\na\nb\r")
+    assert client.codes() == [250]
+    assert messages == [b"a\nb\r"]
 
 
 def test_hookGetsTheAddressThatTheEnvelopeWillHold() -> None:
