@@ -301,6 +301,11 @@ class Options:
                 raise OptionError(f"option {one} is given without {other}, it wants both or neither")
         if self.secure and self.secured:
             raise OptionError("option secured is True with secure, it wants only one of them: who ends TLS?")
+        # A proxy may have authenticated its client.
+        if "AUTH" in self.disabledCommands and not (self.authOptional or self.useXClient):
+            raise OptionError(
+                "option authOptional is False with AUTH in disabledCommands, it wants True: no client could send mail"
+            )
         if self.maxVersion is not None and self.maxVersion < self.minVersion:
             raise OptionError(
                 f"option maxVersion is {self.maxVersion}, it wants no less than minVersion {self.minVersion}"

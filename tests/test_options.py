@@ -270,6 +270,14 @@ def test_everyOptionSaysWhatItWants(name: str) -> None:
             "option secured is True with secure, it wants only one of them: who ends TLS?",
         ),
         ({"maxVersion": "TLSv1.1"}, "option maxVersion is TLSv1.1, it wants no less than minVersion TLSv1.2"),
+        (
+            {"disabledCommands": ["VRFY", "auth"]},
+            "option authOptional is False with AUTH in disabledCommands, it wants True: no client could send mail",
+        ),
+        (
+            {"disabledCommands": ["AUTH"], "useXClient": []},
+            "option authOptional is False with AUTH in disabledCommands, it wants True: no client could send mail",
+        ),
     ],
 )
 def test_combinationThatCannotBeIsRefused(given: dict[str, Any], sentence: str) -> None:
@@ -293,6 +301,11 @@ def test_secretIsNeverShown(value: Any) -> None:
 def test_combinationThatCanBeIsKept() -> None:
     options = Options(key="k.pem", cert="c.pem", secure=True, minVersion="TLSv1.3", maxVersion="TLSv1.3")
     assert (options.key, options.cert, options.secure) == ("k.pem", "c.pem", True)
+
+
+@pytest.mark.parametrize("given", [{"authOptional": True}, {"useXClient": True}, {"useXClient": ["10.0.0.0/8"]}])
+def test_AUTHMayBeDisabledWhereMailIsTakenWithoutIt(given: dict[str, Any]) -> None:
+    assert makeOptions({"disabledCommands": ["AUTH"], **given}).disabledCommands == ("AUTH",)
 
 
 # --- Names ---
