@@ -130,6 +130,7 @@ class Command:
     @ivar extension: the extension that brings it.
     @ivar encrypted: option C{needsUpgrade} asks for TLS before it (RFC 3207 section 4).
     @ivar always: its handler is called even where the command is disabled, for something follows that must be read.
+    @ivar junk: it brings no message on, so option C{maxJunkCommands} counts it.
     """
 
     handle: Handler
@@ -138,6 +139,7 @@ class Command:
     extension: str = ""
     encrypted: bool = False
     always: bool = False
+    junk: bool = False
 
 
 # States MESSAGE and CLOSED stand nowhere: no command is read in them.
@@ -145,9 +147,9 @@ _CHUNKED = {State.CHUNKS: replies.NOT_WITHIN_CHUNKS}
 _BEFORE_HELLO = {State.GREETED: replies.HELLO_FIRST}
 
 COMMANDS = {
-    "HELO": Command(hello),
-    "EHLO": Command(hello),
-    "LHLO": Command(hello),
+    "HELO": Command(hello, junk=True),
+    "EHLO": Command(hello, junk=True),
+    "LHLO": Command(hello, junk=True),
     "MAIL": Command(
         transaction.mail,
         {
@@ -161,15 +163,15 @@ COMMANDS = {
     "RCPT": Command(transaction.rcpt, {**_BEFORE_HELLO, State.IDENTIFIED: replies.MAIL_FIRST, **_CHUNKED}),
     "DATA": Command(transaction.data, {**_BEFORE_HELLO, State.IDENTIFIED: replies.RCPT_FIRST, **_CHUNKED}, bare=True),
     "BDAT": Command(transaction.bdat, extension="CHUNKING", always=True),
-    "RSET": Command(transaction.rset, bare=True),
-    "NOOP": Command(noop),
-    "VRFY": Command(vrfy),
-    "HELP": Command(help),
+    "RSET": Command(transaction.rset, bare=True, junk=True),
+    "NOOP": Command(noop, junk=True),
+    "VRFY": Command(vrfy, junk=True),
+    "HELP": Command(help, junk=True),
     # Not only after EHLO: there are clients that know what they want.
     "STARTTLS": Command(authentication.starttls, bare=True, extension="STARTTLS"),
     "AUTH": Command(authentication.auth, _BEFORE_HELLO, extension="AUTH", encrypted=True),
-    "XCLIENT": Command(proxied.xClient, extension="XCLIENT"),
-    "XFORWARD": Command(proxied.xForward, extension="XFORWARD"),
+    "XCLIENT": Command(proxied.xClient, extension="XCLIENT", junk=True),
+    "XFORWARD": Command(proxied.xForward, extension="XFORWARD", junk=True),
     "QUIT": Command(quit, bare=True),
 }
 

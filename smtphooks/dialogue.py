@@ -32,6 +32,9 @@ _COMMAND_LENGTH = 512
 # What a client may say as often as it likes before it is authenticated: it leads there, or away.
 _TOWARDS_AUTHENTICATION = frozenset({"HELO", "EHLO", "LHLO", "STARTTLS", "AUTH", "QUIT"})
 
+# What the client may try again later (RFC 5321 section 4.5.3.1.10) is no error of it, and has a limit of its own.
+_NO_ERRORS = (replies.TOO_MANY_RECIPIENTS, replies.TOO_MANY_REFUSED_RECIPIENTS)
+
 # What most hooks say of a message.
 _TAKEN = (None,)
 
@@ -54,6 +57,8 @@ class Dialogue:
     @ivar state: where it stands; handlers change it.
     @ivar verb: the command at hand, in upper case.
     @ivar beginsWithTLS: a handshake comes before the greeting.
+    @ivar junkCommands: how many have brought no message on since the last one.
+    @ivar lineLength: octets of the command at hand, its line end included.
     @ivar lineLimit: octets that the next line may have.
     @ivar tally: what the dialogue itself knows of the transaction at hand.
     @ivar speaksUtf8: the client has asked for SMTPUTF8, so the reply at hand may leave ASCII (RFC 6531 section 3.7.4).
@@ -73,6 +78,8 @@ class Dialogue:
         "extensions",
         "failuresByAddress",
         "flavour",
+        "junkCommands",
+        "lineLength",
         "lineLimit",
         "mechanisms",
         "options",
@@ -101,6 +108,8 @@ class Dialogue:
         self.verb = ""
         self.tally = Tally()
         self.errors = 0
+        self.junkCommands = 0
+        self.lineLength = 0
         self._unrecognized = 0
         self._unauthenticated = 0
         self.authenticationFailures = 0
@@ -138,12 +147,11 @@ class Dialogue:
         if not text.isprintable():
             return self._conclude(replies.NOT_PRINTABLE)
         verb, _, argument = text.partition(" ")
-        if len(line) + 2 > self._commandLimit and verb.upper() != "AUTH":
+        self.lineLength = len(line) + 2
+        if self.lineLength > self._commandLimit and verb.upper() != "AUTH":
             return self._conclude(replies.LINE_TOO_LONG)
-        if not verb.isascii():
-            # The upper case of some other letters is ASCII: what a filter before us let pass must not become a command.
-            return self._conclude(self.unrecognized())
-        self.verb = verb.upper()
+        # The upper case of some other letters is ASCII: what a filter before us let pass must not become a command.
+        self.verb = verb.upper() if verb.isascii() else verb
         return self._command(argument.strip(" "))
 
     def answer(self, value: object) -> Step:
@@ -228,7 +236,10 @@ class Dialogue:
         command = self.flavour.commands.get(verb)
         if command is not None and command.always:
             return self._handle(command.handle, argument)
-        if isDisabled(verb, options, self.session):
+        isMissing = isDisabled(verb, options, self.session)
+        if (isMissing or command is None or command.junk) and self._isTooMuchJunk():
+            return self._conclude(replies.TOO_MANY_JUNK_COMMANDS)
+        if isMissing:
             return self._conclude(replies.NOT_IMPLEMENTED)
         if command is None:
             return self._handle(commands.extended, argument)
@@ -239,6 +250,12 @@ class Dialogue:
         if command.encrypted and options.needsUpgrade and not self.session.secure:
             return self._conclude(replies.STARTTLS_FIRST)
         return self._handle(command.handle, argument)
+
+    def _isTooMuchJunk(self) -> bool:
+        """Count a command that brings no message on, as Postfix does (SMTPD_CMD_FLAG_LIMIT)."""
+        self.junkCommands += 1
+        limit = self.options.maxJunkCommands
+        return limit > 0 and self.junkCommands > limit
 
     def _isUnauthenticatedForTooLong(self) -> bool:
         limit = self.options.maxAllowedUnauthenticatedCommands
@@ -292,7 +309,8 @@ class Dialogue:
     def _count(self, answer: Replies) -> Replies:
         """Something was refused, or several things were answered; or it is the end."""
         given = (answer,) if isinstance(answer, Reply) else answer
-        if any(reply.code >= 400 for reply in given) and not self._refusedByHook:
+        isError = not self._refusedByHook and answer not in _NO_ERRORS
+        if isError and any(reply.code >= 400 for reply in given):
             self.errors += 1
             # The recipients of a message each have their reply whatever comes; the next error will be the last.
             if self.options.maxErrors and self.errors > self.options.maxErrors and len(given) == 1:

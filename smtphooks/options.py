@@ -236,8 +236,9 @@ class Options:
     # Limits
     maxClients: int = _count(0, "connections")
     maxClientsPerAddress: int = _count(0, "connections")
-    maxRecipients: int = _count(0, "recipients")
+    maxRecipients: int = _count(1000, "recipients")
     maxTransactions: int = _count(0, "transactions")
+    maxJunkCommands: int = _count(1000, "commands")
     authFailuresPerAddress: int = _count(20, "failures")
     maxCommandLength: int | None = _option(
         None,

@@ -269,6 +269,8 @@ BINARY_NEEDS_BDAT = Reply(503, "A BINARYMIME message is sent with BDAT", "5.5.1"
 NOT_WITHIN_CHUNKS = Reply(503, "A message begun with BDAT goes on with BDAT", "5.5.1")
 
 TOO_MANY_RECIPIENTS = Reply(452, "Too many recipients", "4.5.3")
+TOO_MANY_REFUSED_RECIPIENTS = Reply(421, "Too many recipients", "4.5.3")
+TOO_MANY_JUNK_COMMANDS = Reply(421, "Too many commands without a message", "4.7.0")
 TOO_MANY_TRANSACTIONS = Reply(421, "Too many transactions on this connection", "4.7.0")
 TOO_MANY_CLIENTS = Reply(421, "Too many connections, try again later", "4.7.0")
 TOO_MANY_CLIENTS_HERE = Reply(421, "Too many connections from your address, try again later", "4.7.0")
@@ -292,7 +294,9 @@ NOTEWORTHY = frozenset(
         LINE_TOO_LONG,
         BARE_LINE_END,
         TOO_MANY_RECIPIENTS,
+        TOO_MANY_REFUSED_RECIPIENTS,
         TOO_MANY_TRANSACTIONS,
+        TOO_MANY_JUNK_COMMANDS,
         TOO_MANY_ERRORS,
         TOO_MANY_AUTH_FAILURES,
         TOO_MANY_UNRECOGNIZED,

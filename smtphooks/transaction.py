@@ -39,6 +39,15 @@ if TYPE_CHECKING:
 _CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.ASCII | re.IGNORECASE)
 
 
+# Where the number of recipients is limited, so is the memory that they take: octets of the MAIL and RCPT commands that
+# were accepted.  A thousand recipients with the longest paths, or with usual ones and DSN parameters, have room in it.
+_ENVELOPE_OCTETS = 512 * 1024
+
+# RFC 5321 section 4.5.3.1.10: a client may send any number of recipients and try the refused ones again later.  As with
+# Postfix (smtpd_recipient_overshoot_limit), so many more are refused before the client is.
+_RECIPIENTS_REFUSED = 1000
+
+
 @attrs.define
 class Tally:
     """
@@ -46,10 +55,18 @@ class Tally:
 
     @ivar isBinary: the message is BINARYMIME.
     @ivar recipients: how many were accepted.
+    @ivar refused: how many had no room.
+    @ivar octets: of the MAIL and RCPT commands that were accepted.
     """
 
     isBinary: bool = False
     recipients: int = 0
+    refused: int = 0
+    octets: int = 0
+
+    def hasRoom(self, most: int, octets: int) -> bool:
+        """May a further recipient, of so many octets, be accepted where there may be so many?  0 is no limit."""
+        return not most or (self.recipients < most and self.octets + octets <= _ENVELOPE_OCTETS)
 
 
 def mail(dialogue: Dialogue, argument: str) -> Task:
@@ -81,6 +98,7 @@ def mail(dialogue: Dialogue, argument: str) -> Task:
         session.envelope = before
         raise
     dialogue.tally.isBinary = arguments.get("BODY") == "BINARYMIME"
+    dialogue.tally.octets = dialogue.lineLength
     dialogue.speaksUtf8 = utf8
     dialogue.state = State.MAIL
     return replies.ok(answer, replies.SENDER_OK)
@@ -90,8 +108,10 @@ def rcpt(dialogue: Dialogue, argument: str) -> Task:
     """RFC 5321 section 4.1.1.3."""
     options, session = dialogue.options, dialogue.session
     tally = dialogue.tally
-    if options.maxRecipients and tally.recipients >= options.maxRecipients:
-        return replies.TOO_MANY_RECIPIENTS
+    if not tally.hasRoom(options.maxRecipients, dialogue.lineLength):
+        tally.refused += 1
+        isEnough = tally.refused > _RECIPIENTS_REFUSED
+        return replies.TOO_MANY_REFUSED_RECIPIENTS if isEnough else replies.TOO_MANY_RECIPIENTS
     lenient = options.lenientAddressParsing
     parts = grammar.commonPath(argument, "TO") or grammar.splitPath(argument, "TO", lenient)
     if parts is None:
@@ -108,6 +128,7 @@ def rcpt(dialogue: Dialogue, argument: str) -> Task:
     answer = yield Ask("onRcptTo", (address, session))
     session.envelope.rcptTo.append(address)
     tally.recipients += 1
+    tally.octets += dialogue.lineLength
     dialogue.state = State.RECIPIENTS
     return replies.ok(answer, replies.RECIPIENT_OK)
 
@@ -165,6 +186,7 @@ def _judge(dialogue: Dialogue, verdict: Verdict) -> Replies:
     """The replies to a whole message: with LMTP one for each recipient (RFC 2033 section 4.2), else just one."""
     answers = [_judgeOne(result, verdict.fault) for result in verdict.results]
     dialogue.reset()
+    dialogue.junkCommands = 0
     return answers[0] if len(answers) == 1 else tuple(answers)
 
 

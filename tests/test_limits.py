@@ -11,7 +11,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from smtphooks import AuthResponse, SMTPError, SMTPServerFactory
+from smtphooks import AuthResponse, Extension, SMTPError, SMTPServerFactory
 
 from .secrets import PASSWORD, WRONG_PASSWORD, encoded, plain
 from .support import ENVELOPE, HELLO, LMTP_ENVELOPE, MAIL, RCPT, Client, Diary, Mailbox, Pending, Transport, makeFactory
@@ -192,7 +192,7 @@ def begun(factory: SMTPServerFactory, *hello: str) -> Client:
 
 def until421(client: Client, line: str) -> int:
     """How many times a line can be said before it is 421."""
-    for number in range(1000):
+    for number in range(1001):
         if client.say(line)[-1].startswith("421 "):
             assert client.isClosed
             client.finish()
@@ -234,6 +234,7 @@ def test_so_many_and_no_more(
         ({"maxErrors": 0}, "DATA"),
         ({"maxAllowedUnauthenticatedCommands": False, "authOptional": False}, "NOOP"),
         ({"maxAllowedUnauthenticatedCommands": 1}, "NOOP"),
+        ({"maxJunkCommands": 0}, "\r\n".join(["NOOP"] * 11)),
         ({"maxTransactions": 0}, "MAIL FROM:<>\r\nRSET"),
         ({"maxRecipients": 0}, f"{MAIL}\r\n{RCPT}\r\n{RCPT}\r\nRSET"),
     ],
@@ -245,9 +246,12 @@ def test_no_limit_is_none(given: dict[str, Any], line: str) -> None:
     assert not client.isClosed
 
 
-@pytest.mark.parametrize(("name", "most"), [("maxUnrecognizedCommands", 10), ("maxErrors", 20)])
-def test_the_defaults_hold(name: str, most: int) -> None:
-    line = "NOPE" if name == "maxUnrecognizedCommands" else "DATA"
+@pytest.mark.parametrize(
+    ("line", "most"),
+    [("NOPE", 10), ("DATA", 20), ("NOOP", 999)],
+    ids=["maxUnrecognizedCommands", "maxErrors", "maxJunkCommands"],
+)
+def test_the_defaults_hold(line: str, most: int) -> None:
     assert until421(begun(makeFactory()), line) == most
 
 
@@ -454,6 +458,89 @@ def test_factories_may_count_together() -> None:
     assert authenticate(other) == BARRED
 
 
+# --- commands that bring no message on ---
+
+JUNK = "421 4.7.0 Too many commands without a message"
+
+
+def trusted(*lines: str, **given: Any) -> Client:
+    """A client that may use all commands, none of which is limited in another way; and what it has said."""
+    extension = Extension("XTRA", commands={"XTRA": lambda argument, session: None})
+    client = Client(makeFactory(maxErrors=0, maxUnrecognizedCommands=0, extensions=[extension], **given))
+    client.session.proxies = frozenset({"XCLIENT", "XFORWARD"})
+    client.say(*lines)
+    return client
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("NOOP", "RSET", "VRFY x", "VRFY", "HELP", "HELO c", "EHLO c", "EHLO", "RSET x"),
+        *("XCLIENT NAME=c", "XCLIENT", "XFORWARD NAME=c", "XFORWARD"),
+        *("XTRA", "NOPE", "EXPN", "TURN", "LHLO c", "n\u00f6pe", ""),
+    ],
+)
+def test_what_brings_no_message_on_is_counted(line: str) -> None:
+    client = trusted(HELLO, maxJunkCommands=3)
+    assert JUNK not in client.say(line, line)
+    assert client.say(line) == [JUNK]
+    assert client.isClosed
+
+
+@pytest.mark.parametrize("verb", ["VRFY", "MAIL", "STARTTLS"])
+def test_disabled_commands_are_counted_whatever_they_are(verb: str) -> None:
+    client = trusted(HELLO, maxJunkCommands=2, disabledCommands=[verb])
+    assert client.say(verb, verb) == ["502 5.5.1 Command not implemented", JUNK]
+
+
+def test_each_connection_has_its_own_count_and_the_log_a_line_of_its_end(lines: list[str]) -> None:
+    factory = makeFactory(maxJunkCommands=5)
+    one, other = begun(factory), begun(factory)
+    assert (until421(one, "NOOP"), until421(other, "NOOP")) == (4, 4)
+    assert lines == [f"NOOP: {JUNK}"] * 2
+
+
+def test_with_lmtp_its_hello_is_counted() -> None:
+    assert trusted(lmtp=True, maxJunkCommands=1).say("LHLO c", "LHLO c")[-1] == JUNK
+
+
+@pytest.mark.parametrize("line", ["MAIL", MAIL, "RCPT", RCPT, "DATA", "BDAT 0", "AUTH", "AUTH X", "STARTTLS x"])
+def test_what_brings_a_message_on_is_not_counted(line: str) -> None:
+    client = trusted(HELLO, maxJunkCommands=2)
+    assert JUNK not in client.say(*[line] * 10)
+    assert client.last("NOOP") == "250 2.0.0 OK"
+    assert client.last("NOOP") == JUNK
+
+
+@pytest.mark.parametrize("message", [("DATA", "text", "."), ("BDAT 2", "", "BDAT 0 LAST"), ("BDAT 2 LAST", "")])
+@pytest.mark.parametrize("refusal", [None, SMTPError("no", 550)])
+@pytest.mark.parametrize("lmtp", [False, True])
+def test_a_message_taken_or_not_begins_the_count_anew(
+    message: tuple[str, ...], refusal: SMTPError | None, lmtp: bool
+) -> None:
+    def onData(stream: Any, session: Any) -> None:
+        if refusal is not None:
+            raise refusal
+
+    client = trusted(*(LMTP_ENVELOPE if lmtp else ENVELOPE), maxJunkCommands=3, onData=onData, lmtp=lmtp)
+    for _ in range(5):
+        assert client.last("NOOP", "NOOP") == "250 2.0.0 OK"
+        assert JUNK not in client.say(*message, MAIL, RCPT)
+    assert client.last("NOOP", "NOOP", "NOOP") == "250 2.0.0 OK"
+    assert client.say("RSET", MAIL) == [JUNK]
+
+
+def test_transactions_that_RSET_ends_do_not_begin_the_count_anew() -> None:
+    client = trusted(HELLO, maxJunkCommands=4)
+    assert client.say(*[MAIL, RCPT, "RSET"] * 4)[-1] == JUNK
+
+
+def test_XCLIENT_does_not_begin_the_count_anew() -> None:
+    client = trusted(HELLO, maxJunkCommands=4)
+    assert client.say("XCLIENT NAME=c", HELLO)[-1].startswith("250 ")
+    assert client.say("NOOP", "NOOP") == ["250 2.0.0 OK", JUNK]
+
+
 # --- transactions ---
 
 
@@ -480,6 +567,53 @@ def test_a_refused_recipient_is_not_counted() -> None:
     client.say(MAIL)
     assert client.codes() == []
     assert [reply[:3] for reply in client.say("RCPT TO:<no@mx.test>", RCPT, RCPT)] == ["550", "250", "452"]
+
+
+def test_recipients_too_many_are_no_errors_and_the_message_is_delivered_to_the_others() -> None:
+    """RFC 5321 section 4.5.3.1.10: the client sends what was refused again, so it must be let go on."""
+    delivered: list[list[str]] = []
+    client = begun(makeFactory(maxRecipients=10, onData=lambda _, session: delivered.append(names(session))))
+    recipients = [f"RCPT TO:<user{number}@mx.test>" for number in range(50)]
+    client.feed("".join(f"{line}\r\n" for line in [MAIL, *recipients, "DATA"]).encode())
+    assert client.codes() == [250] * 11 + [452] * 40 + [354]
+    assert client.last("text", ".") == "250 2.0.0 Message accepted"
+    assert delivered == [[f"user{number}" for number in range(10)]]
+    assert client.protocol._dialogue.errors == 0
+
+
+def names(session: Any) -> list[str]:
+    return [address.local for address in session.envelope.rcptTo]
+
+
+@pytest.mark.parametrize("errors", [0, 20])
+def test_recipients_too_many_are_421_in_the_end(errors: int, lines: list[str]) -> None:
+    client = begun(makeFactory(maxRecipients=1))
+    client.say(*["DATA"] * errors)
+    for _ in range(2):
+        assert client.say(MAIL, RCPT, *[RCPT] * 1000)[2:] == ["452 4.5.3 Too many recipients"] * 1000
+        client.say("RSET")
+    client.say(MAIL, RCPT, *[RCPT] * 1000)
+    lines.clear()
+    assert client.say(RCPT, "NOOP") == ["421 4.5.3 Too many recipients"]
+    assert client.isClosed
+    assert lines == ["RCPT: 421 4.5.3 Too many recipients"]
+
+
+@pytest.mark.parametrize("most", [1000, 10**6])
+def test_an_envelope_has_so_many_octets_and_no_more(most: int) -> None:
+    client = begun(makeFactory(maxRecipients=most, hideDSN=False))
+    long = f"RCPT TO:<{'l' * 200}@mx.test> ORCPT=rfc822;{'x' * 493}"
+    fit = (512 * 1024 - len(MAIL) - 2) // (len(long) + 2)
+    assert client.say(MAIL, *[long] * fit) == ["250 2.1.0 Sender OK", *["250 2.1.5 Recipient OK"] * fit]
+    assert client.say(long, long) == ["452 4.5.3 Too many recipients"] * 2
+    assert client.last("DATA", ".") == "250 2.0.0 Message accepted"
+    assert client.last(MAIL, long) == "250 2.1.5 Recipient OK", "each envelope has its own"
+
+
+def test_without_a_limit_of_recipients_there_is_none_of_octets() -> None:
+    client = begun(makeFactory(maxRecipients=0, hideDSN=False))
+    long = f"RCPT TO:<{'l' * 200}@mx.test> ORCPT=rfc822;{'x' * 493}"
+    assert set(client.say(MAIL, *[long] * 1500)[1:]) == {"250 2.1.5 Recipient OK"}
 
 
 def test_a_transaction_too_many_is_421(lines: list[str]) -> None:

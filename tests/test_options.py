@@ -48,9 +48,10 @@ DEFAULTS: dict[str, Any] = {
     "bareNewline": "normalize",
     "maxClients": 0,
     "maxClientsPerAddress": 0,
-    "maxRecipients": 0,
+    "maxRecipients": 1000,
     "maxTransactions": 0,
     "authFailuresPerAddress": 20,
+    "maxJunkCommands": 1000,
     "maxCommandLength": None,
     "maxAllowedUnauthenticatedCommands": 10,
     "maxUnrecognizedCommands": 10,
@@ -109,7 +110,7 @@ FLAGS = [name for name, value in DEFAULTS.items() if isinstance(value, bool) and
 PEERS = ["useProxy", "useXClient", "useXForward"]
 COUNTS = [
     *("size", "maxClients", "maxClientsPerAddress", "maxRecipients", "maxTransactions"),
-    *("authFailuresPerAddress", "maxUnrecognizedCommands", "maxErrors"),
+    *("maxJunkCommands", "authFailuresPerAddress", "maxUnrecognizedCommands", "maxErrors"),
 ]
 SECONDS = ["socketTimeout", "dataTimeout", "hookTimeout", "closeTimeout", "greetDelay", "slowHook"]
 LINES = ["banner", "authRequiredMessage"]
