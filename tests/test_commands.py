@@ -130,6 +130,12 @@ def test_VRFYIsAnsweredByItsHook(answer: object, reply: str) -> None:
     assert talk.asked[-1].arguments == ("Joe Doe", talk.session)  # type: ignore[union-attr]
 
 
+def test_VRFYIsAnsweredInTheClearWhereMAILNeedsTLS() -> None:
+    talk = Talk({"onVrfy": "Joe <joe@b.example>"}, needsUpgrade=True)
+    assert talk.sayAll("EHLO x", "VRFY joe") == "250 2.1.5 Joe <joe@b.example>"
+    assert talk.say("MAIL FROM:<a@b>") == "530 5.7.0 Must issue a STARTTLS command first"
+
+
 def test_VRFYWantsAnArgument() -> None:
     talk = Talk()
     assert talk.say("VRFY") == "501 5.5.4 Syntax: VRFY text"

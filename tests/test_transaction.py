@@ -274,6 +274,11 @@ def test_transactionsBeyondTheLimitEndTheConnection() -> None:
     assert talk.state is State.CLOSED
 
 
+def test_resetWithoutASenderIsNoTransactionToTheLimit() -> None:
+    talk = begun("RSET", "RSET", "EHLO y", MAIL, maxTransactions=1)
+    assert talk.state is State.MAIL
+
+
 # --- Messages ---
 
 
