@@ -297,7 +297,7 @@ def test_eight_bits_in_a_recipient_without_SMTPUTF8_are_refused(text: str) -> No
         "NOOP " + "x" * 100000,
         "EHLO " + "x" * 300,
         "EHLO " + "x" * 100000,
-        "MAIL FROM:<" + "x" * 65 + "@client.test>",
+        "MAIL FROM:<" + "x" * 243 + "@client.test>",
         "MAIL FROM:<a@" + "x" * 300 + ">",
         "MAIL FROM:<" + "x" * 100000,
         "MAIL FROM:<a@b.test> " + "X=1 " * 200,

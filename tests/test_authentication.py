@@ -997,7 +997,7 @@ def test_waitEndsWithTheConnection() -> None:
 
 
 def test_clientThatWaitsIsStoppedBeforeItFillsTheMemory() -> None:
-    one = client()
+    one = client(maxJunkCommands=0)
     one.say(GUESS)
     sent = 0
     while one.transport.producerState == "producing":

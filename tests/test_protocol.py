@@ -128,7 +128,7 @@ def test_replies_behind_a_slow_hook_are_written_at_once() -> None:
 
 
 def test_many_replies_are_written_in_pieces_of_16_KiB() -> None:
-    client = connect()
+    client = connect(maxJunkCommands=0)
     client.transport.writes.clear()
     client.feed(octets(*["NOOP"] * 10000))
     assert client.codes() == [220] + [250] * 10000
@@ -177,7 +177,7 @@ def test_a_client_that_stops_reading_stops_the_pump_at_once() -> None:
             if self.producer is not None:
                 self.producer.pauseProducing()
 
-    client = Client(makeFactory(), Narrow())
+    client = Client(makeFactory(maxJunkCommands=0), Narrow())
     assert client.transport.flow == ["stop"]
     client.protocol._writer.resumeProducing()
     assert client.transport.flow == ["stop", "go"]
@@ -191,7 +191,7 @@ def test_a_client_that_stops_reading_stops_the_pump_at_once() -> None:
 
 def test_commands_behind_a_slow_hook_stop_the_client_at_16_KiB() -> None:
     onVrfy = Pending()
-    client = connect(onVrfy=onVrfy)
+    client = connect(onVrfy=onVrfy, maxJunkCommands=0)
     client.feed(octets("VRFY x"))
     while client.transport.producerState == "producing":
         client.feed(octets(*["NOOP"] * 100))

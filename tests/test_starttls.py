@@ -908,7 +908,7 @@ async def test_aSlowHookStopsAClientOfTLSAndLosesNothing(serve: Any, secure: boo
 @eventually
 @inBothWays
 async def test_aClientOfTLSThatReadsNoRepliesIsStoppedAndLosesNone(serve: Any, secure: bool) -> None:
-    server = await serve(secure=secure, heloResponse="%s " + "x" * 400)
+    server = await serve(secure=secure, heloResponse="%s " + "x" * 400, maxJunkCommands=0)
     client = await server.secureClient()
     client.transport.pauseProducing()
     command, count = b"HELO client.test\r\n", 20000

@@ -334,7 +334,7 @@ async def test_a_hook_that_never_reads_stops_the_client_for_good(serve: Any) -> 
 
 @served
 async def test_a_client_that_reads_no_replies_is_stopped(serve: Any) -> None:
-    server = await serve()
+    server = await serve(maxJunkCommands=0)
     client = await server.connect()
     await client.until(b"220 ")
     client.transport.pauseProducing()

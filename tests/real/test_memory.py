@@ -136,7 +136,7 @@ def test_clientThatDoesNotReadItsRepliesIsHeldBackAndLosesNone(startService: Sta
     count = 100_000
     lines = [command + b"\r\n" for command in COMMANDS[kind]]
     # Long replies, which would fill the memory if they were kept.
-    running = startService("UnreadMessages", options={"heloResponse": "%s " + "x" * 400})
+    running = startService("UnreadMessages", options={"heloResponse": "%s " + "x" * 400, "maxJunkCommands": 0})
     growth = Growth(running)
     commands = b"".join(islice(cycle(lines), count))
     with Client(running.port) as client:
