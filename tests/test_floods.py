@@ -63,7 +63,7 @@ def flooded(data: bytes, *begin: str, trusts: bool = False, **given: Any) -> tup
             if client.isClosed or client.transport.producerState != "producing":
                 break
             client.feed(piece)
-            while client.protocol._waiting is not None:
+            while client.protocol._isWaiting:
                 client.clock.advance(1)
         _, peak = tracemalloc.get_traced_memory()
     finally:
