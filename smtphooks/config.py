@@ -8,25 +8,25 @@ This module knows nothing of files, of twistd, or of the reactor.
 
 from __future__ import annotations
 
-import datetime
-import importlib
-import inspect
-import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from smtphooks.checkers import makePortal
+from smtphooks.clients import Clients
 from smtphooks.credentials import isPath
-from smtphooks.extensions import Extension
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, hookOf
-from smtphooks.options import OptionError, isSecretPath, makeOptions, unknownName
-from smtphooks.settings import NOT_SHOWN, AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings, cause
+from smtphooks.loading import loadExtensions, loadHooks, searchIn
+from smtphooks.options import OptionError, isSecretPath, makeOptions
+from smtphooks.settings import NOT_SHOWN, AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings
+from smtphooks.toml import table, toTOML
+
+# Options that hold over all listeners together where they are common, beside those of each listener alone.
+_SHARED = ("maxClients", "maxClientsPerAddress")
 
 
 @attrs.frozen
@@ -34,22 +34,40 @@ class Listener:
     """
     A listener that can be started.
 
+    @ivar said: what was said of it alone.
     @ivar extensions: the names of the extensions in force.
     """
 
-    where: str
-    endpoint: str
+    said: ListenerSettings
     extensions: Sequence[str]
     factory: SMTPServerFactory
+
+    @property
+    def where(self) -> str:
+        """What said so."""
+        return self.said.where
+
+    @property
+    def endpoint(self) -> str:
+        """A description of Twisted's."""
+        return self.said.endpoint
 
 
 @attrs.frozen
 class Configuration:
-    """Everything that a service needs; all listeners have the same hooks, and ask the same checkers."""
+    """
+    Everything that a service needs; all listeners ask the same checkers.
 
-    hooks: HooksSettings
+    @ivar hooks: those of the listeners that have none of their own, None if all have.
+    @ivar clients: counts those of all listeners together.
+    @ivar discard: any listener may drop messages.
+    """
+
+    hooks: HooksSettings | None
     listeners: Sequence[Listener]
+    clients: Clients
     auth: AuthSettings | None = None
+    discard: bool = False
 
 
 def configure(settings: Settings) -> Configuration:
@@ -58,47 +76,102 @@ def configure(settings: Settings) -> Configuration:
 
     @raise ConfigError: if no server could be started with them.
     """
-    said = settings.hooks
-    hooks = _loadHooks(said)
-    found = {name for name in HOOK_NAMES if hookOf(hooks, name)}
-    if not found:
-        raise ConfigError(f"{said.where}: {said.name} has no hook, give it a method such as onRcptTo or onData")
-    if settings.auth is not None and "onAuth" in found:
-        raise ConfigError(f"{settings.auth.where} has checkers and {said.name} has onAuth, leave one of them out")
-    # The common ones by themselves first, so that a wrong one is not looked for at a listener.
-    common = {**_loadExtensions(settings.where, settings.options), **settings.tls}
-    _checkEach(settings.where, {name: common[name] for name in settings.options})
-    _checkEach(settings.tlsWhere, settings.tls)
+    searchIn([folder for folder in (settings.folder, os.getcwd()) if folder is not None])
+    shared = any(listener.hooks is None for listener in settings.listeners)
+    hooks = _makeHooks(settings.hooks, settings.auth) if shared else None
+    # The common ones by themselves first, so that a wrong one is found even if each listener has one of its own.
+    where = settings.whereIs(list(settings.options)) or ""
+    common = {**loadExtensions(where, settings.options), **settings.tls}
+    for name, value in common.items():
+        _checkAlone(settings.whereIs([name]), name, value)
+    clients = Clients(*[common.pop(name, 0) for name in _SHARED])
     # Finding this host's name can take a while, so it is done once.
     common["name"] = makeOptions({name: common[name] for name in ("name",) if name in common}).name
     if settings.auth is not None:
         common["portal"] = makePortal(settings.auth)
-    return Configuration(
-        said,
-        [_makeListener(listener, settings, common, hooks) for listener in settings.listeners],
-        settings.auth,
-    )
+    listeners = [_makeListener(listener, settings, common, hooks) for listener in settings.listeners]
+    for listener in listeners:
+        listener.factory.countIn(clients)
+    return Configuration(settings.hooks if shared else None, listeners, clients, settings.auth, settings.discard)
 
 
-def _checkEach(where: str, options: Mapping[str, Any]) -> None:
-    """Check options one by one: what they make together is only known at a listener."""
-    for name, value in options.items():
-        try:
-            makeOptions({"name": "localhost", "key": "a pair", "cert": "a pair", name: value})
-        except OptionError as error:
-            raise ConfigError(f"{where}: {error}") from None
+def _makeHooks(said: HooksSettings, auth: AuthSettings | None) -> object:
+    hooks = loadHooks(said)
+    found = {name for name in HOOK_NAMES if hookOf(hooks, name)}
+    if not found:
+        raise ConfigError(f"{said.where}: {said.name} has no hook, give it a method such as onRcptTo or onData")
+    if auth is not None and "onAuth" in found:
+        raise ConfigError(f"{auth.where} has checkers and {said.name} has onAuth, leave one of them out")
+    return hooks
+
+
+def _checkAlone(where: str | None, name: str, value: object) -> None:
+    """Check an option by itself: what several make together is only known at a listener."""
+    try:
+        makeOptions({"name": "localhost", "key": "a pair", "cert": "a pair", name: value})
+    except OptionError as error:
+        raise ConfigError(f"{where}: {error.said(toTOML)}") from None
 
 
 def _makeListener(said: ListenerSettings, settings: Settings, common: Mapping[str, Any], hooks: object) -> Listener:
+    if said.hooks is not None:
+        hooks = _makeHooks(said.hooks, settings.auth)
     try:
-        factory = SMTPServerFactory(hooks=hooks, **{**common, **_loadExtensions(said.where, said.options)})
+        factory = SMTPServerFactory(hooks=hooks, **{**common, **loadExtensions(said.where, said.options)})
     except OptionError as error:
-        raise ConfigError(f"{said.where}: {error}") from None
-    useless = _uselessness(factory, settings.hooks.name)
+        raise _explained(error, said, settings) from None
+    useless = (
+        _wrongEndpoint(said.endpoint, factory)
+        or _uselessness(factory, (said.hooks or settings.hooks).name)
+        or _droppingOf(factory, said, settings)
+    )
     if useless is not None:
         raise ConfigError(f"{said.where}: {useless}")
     extensions = {**settings.options, **said.options}.get("extensions", [])
-    return Listener(said.where, said.endpoint, extensions, factory)
+    return Listener(said, extensions, factory)
+
+
+def _explained(error: OptionError, said: ListenerSettings, settings: Settings) -> ConfigError:
+    """The error of a listener, at the table that has the option: its own, or one of all listeners."""
+    names = error.options if error.host is None else ("sniOptions",)
+    where = None if any(name in said.options for name in names) else settings.whereIs(names, error.host)
+    if where is not None:
+        return ConfigError(f"{where}: {error.said(toTOML)}")
+    host = "" if error.host is None else f"in sniOptions of {error.host}: "
+    return ConfigError(f"{said.where}: {host}{error.said(toTOML)}")
+
+
+def _wrongEndpoint(endpoint: str, factory: SMTPServerFactory) -> str | None:
+    """Why clients could not be served as they should behind this endpoint, None if they can."""
+    kind = _kindOf(endpoint)
+    if kind == "haproxy":
+        return (
+            "the endpoint haproxy: hides from smtphooks who its clients are, leave haproxy: out and list the proxies in"
+            ' option useProxy, such as useProxy = ["192.0.2.1"]'
+        )
+    if kind in ("ssl", "tls") and factory.options.useProxy:
+        return (
+            f"option useProxy is {toTOML(factory.options.useProxy)} and the endpoint {kind}: begins with TLS, but the"
+            " PROXY header comes before TLS, use an endpoint tcp: with secure = true"
+        )
+    return None
+
+
+def _kindOf(endpoint: str) -> str:
+    """What stands before the first colon, as Twisted reads it: in any case, and with escapes."""
+    prefix = re.match(r"(?:\\.|[^:=\\])*", endpoint, re.DOTALL)
+    return re.sub(r"\\(.)", r"\1", prefix[0] if prefix else "", flags=re.DOTALL).lower()
+
+
+def _droppingOf(factory: SMTPServerFactory, said: ListenerSettings, settings: Settings) -> str | None:
+    """Why every message would be lost, None if it is not so, or is wanted."""
+    if factory.onData is not None or (settings.discard if said.discard is None else said.discard):
+        return None
+    hooks = said.hooks or settings.hooks
+    return (
+        f"{hooks.name} has no onData, so every message would be accepted and dropped, give it onData, or set"
+        " discard = true above all tables or in the [[listener]]"
+    )
 
 
 def _uselessness(factory: SMTPServerFactory, hooks: str) -> str | None:
@@ -125,55 +198,7 @@ def _uselessness(factory: SMTPServerFactory, hooks: str) -> str | None:
     return None
 
 
-def _loadHooks(said: HooksSettings) -> object:
-    hooks = _load(said.where, said.name)
-    if not callable(hooks):
-        if said.options:
-            raise ConfigError(f"{said.where}: {said.name} cannot be called, so remove [hooks-options] or name a class")
-        return hooks
-    try:
-        return hooks(**said.options)
-    except Exception as error:
-        raise ConfigError(f"{said.where}: calling {said.name} failed, {said.fix}: {cause(error)}") from error
-
-
-def _loadExtensions(where: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, with extensions in place of their names."""
-    names = options.get("extensions", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f'{where}: option extensions is {names!r}, it wants a list of "package.module:name"')
-    extensions = [_load(f"{where}: extensions", name) for name in names]
-    for name, extension in zip(names, extensions, strict=True):
-        if not isinstance(extension, Extension):
-            raise ConfigError(f"{where}: extensions: {name} is {extension!r}, it wants an Extension object")
-    return {**options, "extensions": extensions} if "extensions" in options else dict(options)
-
-
-def _load(where: str, name: str) -> object:
-    """What C{package.module:Name} stands for; modules are found in the working folder too, as with C{python -m}."""
-    moduleName, _, path = name.partition(":")
-    if not all(part.isidentifier() for part in [*moduleName.split("."), *path.split(".")]):
-        raise ConfigError(f'{where} is {name!r}, it wants "package.module:Name"')
-    folder = os.getcwd()
-    if folder not in sys.path:
-        # Last, so that nothing in there takes the place of a module that anything else imports.
-        sys.path.append(folder)
-    try:
-        found: object = importlib.import_module(moduleName)
-    except Exception as error:
-        raise ConfigError(
-            f"{where}: module {moduleName} cannot be imported, correct it, its name or PYTHONPATH: {cause(error)}"
-        ) from error
-    for part in path.split("."):
-        near = [other for other in dir(found) if not inspect.ismodule(getattr(found, other, None))]
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise ConfigError(f"{where}: module {moduleName}: {unknownName('name', part, near)}") from None
-    return found
-
-
-def toTOML(configuration: Configuration) -> str:
+def describe(configuration: Configuration) -> str:
     """
     Write a configuration with every option that is in force, so that L{readSettings} makes the same of it.
 
@@ -182,17 +207,35 @@ def toTOML(configuration: Configuration) -> str:
     """
     each = [_optionsOf(listener) for listener in configuration.listeners]
     common = {name: value for name, value in each[0].items() if all(other.get(name) == value for other in each)}
-    hooks = configuration.hooks
-    tables = [f"hooks = {_toTOML(hooks.name)}\n"]
-    if hooks.options:
-        tables.append(_table("[hooks-options]", hooks.options))
-    tables.append(_table("[options]", common))
+    shared = dict(zip(_SHARED, (configuration.clients.most, configuration.clients.mostPerNetwork), strict=True))
+    tables = [_top(configuration)]
+    if configuration.hooks is not None and configuration.hooks.options:
+        tables.append(table("[hooks-options]", configuration.hooks.options))
+    tables.append(table("[options]", {**common, **shared}))
     if configuration.auth is not None:
-        tables.append(_table("[auth]", {"checkers": [NOT_SHOWN] * len(configuration.auth.checkers)}))
+        tables.append(table("[auth]", {"checkers": [NOT_SHOWN] * len(configuration.auth.checkers)}))
     for listener, options in zip(configuration.listeners, each, strict=True):
-        own = {name: value for name, value in options.items() if name not in common}
-        tables.append(_table("[[listener]]", {"endpoint": listener.endpoint, **own}))
+        tables += _tablesOf(listener, {name: value for name, value in options.items() if name not in common})
     return "\n".join(tables)
+
+
+def _top(configuration: Configuration) -> str:
+    """All keys that stand in no table."""
+    hooks = [] if configuration.hooks is None else [f"hooks = {toTOML(configuration.hooks.name)}\n"]
+    return "".join([*hooks, "discard = true\n" if configuration.discard else ""])
+
+
+def _tablesOf(listener: Listener, options: Mapping[str, Any]) -> list[str]:
+    said = listener.said
+    own: dict[str, Any] = {"endpoint": said.endpoint}
+    if said.hooks is not None:
+        own["hooks"] = said.hooks.name
+    if said.discard is not None:
+        own["discard"] = said.discard
+    tables = [table("[[listener]]", {**own, **options})]
+    if said.hooks is not None and said.hooks.options:
+        tables.append(table("[listener.hooks-options]", said.hooks.options))
+    return tables
 
 
 def _optionsOf(listener: Listener) -> dict[str, Any]:
@@ -208,24 +251,3 @@ def _optionsOf(listener: Listener) -> dict[str, Any]:
 def _withoutKeys(options: Mapping[str, Any]) -> dict[str, Any]:
     key = options.get("key")
     return dict(options) if key is None or isPath(key) else {**options, "key": NOT_SHOWN}
-
-
-def _table(header: str, values: Mapping[str, Any]) -> str:
-    return "".join(f"{line}\n" for line in [header, *(_pair(name, value) for name, value in values.items())])
-
-
-def _pair(name: str, value: object) -> str:
-    return f"{name if re.fullmatch('[A-Za-z0-9_-]+', name) else _toTOML(name)} = {_toTOML(value)}"
-
-
-def _toTOML(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        # JSON's escapes are TOML's too, but for DEL, which TOML alone wants escaped.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(_pair(name, item) for name, item in value.items()) + "}"
-    if isinstance(value, Sequence):
-        return "[" + ", ".join(map(_toTOML, value)) + "]"
-    return value.isoformat() if isinstance(value, (datetime.date, datetime.time)) else repr(value)

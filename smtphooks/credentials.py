@@ -37,12 +37,26 @@ def isPath(text: str) -> bool:
     return not ("-----BEGIN" in text or "\n" in text or _BARE_BASE64.fullmatch(text))
 
 
-def _shown(value: str | bytes) -> str:
-    """A value in an error message: a path, but nothing that is or might be a key."""
+@attrs.frozen(repr=False)
+class _NotShown:
+    """What stands in an error message, in any notation, in the place of what is or might be a key."""
+
+    description: str
+
+    def __repr__(self) -> str:
+        return self.description
+
+
+def _shown(value: str | bytes) -> object:
+    """A value for an error message: a path, but nothing that is or might be a key."""
     text = value if isinstance(value, str) else value.decode("utf-8", "replace")
-    if "-----BEGIN" in text:
-        return "PEM text"
-    return repr(text) if isPath(text) else "text that is no PEM"
+    if isPath(text):
+        return text
+    return _NotShown("PEM text" if "-----BEGIN" in text else "text that is no PEM")
+
+
+def _wrong(name: str, value: str | bytes, why: object, wants: str = _WANTS_PEM) -> OptionError:
+    return OptionError(f"option {name} is {{!r}} ({{}}), {wants}", _shown(value), why, options=[name])
 
 
 def _read(name: str, value: str | bytes) -> bytes:
@@ -51,19 +65,19 @@ def _read(name: str, value: str | bytes) -> bytes:
         return data if b"-----BEGIN" in data else Path(os.fsdecode(value)).read_bytes()
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "no path"
-        raise OptionError(f"option {name} is {_shown(value)} ({why}), {_WANTS_PEM}") from None
+        raise _wrong(name, value, why) from None
 
 
 def _loadKey(value: str | bytes) -> Any:
     found = _PRIVATE_KEY.search(_read("key", value))
     if found is None:
-        raise OptionError(f"option key is {_shown(value)} (no private key in it), {_WANTS_PEM} that has one")
+        raise _wrong("key", value, "no private key in it", f"{_WANTS_PEM} that has one")
     try:
         return serialization.load_pem_private_key(found[0], password=None)
     except TypeError:
-        raise OptionError(f"option key is {_shown(value)} (encrypted), it wants a key without a passphrase") from None
+        raise _wrong("key", value, "encrypted", "it wants a key without a passphrase") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise OptionError(f"option key is {_shown(value)} (damaged, or of an unknown kind), {_WANTS_PEM}") from None
+        raise _wrong("key", value, "damaged, or of an unknown kind") from None
 
 
 def loadCertificates(name: str, value: str | bytes) -> list[x509.Certificate]:
@@ -76,7 +90,7 @@ def loadCertificates(name: str, value: str | bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
-        raise OptionError(f"option {name} is {_shown(value)} (no readable certificate in it), {_WANTS_PEM}") from None
+        raise _wrong(name, value, "no readable certificate in it") from None
 
 
 @attrs.frozen
@@ -102,8 +116,10 @@ def loadCredentials(options: Options) -> Credentials | None:
         fits = False
     if not fits:
         raise OptionError(
-            f"option key is {_shown(options.key)}, it wants the private key of the first certificate in option cert"
-            f" ({_shown(options.cert)})"
+            "option key is {!r}, it wants the private key of the first certificate in option cert ({!r})",
+            _shown(options.key),
+            _shown(options.cert),
+            options=["key", "cert"],
         )
     return Credentials(key, chain)
 

@@ -8,7 +8,6 @@ end all of them.  What happens on a connection is the protocol's business.
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from heapq import heappop, heappush
@@ -23,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtphooks import replies
+from smtphooks.clients import Clients
 from smtphooks.counts import AuthFailures
 from smtphooks.cred import canCheck, onAuthOf
 from smtphooks.extensions import Extensions, builtInExtensions
@@ -57,6 +57,7 @@ class SMTPServerFactory(ServerFactory):
     @param given: options and hooks by name; a hook given here wins over the object's.
     @ivar options: the L{Options} in force.
     @ivar connections: the live protocols.
+    @ivar clients: how many of them there are, and may be; see C{countIn} for further counts.
     @ivar now: the time by which connections measure, in seconds; it moves once a second, and is never behind.
     @ivar authFailures: failed AUTH by network; several factories may share one.
     @ivar secureContext: what TLS begins with.
@@ -100,7 +101,8 @@ class SMTPServerFactory(ServerFactory):
         self._wakes: list[tuple[float, int, SMTPServerProtocol]] = []
         self._order = count()
         self.connections: set[SMTPServerProtocol] = set()
-        self._clients: Counter[str] = Counter()  # by network
+        self.clients = Clients(self.options.maxClients, self.options.maxClientsPerAddress)
+        self._counts = [self.clients]
         self.clock: IReactorTime | None = None
         self._closed: list[Deferred[None]] = []
         self._timeout: IDelayedCall | None = None
@@ -123,7 +125,8 @@ class SMTPServerFactory(ServerFactory):
             if not isinstance(method, str) or not canCheck(portal, method):
                 raise OptionError(
                     f"option authMethods holds {method}, it wants only mechanisms that option portal has a checker for,"
-                    " or an onAuth hook"
+                    " or an onAuth hook",
+                    options=["authMethods"],
                 )
         return onAuthOf(portal)
 
@@ -152,13 +155,15 @@ class SMTPServerFactory(ServerFactory):
                 " which tells them from known ones"
             )
 
+    def countIn(self, clients: Clients) -> None:
+        """Count connections there too, and keep to its limits, from the first connection on."""
+        self._counts.append(clients)
+
     def refusalOf(self, network: str) -> Reply | None:
         """Why one more client of that network cannot be served now, None if it can."""
-        options = self.options
-        if options.maxClients and len(self.connections) > options.maxClients:
+        if any(clients.areTooMany for clients in self._counts):
             return replies.TOO_MANY_CLIENTS
-        most = options.maxClientsPerAddress
-        if most and network and self._clients[network] >= most:
+        if any(clients.areTooManyOf(network) for clients in self._counts):
             return replies.TOO_MANY_CLIENTS_HERE
         return None
 
@@ -180,6 +185,8 @@ class SMTPServerFactory(ServerFactory):
     def remember(self, connection: SMTPServerProtocol) -> None:
         """A connection has been made."""
         self.connections.add(connection)
+        for clients in self._counts:
+            clients.begin()
         if self._tick is None:
             self._nextLook = 0
             self._watch()
@@ -224,17 +231,20 @@ class SMTPServerFactory(ServerFactory):
 
     def count(self, network: str) -> None:
         """A client of that network is on its way in."""
-        self._clients[network] += 1
+        for clients in self._counts:
+            clients.add(network)
 
     def discount(self, network: str) -> None:
         """And has gone."""
-        self._clients[network] -= 1
-        if not self._clients[network]:
-            del self._clients[network]
+        for clients in self._counts:
+            clients.remove(network)
 
     def forget(self, connection: SMTPServerProtocol) -> None:
         """A connection has come to its end, its last hook included."""
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            for clients in self._counts:
+                clients.end()
         if not self.connections and self._tick is not None:
             self._tick.cancel()
             self._tick = None
@@ -309,18 +319,22 @@ def _scramSecretOf(options: Options) -> bytes | None:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "no path"
         raise OptionError(
-            f"option scramSecret is the path of a file that cannot be read ({why}), {_WANTS_SECRET_FILE}"
+            f"option scramSecret is the path of a file that cannot be read ({why}), {_WANTS_SECRET_FILE}",
+            options=["scramSecret"],
         ) from None
     if not isSecret(octets):
-        raise OptionError(f"option scramSecret is the path of a file with too little in it, {_WANTS_SECRET_FILE}")
+        raise OptionError(
+            f"option scramSecret is the path of a file with too little in it, {_WANTS_SECRET_FILE}",
+            options=["scramSecret"],
+        )
     return octets
 
 
 def _peersOf(name: str, value: object) -> TrustedPeers:
     try:
         return TrustedPeers(value)
-    except ValueError as error:
-        raise OptionError(f"option {name} is wrong: {error}") from None
+    except OptionError as error:
+        raise error.ofOption(name) from None
 
 
 @lru_cache(maxsize=4096)

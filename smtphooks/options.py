@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import socket
+import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,8 +21,52 @@ from smtphooks.sasl import MECHANISM_NAMES, Mechanism, isMechanism
 from smtphooks.wire import ACCEPT, NORMALIZE, REJECT
 
 
+class _Sentence(string.Formatter):
+    """Fills a sentence with values, C{{!r}} in one notation or another."""
+
+    def __init__(self, notation: Callable[[object], str]) -> None:
+        self._notation = notation
+
+    def convert_field(self, value: Any, conversion: Any) -> Any:
+        return self._notation(value) if conversion == "r" else value
+
+
 class OptionError(ValueError):
-    """An option that does not exist, has a wrong value, or does not go with another; its text is for people."""
+    """
+    An option that does not exist, has a wrong value, or does not go with another; its text is for people.
+
+    Python's notation is C{str} of it; L{said} has others, such as that of a configuration file.
+
+    @ivar options: the names of the options concerned.
+    @ivar host: whose of C{sniOptions} they are, None for the main ones.
+    """
+
+    def __init__(self, sentence: str, *values: object, options: Iterable[str] = (), host: str | None = None) -> None:
+        """
+        @param sentence: with C{{!r}} for each value; without values it is taken as it is.
+        """
+        super().__init__(sentence, *values)
+        self._sentence = sentence
+        self._values = values
+        self.options = tuple(options)
+        self.host = host
+
+    def said(self, notation: Callable[[object], str] = repr) -> str:
+        """The sentence with values in a notation, without a word on the host."""
+        if not self._values:
+            return self._sentence
+        return _Sentence(notation).vformat(self._sentence, self._values, {"true": True, "false": False})
+
+    def __str__(self) -> str:
+        return f"in sniOptions of {self.host}: {self.said()}" if self.host is not None else self.said()
+
+    def ofOption(self, name: str) -> OptionError:
+        """The same, said of an option by what knows no names."""
+        return OptionError(f"option {name} is wrong: {self._sentence}", *self._values, options=[name])
+
+    def ofHost(self, host: str) -> OptionError:
+        """The same of a server name."""
+        return OptionError(self._sentence, *self._values, options=self.options, host=host)
 
 
 def _option(
@@ -30,12 +75,14 @@ def _option(
     """
     Declare an option.
 
-    @param wants: completes "the option wants …" for who gave it a value that does not fit.
+    @param wants: completes "the option wants …" for who gave it a value that does not fit; C{{true!r}} and C{{false!r}}
+        stand for what Python and TOML write differently.
     """
 
     def check(instance: Options, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not fits(value):
-            raise OptionError(f"option {attribute.name} is {value!r}, it wants {wants}")
+            name = attribute.name
+            raise OptionError(f"option {name} is {{!r}}, it wants {wants}", value, options=[name])
 
     factory = default if callable(default) else None
     return attrs.field(
@@ -48,7 +95,7 @@ def _option(
 
 
 def _flag(default: bool) -> Any:
-    return _option(default, "True or False", lambda value: isinstance(value, bool))
+    return _option(default, "{true!r} or {false!r}", lambda value: isinstance(value, bool))
 
 
 def _isNumber(value: Any) -> bool:
@@ -120,7 +167,7 @@ def _areMechanisms(value: Any) -> bool:
     return isinstance(value, tuple) and all(isMechanism(item) for item in value)
 
 
-_PEERS = "True, False, or a list of addresses and networks such as 10.0.0.0/8"
+_PEERS = "{true!r}, {false!r}, or a list of addresses and networks such as 10.0.0.0/8"
 _areAddresses, _toPeers = _tupleOf(str)
 
 
@@ -156,7 +203,7 @@ def _secret() -> Any:
             fits = value is None or (isinstance(value, bytes) and isSecret(value))
         if not fits:
             what = "too short" if isinstance(value, (str, bytes)) else f"of type {type(value).__name__}"
-            raise OptionError(f"option {attribute.name} is {what}, it wants {wants}")
+            raise OptionError(f"option {attribute.name} is {what}, it wants {wants}", options=[attribute.name])
 
     return attrs.field(default=None, validator=check, repr=False, metadata={"wants": wants})
 
@@ -247,7 +294,7 @@ class Options:
     )
     maxAllowedUnauthenticatedCommands: int | bool = _option(
         10,
-        "a whole number of commands, or False for no limit",
+        "a whole number of commands, or {false!r} for no limit",
         lambda value: value is False or (_isNumber(value) and value > 0),
     )
     maxUnrecognizedCommands: int = _count(10, "commands")
@@ -299,17 +346,27 @@ class Options:
     def __attrs_post_init__(self) -> None:
         for one, other in (("key", "cert"), ("cert", "key")):
             if getattr(self, one) is not None and getattr(self, other) is None:
-                raise OptionError(f"option {one} is given without {other}, it wants both or neither")
+                raise OptionError(
+                    f"option {one} is given without {other}, it wants both or neither", options=[one, other]
+                )
         if self.secure and self.secured:
-            raise OptionError("option secured is True with secure, it wants only one of them: who ends TLS?")
+            raise OptionError(
+                "option secured is {!r} with secure, it wants only one of them: who ends TLS?",
+                True,
+                options=["secured", "secure"],
+            )
         # A proxy may have authenticated its client.
         if "AUTH" in self.disabledCommands and not (self.authOptional or self.useXClient):
             raise OptionError(
-                "option authOptional is False with AUTH in disabledCommands, it wants True: no client could send mail"
+                "option authOptional is {!r} with AUTH in disabledCommands, it wants {!r}: no client could send mail",
+                False,
+                True,
+                options=["authOptional", "disabledCommands"],
             )
         if self.maxVersion is not None and self.maxVersion < self.minVersion:
             raise OptionError(
-                f"option maxVersion is {self.maxVersion}, it wants no less than minVersion {self.minVersion}"
+                f"option maxVersion is {self.maxVersion}, it wants no less than minVersion {self.minVersion}",
+                options=["maxVersion", "minVersion"],
             )
 
 

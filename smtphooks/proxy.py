@@ -24,6 +24,8 @@ from twisted.protocols.haproxy._exceptions import InvalidProxyHeader
 from twisted.protocols.haproxy._v1parser import V1Parser
 from twisted.protocols.haproxy._v2parser import V2Parser
 
+from smtphooks.options import OptionError
+
 _V1_START = b"PROXY "
 _V2_START = V2Parser.PREFIX
 
@@ -184,7 +186,7 @@ class TrustedPeers:
     The peers whose word about the client is believed: what C{useProxy}, C{useXClient} and C{useXForward} say.
 
     @param value: False: nobody; True: everybody who can connect; or a list of addresses and networks.
-    @raise ValueError: if it is none of these; the text is one sentence for whoever wrote it.
+    @raise OptionError: if it is none of these; the text is one sentence for whoever wrote it.
     """
 
     def __init__(self, value: object) -> None:
@@ -195,7 +197,7 @@ class TrustedPeers:
         if isinstance(value, bool):
             return
         if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-            raise ValueError(f"{value!r} is not True, False or a list of addresses and networks")
+            raise OptionError("{!r} is not {true!r}, {false!r} or a list of addresses and networks", value)
         for entry in value:
             network = _network(entry)
             hostBits = network.max_prefixlen - network.prefixlen
@@ -228,14 +230,15 @@ def _network(entry: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
             raise ValueError
         network = ipaddress.ip_network(entry, strict=False)
     except ValueError:
-        raise ValueError(
-            f"{entry!r} is neither an address such as 192.0.2.1 or 2001:db8::1 nor a network such as 10.0.0.0/8"
+        raise OptionError(
+            "{!r} is neither an address such as 192.0.2.1 or 2001:db8::1 nor a network such as 10.0.0.0/8", entry
         ) from None
     host, slash, _ = entry.partition("/")
     if slash and ipaddress.ip_address(host) != network.network_address:
-        raise ValueError(
-            f"{entry!r} is no network, as {host} is a host within it: write {network} for all of it, "
-            f"or {host} for this one host"
+        raise OptionError(
+            f"{{!r}} is no network, as {host} is a host within it: write {network} for all of it, "
+            f"or {host} for this one host",
+            entry,
         )
     mapped = _unmapped(network.network_address)
     if mapped.version != network.version and network.prefixlen >= 96:

@@ -20,6 +20,7 @@ import attrs
 from smtphooks.credentials import isPath
 from smtphooks.options import OPTION_NAMES, isSecretPath, unknownName
 from smtphooks.tls import HOST_OPTIONS
+from smtphooks.toml import toTOML
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,11 +34,15 @@ DEFAULT_MAILDIR = "maildir"
 _KEYS: dict[str, tuple[type, str]] = {
     "hooks": (str, 'a text, "package.module:Name"'),
     "hooks-options": (dict, "a table, [hooks-options]"),
+    "discard": (bool, "true or false"),
     "options": (dict, "a table, [options]"),
     "tls": (dict, "a table, [tls]"),
     "auth": (dict, "a table, [auth]"),
     "listener": (list, "a list of tables, each under its own [[listener]]"),
 }
+
+# Those that a [[listener]] may have for itself, beside its endpoint and options.
+_LISTENER_KEYS = ("hooks", "hooks-options", "discard")
 
 # What stands in the place of a key or a password.
 NOT_SHOWN = "(not shown)"
@@ -61,13 +66,19 @@ class HooksSettings:
     @ivar where: what said so.
     @ivar name: C{package.module:Name}.
     @ivar options: what to call it with.
+    @ivar table: where these stand.
     @ivar fix: what to do if that fails.
     """
 
     where: str
     name: str
     options: Mapping[str, Any] = attrs.field(factory=dict)
-    fix: str = "correct it or [hooks-options]"
+    table: str = "[hooks-options]"
+    fix: str = attrs.field(kw_only=True)
+
+    @fix.default
+    def _fix(self) -> str:
+        return f"correct it or {self.table}"
 
 
 @attrs.frozen
@@ -77,11 +88,15 @@ class ListenerSettings:
 
     @ivar where: what said so; it holds the endpoint too.
     @ivar options: options for this listener alone, as TOML has them.
+    @ivar hooks: its own, None for those of all.
+    @ivar discard: its own word on it, None for that of all.
     """
 
     where: str
     endpoint: str
     options: Mapping[str, Any] = attrs.field(factory=dict)
+    hooks: HooksSettings | None = None
+    discard: bool | None = None
 
 
 @attrs.frozen
@@ -102,39 +117,61 @@ class Settings:
     """
     All that was said, none of it tried yet.
 
+    @ivar hooks: those of every listener that has none of its own.
     @ivar options: options for every listener, as TOML has them.
-    @ivar where: what said these.
+    @ivar path: the file that said so, None if there is none.
     @ivar tls: further options for every listener, those of TLS.
-    @ivar tlsWhere: what said these.
     @ivar auth: None if there is nobody to ask but hooks.
+    @ivar discard: a listener without onData may accept messages and drop them.
     """
 
     hooks: HooksSettings
     options: Mapping[str, Any]
     listeners: Sequence[ListenerSettings]
-    where: str
+    path: str | None = None
     tls: Mapping[str, Any] = attrs.field(factory=dict)
-    tlsWhere: str = "[tls]"
     auth: AuthSettings | None = None
+    discard: bool = False
+
+    @property
+    def folder(self) -> str | None:
+        """Of the file: paths are taken from it, and modules are found in it."""
+        return None if self.path is None else _folderOf(self.path)
+
+    def whereIs(self, options: Sequence[str], host: str | None = None) -> str | None:
+        """
+        What said the first of these options, None if nothing said it for every listener.
+
+        @param host: the options are those of this server name.
+        """
+        for name in options if host is None else ["sniOptions"]:
+            if name in self.tls:
+                return f"{self.path}: [tls]" if host is None else f"{self.path}: [tls.sni.{toTOML(host)}]"
+            if name in self.options:
+                if self.path is None:
+                    return "the defaults"
+                nested = "" if host is None else f".sniOptions.{toTOML(host)}"
+                return f"{self.path}: [options{nested}]"
+        return None
 
 
 def maildirHooks(where: str, path: str) -> HooksSettings:
     """The Maildir store.  A daemon may leave its working folder, so the path is taken from the one of now."""
     options = {"path": os.path.abspath(path)}
-    return HooksSettings(where, "smtphooks.maildir:MaildirHooks", options, "name another folder with --maildir")
+    return HooksSettings(where, "smtphooks.maildir:MaildirHooks", options, fix="name another folder with --maildir")
 
 
 def _defaultHooks() -> HooksSettings:
     return maildirHooks("the default Maildir", DEFAULT_MAILDIR)
 
 
-def _defaultListeners() -> Sequence[ListenerSettings]:
-    return [ListenerSettings(f"the default listener ({DEFAULT_ENDPOINT})", DEFAULT_ENDPOINT)]
+def _defaultListeners(before: str = "") -> Sequence[ListenerSettings]:
+    return [ListenerSettings(f"{before}the default listener ({DEFAULT_ENDPOINT})", DEFAULT_ENDPOINT)]
 
 
 def defaultSettings() -> Settings:
     """What is useful without any configuration: mail for anyone, taken from this host, and kept."""
-    return Settings(_defaultHooks(), {"authOptional": True}, _defaultListeners(), "the defaults")
+    return Settings(_defaultHooks(), {"authOptional": True}, _defaultListeners())
 
 
 def readSettings(path: str) -> Settings:
@@ -152,22 +189,26 @@ def readSettings(path: str) -> Settings:
         raise ConfigError(f"{path}: this is not TOML, correct it: {error}") from None
     for key, value in document.items():
         _checkKey(path, key, value)
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = _folderOf(path)
     options = _checkNames(f"{path}: [options]", document.get("options", {}))
     tls = _readTLS(path, document.get("tls", {}))
     for name in tls:
         if name in options:
             raise ConfigError(f"{path}: option {name} stands in [options] and in [tls], leave one out")
     return Settings(
-        _readHooks(path, document),
+        _readHooks(f"{path}:", document, "[hooks-options]", "above all tables") or _defaultHooks(),
         _absolute(folder, options),
         [_readListener(path, *numbered) for numbered in enumerate(document.get("listener", []), 1)]
-        or _defaultListeners(),
-        f"{path}: [options]",
+        or _defaultListeners(f"{path}: "),
+        path,
         _absolute(folder, tls),
-        f"{path}: [tls]",
         _readAuth(path, document["auth"]) if "auth" in document else None,
+        document.get("discard", False),
     )
+
+
+def _folderOf(path: str) -> str:
+    return os.path.dirname(os.path.abspath(path))
 
 
 def _absolute(folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,9 +237,11 @@ def _readTLS(path: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
     if hosts is None:
         return options
     if not isinstance(hosts, dict) or not all(isinstance(own, dict) for own in hosts.values()):
-        raise ConfigError(f'{path}: [tls]: sni is {hosts!r}, it wants a table per name, [tls.sni."mail.example.org"]')
+        raise ConfigError(
+            f'{path}: [tls]: sni is {toTOML(hosts)}, it wants a table per name, [tls.sni."mail.example.org"]'
+        )
     for host, own in hosts.items():
-        _checkTLSNames(f'{path}: [tls.sni."{host}"]', own, HOST_OPTIONS)
+        _checkTLSNames(f"{path}: [tls.sni.{toTOML(host)}]", own, HOST_OPTIONS)
     return {**options, "sniOptions": hosts}
 
 
@@ -219,7 +262,7 @@ def _readAuth(path: str, table: Mapping[str, Any]) -> AuthSettings:
     # What it is may be a password, so that is not said.
     if not isinstance(checkers, list) or not checkers or not all(isinstance(checker, str) for checker in checkers):
         raise ConfigError(f'{where}: checkers are {NOT_SHOWN}, they want a list of texts such as ["file:passwd"]')
-    return fileCheckers(AuthSettings(where, checkers), os.path.dirname(os.path.abspath(path)))
+    return fileCheckers(AuthSettings(where, checkers), _folderOf(path))
 
 
 def fileCheckers(auth: AuthSettings, folder: str) -> AuthSettings:
@@ -239,9 +282,12 @@ def _checkKey(path: str, key: str, value: object) -> None:
         raise ConfigError(f"{path}: option {key} stands in no table, move it below [options]")
     if key not in _KEYS:
         raise ConfigError(f"{path}: {_unknown('key', key, _KEYS)}")
-    kind, wants = _KEYS[key]
-    if not isinstance(value, kind):
-        raise ConfigError(f"{path}: {key} is {NOT_SHOWN if key == 'auth' else repr(value)}, it wants {wants}")
+    _checkKind(f"{path}:", key, value, _KEYS[key][1])
+
+
+def _checkKind(where: str, key: str, value: object, wants: str) -> None:
+    if not isinstance(value, _KEYS[key][0]):
+        raise ConfigError(f"{where} {key} is {NOT_SHOWN if key == 'auth' else toTOML(value)}, it wants {wants}")
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -251,34 +297,42 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> str:
     return sentence if "did you mean" in sentence else f"{sentence}, known are {', '.join(known)}"
 
 
-def _readHooks(path: str, document: Mapping[str, Any]) -> HooksSettings:
-    if "hooks" in document:
-        return HooksSettings(f"{path}: hooks", document["hooks"], document.get("hooks-options", {}))
-    if "hooks-options" in document:
-        raise ConfigError(
-            f'{path}: [hooks-options] are there without hooks, add hooks = "package.module:Name" above all tables'
-        )
-    return _defaultHooks()
+def _readHooks(where: str, keys: Mapping[str, Any], table: str, place: str) -> HooksSettings | None:
+    if "hooks" in keys:
+        return HooksSettings(f"{where} hooks", keys["hooks"], keys.get("hooks-options", {}), table)
+    if "hooks-options" in keys:
+        raise ConfigError(f'{where} {table} are there without hooks, add hooks = "package.module:Name" {place}')
+    return None
 
 
 def _readListener(path: str, number: int, table: object) -> ListenerSettings:
     where = f"{path}: listener {number}"
     if not isinstance(table, dict):
-        raise ConfigError(f"{where} is {table!r}, it wants a table under its own [[listener]]")
+        raise ConfigError(f"{where} is {toTOML(table)}, it wants a table under its own [[listener]]")
     options = dict(table)
     endpoint = options.pop("endpoint", None)
     if not isinstance(endpoint, str):
-        said = "missing" if endpoint is None else repr(endpoint)
+        said = "missing" if endpoint is None else toTOML(endpoint)
         raise ConfigError(f'{where}: endpoint is {said}, it wants a Twisted server endpoint such as "tcp:25"')
     where = f"{where} ({endpoint})"
-    folder = os.path.dirname(os.path.abspath(path))
-    return ListenerSettings(where, endpoint, _absolute(folder, _checkNames(where, options, ["endpoint"])))
+    own = {key: options.pop(key) for key in _LISTENER_KEYS if key in options}
+    for key, value in own.items():
+        wants = "a table, [listener.hooks-options]" if key == "hooks-options" else _KEYS[key][1]
+        _checkKind(f"{where}:", key, value, wants)
+    return ListenerSettings(
+        where,
+        endpoint,
+        _absolute(_folderOf(path), _checkNames(where, options, ["endpoint", *_LISTENER_KEYS])),
+        _readHooks(f"{where}:", own, "[listener.hooks-options]", "to this [[listener]]"),
+        own.get("discard"),
+    )
 
 
 def _checkNames(where: str, options: Mapping[str, Any], others: Iterable[str] = ()) -> Mapping[str, Any]:
     for name in options:
         if name in _KEYS:
-            raise ConfigError(f"{where}: {name} is no option, move it above all tables")
+            orListener = " or into a [[listener]]" if name in _LISTENER_KEYS else ""
+            raise ConfigError(f"{where}: {name} is no option, move it above all tables{orListener}")
         if name not in OPTION_NAMES:
             raise ConfigError(f"{where}: {unknownName('option', name, [*OPTION_NAMES, *others])}")
         if name == "portal":

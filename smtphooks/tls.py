@@ -91,7 +91,9 @@ def _splitCiphers(options: Options) -> _Ciphers:
     others = [part for part in parts if part and part not in suites and part not in levels]
     if suites and not others and options.minVersion < "TLSv1.3":
         raise OptionError(
-            f"option ciphers is {options.ciphers!r}, it wants a cipher for TLSv1.2 too, or minVersion TLSv1.3 with it"
+            "option ciphers is {!r}, it wants a cipher for TLSv1.2 too, or minVersion TLSv1.3 with it",
+            options.ciphers,
+            options=["ciphers", "minVersion"],
         )
     if not levels and options.minVersion < "TLSv1.2":
         levels = ["@SECLEVEL=0"]  # else OpenSSL 3 refuses the versions that minVersion asks for, whatever the cipher
@@ -103,7 +105,9 @@ def _splitCiphers(options: Options) -> _Ciphers:
         trial.set_cipher_list(":".join([*(others or ["ALL"]), *levels]).encode())
     except (SSL.Error, ValueError):
         raise OptionError(
-            f"option ciphers is {options.ciphers!r}, it wants a list of ciphers that OpenSSL knows"
+            "option ciphers is {!r}, it wants a list of ciphers that OpenSSL knows",
+            options.ciphers,
+            options=["ciphers"],
         ) from None
     return _Ciphers(acceptable, ":".join(suites), "".join(":" + level for level in levels))
 
@@ -154,7 +158,7 @@ def _makeContext(
     except (SSL.Error, TypeError) as error:
         why = ": ".join(reasonsOf(error)) or "a key of an unknown kind"
         raise OptionError(
-            f"option cert is refused by OpenSSL ({why}), it wants a certificate that may be used"
+            f"option cert is refused by OpenSSL ({why}), it wants a certificate that may be used", options=["cert"]
         ) from None
 
 
@@ -212,18 +216,23 @@ def _ofHost(main: Options, own: Mapping[str, Any]) -> Options:
             raise OptionError(unknownName("option", option, HOST_OPTIONS))
     for option in ("key", "cert"):
         if own.get(option) is None:
-            raise OptionError(f"option {option} is missing, it wants to be given for each server name")
+            raise OptionError(
+                f"option {option} is missing, it wants to be given for each server name", options=[option]
+            )
     options = attrs.evolve(main, sniOptions={}, **own)
     if options.minVersion < main.minVersion or options.maxVersion != main.maxVersion:
         option = "maxVersion" if options.minVersion >= main.minVersion else "minVersion"
         raise OptionError(
             f"option {option} is {getattr(options, option)}, it wants the main {getattr(main, option)}"
-            f"{' or more' if option == 'minVersion' else ''}: TLS agrees on a version before it looks at the name"
+            f"{' or more' if option == 'minVersion' else ''}: TLS agrees on a version before it looks at the name",
+            options=[option],
         )
     if "TLS_" in (own.get("ciphers") or ""):
         raise OptionError(
-            f"option ciphers is {options.ciphers!r}, it wants ciphers of TLSv1.2:"
-            " those of TLSv1.3 are agreed upon before TLS looks at the name"
+            "option ciphers is {!r}, it wants ciphers of TLSv1.2:"
+            " those of TLSv1.3 are agreed upon before TLS looks at the name",
+            options.ciphers,
+            options=["ciphers"],
         )
     return options
 
@@ -242,13 +251,13 @@ class _Hosts:
             try:
                 self._add(name, own)
             except OptionError as error:
-                raise OptionError(f"in sniOptions of {name}: {error}") from None
+                raise error.ofHost(name) from None
 
     def _add(self, name: str, own: Mapping[str, Any]) -> None:
         known = name.lower().rstrip(".")
         if not HOST_NAME.fullmatch(known) or known in self._named:
             raise OptionError(
-                f"the name is {name!r}, it wants a host name such as mail.example.org or *.example.org, once"
+                "the name is {!r}, it wants a host name such as mail.example.org or *.example.org, once", name
             )
         options = _ofHost(self._options, own)
         context = _makeContext(options, loadCredentials(options), self._choose)

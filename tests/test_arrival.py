@@ -206,7 +206,7 @@ def test_malformedHeaderClosesTheConnectionWithoutAWord(log: list[str], octets: 
     assert isinstance(failure.value, ProxyError)
     assert session is None
     assert not server.factory.connections
-    assert not server.factory._clients
+    assert not server.factory.clients.networks
     assert client.clock.getDelayedCalls() == []
     (line,) = log
     assert line.startswith(f"{BALANCER} sent no valid PROXY header: ")
@@ -342,7 +342,7 @@ def test_clientsOfAHeaderAreCountedNotTheirBalancer() -> None:
     for client in (other, later):
         client.lose()
     assert server.called == ["onConnect", "onConnect", "onClose", "onConnect", "onClose", "onClose"]
-    assert not server.factory._clients
+    assert not server.factory.clients.networks
 
 
 @pytest.mark.parametrize("isFirstNamed", [True, False])
@@ -358,7 +358,7 @@ def test_whoIsBeingLookedUpIsCountedAlready(isFirstNamed: bool) -> None:
         answer.callback(([], [], []))
         assert first.codes() == [220]
     first.lose()
-    assert not factory._clients
+    assert not factory.clients.networks
     assert not factory.connections
 
 
@@ -420,7 +420,7 @@ def test_whoIsSentAwayWhileLookedUpIsNeverLetIn(ending: str) -> None:
     answer.callback(([pointer(NAME)], [], []))
     assert (aborted, server.called, client.transport.writes) == ([True], [], [])
     client.lose()
-    assert (server.called, client.factory.connections, client.factory._clients) == ([], set(), {})
+    assert (server.called, client.factory.connections, client.factory.clients.networks) == ([], set(), {})
 
 
 @pytest.mark.parametrize("socketTimeout", [1, 60])
@@ -466,7 +466,7 @@ def test_clientThatLeavesMeanwhileNeverHadASession(close: str) -> None:
         assert client.transport.disconnected
     client.lose()
     assert not server.factory.connections
-    assert not server.factory._clients
+    assert not server.factory.clients.networks
     answer.callback(([pointer(NAME)], [], []))
     assert client.transport.writes == []
     assert (server.called, server.errors) == ([], [])

@@ -815,7 +815,7 @@ class Server(RuleBasedStateMachine):
         assert self.closed == [None]
         assert not self.factory.connections
         assert not self.clock.getDelayedCalls()
-        assert not self.factory._clients
+        assert not self.factory.clients.networks
         for session, calls in self.hooks.calls.items():
             assert calls["onClose"] == 1, session
         for peer in self.peers:

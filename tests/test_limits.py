@@ -128,7 +128,7 @@ def test_what_has_no_address_is_not_limited_by_it(peer: Any) -> None:
     assert all(isServed(client) for client in clients)
     for client in clients:
         client.lose()
-    assert not factory._clients
+    assert not factory.clients.networks
 
 
 @pytest.mark.parametrize("name", [b"/run/client", b"/run/a:b", b"\0x:y%z"])
@@ -137,7 +137,7 @@ def test_the_path_of_a_UNIX_socket_is_an_address_too(name: bytes) -> None:
     client = arrive(factory, UNIXAddress(name))
     assert isServed(client)
     client.lose()
-    assert not factory._clients
+    assert not factory.clients.networks
 
 
 def test_an_address_is_free_again_whatever_a_hook_does_to_the_session() -> None:
@@ -149,7 +149,7 @@ def test_an_address_is_free_again_whatever_a_hook_does_to_the_session() -> None:
         client = arrive(factory)
         assert isServed(client)
         client.lose()
-    assert not factory._clients
+    assert not factory.clients.networks
 
 
 @pytest.mark.parametrize("name", ["maxClients", "maxClientsPerAddress"])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from smtphooks import options as module
 from smtphooks.extensions import Extension
 from smtphooks.options import OPTION_NAMES, OptionError, Options, fillHeloResponse, makeOptions, unknownName
+from smtphooks.toml import toTOML
 from tests.secrets import SCRAM_SECRET
 
 # The table of the design; what an issue adds to the options must stand here.
@@ -307,6 +308,65 @@ def test_combinationThatCanBeIsKept() -> None:
 @pytest.mark.parametrize("given", [{"authOptional": True}, {"useXClient": True}, {"useXClient": ["10.0.0.0/8"]}])
 def test_AUTHMayBeDisabledWhereMailIsTakenWithoutIt(given: dict[str, Any]) -> None:
     assert makeOptions({"disabledCommands": ["AUTH"], **given}).disabledCommands == ("AUTH",)
+
+
+# --- Notations ---
+
+
+def written(given: dict[str, Any]) -> tuple[str, str]:
+    """The sentence in Python's notation, and in that of a configuration file."""
+    with pytest.raises(OptionError) as caught:
+        makeOptions(given)
+    return str(caught.value), caught.value.said(toTOML)
+
+
+@pytest.mark.parametrize(
+    ("given", "python", "toml"),
+    [
+        ({"lmtp": "True"}, "is 'True', it wants True or False", 'is "True", it wants true or false'),
+        ({"size": True}, "is True, it wants a whole number", "is true, it wants a whole number"),
+        ({"disabledCommands": ["vrfy", 5]}, "is ('VRFY', 5), it", 'is ["VRFY", 5], it'),
+        ({"sniOptions": {"a b": True}}, "is {'a b': True}, it", 'is {"a b" = true}, it'),
+        ({"useProxy": 5}, "it wants True, False, or a list", "it wants true, false, or a list"),
+        (
+            {"maxAllowedUnauthenticatedCommands": 0},
+            "it wants a whole number of commands, or False for",
+            "it wants a whole number of commands, or false for",
+        ),
+        ({"secure": True, "secured": True}, "secured is True with", "secured is true with"),
+        ({"banner": "{true!r}\n"}, "is '{true!r}\\n', it", 'is "{true!r}\\n", it'),
+    ],
+)
+def test_aSentenceIsWrittenInTheNotationOfItsReader(given: dict[str, Any], python: str, toml: str) -> None:
+    inPython, inTOML = written(given)
+    assert python in inPython
+    assert toml in inTOML
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"size": "x"}, ("size",)),
+        ({"key": "k.pem"}, ("key", "cert")),
+        ({"secure": True, "secured": True}, ("secured", "secure")),
+        ({"maxVersion": "TLSv1.1"}, ("maxVersion", "minVersion")),
+    ],
+)
+def test_anErrorKnowsTheOptionsConcerned(given: dict[str, Any], names: tuple[str, ...]) -> None:
+    with pytest.raises(OptionError) as caught:
+        makeOptions(given)
+    assert caught.value.options == names
+
+
+@given(st.text())
+def test_aSentenceWithoutValuesIsTakenAsItIs(text: str) -> None:
+    assert str(OptionError(text)) == OptionError(text).said(toTOML) == text
+
+
+def test_anErrorOfAServerNameNamesIt() -> None:
+    error = OptionError("option key is {!r}", "k", options=["key"]).ofHost("mail.example")
+    assert str(error) == "in sniOptions of mail.example: option key is 'k'"
+    assert (error.host, error.options, error.said(toTOML)) == ("mail.example", ("key",), 'option key is "k"')
 
 
 # --- Names ---

@@ -493,6 +493,6 @@ def test_portalCannotVouchForWhomTheProxyNames(password: str) -> None:
 def test_clientIsCountedWhereItsConnectionComesFrom() -> None:
     client = come(maxClientsPerAddress=1)
     client.say(COMPLETE)
-    assert dict(client.factory._clients) == {"10.0.0.1": 1}
+    assert dict(client.factory.clients.networks) == {"10.0.0.1": 1}
     client.lose()
-    assert not client.factory._clients
+    assert not client.factory.clients.networks
