@@ -9,10 +9,11 @@ from smtphooks.calling import asyncioHook
 from smtphooks.extensions import Extension
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import Hooks, ISMTPHooks
-from smtphooks.options import Options
+from smtphooks.options import OptionError, Options
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.replies import SMTPError
 from smtphooks.sasl import Auth, AuthResponse
+from smtphooks.service import SMTPService
 from smtphooks.session import Address, Envelope, Session, TLSInfo
 from smtphooks.stream import MessageStream
 
@@ -25,10 +26,12 @@ __all__ = [
     "Hooks",
     "ISMTPHooks",
     "MessageStream",
+    "OptionError",
     "Options",
     "SMTPError",
     "SMTPServerFactory",
     "SMTPServerProtocol",
+    "SMTPService",
     "Session",
     "TLSInfo",
     "__version__",

@@ -11,16 +11,15 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from getopt import GetoptError
 from typing import Any
 
 import attrs
-from twisted.application.service import MultiService, Service
+from twisted.application.service import MultiService
 from twisted.cred.strcred import AuthOptionMixin
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -30,9 +29,10 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from smtphooks.checkers import CREDENTIALS
-from smtphooks.config import Configuration, Listener, configure, toTOML
+from smtphooks.config import Configuration, Listener, configure, describe
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.options import OptionError, unknownName
+from smtphooks.service import SMTPService
 from smtphooks.settings import (
     DEFAULT_ENDPOINT,
     DEFAULT_MAILDIR,
@@ -154,6 +154,9 @@ class Options(UsageOptions, AuthOptionMixin):
             )
         if self["maildir"] is not None:
             settings = attrs.evolve(settings, hooks=maildirHooks("--maildir", self["maildir"]))
+        if self["hooks"] is not None or self["maildir"] is not None:
+            listeners = [attrs.evolve(listener, hooks=None) for listener in settings.listeners]
+            settings = attrs.evolve(settings, listeners=listeners)
         if self.checkers:
             auth = fileCheckers(AuthSettings("--auth", self.checkers), os.getcwd())
             # Who names users wants no mail from others; a file says for itself.
@@ -176,7 +179,7 @@ class Options(UsageOptions, AuthOptionMixin):
             # The sockets of systemd are there only when it starts the service.
             if not listener.endpoint.startswith("systemd:"):
                 _endpointOf(listener, reactor)
-        print(toTOML(self.configuration), end="")
+        print(describe(self.configuration), end="")
         raise SystemExit(0)
 
 
@@ -195,17 +198,17 @@ def _endpointOf(listener: Listener, reactor: Any) -> IStreamServerEndpoint:
         ) from error
 
 
-def makeService(options: Options) -> SMTPService:
+def makeService(options: Options) -> Listeners:
     """The service for these flags; called by twistd."""
     from twisted.internet import reactor
 
     with _oneSentence():
         # twistd itself may be run by another program, without flags of its own.
         observer = jsonObserver(options.parent or {}) if options["log-format"] == "json" else None
-        return SMTPService(options.configuration, reactor, observer)
+        return Listeners(options.configuration, reactor, observer)
 
 
-class SMTPService(MultiService):
+class Listeners(MultiService):
     """All listeners of a configuration."""
 
     def __init__(self, configuration: Configuration, reactor: Any, observer: ILogObserver | None = None) -> None:
@@ -276,7 +279,7 @@ class SMTPService(MultiService):
             self._reactor.stop()
 
 
-class ListenerService(Service):
+class ListenerService(SMTPService):
     """
     One listener.
 
@@ -287,11 +290,8 @@ class ListenerService(Service):
     def __init__(
         self, endpointName: str, endpoint: IStreamServerEndpoint, factory: SMTPServerFactory, reactor: Any
     ) -> None:
+        super().__init__(endpoint, factory, reactor)
         self.endpointName = endpointName
-        self._endpoint = endpoint
-        self._factory = factory
-        self._reactor = reactor
-        self._listening: Deferred[IListeningPort | None] | None = None
         self.isListening = False
 
     def privilegedStartService(self) -> None:
@@ -300,65 +300,41 @@ class ListenerService(Service):
 
         @raise StartError: if that fails at once.
         """
-        Service.privilegedStartService(self)
-        started = False
-        failures: list[Failure] = []
-        self._listening = maybeDeferred(self._endpoint.listen, self._factory).addCallback(self._logPort)
-        self._listening.addErrback(lambda failure: self._fail(failure) if started else failures.append(failure))
-        started = True
-        if failures:
-            raise StartError(self._logFailure(failures[0]))
-
-    def startService(self) -> None:
-        """Listen, if that was not done yet with the privileges of the start."""
-        Service.startService(self)
-        if self._listening is None:
-            self.privilegedStartService()
-
-    @inlineCallbacks
-    def stopService(self) -> Generator[Deferred[Any], Any, None]:
-        """Stop listening, then end all connections as they should; fires when the last one is gone."""
-        Service.stopService(self)
-        listening, self._listening = self._listening, None
-        if listening is not None:
-            listening.cancel()
-            port = yield listening
-            if port is not None:
-                yield maybeDeferred(port.stopListening)
-        yield self._factory.close()
+        try:
+            super().privilegedStartService()
+        except Exception as error:
+            raise StartError(self._logFailure(error)) from error
 
     def rereadCertificates(self) -> str:
         """Read keys and certificates again; what is wrong with them, an empty text if all is well."""
         try:
-            self._factory.updateSecureContext()
+            self.factory.updateSecureContext()
         except OptionError as error:
             return str(error)
         except Exception as error:  # nothing that a file holds may harm a service that runs
             return cause(error)
         return ""
 
-    def _logPort(self, port: IListeningPort) -> IListeningPort:
-        address = _written(port.getHost())
-        self._reactor.callWhenRunning(self._listens, address)
-        return port
+    def listens(self, port: IListeningPort) -> None:
+        """C{SMTPService}"""
+        self.reactor.callWhenRunning(self._sayListening, _written(port.getHost()))
 
-    def _listens(self, address: str) -> None:
+    def _sayListening(self, address: str) -> None:
         log.info("listening on {endpoint} ({address})", endpoint=self.endpointName, address=address)
         self.isListening = True
         if self.parent is not None:
             self.parent.listens()
 
-    def _logFailure(self, failure: Failure) -> str:
-        sentence = f"cannot listen on {self.endpointName}: {_reason(failure.value)}, free it or name another endpoint"
+    def listeningFailed(self, failure: Failure) -> None:
+        """An endpoint that took its time has failed: the service ends as if it had not started."""
+        self._logFailure(failure.value)
+        atexit.register(_exitWithFailure)
+        self.reactor.stop()
+
+    def _logFailure(self, error: BaseException | None) -> str:
+        sentence = f"cannot listen on {self.endpointName}: {_reason(error)}, free it or name another endpoint"
         log.critical("{sentence}", sentence=sentence)
         return sentence
-
-    def _fail(self, failure: Failure) -> None:
-        """An endpoint that took its time has failed: the service ends as if it had not started."""
-        if self._listening is not None:  # or else it is ending already
-            self._logFailure(failure)
-            atexit.register(_exitWithFailure)
-            self._reactor.stop()
 
 
 def _written(address: object) -> str:

@@ -371,12 +371,12 @@ class TestReadiness:
         monkeypatch.setattr(tap, "notify", told.append)
         return told
 
-    def service(self, monkeypatch: pytest.MonkeyPatch) -> tuple[tap.SMTPService, list[Endpoint]]:
+    def service(self, monkeypatch: pytest.MonkeyPatch) -> tuple[tap.Listeners, list[Endpoint]]:
         endpoints = [Endpoint(), Endpoint()]
         waiting = iter(endpoints)
         monkeypatch.setattr(tap, "_endpointOf", lambda listener, reactor: next(waiting))
         options = parsed("--listen", "tcp:25", "--listen", "tcp:26")
-        return tap.SMTPService(options.configuration, RunningReactor()), endpoints
+        return tap.Listeners(options.configuration, RunningReactor()), endpoints
 
     def test_itIsReadyWhenTheLastListenerIs(self, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         service, (one, other) = self.service(monkeypatch)
@@ -437,14 +437,14 @@ class TestRereading:
             )
         return lines
 
-    def service(self, folder: Path, more: str = "") -> tap.SMTPService:
+    def service(self, folder: Path, more: str = "") -> tap.Listeners:
         self.authority = Authority()
         self.authority.server("mx.example").writeTo(folder)
         (folder / "smtphooks.toml").write_text(CONFIG + more + "[tls]\nkey = 'server.key'\ncert = 'server.pem'\n")
-        return tap.SMTPService(parsed("--config", "smtphooks.toml").configuration, RunningReactor())
+        return tap.Listeners(parsed("--config", "smtphooks.toml").configuration, RunningReactor())
 
-    def contexts(self, service: tap.SMTPService) -> list[Any]:
-        return [listener._factory.secureContext._hosts for listener in service]
+    def contexts(self, service: tap.Listeners) -> list[Any]:
+        return [listener.factory.secureContext._hosts for listener in service]
 
     def test_newFilesAreInForceForAllListeners(self, folder: Path, lines: list[str]) -> None:
         service = self.service(folder)
@@ -488,7 +488,7 @@ class TestRereading:
             raise RuntimeError("odd")
 
         for listener in service:
-            monkeypatch.setattr(listener._factory, "updateSecureContext", crash)
+            monkeypatch.setattr(listener.factory, "updateSecureContext", crash)
         service.rereadCertificates()
         assert [line.rpartition("tcp:26: ")[2] for line in lines] == ["RuntimeError: odd"]
 
@@ -527,8 +527,8 @@ class TestService:
             f" systemd:domain=INET:{socket}, start a .socket unit"
         )
 
-    def started(self, reactor: RunningReactor) -> tap.SMTPService:
-        service = tap.SMTPService(parsed("--listen", "tcp:25").configuration, reactor)
+    def started(self, reactor: RunningReactor) -> tap.Listeners:
+        service = tap.Listeners(parsed("--listen", "tcp:25").configuration, reactor)
         service.privilegedStartService()
         service.startService()
         return service
