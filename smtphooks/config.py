@@ -80,8 +80,7 @@ def configure(settings: Settings) -> Configuration:
     shared = any(listener.hooks is None for listener in settings.listeners)
     hooks = _makeHooks(settings.hooks, settings.auth) if shared else None
     # The common ones by themselves first, so that a wrong one is found even if each listener has one of its own.
-    where = settings.whereIs(list(settings.options)) or ""
-    common = {**loadExtensions(where, settings.options), **settings.tls}
+    common = {**loadExtensions(settings.whereIs(["extensions"]) or "", settings.options), **settings.tls}
     for name, value in common.items():
         _checkAlone(settings.whereIs([name]), name, value)
     clients = Clients(*[common.pop(name, 0) for name in _SHARED])
@@ -200,14 +199,18 @@ def _uselessness(factory: SMTPServerFactory, hooks: str) -> str | None:
 
 def describe(configuration: Configuration) -> str:
     """
-    Write a configuration with every option that is in force, so that L{readSettings} makes the same of it.
+    Write a configuration as TOML with every option that is in force, so that L{readSettings} makes the same of it.
 
     Options that are the same for all listeners stand in C{[options]}.  In the place of a private key, of a secret, and
     of a checker, stands C{"(not shown)"}.
     """
     each = [_optionsOf(listener) for listener in configuration.listeners]
-    common = {name: value for name, value in each[0].items() if all(other.get(name) == value for other in each)}
     shared = dict(zip(_SHARED, (configuration.clients.most, configuration.clients.mostPerNetwork), strict=True))
+    common = {
+        name: value
+        for name, value in each[0].items()
+        if name not in _SHARED and all(other.get(name) == value for other in each)
+    }
     tables = [_top(configuration)]
     if configuration.hooks is not None and configuration.hooks.options:
         tables.append(table("[hooks-options]", configuration.hooks.options))
@@ -244,8 +247,9 @@ def _optionsOf(listener: Listener) -> dict[str, Any]:
         options["scramSecret"] = NOT_SHOWN
     del options["portal"]  # [auth] has made it
     options["sniOptions"] = {host: _withoutKeys(own) for host, own in options["sniOptions"].items()}
-    # TOML has neither objects nor None.
-    return {name: value for name, value in {**options, "extensions": listener.extensions}.items() if value is not None}
+    options["extensions"] = listener.extensions
+    # TOML has neither objects nor None; and a listener without a limit of its own has that of all.
+    return {name: value for name, value in options.items() if value is not None and (value or name not in _SHARED)}
 
 
 def _withoutKeys(options: Mapping[str, Any]) -> dict[str, Any]:

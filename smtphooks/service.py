@@ -55,9 +55,9 @@ class SMTPService(Service):
 
         @raise Exception: why that is not possible, if this is known at once; what comes later is logged.
         """
-        super().privilegedStartService()
+        Service.privilegedStartService(self)
         failures: list[Failure] = []
-        listening = maybeDeferred(self._endpointOf().listen, self.factory)
+        listening: Deferred[Any] = maybeDeferred(self._endpointOf().listen, self.factory)
         started = False
 
         def failed(failure: Failure) -> None:
@@ -79,7 +79,7 @@ class SMTPService(Service):
         """
         if self._listening is None:
             self.privilegedStartService()
-        super().startService()
+        Service.startService(self)
 
     def _hold(self, port: IListeningPort) -> IListeningPort:
         self.listens(port)
@@ -94,7 +94,7 @@ class SMTPService(Service):
     @inlineCallbacks
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
         """Stop listening, then end all connections as they should; fires when the last one is gone."""
-        super().stopService()
+        Service.stopService(self)
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.cancel()

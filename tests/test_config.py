@@ -11,7 +11,8 @@ import attrs
 import pytest
 
 from smtphooks import Options, Session, SMTPServerFactory
-from smtphooks.config import Configuration, configure, toTOML
+from smtphooks.clients import Clients
+from smtphooks.config import Configuration, configure, describe
 from smtphooks.maildir import MaildirHooks
 from smtphooks.sasl import Auth
 from smtphooks.settings import ConfigError, HooksSettings, defaultSettings, maildirHooks, readSettings
@@ -37,6 +38,13 @@ class Trusting(Mail):
 
 class Nothing(Hooks):
     pass
+
+class Dropping(Hooks):
+    def __init__(self, **given):
+        self.given = given
+
+    def onRcptTo(self, address, session):
+        pass
 
 class Outer:
     inner = Mail()
@@ -77,7 +85,7 @@ def refusal(text: str) -> str:
 
 MAIL = 'hooks = "mailapp:Mail"\n'
 OPTIONAL = MAIL + "[options]\nauthOptional = true\n"
-DEFAULT = "the default listener (tcp:2525:interface=127.0.0.1): "
+DEFAULT = "smtphooks.toml: the default listener (tcp:2525:interface=127.0.0.1): "
 USERS = '[auth]\ncheckers = ["memory:joe:pencil"]\n'
 
 
@@ -156,14 +164,14 @@ def test_aMaildirIsTakenFromTheWorkingFolderOfNow(folder: Path) -> None:
         (MAIL + "optoins = 1\n", "smtphooks.toml: unknown key optoins, did you mean options?"),
         (
             "zzz = 1\n",
-            "smtphooks.toml: unknown key zzz, known are hooks, hooks-options, options, tls, auth, listener",
+            "smtphooks.toml: unknown key zzz, known are hooks, hooks-options, discard, options, tls, auth, listener",
         ),
         ("size = 1\n", "smtphooks.toml: option size stands in no table, move it below [options]"),
         ("options = 3\n", "smtphooks.toml: options is 3, it wants a table, [options]"),
         ("hooks = 3\n", 'smtphooks.toml: hooks is 3, it wants a text, "package.module:Name"'),
         (
             '[listener]\nendpoint = "tcp:25"\n',
-            "smtphooks.toml: listener is {'endpoint': 'tcp:25'}, it wants a list of tables, each under its own "
+            'smtphooks.toml: listener is {endpoint = "tcp:25"}, it wants a list of tables, each under its own '
             "[[listener]]",
         ),
         (
@@ -184,17 +192,17 @@ def test_aMaildirIsTakenFromTheWorkingFolderOfNow(folder: Path) -> None:
         ),
         (
             OPTIONAL + '[[listener]]\nendpoint = "tcp:25"\n[[listener]]\nendpoint = "tcp:465"\nsize = "x"\n',
-            "smtphooks.toml: listener 2 (tcp:465): option size is 'x', it wants a whole number of octets, 0 for no "
+            'smtphooks.toml: listener 2 (tcp:465): option size is "x", it wants a whole number of octets, 0 for no '
             "limit",
         ),
         (
             OPTIONAL + 'size = "x"\n[[listener]]\nendpoint = "tcp:25"\n',
-            "smtphooks.toml: [options]: option size is 'x', it wants a whole number of octets, 0 for no limit",
+            'smtphooks.toml: [options]: option size is "x", it wants a whole number of octets, 0 for no limit',
         ),
         (OPTIONAL + "sise = 1\n", "smtphooks.toml: [options]: unknown option sise, did you mean size?"),
         (
             "[options]\nhooks = 'mailapp:Mail'\n",
-            "smtphooks.toml: [options]: hooks is no option, move it above all tables",
+            "smtphooks.toml: [options]: hooks is no option, move it above all tables or into a [[listener]]",
         ),
         (
             "[options]\nonData = 'text'\n",
@@ -207,7 +215,7 @@ def test_aMaildirIsTakenFromTheWorkingFolderOfNow(folder: Path) -> None:
         ),
         (
             'hooks = "mailapp"\n',
-            "smtphooks.toml: hooks is 'mailapp', it wants \"package.module:Name\"",
+            'smtphooks.toml: hooks is "mailapp", it wants "package.module:Name"',
         ),
         (
             'hooks = "mailap:Mail"\n',
@@ -217,7 +225,7 @@ def test_aMaildirIsTakenFromTheWorkingFolderOfNow(folder: Path) -> None:
         (
             'hooks = "broken:Mail"\n',
             "smtphooks.toml: hooks: module broken cannot be imported, correct it, its name or PYTHONPATH: "
-            "ModuleNotFoundError: No module named 'nowhere'",
+            "ModuleNotFoundError: No module named 'nowhere' (<folder>/broken.py, line 1)",
         ),
         (
             'hooks = "mailapp:Mial"\n',
@@ -241,12 +249,12 @@ def test_aMaildirIsTakenFromTheWorkingFolderOfNow(folder: Path) -> None:
         ),
         (
             MAIL + "[hooks-options]\nbad = 1\n",
-            "smtphooks.toml: hooks: calling mailapp:Mail failed, correct it or [hooks-options]: ValueError: bad is bad",
+            "smtphooks.toml: hooks: calling mailapp:Mail failed, correct it or [hooks-options]: ValueError: bad is bad "
+            "(<folder>/mailapp.py, line 8)",
         ),
         (
             MAIL + "[options]\nextensions = 'mailapp:limit'\n",
-            "smtphooks.toml: [options]: option extensions is 'mailapp:limit', it wants a list of "
-            '"package.module:name"',
+            'smtphooks.toml: [options]: option extensions is "mailapp:limit", it wants a list of "package.module:name"',
         ),
         (
             MAIL + "[options]\nextensions = [3]\n",
@@ -292,7 +300,7 @@ def test_aMaildirIsTakenFromTheWorkingFolderOfNow(folder: Path) -> None:
         ),
         (
             MAIL + "[tls]\nsni = 'mail.example'\n",
-            "smtphooks.toml: [tls]: sni is 'mail.example', it wants a table per name, [tls.sni.\"mail.example.org\"]",
+            'smtphooks.toml: [tls]: sni is "mail.example", it wants a table per name, [tls.sni."mail.example.org"]',
         ),
         (
             MAIL + '[tls.sni."mail.example"]\nkay = "x"\n',
@@ -308,7 +316,7 @@ def test_aMaildirIsTakenFromTheWorkingFolderOfNow(folder: Path) -> None:
         ),
         (
             OPTIONAL + "[tls]\nkey = 'here.pem'\n[[listener]]\nendpoint = 'tcp:465'\n",
-            "smtphooks.toml: listener 1 (tcp:465): option key is given without cert, it wants both or neither",
+            "smtphooks.toml: [tls]: option key is given without cert, it wants both or neither",
         ),
         (
             OPTIONAL + "portal = 'x'\n",
@@ -338,17 +346,76 @@ def test_aMaildirIsTakenFromTheWorkingFolderOfNow(folder: Path) -> None:
         ),
         (
             MAIL + "[options]\nauthMethods = ['SCRAM-SHA-256']\n" + USERS,
-            DEFAULT
-            + "option authMethods holds SCRAM-SHA-256, it wants only mechanisms that option portal has a checker for, "
-            "or an onAuth hook",
+            "smtphooks.toml: [options]: option authMethods holds SCRAM-SHA-256, it wants only mechanisms that option "
+            "portal has a checker for, or an onAuth hook",
         ),
     ],
 )
-def test_everyMistakeHasItsSentence(text: str, sentence: str) -> None:
-    said = refusal(text)
+def test_everyMistakeHasItsSentence(folder: Path, text: str, sentence: str) -> None:
+    said = refusal(text).replace(str(folder), "<folder>")
     assert said.startswith(sentence)
     assert said == sentence or sentence.endswith((": ", "are "))
     assert "pencil" not in said
+
+
+BROKEN_PEERS = 'is wrong: "10.0.0.1/8" is no network, as 10.0.0.1 is a host within it: write 10.0.0.0/8 for all of it'
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (OPTIONAL + "hideDSN = 1\n", "[options]: option hideDSN is 1, it wants true or false"),
+        (OPTIONAL + "size = true\n", "[options]: option size is true, it wants a whole number of octets"),
+        (
+            OPTIONAL + "disabledCommands = ['vrfy', 5]\n",
+            '[options]: option disabledCommands is ["VRFY", 5], it wants a list of commands',
+        ),
+        (
+            OPTIONAL + "disabledCommands = {a = false}\n",
+            "[options]: option disabledCommands is {a = false}, it wants a list of commands",
+        ),
+        (OPTIONAL + "useProxy = 'yes'\n", '[options]: option useProxy is "yes", it wants true, false, or a list of'),
+        (OPTIONAL + "useProxy = ['10.0.0.1/8']\n", f"[options]: option useProxy {BROKEN_PEERS}"),
+        (
+            OPTIONAL + "[[listener]]\nendpoint = 'tcp:1'\nuseProxy = ['10.0.0.1/8']\n",
+            f"listener 1 (tcp:1): option useProxy {BROKEN_PEERS}",
+        ),
+        (
+            OPTIONAL + "[[listener]]\nendpoint = 'tcp:1'\nsecure = true\nsecured = true\n",
+            "listener 1 (tcp:1): option secured is true with secure, it wants only one of them: who ends TLS?",
+        ),
+        (
+            OPTIONAL + "secured = true\n[[listener]]\nendpoint = 'tcp:1'\nsecure = true\n",
+            "listener 1 (tcp:1): option secured is true with secure, it wants only one of them: who ends TLS?",
+        ),
+        (
+            OPTIONAL + "[tls]\nciphers = 'NONE'\n",
+            '[tls]: option ciphers is "NONE", it wants a list of ciphers that OpenSSL knows',
+        ),
+        (
+            OPTIONAL + "ciphers = 'NONE'\n",
+            '[options]: option ciphers is "NONE", it wants a list of ciphers that OpenSSL knows',
+        ),
+        (
+            OPTIONAL + "minVersion = 'TLSv1.3'\n[tls]\nmaxVersion = 'TLSv1.2'\n",
+            "[tls]: option maxVersion is TLSv1.2, it wants no less than minVersion TLSv1.3",
+        ),
+        (
+            OPTIONAL + "[tls.sni.'a.example']\n",
+            '[tls.sni."a.example"]: option key is missing, it wants to be given for each server name',
+        ),
+        (
+            OPTIONAL + "[options.sniOptions.'a.example']\n",
+            '[options.sniOptions."a.example"]: option key is missing, it wants to be given for each server name',
+        ),
+        (
+            OPTIONAL + "[[listener]]\nendpoint = 'tcp:1'\n[listener.sniOptions.'a.example']\n",
+            "listener 1 (tcp:1): in sniOptions of a.example: option key is missing, it wants to be given for each",
+        ),
+    ],
+)
+def test_aSentenceSpeaksTOMLAndNamesTheTable(text: str, sentence: str) -> None:
+    assert refusal(text).startswith(f"smtphooks.toml: {sentence}")
 
 
 def test_aMissingFileHasItsSentence() -> None:
@@ -392,14 +459,30 @@ def test_hooksThatAuthenticateNeedNoAuthOptional() -> None:
         + 'hour = 03:04:05\nmany = inf\ntext = "\\u007f\\t\\u0001"\n'
         + '[[listener]]\nendpoint = "tcp:25"\n'
         + '[[listener]]\nendpoint = "unix:lmtp:mode=660"\nlmtp = true\nmaxCommandLength = 700\n',
+        OPTIONAL
+        + "maxClients = 5\nmaxClientsPerAddress = 2\n"
+        + '[[listener]]\nendpoint = "tcp:25"\nmaxClients = 3\n[[listener]]\nendpoint = "tcp:26"\n',
+        OPTIONAL + '[[listener]]\nendpoint = "tcp:25"\nmaxClients = 3\n',
+        "discard = true\n"
+        + OPTIONAL
+        + '[[listener]]\nendpoint = "tcp:25"\nhooks = "mailapp:Dropping"\n[listener.hooks-options]\n"a b" = [1]\n'
+        + '[[listener]]\nendpoint = "tcp:26"\ndiscard = false\n'
+        + '[[listener]]\nendpoint = "tcp:27"\nhooks = "mailapp:single"\n',
+        '[options]\nauthOptional = true\n[[listener]]\nendpoint = "tcp:25"\nhooks = "mailapp:Dropping"\n'
+        + "discard = true\nsize = 5\n",
     ],
 )
 def test_aConfigurationIsWrittenAsItIsRead(text: str) -> None:
     read = configured(text)
-    written = toTOML(read)
+    written = describe(read)
     again = configured(written)
-    assert toTOML(again) == written
-    assert again.hooks == read.hooks
+    assert describe(again) == written
+    assert (again.hooks, again.discard) == (read.hooks, read.discard)
+    assert [one.said.hooks for one in again.listeners] == [one.said.hooks for one in read.listeners]
+    assert [limitsOf(one.factory.clients) for one in again.listeners] == [
+        limitsOf(one.factory.clients) for one in read.listeners
+    ]
+    assert limitsOf(again.clients) == limitsOf(read.clients)
     assert [one.endpoint for one in again.listeners] == [one.endpoint for one in read.listeners]
     assert [one.factory.options for one in again.listeners] == [
         attrs.evolve(one.factory.options, extensions=other.factory.options.extensions)
@@ -407,8 +490,12 @@ def test_aConfigurationIsWrittenAsItIsRead(text: str) -> None:
     ]
 
 
+def limitsOf(clients: Clients) -> tuple[int, int]:
+    return clients.most, clients.mostPerNetwork
+
+
 def test_optionsOfOneListenerAreWrittenAtIt() -> None:
-    written = toTOML(
+    written = describe(
         configured(
             OPTIONAL + '[[listener]]\nendpoint = "tcp:25"\n[[listener]]\nendpoint = "tcp:26"\nmaxCommandLength = 700\n'
         )
@@ -427,8 +514,205 @@ def test_theHostsNameIsLookedUpOnce(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hooksOfAFlagAreNamedAfterIt() -> None:
     settings = attrs.evolve(defaultSettings(), hooks=HooksSettings("--hooks", "mailapp.Mail"))
-    with pytest.raises(ConfigError, match=r"^--hooks is 'mailapp\.Mail', it wants"):
+    with pytest.raises(ConfigError, match=r'^--hooks is "mailapp\.Mail", it wants'):
         configure(settings)
+
+
+class TestHooksOfAListener:
+    BOTH = OPTIONAL + '[[listener]]\nendpoint = "tcp:1"\nhooks = "mailapp:Mail"\n[[listener]]\nendpoint = "tcp:2"\n'
+
+    def givenTo(self, configuration: Configuration) -> list[Any]:
+        return [listener.factory.onData.__self__.given for listener in configuration.listeners]  # type: ignore[union-attr]
+
+    def test_theyAreItsOwnObject(self) -> None:
+        one, other = configured(self.BOTH).listeners
+        assert one.factory.onData.__self__ is not other.factory.onData.__self__  # type: ignore[union-attr]
+
+    def test_theyAreCalledWithOptionsOfTheirOwn(self) -> None:
+        text = self.BOTH.replace('[[listener]]\nendpoint = "tcp:2"', "[listener.hooks-options]\nuser = 'x'\n")
+        text += '[[listener]]\nendpoint = "tcp:2"\n[hooks-options]\nuser = "common"\n'
+        assert self.givenTo(configured(text)) == [{"user": "x"}, {"user": "common"}]
+
+    def test_theCommonOnesAreNotMadeWhereAllListenersHaveTheirOwn(self, folder: Path) -> None:
+        (folder / "maildir").touch()  # the default ones could not be made
+        configuration = configured(
+            '[options]\nauthOptional = true\n[[listener]]\nendpoint = "tcp:1"\nhooks = "mailapp:Mail"\n'
+        )
+        assert configuration.hooks is None
+        assert not describe(configuration).startswith("hooks")
+
+    @pytest.mark.parametrize(
+        ("listener", "sentence"),
+        [
+            ("hooks = 3", 'hooks is 3, it wants a text, "package.module:Name"'),
+            ("hooks = 'mailapp'", 'hooks is "mailapp", it wants "package.module:Name"'),
+            ("hooks = 'mailapp:Nothing'", "hooks: mailapp:Nothing has no hook, give it a method such as onRcptTo or"),
+            ("hooks-options = 3", "hooks-options is 3, it wants a table, [listener.hooks-options]"),
+            (
+                "[listener.hooks-options]",
+                '[listener.hooks-options] are there without hooks, add hooks = "package.module:Name" to this '
+                "[[listener]]",
+            ),
+            (
+                "hooks = 'mailapp:Mail'\n[listener.hooks-options]\nbad = 1",
+                "hooks: calling mailapp:Mail failed, correct it or [listener.hooks-options]: ValueError: bad is bad (",
+            ),
+            (
+                "hooks = 'mailapp:single'\n[listener.hooks-options]\nuser = 1",
+                "hooks: mailapp:single cannot be called, so remove [listener.hooks-options] or name a class",
+            ),
+            ("discard = 1", "discard is 1, it wants true or false"),
+            ("hoks = 'mailapp:Mail'", "unknown option hoks, did you mean hooks?"),
+            (
+                "authOptional = false\nhooks = 'mailapp:Dropping'",
+                "option authOptional is false and mailapp:Dropping has no onAuth, so nobody could authenticate",
+            ),
+        ],
+    )
+    def test_aMistakeHasItsSentence(self, listener: str, sentence: str) -> None:
+        said = refusal(OPTIONAL + f'[[listener]]\nendpoint = "tcp:1"\n{listener}\n')
+        assert said.startswith(f"smtphooks.toml: listener 1 (tcp:1): {sentence}")
+
+    def test_onAuthOfOnesOwnIsEnough(self) -> None:
+        text = MAIL + '[[listener]]\nendpoint = "tcp:1"\nhooks = "mailapp:Trusting"\n'
+        (listener,) = configured(text).listeners
+        assert listener.factory.onAuth is not None
+
+    def test_onAuthOfOnesOwnExcludesCheckers(self) -> None:
+        text = MAIL + '[[listener]]\nendpoint = "tcp:1"\nhooks = "mailapp:Trusting"\n' + USERS
+        assert refusal(text) == (
+            "smtphooks.toml: [auth] has checkers and mailapp:Trusting has onAuth, leave one of them out"
+        )
+
+
+class TestDiscard:
+    DROPPING = 'hooks = "mailapp:Dropping"\n'
+    SENTENCE = (
+        "mailapp:Dropping has no onData, so every message would be accepted and dropped, give it onData, or set"
+        " discard = true above all tables or in the [[listener]]"
+    )
+
+    @pytest.mark.parametrize(
+        ("text", "where"),
+        [
+            (DROPPING + "[options]\nauthOptional = true\n", DEFAULT),
+            (
+                DROPPING + '[options]\nauthOptional = true\n[[listener]]\nendpoint = "tcp:1"\n',
+                "smtphooks.toml: listener 1 (tcp:1): ",
+            ),
+            (
+                OPTIONAL + f'[[listener]]\nendpoint = "tcp:1"\n[[listener]]\nendpoint = "tcp:2"\n{DROPPING}',
+                "smtphooks.toml: listener 2 (tcp:2): ",
+            ),
+            (
+                f'discard = true\n{OPTIONAL}[[listener]]\nendpoint = "tcp:1"\ndiscard = false\n{DROPPING}',
+                "smtphooks.toml: listener 1 (tcp:1): ",
+            ),
+        ],
+    )
+    def test_aListenerThatWouldDropEveryMessageDoesNotStart(self, text: str, where: str) -> None:
+        assert refusal(text) == where + self.SENTENCE
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "discard = true\n" + DROPPING + "[options]\nauthOptional = true\n",
+            DROPPING + '[options]\nauthOptional = true\n[[listener]]\nendpoint = "tcp:1"\ndiscard = true\n',
+            OPTIONAL + f'[[listener]]\nendpoint = "tcp:1"\ndiscard = true\n{DROPPING}',
+            "discard = true\n" + OPTIONAL,
+        ],
+    )
+    def test_unlessThatIsSaid(self, text: str) -> None:
+        configured(text)
+
+
+class TestEndpoints:
+    @pytest.mark.parametrize(
+        "endpoint", ["haproxy:tcp:25", "HAProxy:tcp\\\\:25", "ha\\\\proxy:tcp:25", "haproxy", "haproxy:haproxy:tcp:25"]
+    )
+    def test_haproxyIsRefusedForItHidesClients(self, endpoint: str) -> None:
+        said = refusal(OPTIONAL + f'[[listener]]\nendpoint = "{endpoint}"\n')
+        assert said.endswith(
+            "): the endpoint haproxy: hides from smtphooks who its clients are, leave haproxy: out and list the"
+            ' proxies in option useProxy, such as useProxy = ["192.0.2.1"]'
+        )
+
+    @pytest.mark.parametrize(("peers", "shown"), [("true", "true"), ("['10.0.0.1']", '["10.0.0.1"]')])
+    def test_TLSOfTheEndpointGoesNotWithPROXY(self, peers: str, shown: str) -> None:
+        said = refusal(OPTIONAL + f'useProxy = {peers}\n[[listener]]\nendpoint = "ssl:465:privateKey=k.pem"\n')
+        assert said == (
+            f"smtphooks.toml: listener 1 (ssl:465:privateKey=k.pem): option useProxy is {shown} and the endpoint ssl:"
+            " begins with TLS, but the PROXY header comes before TLS, use an endpoint tcp: with secure = true"
+        )
+
+    @pytest.mark.parametrize("more", ["", "secure = true\n", "useProxy = false\n", "useProxy = []\n"])
+    def test_elseItMayBeTLS(self, more: str) -> None:
+        configured(OPTIONAL + f'[[listener]]\nendpoint = "ssl:465"\n{more}')
+
+    @pytest.mark.parametrize("endpoint", ["tcp:25", "unix:haproxy:mode=660", "unix:ssl", "myhaproxy:25"])
+    def test_othersMayHaveProxies(self, endpoint: str) -> None:
+        configured(OPTIONAL + f'useProxy = true\n[[listener]]\nendpoint = "{endpoint}"\n')
+
+
+class TestLimits:
+    def test_thoseOfTheOptionsCountOverAllListeners(self) -> None:
+        configuration = configured(
+            OPTIONAL + "maxClients = 5\nmaxClientsPerAddress = 2\n" + LISTENERS + "maxClients = 3\n"
+        )
+        assert limitsOf(configuration.clients) == (5, 2)
+        assert [limitsOf(one.factory.clients) for one in configuration.listeners] == [(0, 0), (3, 0)]
+        for listener in configuration.listeners:
+            listener.factory.count("192.0.2.7")
+            assert listener.factory.clients.networks == {"192.0.2.7": 1}
+        assert configuration.clients.networks == {"192.0.2.7": 2}
+        for listener in configuration.listeners:
+            assert listener.factory.refusalOf("192.0.2.7") is not None
+            assert listener.factory.refusalOf("192.0.2.8") is None
+
+    def test_theyAreWrittenWhereTheyWereSaid(self) -> None:
+        written = describe(configured(OPTIONAL + "maxClients = 5\n" + LISTENERS + "maxClients = 3\n"))
+        common, _, other = written.split("[[listener]]")
+        assert "\nmaxClients = 5\n" in common
+        assert "\nmaxClients = 0\n" not in common
+        assert "maxClients = 3\n" in other
+
+    def test_aWrongOneHasItsSentence(self) -> None:
+        assert refusal(OPTIONAL + "maxClients = true\n").startswith(
+            "smtphooks.toml: [options]: option maxClients is true, it wants a whole number of connections"
+        )
+
+
+class TestImportPath:
+    """Modules beside the configuration."""
+
+    @pytest.fixture(autouse=True)
+    def files(self, folder: Path) -> None:
+        (folder / "etc").mkdir()
+        (folder / "etc" / "beside.py").write_text(MODULE)
+
+    def configured(self, text: str) -> Configuration:
+        Path("etc/smtphooks.toml").write_text(text)
+        return configure(readSettings("etc/smtphooks.toml"))
+
+    @pytest.fixture(autouse=True)
+    def forget(self) -> Iterator[None]:
+        yield
+        for name in ("beside", "json_", "mailapp"):
+            sys.modules.pop(name, None)
+
+    def test_hooksAndExtensionsAreFoundThere(self) -> None:
+        self.configured('hooks = "beside:Mail"\n[options]\nauthOptional = true\nextensions = ["beside:limit"]\n')
+
+    def test_itIsSearchedBeforeTheWorkingFolderAndAfterAllElse(self, folder: Path) -> None:
+        before = list(sys.path)
+        self.configured('hooks = "beside:Mail"\n[options]\nauthOptional = true\n')
+        assert sys.path == [*before, str(folder / "etc"), str(folder)]
+
+    def test_nothingThereTakesThePlaceOfWhatIsInstalled(self, folder: Path) -> None:
+        (folder / "etc" / "json").mkdir()
+        (folder / "etc" / "json" / "evil.py").write_text(MODULE)
+        with pytest.raises(ConfigError, match=r"module json\.evil cannot be imported"):
+            self.configured('hooks = "json.evil:Mail"\n')
 
 
 class TestTLS:
@@ -485,14 +769,38 @@ class TestTLS:
         with pytest.raises(ConfigError) as caught:
             self.configured("[tls]\nkey = 'none.key'\ncert = 'main.pem'\n")
         assert str(caught.value) == (
-            "the default listener (tcp:2525:interface=127.0.0.1): option key is "
-            f"'{folder}/etc/none.key' (No such file or directory), it wants PEM text or the path of a PEM file"
+            f'etc/smtphooks.toml: [tls]: option key is "{folder}/etc/none.key" (No such file or directory), it wants '
+            "PEM text or the path of a PEM file"
         )
+
+    @pytest.mark.parametrize(
+        ("table", "where"),
+        [
+            ("[tls]\n{}", "etc/smtphooks.toml: [tls]: option"),
+            ("{}", "etc/smtphooks.toml: [options]: option"),
+            ("[tls.sni.'a.example']\n{}", 'etc/smtphooks.toml: [tls.sni."a.example"]: option'),
+            ("[[listener]]\nendpoint = 'tcp:1'\n{}", "etc/smtphooks.toml: listener 1 (tcp:1): option"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("given", "sentence"),
+        [
+            ("key = 'main.key'\ncert = 'own.pem'\n", ' key is "<folder>/main.key", it wants the private key of the'),
+            ("key = 'main.pem'\ncert = 'main.pem'\n", ' key is "<folder>/main.pem" (no private key in it), it wants'),
+            ("key = 'main.key'\ncert = 'main.key'\n", ' cert is "<folder>/main.key" (no readable certificate in it)'),
+        ],
+    )
+    def test_aWrongPairIsSaidWhereItStands(
+        self, folder: Path, table: str, where: str, given: str, sentence: str
+    ) -> None:
+        with pytest.raises(ConfigError) as caught:
+            self.configured(table.format(given))
+        assert str(caught.value).replace(f"{folder}/etc", "<folder>").startswith(where + sentence)
 
     def test_noKeyIsWrittenWhereverItStands(self) -> None:
         pair = PAIRS["main"]
         own = f"key = '''\n{pair.key}'''\ncert = 'main.pem'\n"
-        written = toTOML(
+        written = describe(
             self.configured(
                 f"[tls]\n{own}[tls.sni.'mail.example']\n{own}{LISTENERS}{own}[listener.sniOptions.b]\n{own}"
             )
@@ -502,9 +810,9 @@ class TestTLS:
         assert "main.pem" in written
 
     def test_pathsOfKeysAreWritten(self, folder: Path) -> None:
-        written = toTOML(self.configured("[tls]\nkey = 'main.key'\ncert = 'main.pem'\n"))
+        written = describe(self.configured("[tls]\nkey = 'main.key'\ncert = 'main.pem'\n"))
         assert f'key = "{folder}/etc/main.key"\n' in written
-        assert toTOML(configured(written)) == written
+        assert describe(configured(written)) == written
 
     @pytest.mark.parametrize(
         "text",
@@ -602,7 +910,7 @@ class TestAuth:
         )
 
     def test_noneOfThemIsWritten(self) -> None:
-        written = toTOML(configured(MAIL + USERS))
+        written = describe(configured(MAIL + USERS))
         assert '\n[auth]\ncheckers = ["(not shown)"]\n' in written
         assert "pencil" not in written and "memory" not in written and "portal" not in written
 
