@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.logger import ILogObserver, LogEvent, Logger, eventsFromJSONLogFile, formatEvent, globalLogPublisher
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import ILogObserver, LogEvent, Logger, LogPublisher, formatEvent, globalLogPublisher
+from twisted.python import log
 from twisted.python.failure import Failure
 
 from smtphooks import supervision
@@ -139,16 +142,134 @@ def logTo(observer: ILogObserver, text: str, **fields: object) -> None:
     Logger(namespace="smtphooks.test", observer=observer).info(text, **fields)
 
 
+def linesOf(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """What an observer has written, each line read."""
+    return [json.loads(line, parse_constant=pytest.fail) for line in capsys.readouterr().out.splitlines()]
+
+
 @pytest.mark.parametrize("twistd", [{"nodaemon": True}, {"nodaemon": True, "logfile": "-"}, {}])
-def test_an_event_is_a_line(capsys: pytest.CaptureFixture[str], twistd: dict[str, Any]) -> None:
-    observer = jsonObserver(twistd)
-    logTo(observer, "one {peer}\n{code}", peer="\u00e4\ud800\x00", code=250)
-    logTo(observer, "two", thing=object(), octets=b"\xff", number=float("nan"), table={1: {"x": (1,)}})
-    one, two = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (one["peer"], one["code"], one["log_namespace"]) == ("\u00e4\ud800\x00", 250, "smtphooks.test")
-    assert one["text"] == "one \u00e4\ud800\x00\n250"
-    assert two["text"] == "two"
-    assert two["octets"] == "\xff"
+def test_an_event_is_a_line_and_its_own_fields_follow(
+    capsys: pytest.CaptureFixture[str], twistd: dict[str, Any]
+) -> None:
+    logTo(jsonObserver(twistd), "one {peer}\n{code}", peer="\u00e4\ud800\x00", code=250, rest={"a": [1.5, None, True]})
+    (event,) = linesOf(capsys)
+    assert list(event) == ["time", "level", "namespace", "text", "peer", "code", "rest"]
+    assert (event["level"], event["namespace"]) == ("info", "smtphooks.test")
+    assert event["text"] == "one \u00e4\ud800\x00\n250"
+    assert (event["peer"], event["code"], event["rest"]) == ("\u00e4\ud800\x00", 250, {"a": [1.5, None, True]})
+
+
+def test_the_time_is_that_of_RFC_3339(capsys: pytest.CaptureFixture[str]) -> None:
+    observer = jsonObserver({})
+    for time in (0.0, 1767323045.5, None, float("nan"), 1e300, "soon"):
+        observer({"log_format": "x", "log_time": time})
+    times = [event["time"] for event in linesOf(capsys)]
+    assert times[:2] == ["1970-01-01T00:00:00.000000Z", "2026-01-02T03:04:05.500000Z"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", time) for time in times)
+
+
+def test_a_field_that_is_named_like_one_of_ours_loses(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = dict.fromkeys(["time", "level", "namespace", "text", "log_mine"], "mine")
+    jsonObserver({})({"log_format": "one", "log_time": 0.0, **ours})
+    assert "mine" not in capsys.readouterr().out
+
+
+def test_an_event_of_the_old_log_is_as_lean(capsys: pytest.CaptureFixture[str]) -> None:
+    publisher = log.LogPublisher(publishPublisher=LogPublisher(jsonObserver({})))
+    publisher.msg("one", "two", code=250)
+    publisher.msg(format="%(code)d", code=251)
+    try:
+        raise RuntimeError("odd")
+    except RuntimeError:
+        publisher.msg(failure=Failure(), why="why", isError=1)
+    one, two, three = linesOf(capsys)
+    assert list(one) == list(two) == ["time", "level", "namespace", "text", "code"]
+    assert (one["text"], two["text"], one["level"]) == ("one two", "251", "info")
+    assert list(three) == ["time", "level", "namespace", "text"]
+    assert three["level"] == "critical" and "RuntimeError: odd" in three["text"]
+
+
+class Odd:
+    """An object that cannot be shown, in one way or another."""
+
+    def __init__(self, error: BaseException | None = None, text: object = "odd") -> None:
+        self._error = error
+        self._text = text
+
+    def __str__(self) -> str:
+        if self._error is not None:
+            raise self._error
+        return self._text  # type: ignore[return-value]
+
+
+class OddMapping(dict[str, Any]):
+    def items(self) -> Any:
+        raise RuntimeError
+
+
+def cycle() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+def deep() -> list[Any]:
+    found: list[Any] = []
+    for _ in range(100_000):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("make", "written"),
+    [
+        (lambda: b"user\xff", "user\\xff"),
+        (lambda: [b"x", (1, 2)], ["x", [1, 2]]),
+        (lambda: float("nan"), "nan"),
+        (lambda: {"x": float("inf")}, "{'x': inf}"),
+        (lambda: {1: 2}, {"1": 2}),
+        (lambda: {(1, 2): 3}, "{(1, 2): 3}"),
+        (lambda: {1}, "{1}"),
+        (lambda: Path("/x"), "/x"),
+        (cycle, "[[...]]"),
+        (Odd, "odd"),
+        (lambda: [Odd()], ["odd"]),
+        (lambda: Odd(text=5), None),
+        (lambda: Odd(RuntimeError()), None),
+        (lambda: [Odd(RecursionError())], None),
+        (lambda: OddMapping(a=1), None),
+        (lambda: 10**5000, None),
+        (deep, None),
+    ],
+)
+def test_what_JSON_has_no_form_for_is_text(
+    capsys: pytest.CaptureFixture[str], make: Callable[[], object], written: object
+) -> None:
+    logTo(jsonObserver({}), "text", value=make(), after=1)
+    (event,) = linesOf(capsys)
+    assert (event["text"], event["after"]) == ("text", 1)
+    if written is None:
+        assert isinstance(event["value"], str)
+    else:
+        assert event["value"] == written
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary(),
+    lambda items: st.lists(items) | st.tuples(items) | st.dictionaries(st.text() | st.integers() | st.binary(), items),
+)
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters()) | st.sampled_from(["log_format", "log_time", "log_level", "log_failure", "log_text"]),
+        ANYTHING,
+    )
+)
+def test_whatever_an_event_holds_it_is_one_line(event: dict[str, Any]) -> None:
+    line = supervision._line(event)
+    assert line.index("\n") == len(line) - 1
+    assert list(json.loads(line, parse_constant=pytest.fail))[:4] == ["time", "level", "namespace", "text"]
 
 
 def test_a_failure_has_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,12 +281,6 @@ def test_a_failure_has_its_traceback(capsys: pytest.CaptureFixture[str]) -> None
     assert event["hook"] == "onData"
     assert event["text"].startswith("hook onData crashed\nTraceback (most recent call last):\n")
     assert event["text"].rstrip().endswith("RuntimeError: odd")
-
-
-def test_Twisted_can_read_it_again(capsys: pytest.CaptureFixture[str]) -> None:
-    logTo(jsonObserver({}), "one {peer}", peer="x")
-    (event,) = eventsFromJSONLogFile(io.StringIO(capsys.readouterr().out))
-    assert formatEvent(event) == "one x"
 
 
 def test_the_event_itself_stays_as_it_was() -> None:

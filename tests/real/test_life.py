@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import grp
 import json
 import os
@@ -28,11 +27,8 @@ from .programs import (
     eventually,
     freePort,
     hidden,
-    requires,
-    run,
     table,
     tcp,
-    which,
 )
 
 TWISTD = str(Path(sys.executable).parent / "twistd")
@@ -257,51 +253,6 @@ def test_aSocketOfSystemdIsListenedOn(start: Start, tmp_path: Path) -> None:
     assert Maildir(tmp_path / "maildir").message().content == CONTENT.replace(b"\r\n", b"\n")
 
 
-class TestUnits:
-    """The samples in contrib."""
-
-    def unit(self, name: str) -> configparser.ConfigParser:
-        parser = configparser.ConfigParser(strict=False, interpolation=None)
-        parser.optionxform = str  # type: ignore[assignment, method-assign]
-        parser.read(ROOT / "contrib" / name)
-        return parser
-
-    def test_theServiceTellsWhenItIsReadyAndHasTheTimeToEnd(self) -> None:
-        unit = self.unit("smtphooks.service")
-        assert set(unit) == {"DEFAULT", "Unit", "Service", "Install"}
-        service = unit["Service"]
-        assert service["Type"] == "notify"
-        assert service["ExecReload"] == "kill -HUP $MAINPID"
-        assert int(service["TimeoutStopSec"]) > 30 + 10  # closeTimeout and last words
-        # pyOpenSSL's callbacks are made by cffi, in memory that is written and executed.
-        assert "MemoryDenyWriteExecute" not in service
-
-    def test_theSocketsAreThoseThatItsCommentNames(self) -> None:
-        unit = self.unit("smtphooks.socket")
-        assert set(unit) == {"DEFAULT", "Unit", "Socket", "Install"}
-
-    def test_theCommandStarts(self, tmp_path: Path) -> None:
-        words = self.unit("smtphooks.service")["Service"]["ExecStart"].split()
-        assert words[0].endswith("/twistd")
-        config = configured(tmp_path, 25, "UnreadMessages")
-        arguments = [str(config) if word == "/etc/smtphooks.toml" else word for word in words[1:]]
-        done = subprocess.run(
-            [TWISTD, *arguments, "--check"], env=environment(), cwd=tmp_path, capture_output=True, check=False
-        )
-        assert (done.returncode, done.stderr) == (0, b"")
-
-    @requires("systemd-analyze")
-    @pytest.mark.parametrize("name", ["smtphooks.service", "smtphooks.socket"])
-    def test_systemdFindsNothingWrong(self, tmp_path: Path, name: str) -> None:
-        for unit in ("smtphooks.service", "smtphooks.socket"):
-            text = (ROOT / "contrib" / unit).read_text()
-            (tmp_path / unit).write_text(text.replace("/opt/smtphooks/bin/twistd", str(which("true"))))
-        done = run("systemd-analyze", "verify", "--man=no", tmp_path / name, status=None)
-        # It may look at other units of this machine as well.
-        complaints = [line for line in done.stdout.decode().splitlines() if "smtphooks" in line]
-        assert (done.returncode, complaints) == (0, [])
-
-
 # --- root ---
 
 
@@ -392,7 +343,7 @@ def check(log: Sequence[Mapping[str, Any]]) -> None:
     (connection,) = [event for event in log if "commands" in event]
     assert message["session"] == connection["session"]
     assert (message["peer"], message["verb"], message["code"]) == ("127.0.0.1", "DATA", 250)
-    assert message["log_namespace"] == connection["log_namespace"] == "smtphooks.journal"
+    assert message["namespace"] == connection["namespace"] == "smtphooks.journal"
     assert all(isinstance(event["milliseconds"], int) for event in (message, connection))
 
 
