@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 import runpy
 import sqlite3
@@ -27,7 +28,17 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 import smtphooks
-from smtphooks import Address, Envelope, Extension, ISMTPHooks, MessageStream, Session, SMTPError, SMTPServerFactory
+from smtphooks import (
+    Address,
+    Envelope,
+    Extension,
+    ISMTPHooks,
+    MessageStream,
+    Session,
+    SMTPError,
+    SMTPServerFactory,
+    supervision,
+)
 from smtphooks.hooks import HOOK_NAMES
 from smtphooks.options import Options
 from smtphooks.replies import SITUATIONS
@@ -196,6 +207,11 @@ def test_documented_fields_of_events_are_all() -> None:
         assert documented == [name for name in event if not name.startswith("log_")]
 
 
+def test_documented_fields_of_a_line_are_all() -> None:
+    documented = [entries[0].astext() for entries in rowsOf(SECTIONS["What is logged"], "Field of a line")]
+    assert documented == list(json.loads(supervision._line({"log_format": "x", "log_time": 0.0})))
+
+
 # --- Code ---
 
 
@@ -211,6 +227,7 @@ def test_every_block_is_known_to_this_file() -> None:
         ("python", "extension.py"),
         ("python", "portal.py"),
         ("toml", "service.toml"),
+        ("toml", "two_hooks.toml"),
         ("toml", "secure.toml"),
         ("python", "mail.tac"),
         ("python", "embedding.py"),
@@ -376,7 +393,7 @@ def test_programs(folder: Path, name: str) -> None:
         assert len([*(folder / "mail" / "new").iterdir()]) == 1
 
 
-@pytest.mark.parametrize("name", ["service.toml", "secure.toml"])
+@pytest.mark.parametrize("name", ["service.toml", "two_hooks.toml", "secure.toml"])
 def test_configurations(folder: Path, name: str) -> None:
     text = FILES[name].replace("/etc/smtphooks", str(folder))
     (folder / name).write_text(text)

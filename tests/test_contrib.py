@@ -1,0 +1,185 @@
+"""The samples in contrib: the units say what systemd takes, and the service that they start works as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from .certificates import Authority
+from .real.programs import PATIENCE, ROOT, Client, Maildir, Program, freePort, hidden, requires, run, tcp, which
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONTRIB = ROOT / "contrib"
+BIN = Path(sys.executable).parent
+UNITS = ["smtphooks.service", "smtphooks.socket"]
+INSTALLED = "/opt/smtphooks/bin"
+CONFIGURED = "/etc/smtphooks"
+CREDENTIALS = "/run/credentials/smtphooks.service"
+
+
+def sectionsOf(unit: str) -> list[str]:
+    return re.findall(r"^\[(\w+)\]$", (CONTRIB / unit).read_text(), re.MULTILINE)
+
+
+def valuesOf(key: str, unit: str = "smtphooks.service") -> list[str]:
+    return re.findall(rf"^{key}=(.*)$", (CONTRIB / unit).read_text(), re.MULTILINE)
+
+
+def valueOf(key: str, unit: str = "smtphooks.service") -> str:
+    (value,) = valuesOf(key, unit)
+    return value
+
+
+def environment(path: Path = ROOT) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(path)}
+
+
+# --- what the units say ---
+
+
+def test_the_service_tells_when_it_is_ready_and_has_the_time_to_end() -> None:
+    assert sectionsOf("smtphooks.service") == ["Unit", "Service", "Install"]
+    assert valueOf("Type") == "notify"
+    assert valueOf("ExecReload") == "kill -HUP $MAINPID"
+    assert int(valueOf("TimeoutStopSec")) > 30 + 10  # closeTimeout and last words
+    # pyOpenSSL's callbacks are made by cffi, in memory that is written and executed.
+    assert valuesOf("MemoryDenyWriteExecute") == []
+
+
+def test_the_sockets_are_a_unit_of_their_own() -> None:
+    assert sectionsOf("smtphooks.socket") == ["Unit", "Socket", "Install"]
+
+
+def test_the_working_folder_is_the_one_that_may_be_written_to() -> None:
+    assert valueOf("WorkingDirectory") == f"/var/lib/{valueOf('StateDirectory')}"
+    assert valueOf("ProtectSystem") == "strict"
+
+
+def test_each_key_of_the_configuration_is_a_credential_of_the_unit() -> None:
+    tls = tomllib.loads((CONTRIB / "smtphooks.toml").read_text())["tls"]
+    loaded = [credential.split(":") for credential in valuesOf("LoadCredential")]
+    assert set(tls.values()) == {f"{CREDENTIALS}/{name}" for name, _ in loaded}
+    assert all(path.startswith(f"{CONFIGURED}/") for _, path in loaded)
+
+
+@requires("systemd-analyze")
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_finds_nothing_wrong(tmp_path: Path, name: str) -> None:
+    for unit in UNITS:
+        text = re.sub(rf"{INSTALLED}/\w+", str(which("true")), (CONTRIB / unit).read_text())
+        (tmp_path / unit).write_text(text)
+    done = run("systemd-analyze", "verify", "--man=no", tmp_path / name, status=None)
+    # It may look at other units of this machine as well.
+    complaints = [line for line in done.stdout.decode().splitlines() if "smtphooks" in line]
+    assert (done.returncode, complaints) == (0, [])
+
+
+# --- what they start ---
+
+
+@pytest.fixture
+def etc(tmp_path: Path) -> Path:
+    """The folder of the configuration, with what the head of the unit wants there."""
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    for name in ("smtphooks.toml", "mailhooks.py"):
+        shutil.copy(CONTRIB / name, folder)
+    Authority().server("mx.example.org").writeTo(folder)
+    return folder
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """The working folder."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    return folder
+
+
+def started(etc: Path, endpoint: str) -> list[str]:
+    """The command of the unit, where what it names is elsewhere."""
+    config = etc / "smtphooks.toml"
+    text = config.read_text().replace(f"{CREDENTIALS}/key.pem", str(etc / "server.key"))
+    config.write_text(text.replace(f"{CREDENTIALS}/cert.pem", str(etc / "server.pem")).replace("tcp:25", endpoint))
+    command = valueOf("ExecStart").replace(INSTALLED, str(BIN)).replace(CONFIGURED, str(etc))
+    return shlex.split(command)
+
+
+def checked(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command, "--check"],
+        env=environment(),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def test_the_command_takes_each_of_its_flags_and_the_sample_configuration(etc: Path, state: Path) -> None:
+    done = checked(started(etc, "tcp:25"), state)
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = tomllib.loads(done.stdout)
+    assert printed["hooks"] == "mailhooks:Mail"
+    assert printed["options"]["key"] == str(etc / "server.key")
+
+
+def test_a_flag_that_is_not_there_would_be_seen(etc: Path, state: Path) -> None:
+    done = checked([*started(etc, "tcp:25"), "--log-from=json"], state)
+    assert done.returncode == 1
+    assert "unknown flag --log-from" in done.stderr
+
+
+def test_the_service_takes_mail_and_keeps_it_where_it_may_write(etc: Path, state: Path) -> None:
+    port = freePort()
+    service = Program(started(etc, tcp(port)), environment(), state)
+    try:
+        service.waitForLine("listening on")
+        with Client(port) as client:
+            client.say(b"EHLO client.example", 250)
+            client.say(b"MAIL FROM:<a@client.example>", 250)
+            client.say(b"RCPT TO:<b@elsewhere.example>", 550)
+            client.say(b"RCPT TO:<b@example.org>", 250)
+            client.say(b"DATA", 354)
+            client.socket.sendall(hidden(b"Subject: hello\r\n\r\nhello\r\n"))
+            client.reply(250)
+            client.say(b"QUIT", 221)
+        assert service.terminate() == 0
+    finally:
+        service.kill()
+    assert b"hello" in Maildir(state / "maildir").message().content
+
+
+# --- the cache of plugins ---
+
+
+PLUGIN = "from twisted.application.service import ServiceMaker\nx = ServiceMaker('x', 'x', 'x', 'x')\n"
+
+
+def test_the_cache_of_plugins_is_written_before_the_start_so_that_the_service_can_read_it(tmp_path: Path) -> None:
+    plugins = tmp_path / "twisted" / "plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "x.py").write_text(PLUGIN)
+    command = valueOf("ExecStartPre")
+    assert command.startswith(f"+{INSTALLED}/python -I -c ")  # root's privileges, and nothing of the working folder
+    words = shlex.split(command.removeprefix("+"))
+    words.remove("-I")  # or else it would not look into this test's folder
+    words[0] = sys.executable
+    umask = int(valueOf("UMask"), 8)
+    subprocess.run(words, env=environment(tmp_path), cwd=tmp_path, check=True, timeout=PATIENCE, umask=umask)
+    mode = stat.S_IMODE((plugins / "dropin.cache").stat().st_mode)
+    assert mode & 0o044 == 0o044
