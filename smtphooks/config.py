@@ -28,6 +28,9 @@ from smtphooks.toml import table, toTOML
 # Options that hold over all listeners together where they are common, beside those of each listener alone.
 _SHARED = ("maxClients", "maxClientsPerAddress")
 
+# Endpoints that begin with TLS by themselves; the second is that of the package txsni.
+_WITH_TLS = ("ssl", "tls")
+
 
 @attrs.frozen
 class Listener:
@@ -121,7 +124,7 @@ def _makeListener(said: ListenerSettings, settings: Settings, common: Mapping[st
         raise _explained(error, said, settings) from None
     useless = (
         _wrongEndpoint(said.endpoint, factory)
-        or _uselessness(factory, (said.hooks or settings.hooks).name)
+        or _uselessness(said.endpoint, factory, (said.hooks or settings.hooks).name)
         or _droppingOf(factory, said, settings)
     )
     if useless is not None:
@@ -148,7 +151,7 @@ def _wrongEndpoint(endpoint: str, factory: SMTPServerFactory) -> str | None:
             "the endpoint haproxy: hides from smtphooks who its clients are, leave haproxy: out and list the proxies in"
             ' option useProxy, such as useProxy = ["192.0.2.1"]'
         )
-    if kind in ("ssl", "tls") and factory.options.useProxy:
+    if kind in _WITH_TLS and factory.options.useProxy:
         return (
             f"option useProxy is {toTOML(factory.options.useProxy)} and the endpoint {kind}: begins with TLS, but the"
             " PROXY header comes before TLS, use an endpoint tcp: with secure = true"
@@ -169,14 +172,15 @@ def _droppingOf(factory: SMTPServerFactory, said: ListenerSettings, settings: Se
     hooks = said.hooks or settings.hooks
     return (
         f"{hooks.name} has no onData, so every message would be accepted and dropped, give it onData, or set"
-        " discard = true above all tables or in the [[listener]]"
+        " discard = true in the configuration, above all tables or in the [[listener]]"
     )
 
 
-def _uselessness(factory: SMTPServerFactory, hooks: str) -> str | None:
+def _uselessness(endpoint: str, factory: SMTPServerFactory, hooks: str) -> str | None:
     """Why every message would be refused, None if it is not so."""
     options = factory.options
-    isSecure = options.secure or options.secured or not (options.hideSTARTTLS or "STARTTLS" in options.disabledCommands)
+    begins = options.secure or options.secured or _kindOf(endpoint) in _WITH_TLS
+    isSecure = begins or not (options.hideSTARTTLS or "STARTTLS" in options.disabledCommands)
     if options.needsUpgrade and not isSecure:
         return (
             "option needsUpgrade is true and STARTTLS is hidden or disabled, so every message would be refused, offer"

@@ -589,7 +589,7 @@ class TestDiscard:
     DROPPING = 'hooks = "mailapp:Dropping"\n'
     SENTENCE = (
         "mailapp:Dropping has no onData, so every message would be accepted and dropped, give it onData, or set"
-        " discard = true above all tables or in the [[listener]]"
+        " discard = true in the configuration, above all tables or in the [[listener]]"
     )
 
     @pytest.mark.parametrize(
@@ -648,6 +648,14 @@ class TestEndpoints:
     @pytest.mark.parametrize("more", ["", "secure = true\n", "useProxy = false\n", "useProxy = []\n"])
     def test_elseItMayBeTLS(self, more: str) -> None:
         configured(OPTIONAL + f'[[listener]]\nendpoint = "ssl:465"\n{more}')
+
+    @pytest.mark.parametrize(
+        "text",
+        [OPTIONAL + "needsUpgrade = true\nhideSTARTTLS = true\n", MAIL + "[options]\nhideSTARTTLS = true\n" + USERS],
+    )
+    def test_itIsAsSecureAsTLSOfOurOwn(self, text: str) -> None:
+        configured(text + '[[listener]]\nendpoint = "ssl:465"\n')
+        assert "every message would be refused" in refusal(text + '[[listener]]\nendpoint = "tcp:465"\n')
 
     @pytest.mark.parametrize("endpoint", ["tcp:25", "unix:haproxy:mode=660", "unix:ssl", "myhaproxy:25"])
     def test_othersMayHaveProxies(self, endpoint: str) -> None:

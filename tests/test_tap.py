@@ -115,6 +115,27 @@ class TestFlags:
         assert options.configuration.hooks.name == "tests.real.hooks:UnreadMessages"
         assert options.configuration.hooks.options == {}
 
+    @pytest.mark.parametrize("flags", [["--hooks", "tests.real.hooks:UnreadMessages"], ["--maildir", "other"]])
+    def test_bothWinOverThoseOfAListener(self, folder: Path, config: str, flags: list[str]) -> None:
+        (folder / config).write_text(CONFIG + 'hooks = "nowhere:Hooks"\n')
+        one, other = parsed("--config", config, *flags).configuration.listeners
+        assert one.factory.onData.__self__ is other.factory.onData.__self__  # type: ignore[union-attr]
+
+    def test_hooksThatWouldDropEveryMessageAreRefused(self, folder: Path) -> None:
+        (folder / "dropping.py").write_text("class Hooks:\n    def onRcptTo(self, address, session): ...\n")
+        assert refusal("--hooks", "dropping:Hooks") == (
+            "smtphooks: the default listener (tcp:2525:interface=127.0.0.1): dropping:Hooks has no onData, so every"
+            " message would be accepted and dropped, give it onData, or set discard = true in the configuration, above"
+            " all tables or in the [[listener]]"
+        )
+        (folder / "smtphooks.toml").write_text("discard = true\n[options]\nauthOptional = true\n")
+        parsed("--config", "smtphooks.toml", "--hooks", "dropping:Hooks")
+
+    def test_anEndpointThatHidesClientsIsRefused(self) -> None:
+        assert refusal("--listen", "HAProxy:tcp:25").startswith(
+            "smtphooks: --listen HAProxy:tcp:25: the endpoint haproxy: hides from smtphooks who its clients are, "
+        )
+
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
@@ -196,6 +217,14 @@ class TestCheck:
         printed = self.checked(capsys, "--listen", "tcp:25", "--lmtp")
         (folder / "printed.toml").write_text(printed)
         assert readSettings("printed.toml").options["lmtp"] is True
+        assert self.checked(capsys, "--config", "printed.toml") == printed
+
+    def test_printsHooksOfAListener(self, capsys: pytest.CaptureFixture[str], folder: Path, config: str) -> None:
+        own = 'hooks = "smtphooks.maildir:MaildirHooks"\ndiscard = false\n[listener.hooks-options]\npath = "own"\n'
+        (folder / config).write_text(CONFIG + own)
+        printed = self.checked(capsys, "--config", config)
+        assert '\n[listener.hooks-options]\npath = "own"\n' in printed
+        (folder / "printed.toml").write_text(printed)
         assert self.checked(capsys, "--config", "printed.toml") == printed
 
     def test_socketsOfSystemdNeedNotBeThere(self, capsys: pytest.CaptureFixture[str]) -> None:
