@@ -45,6 +45,7 @@ _PARTS = {
         "writer",
         "direct",
         "arrival",
+        "clients",
         "factory",
         "lookup",
         "proxy",
