@@ -15,12 +15,13 @@ from smtphooks.replies import SMTPError
 from smtphooks.sasl import Auth, AuthResponse
 from smtphooks.service import SMTPService
 from smtphooks.session import Address, Envelope, Session, TLSInfo
-from smtphooks.stream import MessageStream
+from smtphooks.stream import ConsumerStopped, MessageStream
 
 __all__ = [
     "Address",
     "Auth",
     "AuthResponse",
+    "ConsumerStopped",
     "Envelope",
     "Extension",
     "Hooks",

@@ -18,7 +18,7 @@ from smtphooks.options import Options
 from smtphooks.replies import SMTPError
 from smtphooks.runner import HOOK_TIMED_OUT, HookRunner
 from smtphooks.steps import DiscardChunk, ReceiveChunk, ReceiveMessage, Verdict
-from smtphooks.stream import ROOM, MessageStream
+from smtphooks.stream import MessageStream
 from smtphooks.wire import Wire, beforeBareNewline
 
 
@@ -120,7 +120,7 @@ class Receiver:
     @property
     def hasRoom(self) -> bool:
         """More of the message may be read."""
-        return self._delivery is None or self._delivery.stream.buffered < ROOM
+        return self._delivery is None or (stream := self._delivery.stream).buffered < stream.room
 
     @property
     def buffered(self) -> int:

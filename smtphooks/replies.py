@@ -285,6 +285,7 @@ TIMED_OUT = Reply(421, "Timeout, closing connection", "4.4.2")
 NO_TLS_HERE = Reply(454, "TLS is not available on this connection", "4.7.0", closes=True)
 TOO_MANY_ERRORS = Reply(421, "Too many errors", "4.7.0")
 TOO_LARGE = Reply(552, "Message exceeds the fixed maximum size", "5.3.4")
+HEADER_TOO_LARGE = Reply(552, "Message header exceeds the fixed maximum size", "5.3.4")
 BARE_NEWLINE = Reply(550, "Bare <CR> or <LF> in message, only <CR><LF> ends a line", "5.6.11")
 
 

@@ -1,15 +1,16 @@
 """
 The message stream: what C{onData} reads a message from.
 
-The protocol puts octets in while fewer than L{ROOM} wait; the hook takes them out in one of four ways, at its own
-pace.  A message cut short never looks like a whole one: the stream either ends or fails.
+The protocol puts octets in while there is L{room <MessageStream.room>}; the hook takes them out in one of four ways, at
+its own pace.  A message cut short never looks like a whole one: the stream either ends or fails.  Before the hook takes
+the first octet it may ask for the header, and put fields of its own in front.
 This module knows neither the wire nor the dialogue.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from email.message import Message
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer, IPushProducer
@@ -17,15 +18,30 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
-from smtphooks.replies import TOO_LARGE, SMTPError
+from smtphooks.awaiting import Waiting
+from smtphooks.consumer import ConsumerWriter
+from smtphooks.header import HeaderEnd, areFields, maybeSeparator, parseHeader
+from smtphooks.replies import HEADER_TOO_LARGE, TOO_LARGE, Reply, SMTPError
 
 # Octets that wait for the hook before the stream is full.  One pull from the wire (at most 64 KiB) may go
 # over it, and what the wire holds (at most 64 KiB less that pull) comes on top: less than 128 KiB in all.
 ROOM = 16384
 
+# Octets that a header may have for L{MessageStream.header}, which alone makes the stream hold so many.
+HEADER_OCTETS = 262144
+
+# Octets that L{MessageStream.read} gives unless it is told otherwise.
+READ_OCTETS = 33554432
+
+# Pieces that are gathered before they become one: each costs some 50 octets besides its own, which may be two.
+_PIECES = 1024
+
 
 class ConsumerStopped(Exception):
     """The consumer that L{MessageStream.deliverTo} wrote to asked for no more; the message was not delivered whole."""
+
+
+_ONE_READER = "a MessageStream is read by one reader at a time"
 
 
 @implementer(IBodyProducer, IPushProducer)
@@ -39,30 +55,35 @@ class MessageStream:
       - as an C{IBodyProducer}, as in C{treq.post(url, data=stream)}.
 
     Hidden dots have been removed, line ends are as option C{bareNewline} says, the terminator is not included.
+    L{header} and L{prepend} come before any of them.
 
     @ivar byteLength: octets of the message so far; exact when it has ended.
     @ivar sizeExceeded: the message has more octets than option C{size}; unless option C{rejectOversized} is off, the
         stream ended with the last that it may have.
     @ivar buffered: octets that wait for the hook.
+    @ivar room: the stream is full when so many octets wait.
     @ivar length: always unknown, for C{IBodyProducer}.
     """
 
     __slots__ = (
+        "_arrived",
         "_chunks",
         "_consumer",
         "_cutOversized",
-        "_delivered",
         "_discarding",
         "_ended",
         "_failure",
+        "_header",
+        "_iterated",
         "_paused",
-        "_registered",
+        "_prefix",
         "_size",
         "_taken",
         "_wanted",
         "_wantsMore",
         "buffered",
         "byteLength",
+        "room",
         "sizeExceeded",
     )
 
@@ -76,19 +97,22 @@ class MessageStream:
         """
         self.byteLength = 0
         self.buffered = 0
+        self.room = ROOM
         self.sizeExceeded = False
         self._size = size
         self._cutOversized = cutOversized
         self._wantsMore = wantsMore
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes] = []  # what may be read
+        self._arrived = self._chunks  # what has come; another list while it is open what separates it from the prefix
+        self._prefix = b""  # fields of the hook's, before the message is read
+        self._header: Message | None = None
         self._ended = False
         self._failure: Failure | None = None
         self._discarding = False
         self._taken = False  # one of the ways to consume has been chosen
-        self._wanted: Deferred[None] | None = None  # fires when there is something new
-        self._consumer: Any = None
-        self._registered = False  # this producer was registered here, not by the consumer's owner
-        self._delivered: Deferred[None] | None = None
+        self._iterated = False  # and it is async for
+        self._wanted: Waiting[None] | None = None  # fires when there is something new; there until the reader goes on
+        self._consumer: ConsumerWriter | None = None
         self._paused = False
 
     # --- the protocol's side ---
@@ -96,7 +120,7 @@ class MessageStream:
     @property
     def isAwaited(self) -> bool:
         """The hook waits for this stream, and so learns by it if the message ends or fails."""
-        return self._wanted is not None or self._delivered is not None
+        return self._wanted is not None or (self._consumer is not None and self._consumer.isOpen)
 
     def receive(self, data: bytes) -> None:
         """Octets have arrived."""
@@ -118,7 +142,7 @@ class MessageStream:
             data = data[: self._size - self.byteLength]
             self._ended = True
         if data:
-            self._chunks.append(data)
+            self._arrived.append(data)
             self.buffered += len(data)
 
     def fail(self, failure: Failure) -> None:
@@ -144,91 +168,190 @@ class MessageStream:
 
     def _drop(self) -> None:
         self._chunks.clear()
+        self._arrived.clear()
         self.buffered = 0
 
     def _serve(self) -> None:
-        """Give what there is to who waits for it."""
+        """Give what there is to the reader or the consumer."""
+        if self._arrived is not self._chunks:
+            self._maybeJoin()
         if self._wanted is not None:
-            wanted, self._wanted = self._wanted, None
-            wanted.callback(None)
-        elif self._delivered is not None:
-            self._deliver()
+            if not self._wanted.called:  # A task of asyncio goes on later than it is told to.
+                self._wanted.callback(None)
+        elif self._consumer is not None:
+            self._deliver(self._consumer)
 
-    # --- the hook's side ---
+    def _maybeJoin(self) -> None:
+        """Put the message behind the fields that the hook has put in front of it, once it is clear how."""
+        separator = maybeSeparator(b"".join(self._arrived), more=not self._ended)
+        if separator is not None:
+            self._chunks += [separator, *self._arrived] if separator else self._arrived
+            self.buffered += len(separator)
+            self._arrived = self._chunks
+
+    # --- the hook's side, before it reads ---
+
+    async def header(self) -> Message:
+        """
+        The header of the message, which is still to be read as if nothing had been read of it.
+
+        @raise SMTPError: 552, if it has more than L{HEADER_OCTETS}; and as L{read} does.
+        @raise RuntimeError: if reading has begun.
+        """
+        self._mustBeUnread("header")
+        if self._header is None:
+            octets = await self._headerOctets()
+            separator = maybeSeparator(octets, more=False)
+            # Behind an empty line of ours the message is all body.
+            self._header = parseHeader(self._prefix + (separator or octets) if self._prefix else octets)
+        return self._header
+
+    async def _headerOctets(self) -> bytes:
+        """The header as the client sent it; of a message without an empty line all that there is."""
+        chunks, search, searched = self._chunks, HeaderEnd(), 0
+        wasFull = self.buffered >= self.room
+        self.room = HEADER_OCTETS + 1
+        if wasFull:
+            self._wantsMore()
+        try:
+            while search.end is None and search.octets <= HEADER_OCTETS and await self._more(searched):
+                for chunk in chunks[searched:]:
+                    search.receive(chunk)
+                if len(chunks) > _PIECES:
+                    chunks[:] = [b"".join(chunks)]
+                searched = len(chunks)
+        finally:
+            self.room = ROOM
+        if (search.end or search.octets) > HEADER_OCTETS:
+            raise _refusal(HEADER_TOO_LARGE)
+        if len(chunks) > 1:
+            chunks[:] = [b"".join(chunks)]
+        return chunks[0][: search.end] if chunks else b""
+
+    def prepend(self, octets: bytes) -> None:
+        """
+        Put header fields in front of the message, and of those that are there already.
+
+        An empty line keeps them apart from a message that does not begin with a field.  They count neither in
+        C{byteLength} nor for option C{size}.
+
+        @param octets: whole fields; each line ends with CRLF.
+        @raise ValueError: if they are anything else.
+        @raise RuntimeError: if reading has begun.
+        """
+        if not isinstance(octets, bytes):
+            raise TypeError(f"prepend() takes bytes, not {octets!r}")
+        if not areFields(octets):
+            raise ValueError(f"prepend() takes whole header fields whose lines end with CRLF, not {octets!r}")
+        self._mustBeUnread("prepend")
+        self._prefix = octets + self._prefix
+        self._header = None
+
+    def _mustBeUnread(self, method: str) -> None:
+        if self._taken:
+            raise RuntimeError(f"{method}() comes before a MessageStream is read, and this one is being or has been")
+
+    # --- the hook's side: the four ways to read ---
 
     def _choose(self) -> None:
         if self._taken:
             raise RuntimeError("a MessageStream can be consumed once, and this one is being or has been")
+        if self._wanted is not None:
+            raise RuntimeError(_ONE_READER)
         self._taken = True
+        if self._prefix and self._maybeFailure() is None:
+            self._chunks = [self._prefix]
+            self.buffered += len(self._prefix)
+            self._maybeJoin()
 
     def _take(self) -> bytes:
         """All octets that wait."""
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._drop()
+        chunks.clear()
+        self.buffered -= len(data)
         return data
 
-    def __aiter__(self) -> MessageStream:
-        self._choose()
-        return self
-
-    async def __anext__(self) -> bytes:
+    async def _more(self, held: int = 0) -> bool:
+        """Wait for more chunks than are held.  False if the stream has ended without."""
         while True:
             failure = self._maybeFailure()
             if failure is not None:
                 failure.raiseException()
-            if self._chunks:
-                data = self._take()
-                self._wantsMore()
-                return data
+            if len(self._chunks) > held:
+                return True
             if self._ended:
-                raise StopAsyncIteration
+                return False
             if self._wanted is not None:
-                raise RuntimeError("a MessageStream is read by one reader at a time")
-            self._wanted = Deferred(self._forget)
-            await self._wanted
+                raise RuntimeError(_ONE_READER)
+            self._wanted = Waiting()
+            try:
+                await self._wanted
+            finally:
+                self._wanted = None
 
-    def _forget(self, wanted: Deferred[None]) -> None:
-        self._wanted = None
+    def __aiter__(self) -> MessageStream:
+        """The stream itself: a second C{async for} goes on where the first was left."""
+        if not self._iterated:
+            self._choose()
+            self._iterated = True
+        return self
 
-    async def read(self) -> bytes:
+    async def __anext__(self) -> bytes:
+        if not self._iterated:
+            self.__aiter__()
+        if not self._chunks and not await self._more():
+            raise StopAsyncIteration
+        data = self._take()
+        self._wantsMore()
+        return data
+
+    async def read(self, limit: int | None = READ_OCTETS) -> bytes:
         """
         The whole message; for small ones, since all of it is held in memory.
 
+        @param limit: octets that it may have; 0 or None for no limit.
         @raise twisted.internet.error.ConnectionLost: if the client left before its end.
-        @raise SMTPError: if the message has a bare CR or LF and option C{bareNewline} is C{"reject"}.
+        @raise SMTPError: 552, if it has more; 550, if it has a bare CR or LF and option C{bareNewline} is C{"reject"}.
         """
-        return b"".join([chunk async for chunk in self])
+        self._choose()
+        pieces: list[bytes] = []
+        octets = joined = 0
+        while self._chunks or await self._more():
+            piece = self._take()
+            octets += len(piece)
+            if limit and octets > limit:
+                pieces.clear()  # The traceback keeps them as long as the exception lives.
+                raise _refusal(TOO_LARGE)
+            pieces.append(piece)
+            if len(pieces) - joined >= _PIECES:
+                pieces[joined:] = [b"".join(pieces[joined:])]
+                joined += 1
+            self._wantsMore()
+        return b"".join(pieces)
 
     def deliverTo(self, consumer: IConsumer) -> Deferred[None]:
         """
         Write the message to a consumer, no faster than it wants.
 
         @return: fires with None when all was written; fails as L{read} does, with L{ConsumerStopped}, and with
-            L{SMTPError} if the message passed option C{size} and so was not written whole.
+            L{SMTPError} if the message passed option C{size} and so was not written whole.  What the consumer raises
+            fails it too.
         """
-        delivered = self._beginDelivery(consumer)
-        self._registered = True
-        try:
-            # A consumer that is gone stops its producer within this call.
-            consumer.registerProducer(self, True)
-        except BaseException:
-            self._endDelivery()
-            raise
-        self._deliver()
-        return delivered
+        self._choose()
+        self._consumer = writer = ConsumerWriter(consumer)
+        ended = writer.ended
+        writer.register(self)
+        self._deliver(writer)
+        return ended
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         """Write the message to a consumer with which this producer is registered already (C{IBodyProducer})."""
-        delivered = self._beginDelivery(consumer)
-        self._deliver()
-        return delivered
-
-    def _beginDelivery(self, consumer: IConsumer) -> Deferred[None]:
         self._choose()
-        self._consumer = consumer
-        self._delivered = Deferred(self._stopDelivery)
-        return self._delivered
+        self._consumer = writer = ConsumerWriter(consumer)
+        ended = writer.ended
+        self._deliver(writer)
+        return ended
 
     def pauseProducing(self) -> None:
         """C{IPushProducer}: write no more for now."""
@@ -237,45 +360,27 @@ class MessageStream:
     def resumeProducing(self) -> None:
         """C{IPushProducer}: go on writing."""
         self._paused = False
-        self._deliver()
+        if self._consumer is not None:
+            self._deliver(self._consumer)
 
     def stopProducing(self) -> None:
         """C{IPushProducer}: write no more at all."""
-        delivered = self._endDelivery()
-        # An IBodyProducer that was stopped never fires its Deferred.
-        if delivered is not None and self._registered:
-            delivered.errback(ConsumerStopped("the consumer of the message asked for no more"))
+        if self._consumer is not None:
+            self._consumer.stop(ConsumerStopped("the consumer of the message asked for no more"))
 
-    def _stopDelivery(self, delivered: Deferred[None]) -> None:
-        if self._registered:
-            self._consumer.unregisterProducer()
-        self._endDelivery()
-
-    def _endDelivery(self) -> Deferred[None] | None:
-        delivered, self._delivered = self._delivered, None
-        self._consumer = None
-        return delivered
-
-    def _deliver(self) -> None:
-        while self._delivered is not None and self._chunks and not self._paused:
+    def _deliver(self, consumer: ConsumerWriter) -> None:
+        while consumer.isOpen and self._chunks and not self._paused:
             # In this order: what wantsMore brings is written by a call within it.
-            try:
-                self._consumer.write(self._take())
-            except Exception:
-                # A fault of the hook's, which may not harm who brings the octets.
-                delivered = self._endDelivery()
-                if delivered is not None:
-                    delivered.errback(Failure())
-                return
+            consumer.write(self._take())
             self._wantsMore()
         failure = self._maybeFailure()
-        if self._delivered is None or self._chunks or not (self._ended or failure):
+        if not consumer.isOpen or self._chunks or not (self._ended or failure):
             return
         if failure is None and self.sizeExceeded and self._cutOversized:
             # Whoever the consumer hands it on to cannot look at sizeExceeded, and must not take it for whole.
-            failure = Failure(SMTPError(TOO_LARGE.lines[0], TOO_LARGE.code, TOO_LARGE.enhancedCode))
-        consumer, delivered = self._consumer, self._endDelivery()
-        if self._registered:
-            consumer.unregisterProducer()
-        assert delivered is not None
-        delivered.callback(failure)
+            failure = Failure(_refusal(TOO_LARGE))
+        consumer.end(failure)
+
+
+def _refusal(reply: Reply) -> SMTPError:
+    return SMTPError(reply.lines[0], reply.code, reply.enhancedCode)
