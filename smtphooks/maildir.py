@@ -24,6 +24,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtphooks.header import maybeSeparator
 from smtphooks.replies import TOO_LARGE, SMTPError
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class MaildirHooks:
     """
     Hooks that store every message in one Maildir.
 
-    Each file begins with C{Return-Path}, C{Delivered-To} and C{Received}.  Over SMTP a message is one file,
+    Each file begins with C{Return-Path}, C{Delivered-To} and C{Received}, and an empty line follows unless the message
+    begins with a header field: what it begins with cannot extend these.  Over SMTP a message is one file,
     with a C{Delivered-To} for each distinct recipient; over LMTP it is one file for each RCPT, duplicates
     included, and each has a result of its own.
 
@@ -174,7 +176,8 @@ class _Delivery:
         # LMTP: a file for each RCPT.  SMTP: one file, for nobody in particular.
         self._recipients: Sequence[Address | None] = self._envelope.rcptTo if session.lmtp else (None,)
         self._binary = self._envelope.bodyType == "binarymime"
-        self._heldCR = b""
+        self._begun = False  # the message itself stands in the file
+        self._held = b""  # octets that are written when it is clear how
         self._file: _MessageFile | None = None
         self._bodyStart = 0
         self._ended: Deferred[None] | None = None
@@ -228,11 +231,18 @@ class _Delivery:
             self._maildir.makeFolders()
             file = self._file = _MessageFile(self._maildir.path)
             self._bodyStart = file.write(self._header(self._recipients[0]))
+        data, self._held = self._held + data, b""
+        if not self._begun:
+            separator = maybeSeparator(data, more=not last)
+            if separator is None:
+                self._held = data
+                return file
+            self._begun = True
+            data = separator + data
         if not self._binary:
-            data = self._heldCR + data
             # A CR at the end may be half of a CRLF.
             whole = data if last else data.removesuffix(b"\r")
-            self._heldCR = data[len(whole) :]
+            self._held = data[len(whole) :]
             data = whole.replace(b"\r\n", b"\n")
         file.write(data)
         return file

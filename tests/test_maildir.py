@@ -23,7 +23,7 @@ from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Envelope, Session
 
 MESSAGE = b"Subject: hello\r\n\r\nHello.\r\n"
-LARGE = b"0123456789abcdef" * 4096  # more than is gathered, so each chunk of it is written as it comes
+LARGE = b"X-Large:01234567" * 4096  # more than is gathered, so each chunk of it is written as it comes
 
 
 class Stream:
@@ -266,6 +266,35 @@ async def test_a_binarymime_message_is_stored_unchanged(hooks, root):
     assert header.startswith(b"Return-Path: <sender@example.org>\r\nDelivered-To: user@example.com\r\n")
 
 
+FORGED = b" for <forged@example.org>\r\nSubject: x\r\n\r\ntext\r\n"
+
+
+@pytest.mark.parametrize("octets", [1, 2, 5, 1000])
+@pytest.mark.parametrize("args", [{}, {"BODY": "BINARYMIME"}])
+@pytest.mark.parametrize("message", [FORGED, FORGED.replace(b" ", b"\t", 1), b"Dear Ann\r\n", b"a", b"x" * 2000, b"\r"])
+@pytest_twisted.ensureDeferred
+async def test_a_message_cannot_extend_our_header(hooks, root, monkeypatch, message, args, octets):
+    monkeypatch.setattr(maildir, "_GATHERED_OCTETS", 0)
+    pieces = [message[i : i + octets] for i in range(0, len(message), octets)]
+    await hooks.onData(Stream(*pieces), makeSession(**args))
+    whole = b"\r\n" + message
+    assert stored(root)[1] == (whole if args else whole.replace(b"\r\n", b"\n"))
+
+
+@pytest.mark.parametrize("message", [b"\r\ntext\r\n", b"\ntext\r\n", b"X-Old : 1\r\n\r\n", b""])
+@pytest_twisted.ensureDeferred
+async def test_a_message_that_begins_with_its_header_or_none_goes_on_in_the_next_line(hooks, root, message):
+    await hooks.onData(Stream(*[message[i : i + 1] for i in range(len(message))]), makeSession())
+    assert stored(root)[1] == message.replace(b"\r\n", b"\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_can_extend_the_header_of_no_copy(hooks, root):
+    await hooks.onData(Stream(FORGED), makeSession("a@x.org", "b@x.org", "c@x.org", lmtp=True))
+    bodies = [split(path.read_bytes())[1] for path in (root / "new").iterdir()]
+    assert bodies == [b"\n" + FORGED.replace(b"\r\n", b"\n")] * 3
+
+
 @pytest_twisted.ensureDeferred
 async def test_an_empty_message_is_a_file_too(hooks, root):
     await hooks.onData(Stream(), makeSession())
@@ -383,7 +412,7 @@ async def test_a_file_that_is_there_is_never_replaced(hooks, root, monkeypatch):
     monkeypatch.setattr(maildir, "_uniqueName", lambda: "same")
     await hooks.onData(Stream(b"first"), makeSession())
     assert (await refused(hooks.onData(Stream(b"second"), makeSession())))[:2] == (451, "4.3.0")
-    assert stored(root)[1] == b"first"
+    assert stored(root)[1] == b"\nfirst"
     assert names(root / "tmp") == []
 
 
@@ -444,7 +473,7 @@ async def test_the_reactor_thread_never_touches_the_disk(hooks, disk):
 async def test_a_small_message_costs_one_visit_to_a_thread(hooks, root, threads):
     await hooks.onData(Stream(*[b"x" * 1024] * 16), makeSession())
     assert len(threads.visits) == 1
-    assert stored(root)[1] == b"x" * 16384
+    assert stored(root)[1] == b"\n" + b"x" * 16384
 
 
 @pytest_twisted.ensureDeferred
@@ -453,7 +482,7 @@ async def test_a_large_message_is_written_as_it_comes(hooks, root, threads):
     storing = ensureDeferred(hooks.onData(Stream(b"x" * 10000, b"y" * 10000, gone, b"z"), makeSession()))
     await threads.settled()
     (name,) = names(root / "tmp")
-    assert split((root / "tmp" / name).read_bytes())[1] == b"x" * 10000 + b"y" * 10000
+    assert split((root / "tmp" / name).read_bytes())[1] == b"\n" + b"x" * 10000 + b"y" * 10000
     assert names(root / "new") == []
     gone.callback(None)
     await storing
@@ -783,5 +812,5 @@ async def test_deliveries_at_the_same_time_do_not_meet(hooks, root):
     for deferred in storing:
         await deferred
     bodies = Counter(split(path.read_bytes())[1] for path in (root / "new").iterdir())
-    assert bodies == {letter * 20: 2 for letter in letters}
+    assert bodies == {b"\n" + letter * 20: 2 for letter in letters}
     assert names(root / "tmp") == []
