@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,12 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface.verify import verifyObject
 
-from smtphooks import ConsumerStopped, MessageStream
+from smtphooks import ConsumerStopped, MessageStream, SMTPError
+from smtphooks.header import maybeSeparator
 from smtphooks.stream import ROOM
 
 from .conftest import Logged
+from .support import ENVELOPE, Pending, connect, cutUp
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -219,6 +222,545 @@ def test_read_is_awaited_only_while_it_waits() -> None:
     assert stream.isAwaited
     stream.finish()
     assert not stream.isAwaited
+
+
+# --- an ordinary iterator ---
+
+
+def test_a_stream_is_its_own_iterator() -> None:
+    stream = MessageStream()
+    assert aiter(stream) is stream
+    assert aiter(stream) is stream
+
+
+async def inThree(stream: MessageStream) -> list[bytes]:
+    first = [await anext(stream)]
+    async for chunk in stream:
+        first.append(chunk)
+        break
+    return first + [chunk async for chunk in stream]
+
+
+def test_a_second_loop_goes_on_where_the_first_was_left() -> None:
+    stream = MessageStream()
+    result = Result(inThree(stream))
+    for piece in (b"a", b"b", b"c", b"d"):
+        stream.receive(piece)
+    stream.finish()
+    assert result.values == [[b"a", b"b", b"c", b"d"]]
+    assert Result(iterate(stream)).values == [b""]
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way is not iterate])
+def test_what_was_begun_in_one_way_is_not_ended_in_another(way: Way) -> None:
+    stream = MessageStream()
+    stream.receive(b"a")
+    Result(anext(stream))
+    assert "consumed once" in str(Result(way(stream)).failures[0])
+
+    stream = MessageStream()
+    Result(way(stream))
+    stream.receive(b"a")
+    assert "consumed once" in str(Result(anext(stream)).failures[0])
+
+
+def test_a_reader_that_gave_up_may_go_on() -> None:
+    stream = MessageStream()
+    Result(anext(stream)).deferred.cancel()
+    stream.receive(b"a")
+    stream.finish()
+    assert Result(iterate(stream)).values == [b"a"]
+
+
+# --- read is bounded ---
+
+
+@pytest.mark.parametrize("pieces", [[b"abcdefgh"], [b"abcd", b"e", b"fgh"], [b"abcde", b"fgh"]])
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_message_over_the_limit_is_refused(pieces: list[bytes], ended: bool) -> None:
+    stream = MessageStream()
+    result = Result(stream.read(limit=4))
+    for piece in pieces:
+        stream.receive(piece)
+    if ended:
+        stream.finish()
+    (refusal,) = result.failures
+    assert isinstance(refusal, SMTPError)
+    assert (refusal.responseCode, refusal.enhancedCode) == (552, "5.3.4")
+
+
+@pytest.mark.parametrize("limit", [8, 9, 0, None])
+def test_a_message_of_the_limit_is_read_and_no_limit_is_none(limit: int | None) -> None:
+    stream = MessageStream()
+    result = Result(stream.read(limit))
+    stream.receive(b"abcde")
+    stream.finish(b"fgh")
+    assert result.values == [b"abcdefgh"]
+
+
+def test_read_takes_32_MiB_unless_it_is_told_otherwise() -> None:
+    piece = bytes(65536)
+    for more in (b"", b"x"):
+        stream = MessageStream()
+        result = Result(stream.read())
+        for _ in range(512):
+            stream.receive(piece)
+        stream.finish(more)
+        if more:
+            assert isinstance(result.failures[0], SMTPError)
+        else:
+            assert len(result.values[0]) == 33554432
+
+
+def memoryOf(deed: Callable[[], Any]) -> tuple[int, int]:
+    """Octets that are allocated when it is done, while its result is kept, and at most."""
+    tracemalloc.start()
+    try:
+        kept = deed()
+        assert kept is not None
+        return tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+
+def test_small_pieces_cost_hardly_more_than_their_octets() -> None:
+    def drip() -> Any:
+        stream = MessageStream()
+        result = Result(stream.read())
+        for number in range(50000):
+            stream.receive(b"%d" % (number % 90 + 10))
+        stream.finish()
+        assert len(result.values[0]) == 100000
+        return result
+
+    assert memoryOf(drip)[1] < 500000
+
+
+def test_what_was_gathered_over_the_limit_is_dropped() -> None:
+    stream = MessageStream()
+    result = Result(stream.read(limit=1000000))
+
+    def flood() -> Any:
+        for _ in range(11):
+            stream.receive(bytes(100000))
+        assert result.failures  # which hold the frame of read
+        return result
+
+    kept, most = memoryOf(flood)
+    assert kept < 200000
+    assert most < 1200000
+
+
+def test_the_client_of_a_message_over_the_limit_gets_552_and_goes_on() -> None:
+    client = connect(onData=lambda stream, session: stream.read(limit=1000))
+    client.say(*ENVELOPE, "DATA")
+    assert client.say(*["x" * 98] * 20, ".") == ["552 5.3.4 Message exceeds the fixed maximum size"]
+    assert client.last(*ENVELOPE[1:], "DATA") == "354 End data with <CR><LF>.<CR><LF>"
+    assert client.codes() == []
+    assert client.last("text", ".").startswith("250 ")
+
+
+# --- header ---
+
+HEADER = b"Subject: one\r\nX-Two: 2\r\n\r\n"
+MESSAGE = HEADER + b"text\r\n\r\nmore\r\n"
+
+
+def feed(stream: MessageStream, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        stream.receive(piece)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("octets", [1, 5, 1000])
+def test_the_header_leaves_the_message_whole(way: Way, early: bool, octets: int) -> None:
+    async def both() -> Any:
+        header = await stream.header()
+        assert await stream.header() is header
+        return header.items(), await way(stream)
+
+    stream = MessageStream()
+    pieces = [MESSAGE[i : i + octets] for i in range(0, len(MESSAGE), octets)]
+    if early:
+        feed(stream, pieces)
+        stream.finish()
+    result = Result(both())
+    if not early:
+        feed(stream, pieces)
+        stream.finish()
+    assert result.values == [([("Subject", "one"), ("X-Two", "2")], MESSAGE)]
+    assert (stream.byteLength, stream.buffered, stream.sizeExceeded) == (len(MESSAGE), 0, False)
+
+
+def test_the_header_is_there_as_soon_as_its_empty_line_has_come() -> None:
+    stream = MessageStream()
+    result = Result(stream.header())
+    assert stream.isAwaited
+    stream.receive(HEADER[:-1])
+    assert (result.isOpen, stream.buffered) == (True, len(HEADER) - 1)
+    stream.receive(HEADER[-1:])
+    assert result.values[0]["subject"] == "one"
+    assert (stream.isAwaited, stream.buffered) == (False, len(HEADER))
+
+
+@pytest.mark.parametrize("octets", [HEADER[:-2], HEADER[:-4], b"text", b""])
+def test_a_message_without_an_empty_line_is_all_header(octets: bytes) -> None:
+    stream = MessageStream()
+    result = Result(stream.header())
+    stream.finish(octets)
+    assert result.values[0]["subject"] == ("one" if octets.startswith(b"S") else None)
+    assert Result(stream.read()).values == [octets]
+
+
+def test_the_header_of_a_message_that_was_cut_for_its_size_is_what_there_is() -> None:
+    stream = MessageStream(12)
+    result = Result(stream.header())
+    stream.receive(MESSAGE)
+    assert result.values[0].items() == [("Subject", "one")]
+    assert stream.sizeExceeded
+    stream.finish()
+    assert Result(stream.read()).values == [MESSAGE[:12]]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_header_comes_before_the_message_is_read(way: Way) -> None:
+    stream = MessageStream()
+    result = Result(way(stream))
+    assert "before" in str(Result(stream.header()).failures[0])
+    stream.finish()
+    assert "before" in str(Result(stream.header()).failures[0])
+    assert result.values == [b""]
+
+
+@pytest.mark.parametrize("way", [*WAYS, lambda stream: stream.header()])
+def test_while_the_header_is_awaited_no_other_reader_takes_it_away(way: Way) -> None:
+    stream = MessageStream()
+    result = Result(stream.header())
+    stream.receive(b"Subject: one\r\n")
+    assert "one reader at a time" in str(Result(way(stream)).failures[0])
+    stream.finish()
+    assert result.values[0]["subject"] == "one"
+    assert Result(stream.read()).values == [b"Subject: one\r\n"]
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("end", [lambda stream: stream.fail(LOST), MessageStream.discard])
+def test_a_header_that_was_cut_never_comes(early: bool, end: Callable[[MessageStream], None]) -> None:
+    stream = MessageStream()
+    stream.receive(b"Subject: on")
+    result = None if early else Result(stream.header())
+    end(stream)
+    result = result or Result(stream.header())
+    assert [type(failure) for failure in result.failures] in ([ConnectionLost], [RuntimeError])
+    assert stream.buffered == 0
+    stream.receive(b"e\r\n\r\n")
+    assert type(Result(stream.read()).failures[0]) is type(result.failures[0])
+
+
+def test_a_header_that_was_given_up_may_be_asked_for_again() -> None:
+    stream = MessageStream()
+    stream.receive(b"Subject: one\r\n")
+    result = Result(stream.header())
+    result.deferred.cancel()
+    assert isinstance(result.failures[0], CancelledError)
+    assert (stream.isAwaited, stream.room) == (False, ROOM)
+    stream.receive(b"\r\n")
+    assert Result(stream.header()).values[0]["subject"] == "one"
+
+
+def headerOf(octets: int) -> bytes:
+    """A header of so many octets, its empty line included."""
+    lines = [b"X: %s\r\n" % (b"x" * 993)] * (octets // 998 - 1)
+    return b"".join(lines) + b"X: %s\r\n\r\n" % (b"x" * (octets - 998 * len(lines) - 7))
+
+
+@pytest.mark.parametrize("cut", [1000, 65536, 262144, 300000])
+def test_a_header_has_256_KiB_and_no_more(cut: int) -> None:
+    for octets in (262144, 262145):
+        message = headerOf(octets) + b"text"
+        stream = MessageStream()
+        result = Result(stream.header())
+        feed(stream, [message[i : i + cut] for i in range(0, len(message), cut)])
+        if octets == 262144:
+            assert len(result.values[0].items()) == 262
+        else:
+            (refusal,) = result.failures
+            assert isinstance(refusal, SMTPError)
+            assert (refusal.responseCode, refusal.enhancedCode) == (552, "5.3.4")
+        stream.finish()
+        assert stream.room == ROOM
+        assert Result(stream.read()).values == [message]
+
+
+def test_a_client_that_drips_its_header_costs_little() -> None:
+    octets = headerOf(60000)
+
+    def drip() -> Any:
+        stream = MessageStream()
+        result = Result(stream.header())
+        for start in range(0, len(octets), 2):
+            stream.receive(octets[start : start + 2])
+        assert result.values
+        return stream
+
+    assert memoryOf(drip)[1] < 700000
+
+
+def test_a_header_larger_than_the_room_arrives_and_then_the_client_waits() -> None:
+    hook = Pending()
+
+    async def onData(stream: MessageStream, session: object) -> str:
+        await hook("early")
+        header = await stream.header()
+        await hook(header)
+        return f"{len(await stream.read())} octets"
+
+    client = connect(onData=onData)
+    client.say(*ENVELOPE, "DATA")
+    client.feed(headerOf(30000)[:20000])
+    assert client.transport.producerState == "paused"
+    hook.decide()
+    client.feed(headerOf(30000)[20000:] + b"text\r\n")
+    assert client.transport.producerState == "paused"
+    assert hook.calls[1][0]["x"].startswith("xx")
+    hook.decide()
+    client.feed(b".\r\n")
+    assert client.replies()[-1] == "250 2.0.0 30006 octets"
+
+
+def test_a_header_comes_over_several_chunks() -> None:
+    async def onData(stream: MessageStream, session: object) -> str:
+        header = await stream.header()
+        return f"{header['subject']}, {len(await stream.read())} octets"
+
+    client = connect(onData=onData)
+    client.say(*ENVELOPE)
+    client.feed(b"BDAT 11\r\n" + HEADER[:11])
+    client.feed(b"BDAT %d LAST\r\n" % (len(MESSAGE) - 11) + MESSAGE[11:])
+    assert client.replies()[-1] == f"250 2.0.0 one, {len(MESSAGE)} octets"
+
+
+def test_the_client_of_a_header_that_is_too_large_gets_552_and_goes_on() -> None:
+    async def onData(stream: MessageStream, session: object) -> str:
+        return str((await stream.header())["subject"])
+
+    client = connect(onData=onData)
+    client.say(*ENVELOPE, "DATA")
+    for _ in range(270):
+        client.feed(b"X: " + b"x" * 995 + b"\r\n")
+    assert client.last(".") == "552 5.3.4 Message header exceeds the fixed maximum size"
+    assert client.last(*ENVELOPE[1:], "DATA", "Subject: a", ".") == "250 2.0.0 a"
+
+
+# --- prepend ---
+
+OURS = b"Received: from a\r\n\tby b; now\r\n"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("early", [0, 1, 1000])
+@pytest.mark.parametrize("octets", [1, 3, 1000])
+@pytest.mark.parametrize(
+    ("message", "separator"),
+    [
+        (MESSAGE, b""),
+        (b"\r\ntext\r\n", b""),
+        (b"", b""),
+        (b"Old : field\r\n", b""),
+        (b" for <forged@example.org>\r\n", b"\r\n"),
+        (b"\tfor <forged@example.org>\r\n", b"\r\n"),
+        (b"Dear Ann\r\n", b"\r\n"),
+        (b"x", b"\r\n"),
+    ],
+)
+def test_fields_stand_in_front_of_the_message_however_it_comes(
+    way: Way, early: int, octets: int, message: bytes, separator: bytes
+) -> None:
+    pieces = [message[i : i + octets] for i in range(0, len(message), octets)]
+    stream = MessageStream(len(message))
+    feed(stream, pieces[:early])
+    stream.prepend(OURS)
+    result = Result(way(stream))
+    feed(stream, pieces[early:])
+    stream.finish()
+    assert result.values == [OURS + separator + message]
+    assert (stream.byteLength, stream.buffered, stream.sizeExceeded) == (len(message), 0, False)
+
+
+def test_the_last_fields_come_first() -> None:
+    stream = MessageStream()
+    stream.prepend(b"One: 1\r\n")
+    stream.prepend(b"Two: 2\r\nThree: 3\r\n")
+    stream.finish(b"Four: 4\r\n")
+    assert Result(stream.read()).values == [b"Two: 2\r\nThree: 3\r\nOne: 1\r\nFour: 4\r\n"]
+
+
+def test_fields_are_read_before_the_client_has_sent_anything() -> None:
+    stream = MessageStream()
+    stream.prepend(OURS)
+    assert Result(anext(stream)).values == [OURS]
+    waiting = Result(anext(stream))
+    stream.receive(b"Subject")
+    assert (waiting.isOpen, stream.buffered) == (True, 7)
+    stream.receive(b":")
+    assert (waiting.values, stream.buffered) == ([b"Subject:"], 0)
+
+
+@pytest.mark.parametrize("between", [b"", b"Subject: "])
+def test_the_header_has_the_fields_in_front_of_it(between: bytes) -> None:
+    async def both() -> Any:
+        stream.prepend(b"One: 1\r\n")
+        names = (await stream.header()).keys()
+        stream.prepend(b"Two: 2\r\n")
+        return names, (await stream.header()).keys(), await stream.read()
+
+    stream = MessageStream()
+    message = between + b"a message\r\n\r\nNot: a field\r\n"
+    stream.finish(message)
+    theirs = ["Subject"] if between else []
+    separator = b"" if between else b"\r\n"
+    whole = b"Two: 2\r\nOne: 1\r\n" + separator + message
+    assert Result(both()).values == [(["One", *theirs], ["Two", "One", *theirs], whole)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_fields_come_before_the_message_is_read(way: Way) -> None:
+    stream = MessageStream()
+    result = Result(way(stream))
+    with pytest.raises(RuntimeError, match="before"):
+        stream.prepend(OURS)
+    stream.finish(b"text")
+    with pytest.raises(RuntimeError, match="before"):
+        stream.prepend(OURS)
+    assert result.values == [b"text"]
+
+
+@pytest.mark.parametrize("octets", [b"", b"A: b", b"A: b\n", b" a\r\n", b"A: b\r\n\r\n", b"\r\n", b"text\r\n"])
+def test_what_is_no_whole_field_is_not_put_in_front(octets: bytes) -> None:
+    stream = MessageStream()
+    with pytest.raises(ValueError, match="whole header fields"):
+        stream.prepend(octets)
+    stream.finish(b"text")
+    assert Result(stream.read()).values == [b"text"]
+
+
+@pytest.mark.parametrize("octets", ["A: b\r\n", bytearray(b"A: b\r\n"), None])
+def test_only_bytes_are_put_in_front(octets: Any) -> None:
+    with pytest.raises(TypeError, match="takes bytes"):
+        MessageStream().prepend(octets)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("end", [lambda stream: stream.fail(LOST), MessageStream.discard])
+@pytest.mark.parametrize("late", [True, False])
+def test_of_a_message_that_was_cut_the_fields_are_gone_as_well(
+    way: Way, end: Callable[[MessageStream], None], late: bool
+) -> None:
+    stream = MessageStream()
+    if late:
+        end(stream)
+    stream.prepend(OURS)
+    stream.receive(b"Sub")
+    if not late:
+        end(stream)
+    result = Result(way(stream))
+    assert result.failures
+    assert stream.buffered == 0
+
+
+def test_of_a_message_that_was_cut_not_even_the_fields_are_read() -> None:
+    stream = MessageStream()
+    stream.prepend(OURS)
+    stream.fail(LOST)
+    assert isinstance(Result(anext(stream)).failures[0], ConnectionLost)
+
+
+@pytest.mark.parametrize("end", [lambda stream: stream.fail(LOST), MessageStream.discard])
+def test_a_message_that_is_cut_before_it_is_known_how_it_begins_fails(end: Callable[[MessageStream], None]) -> None:
+    stream = MessageStream()
+    stream.prepend(OURS)
+    assert Result(anext(stream)).values == [OURS]
+    result = Result(anext(stream))
+    stream.receive(b"Subject")
+    end(stream)
+    stream.finish()
+    assert [type(failure) for failure in result.failures] in ([ConnectionLost], [RuntimeError])
+    assert stream.buffered == 0
+    assert type(Result(anext(stream)).failures[0]) is type(result.failures[0])
+
+
+def test_a_message_that_is_too_large_before_it_is_known_how_it_begins_ends() -> None:
+    stream = MessageStream(7)
+    stream.prepend(OURS)
+    result = Result(stream.read())
+    stream.receive(b"Subject")
+    assert result.isOpen
+    stream.receive(b": x")
+    assert result.values == [OURS + b"\r\nSubject"]
+
+
+def test_a_paused_consumer_gets_the_fields_and_what_is_behind_them_when_it_resumes() -> None:
+    stream = MessageStream()
+    stream.prepend(OURS)
+    stream.pauseProducing()
+    consumer = Consumer()
+    result = Result(stream.startProducing(consumer))  # type: ignore[arg-type]
+    stream.receive(b"Sub")
+    assert (consumer.got, stream.buffered) == (b"", len(OURS) + 3)
+    stream.resumeProducing()
+    assert (consumer.got, stream.buffered) == (OURS, 3)
+    stream.pauseProducing()
+    stream.receive(b"way")
+    stream.finish()
+    assert (consumer.got, stream.buffered) == (OURS, 8)
+    stream.resumeProducing()
+    assert (consumer.got, result.values) == (OURS + b"\r\nSubway", [None])
+
+
+@given(
+    st.lists(st.sampled_from([b"A", b":", b" ", b"\r\n", b"x" * 500]), max_size=8).map(b"".join),
+    st.lists(st.integers(0, 10000), max_size=8),
+    st.lists(st.sampled_from(["header", "prepend"]), max_size=4),
+    st.sampled_from(WAYS),
+    st.integers(0, 8),
+)
+def test_whatever_comes_before_the_message_it_is_read_whole(
+    message: bytes, cuts: list[int], deeds: list[str], way: Way, early: int
+) -> None:
+    async def read() -> Any:
+        for number, deed in enumerate(deeds):
+            if deed == "header":
+                await stream.header()
+            else:
+                stream.prepend(b"N: %d\r\n" % number)
+        return await way(stream)
+
+    stream = MessageStream()
+    pieces = [piece for piece in cutUp(message, cuts) if piece]
+    feed(stream, pieces[:early])
+    result = Result(read())
+    feed(stream, pieces[early:])
+    assert stream.byteLength == len(message)
+    stream.finish()
+    prefix = b"".join(b"N: %d\r\n" % number for number in range(3, -1, -1) if deeds[number : number + 1] == ["prepend"])
+    separator = maybeSeparator(message, more=False) if prefix else b""
+    assert separator is not None
+    assert result.values == [prefix + separator + message]
+    assert stream.buffered == 0
+
+
+def test_a_message_is_handed_on_with_its_received_field() -> None:
+    async def onData(stream: MessageStream, session: Any) -> None:
+        stream.prepend(session.receivedHeader().encode())
+        got.append(await stream.read())
+
+    got: list[bytes] = []
+    client = connect(onData=onData)
+    client.say(*ENVELOPE, "DATA")
+    assert client.last(" for <forged@example.org>", "", "text", ".").startswith("250 ")
+    assert got[0].startswith(b"Received: from ")
+    assert got[0].endswith(b"\r\n\r\n for <forged@example.org>\r\n\r\ntext\r\n")
 
 
 # --- failure ---

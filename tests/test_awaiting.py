@@ -1,0 +1,306 @@
+"""One Deferred for two kinds of coroutines: a task of asyncio and what Twisted runs both read a stream by all ways."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure
+
+from smtphooks import ConsumerStopped, MessageStream
+from smtphooks.awaiting import Waiting
+
+from .test_stream import LOST, WAYS, Consumer, Result, iterate, toConsumer
+
+pytestmark = pytest.mark.usefixtures("logged")
+
+Way = Callable[[MessageStream], Coroutine[Any, Any, bytes]]
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop of asyncio; what went wrong without a task that heard of it fails the test."""
+    loop = asyncio.new_event_loop()
+    wrong: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda loop, context: wrong.append(context))
+    yield loop
+    loop.run_until_complete(settle())
+    loop.close()
+    assert not wrong
+
+
+async def settle() -> None:
+    """Let every task go as far as it can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def run(loop: asyncio.AbstractEventLoop, test: Coroutine[Any, Any, None]) -> None:
+    loop.run_until_complete(asyncio.wait_for(test, 10))
+
+
+# --- a Deferred ---
+
+
+@pytest.mark.parametrize("isEarly", [True, False])
+def test_a_task_gets_its_value(loop: asyncio.AbstractEventLoop, isEarly: bool) -> None:
+    async def test() -> None:
+        waiting: Waiting[int] = Waiting()
+        if isEarly:
+            waiting.callback(7)
+        else:
+            loop.call_soon(waiting.callback, 7)
+        assert await waiting == 7
+
+    run(loop, test())
+
+
+@pytest.mark.parametrize("isEarly", [True, False])
+def test_a_task_gets_its_exception(loop: asyncio.AbstractEventLoop, isEarly: bool) -> None:
+    async def test() -> None:
+        waiting: Waiting[int] = Waiting()
+        if isEarly:
+            waiting.errback(ValueError("x"))
+        else:
+            loop.call_soon(waiting.errback, ValueError("x"))
+        with pytest.raises(ValueError, match="x"):
+            await waiting
+
+    run(loop, test())
+
+
+def test_a_task_that_is_cancelled_cancels_it(loop: asyncio.AbstractEventLoop) -> None:
+    cancelled: list[object] = []
+
+    async def test() -> None:
+        waiting: Waiting[int] = Waiting(cancelled.append)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(waitFor(waiting), 0.001)
+        assert cancelled == [waiting]
+
+    run(loop, test())
+
+
+async def waitFor(waiting: Awaitable[int]) -> int:
+    return await waiting
+
+
+@pytest.mark.parametrize("result", [7, ValueError("x")])
+def test_without_a_loop_it_is_a_deferred(result: object) -> None:
+    waiting: Waiting[int] = Waiting()
+    waited = Result(waitFor(waiting))
+    if isinstance(result, Exception):
+        waiting.errback(result)
+        assert waited.failures == [result]
+    else:
+        waiting.callback(7)
+        assert waited.values == [7]
+    Result(waiting)
+
+
+def test_within_a_loop_but_no_task_it_is_a_deferred(loop: asyncio.AbstractEventLoop) -> None:
+    waiting: Waiting[int] = Waiting()
+    results: list[Result] = []
+    loop.call_soon(lambda: results.append(Result(waitFor(waiting))))
+    run(loop, settle())
+    waiting.callback(7)
+    assert results[0].values == [7]
+
+
+@pytest.mark.parametrize("result", [7, ValueError("x"), None])
+def test_what_twisted_runs_may_be_resumed_within_a_task(loop: asyncio.AbstractEventLoop, result: object) -> None:
+    """As by a lock that the one holds and the other waits for: the task is at work, and yet not what awaits."""
+    first: Deferred[None] = Deferred()
+    second: Waiting[int] = Waiting()
+
+    async def twisted() -> int:
+        await first
+        return await second
+
+    async def test() -> None:
+        waited = Result(twisted())
+        first.callback(None)
+        await settle()
+        assert waited.isOpen
+        if result is None:
+            waited.deferred.cancel()
+        elif isinstance(result, Exception):
+            second.errback(result)
+        else:
+            second.callback(7)
+        await settle()
+        if result is None:
+            assert isinstance(waited.failures[0], (CancelledError, asyncio.CancelledError))
+            assert second.called
+        else:
+            assert [*waited.values, *waited.failures] == [result]
+
+    run(loop, test())
+
+
+# --- a stream ---
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("early", range(4))
+def test_a_task_reads_a_message(loop: asyncio.AbstractEventLoop, way: Way, early: int) -> None:
+    async def test() -> None:
+        pieces = [b"one: 1\r\n", b"two", b"three"]
+        stream = MessageStream()
+        for piece in pieces[:early]:
+            stream.receive(piece)
+        task = asyncio.ensure_future(way(stream))
+        await settle()
+        for piece in pieces[early:]:
+            stream.receive(piece)
+            await settle()
+        assert not task.done()
+        stream.finish()
+        assert await task == b"".join(pieces)
+
+    run(loop, test())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_comes_before_a_task_goes_on_is_not_lost(loop: asyncio.AbstractEventLoop, way: Way) -> None:
+    async def test() -> None:
+        stream = MessageStream()
+        task = asyncio.ensure_future(way(stream))
+        await settle()
+        stream.receive(b"one")
+        stream.receive(b"two")
+        stream.finish(b"three")
+        stream.fail(LOST)
+        assert await task == b"onetwothree"
+
+    run(loop, test())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("isAwake", [True, False])
+def test_a_task_learns_that_its_message_was_cut(loop: asyncio.AbstractEventLoop, way: Way, isAwake: bool) -> None:
+    async def test() -> None:
+        stream = MessageStream()
+        task = asyncio.ensure_future(way(stream))
+        await settle()
+        if isAwake:  # told to go on, but not gone on yet
+            stream.receive(b"half")
+        assert stream.isAwaited
+        stream.fail(LOST)
+        with pytest.raises(ConnectionLost):
+            await task
+        assert not stream.isAwaited
+        assert stream.buffered == 0
+
+    run(loop, test())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("isAwake", [True, False])
+def test_a_task_that_is_cancelled_reads_no_more(loop: asyncio.AbstractEventLoop, way: Way, isAwake: bool) -> None:
+    async def test() -> None:
+        stream = MessageStream()
+        task = asyncio.ensure_future(way(stream))
+        await settle()
+        if isAwake:
+            stream.receive(b"half")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await settle()
+        assert not stream.isAwaited
+        stream.receive(b"more")
+        stream.fail(LOST)
+        await settle()
+
+    run(loop, test())
+
+
+def test_a_task_whose_time_is_up_may_go_on_later(loop: asyncio.AbstractEventLoop) -> None:
+    async def test() -> None:
+        stream = MessageStream()
+        for _ in range(2):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(stream.header(), 0.001)
+            stream.receive(b"Subject: one\r\n")
+        assert await anext(stream) == b"Subject: one\r\n" * 2
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.001)
+        stream.finish(b"text")
+        assert await iterate(stream) == b"text"
+
+    run(loop, test())
+
+
+def test_a_task_waits_for_the_header(loop: asyncio.AbstractEventLoop) -> None:
+    async def both(stream: MessageStream) -> tuple[Any, bytes]:
+        stream.prepend(b"Zero: 0\r\n")
+        return (await stream.header()).items(), await stream.read()
+
+    async def test() -> None:
+        stream = MessageStream()
+        task = asyncio.ensure_future(both(stream))
+        for piece in (b"Sub", b"ject: one\r\n\r", b"\ntext"):
+            await settle()
+            stream.receive(piece)
+        stream.finish()
+        assert await task == (
+            [("Zero", "0"), ("Subject", "one")],
+            b"Zero: 0\r\nSubject: one\r\n\r\ntext",
+        )
+
+    run(loop, test())
+
+
+def test_of_two_tasks_one_reads(loop: asyncio.AbstractEventLoop) -> None:
+    async def test() -> None:
+        stream = MessageStream()
+        first = asyncio.ensure_future(iterate(stream))
+        second = asyncio.ensure_future(iterate(stream))
+        with pytest.raises(RuntimeError, match="one reader at a time"):
+            await second
+        stream.finish(b"text")
+        assert await first == b"text"
+
+    run(loop, test())
+
+
+@pytest.mark.parametrize("deed", ["stop", "crash"])
+def test_a_task_learns_what_its_consumer_does(loop: asyncio.AbstractEventLoop, deed: str) -> None:
+    async def test() -> None:
+        stream = MessageStream()
+
+        def doing() -> None:
+            if deed == "stop":
+                stream.stopProducing()
+            else:
+                raise OSError
+
+        stream.receive(b"text")
+        with pytest.raises(ConsumerStopped if deed == "stop" else OSError):
+            await stream.deliverTo(Consumer(doing))  # type: ignore[arg-type]
+
+    run(loop, test())
+
+
+def test_a_task_may_have_twisted_read_for_it(loop: asyncio.AbstractEventLoop) -> None:
+    async def test() -> None:
+        stream = MessageStream()
+        reading = ensureDeferred(toConsumer(stream)).asFuture(loop)
+        await settle()
+        stream.finish(b"text")
+        assert await reading == b"text"
+        stream = MessageStream()
+        reading = ensureDeferred(iterate(stream)).asFuture(loop)
+        for piece in (b"a", b"b"):
+            await settle()
+            stream.receive(piece)
+        stream.fail(Failure(ConnectionLost()))
+        with pytest.raises(ConnectionLost):
+            await reading
+
+    run(loop, test())
