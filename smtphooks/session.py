@@ -203,6 +203,9 @@ class Session:
         """
         The C{Received} field of RFC 5321 section 4.4 for the message at hand, CRLF at its end included.
 
+        A hook that writes it on top of a message must put an empty line between, unless the message begins with a
+        header field: it could extend this one.  C{stream.prepend} does so.
+
         @param recipient: named in the "for" clause; without it the only recipient is, and of several none (so that
             blind copies stay blind).
         """
