@@ -36,7 +36,7 @@ _CALLS = (
 _PARTS = {
     "wire": ("wire",),
     "dialogue": ("dialogue", "commands", "transaction", "grammar", "replies", "extensions", "steps", "session"),
-    "hooks and message stream": ("hooks", "calling", "runner", "receiver", "delivery", "stream"),
+    "hooks and message stream": ("hooks", "calling", "runner", "receiver", "delivery", "stream", "awaiting"),
     "protocol": (
         "protocol",
         "exchange",

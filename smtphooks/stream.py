@@ -274,21 +274,24 @@ class MessageStream:
 
     async def _more(self, held: int = 0) -> bool:
         """Wait for more chunks than are held.  False if the stream has ended without."""
-        while True:
-            failure = self._maybeFailure()
-            if failure is not None:
-                failure.raiseException()
-            if len(self._chunks) > held:
-                return True
-            if self._ended:
+        while len(self._chunks) <= held:
+            if self._isOver():
                 return False
-            if self._wanted is not None:
-                raise RuntimeError(_ONE_READER)
             self._wanted = Waiting()
             try:
                 await self._wanted
             finally:
                 self._wanted = None
+        return True
+
+    def _isOver(self) -> bool:
+        """Nothing more will come.  If more may come, the caller may wait for it."""
+        failure = self._maybeFailure()
+        if failure is not None:
+            failure.raiseException()
+        if self._wanted is not None:
+            raise RuntimeError(_ONE_READER)
+        return self._ended
 
     def __aiter__(self) -> MessageStream:
         """The stream itself: a second C{async for} goes on where the first was left."""
@@ -300,8 +303,14 @@ class MessageStream:
     async def __anext__(self) -> bytes:
         if not self._iterated:
             self.__aiter__()
-        if not self._chunks and not await self._more():
-            raise StopAsyncIteration
+        while not self._chunks:  # As _more does; one coroutine within another would cost as much as all the rest.
+            if self._isOver():
+                raise StopAsyncIteration
+            self._wanted = Waiting()
+            try:
+                await self._wanted
+            finally:
+                self._wanted = None
         data = self._take()
         self._wantsMore()
         return data

@@ -272,10 +272,12 @@ def test_every_module_that_a_message_passes_is_a_part() -> None:
         "authentication",
         "checkers",
         "config",
+        "consumer",
         "counts",
         "cred",
         "credentials",
         "handshake",
+        "header",
         "maildir",
     }
     rest |= {"maildir", "options", "proxied", "sasl", "scram", "settings", "supervision", "tap", "tls", "wrapped", "xclient"}
