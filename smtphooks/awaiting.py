@@ -23,7 +23,7 @@ class Waiting(Deferred[T]):
     def __await__(self) -> Generator[Any, Any, T]:
         loop = asyncio._get_running_loop()
         if loop is None or asyncio.current_task(loop) is None:
-            return Deferred.__await__(self)
+            return super().__await__()
         return _awaitFuture(self.asFuture(loop))
 
 
