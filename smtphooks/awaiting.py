@@ -23,7 +23,7 @@ class Waiting(Deferred[T]):
     def __await__(self) -> Generator[Any, Any, T]:
         loop = asyncio._get_running_loop()
         if loop is None or asyncio.current_task(loop) is None:
-            return super().__await__()
+            return self.__iter__()  # which is what Deferred awaits with
         return _awaitFuture(self.asFuture(loop))
 
 
