@@ -28,6 +28,9 @@ from smtphooks.toml import table, toTOML
 # Options that hold over all listeners together where they are common, beside those of each listener alone.
 _SHARED = ("maxClients", "maxClientsPerAddress")
 
+# What listeners count together unless one of them has a number of its own.
+_NO_SHARE = "authFailuresPerAddress"
+
 # Endpoints that begin with TLS by themselves; the second is that of the package txsni.
 _WITH_TLS = ("ssl", "tls")
 
@@ -92,8 +95,12 @@ def configure(settings: Settings) -> Configuration:
     if settings.auth is not None:
         common["portal"] = makePortal(settings.auth)
     listeners = [_makeListener(listener, settings, common, hooks) for listener in settings.listeners]
+    failures = [each.factory.authFailures for each in listeners if _NO_SHARE not in each.said.options]
     for listener in listeners:
         listener.factory.countIn(clients)
+        if _NO_SHARE not in listener.said.options:
+            # Passwords are guessed at one listener as well as at another.
+            listener.factory.authFailures = failures[0]
     return Configuration(settings.hooks if shared else None, listeners, clients, settings.auth, settings.discard)
 
 

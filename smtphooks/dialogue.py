@@ -60,6 +60,7 @@ class Dialogue:
     @ivar junkCommands: how many have brought no message on since the last one.
     @ivar lineLength: octets of the command at hand, its line end included.
     @ivar lineLimit: octets that the next line may have.
+    @ivar messages: how many transactions have come to a message.
     @ivar tally: what the dialogue itself knows of the transaction at hand.
     @ivar speaksUtf8: the client has asked for SMTPUTF8, so the reply at hand may leave ASCII (RFC 6531 section 3.7.4).
     """
@@ -82,6 +83,7 @@ class Dialogue:
         "lineLength",
         "lineLimit",
         "mechanisms",
+        "messages",
         "options",
         "session",
         "speaksUtf8",
@@ -109,6 +111,7 @@ class Dialogue:
         self.tally = Tally()
         self.errors = 0
         self.junkCommands = 0
+        self.messages = 0
         self.lineLength = 0
         self._unrecognized = 0
         self._unauthenticated = 0

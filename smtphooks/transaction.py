@@ -74,7 +74,7 @@ def mail(dialogue: Dialogue, argument: str) -> Task:
     options, session = dialogue.options, dialogue.session
     if session.user is None and not options.authOptional:
         return Reply(530, options.authRequiredMessage, "5.7.0")
-    if options.maxTransactions and session.transaction > options.maxTransactions:
+    if options.maxTransactions and dialogue.messages >= options.maxTransactions:
         return replies.TOO_MANY_TRANSACTIONS
     lenient = options.lenientAddressParsing
     parts = grammar.commonPath(argument, "FROM") or grammar.splitPath(argument, "FROM", lenient)
@@ -187,6 +187,7 @@ def _judge(dialogue: Dialogue, verdict: Verdict) -> Replies:
     answers = [_judgeOne(result, verdict.fault) for result in verdict.results]
     dialogue.reset()
     dialogue.junkCommands = 0
+    dialogue.messages += 1
     return answers[0] if len(answers) == 1 else tuple(answers)
 
 

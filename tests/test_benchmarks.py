@@ -280,7 +280,19 @@ def test_every_module_that_a_message_passes_is_a_part() -> None:
         "header",
         "maildir",
     }
-    rest |= {"maildir", "options", "proxied", "sasl", "scram", "settings", "supervision", "tap", "tls", "wrapped", "xclient"}
+    rest |= {
+        "maildir",
+        "options",
+        "proxied",
+        "sasl",
+        "scram",
+        "settings",
+        "supervision",
+        "tap",
+        "tls",
+        "wrapped",
+        "xclient",
+    }
     rest |= {"loading", "service", "toml"}
     modules = {path.stem for path in (ROOT / "smtphooks").glob("*.py")} - rest
     assert all(partOf([f"f (smtphooks/{module}.py:1)"]) in set(ORDER) - {OTHER} for module in modules)

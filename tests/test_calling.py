@@ -19,7 +19,7 @@ from smtphooks import SMTPError
 from smtphooks.calling import HookCaller, PendingAnswer, asyncioHook
 
 from .conftest import Logged
-from .support import HELLO, MAIL, connect
+from .support import ENVELOPE, HELLO, MAIL, connect
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -436,6 +436,23 @@ async def test_a_task_has_the_context_of_its_connection() -> None:
     caller.call("plain", lambda: seen.append(mine.get()), ())
     assert seen == ["set by a function", "set by a task"]
     assert mine.get() == "nobody's"
+
+
+@inLoop
+async def test_tasks_of_a_group_read_a_message() -> None:
+    """The whole way: asyncio on the hook's side, the dialogue on the other."""
+
+    @asyncioHook
+    async def onData(stream: Any, session: Any) -> str:
+        octets = await asyncio.wait_for(asyncio.ensure_future(stream.read()), 10)
+        return f"{len(octets)} octets"
+
+    client = connect(onData=onData)
+    client.say(*ENVELOPE, "DATA")
+    await turns()
+    client.say("Subject: tasks", "", "text", ".")
+    await turns(10)
+    assert client.replies() == ["250 2.0.0 24 octets"]
 
 
 # --- hooks that hold the reactor ---

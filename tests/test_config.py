@@ -677,6 +677,19 @@ class TestLimits:
             assert listener.factory.refusalOf("192.0.2.7") is not None
             assert listener.factory.refusalOf("192.0.2.8") is None
 
+    def test_failedAUTHCountsOverAllListenersThatHaveNoNumberOfTheirOwn(self) -> None:
+        third = '[[listener]]\nendpoint = "tcp:27"\nauthFailuresPerAddress = 3\n'
+        one, other, own = [
+            listener.factory.authFailures
+            for listener in configured(OPTIONAL + "authFailuresPerAddress = 2\n" + LISTENERS + third).listeners
+        ]
+        assert one is other is not own
+        for _ in range(2):
+            one.add("192.0.2.7")
+            own.add("192.0.2.7")
+        assert other.isBarred("192.0.2.7")
+        assert not own.isBarred("192.0.2.7")
+
     def test_theyAreWrittenWhereTheyWereSaid(self) -> None:
         written = describe(configured(OPTIONAL + "maxClients = 5\n" + LISTENERS + "maxClients = 3\n"))
         common, _, other = written.split("[[listener]]")
@@ -852,17 +865,17 @@ class TestScramSecret:
         configuration = configure(readSettings("etc/smtphooks.toml"))
         (listener,) = configuration.listeners
         assert listener.factory.options.scramSecret == f"{folder}/etc/./secret"
-        written = toTOML(configuration)
+        written = describe(configuration)
         assert f'scramSecret = "{folder}/etc/./secret"\n' in written
-        assert toTOML(configured(written)) == written
+        assert describe(configured(written)) == written
 
     def test_itIsNotWrittenWhereverItStands(self) -> None:
         own = f"scramSecret = '{SCRAM_SECRET}'\n"
         for text in (OPTIONAL + own, OPTIONAL + LISTENERS + own):
-            written = toTOML(configured(text))
+            written = describe(configured(text))
             assert SCRAM_SECRET not in written
             assert 'scramSecret = "(not shown)"\n' in written
-            assert "scramSecret" not in toTOML(configured(OPTIONAL))
+            assert "scramSecret" not in describe(configured(OPTIONAL))
 
     @pytest.mark.parametrize(
         ("value", "sentence"),
@@ -874,7 +887,7 @@ class TestScramSecret:
             ("['my-secret.txt']", "smtphooks.toml: [options]: option scramSecret is of type list, it wants 16 octets"),
             (
                 "'./my-secret.txt'",
-                "tcp:2525:interface=127.0.0.1): option scramSecret is the path of a file that cannot",
+                "smtphooks.toml: [options]: option scramSecret is the path of a file that cannot",
             ),
         ],
     )

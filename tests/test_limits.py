@@ -235,7 +235,7 @@ def test_so_many_and_no_more(
         ({"maxAllowedUnauthenticatedCommands": False, "authOptional": False}, "NOOP"),
         ({"maxAllowedUnauthenticatedCommands": 1}, "NOOP"),
         ({"maxJunkCommands": 0}, "\r\n".join(["NOOP"] * 11)),
-        ({"maxTransactions": 0}, "MAIL FROM:<>\r\nRSET"),
+        ({"maxTransactions": 0}, "MAIL FROM:<>\r\nRCPT TO:<a@mx.test>\r\nDATA\r\n."),
         ({"maxRecipients": 0}, f"{MAIL}\r\n{RCPT}\r\n{RCPT}\r\nRSET"),
     ],
 )

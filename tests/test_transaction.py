@@ -268,15 +268,17 @@ def test_recipientsBeyondTheLimitAreRefusedForNowAndTheOthersStand() -> None:
 
 
 def test_transactionsBeyondTheLimitEndTheConnection() -> None:
-    talk = begun(MAIL, RCPT, "DATA", MAIL, "RSET", maxTransactions=2)
+    talk = begun(MAIL, RCPT, "DATA", MAIL, RCPT, "BDAT 3 LAST", maxTransactions=2)
     assert talk.say("NOOP") == "250 2.0.0 OK"
     assert talk.say(MAIL) == "421 4.7.0 Too many transactions on this connection"
     assert talk.state is State.CLOSED
 
 
-def test_resetWithoutASenderIsNoTransactionToTheLimit() -> None:
-    talk = begun("RSET", "RSET", "EHLO y", MAIL, maxTransactions=1)
-    assert talk.state is State.MAIL
+@pytest.mark.parametrize("end", ["RSET", "EHLO y"])
+def test_whatEndsWithoutAMessageIsNoTransactionToTheLimit(end: str) -> None:
+    talk = begun("RSET", MAIL, end, MAIL, RCPT, end, maxTransactions=1)
+    assert talk.sayAll(MAIL, RCPT, "DATA").endswith("250 2.0.0 Message accepted")
+    assert talk.say(MAIL) == "421 4.7.0 Too many transactions on this connection"
 
 
 # --- Messages ---
