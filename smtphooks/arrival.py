@@ -128,7 +128,8 @@ class Arrival:
         client.network = networkOf(client.remoteAddress)
         refusal = self._factory.refusalOf(client.network)
         if refusal is not None:
-            _log.warn("refused {peer}: {reply}", peer=client.remoteAddress, reply=str(refusal))
+            if self._factory.options.logRefusals and self._factory.refusalLines.admits(client.remoteAddress):
+                _log.warn("refused {peer}: {reply}", peer=client.remoteAddress, reply=str(refusal))
             self._refuse(refusal)
             return
         # From here on, or all who come while the first of them is looked up would be let in.

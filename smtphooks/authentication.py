@@ -117,6 +117,7 @@ def _exchange(
             if _isBarred(dialogue):
                 return None
             situation = replies.SITUATIONS["onAuth"]
+            dialogue.attempt = wanted
             try:
                 answer = yield from judge(dialogue, wanted)
             except SMTPError as error:

@@ -20,8 +20,8 @@ from smtphooks.counts import NOT_COUNTED, AuthFailures
 from smtphooks.extensions import Extensions, isDisabled
 from smtphooks.options import Options
 from smtphooks.replies import SITUATIONS, Reply, Situation, SMTPError
-from smtphooks.sasl import NO_MECHANISMS, Mechanisms
-from smtphooks.session import Envelope, Session
+from smtphooks.sasl import NO_MECHANISMS, Auth, Mechanisms
+from smtphooks.session import Address, Envelope, Session
 from smtphooks.steps import Ask, Question, Replies, State, Step, Task, Verdict
 from smtphooks.transaction import Tally
 from smtphooks.wire import LineFault
@@ -60,6 +60,7 @@ class Dialogue:
     @ivar junkCommands: how many have brought no message on since the last one.
     @ivar lineLength: octets of the command at hand, its line end included.
     @ivar lineLimit: octets that the next line may have.
+    @ivar attempt: the last attempt of AUTH that onAuth was asked about.
     @ivar messages: how many transactions have come to a message.
     @ivar tally: what the dialogue itself knows of the transaction at hand.
     @ivar speaksUtf8: the client has asked for SMTPUTF8, so the reply at hand may leave ASCII (RFC 6531 section 3.7.4).
@@ -70,9 +71,11 @@ class Dialogue:
         "_isEnhanced",
         "_question",
         "_refusedByHook",
+        "_refuser",
         "_task",
         "_unauthenticated",
         "_unrecognized",
+        "attempt",
         "authenticationFailures",
         "beginsWithTLS",
         "errors",
@@ -124,6 +127,8 @@ class Dialogue:
         self._isEnhanced = not options.hideENHANCEDSTATUSCODES
         self.speaksUtf8 = False
         self._refusedByHook = False
+        self._refuser: str | Callable[..., Any] = ""
+        self.attempt: Auth | None = None
 
     # --- what the protocol calls ---
 
@@ -139,6 +144,8 @@ class Dialogue:
     def receive(self, line: bytes | LineFault) -> Step:
         """A line has arrived; there must be no question open."""
         assert self._task is None, "the dialogue stands still until its question is answered"
+        self._question = self.attempt = None
+        self._refuser = ""
         if self.speaksUtf8:
             self.speaksUtf8 = self.inTransaction  # it was this one that asked for it
         if not isinstance(line, bytes):
@@ -162,11 +169,13 @@ class Dialogue:
         assert self._task is not None, "no question is open"
         if type(value) is Verdict and value.results != _TAKEN:
             self._refusedByHook = any(isinstance(result, SMTPError) for result in value.results)
+            self._refuser = "onData" if self._refusedByHook else ""
         return self._advance(self._task.send, value)
 
     def refuse(self, error: SMTPError) -> Step:
         """The open question has been answered with a refusal."""
         assert self._task is not None, "no question is open"
+        self._refuser = self._question.hook if isinstance(self._question, Ask) else ""
         # A failed AUTH is the client's error, a recipient that a hook does not want is not.
         self._refusedByHook = self._situation is not SITUATIONS["onAuth"]
         return self._advance(self._task.throw, error)
@@ -186,6 +195,25 @@ class Dialogue:
     def inTransaction(self) -> bool:
         """MAIL was accepted and the transaction has not ended; what the envelope says meanwhile is up to the hooks."""
         return self.state in _WITHIN
+
+    @property
+    def refuser(self) -> str | Callable[..., Any]:
+        """The hook that has refused the command at hand, or the handler of an extension; empty if it was the server."""
+        return self._refuser
+
+    @property
+    def refusedAddress(self) -> Address | None:
+        """The sender or recipient that a hook was asked about last, with the command at hand."""
+        asked = self._question.arguments[0] if isinstance(self._question, Ask) else None
+        return asked if isinstance(asked, Address) else None
+
+    def shows(self, verb: str) -> bool:
+        """May the argument of this verb be shown in a log?  What an extension does with its own is not known."""
+        return verb in self.flavour.commands
+
+    def hasMechanism(self, name: str) -> bool:
+        """Is this the name of a mechanism that this client could use?"""
+        return self.mechanisms.find(name, self.session) is not None
 
     @property
     def knownVerb(self) -> str:

@@ -27,6 +27,7 @@ from smtphooks.counts import AuthFailures
 from smtphooks.cred import canCheck, onAuthOf
 from smtphooks.extensions import Extensions, builtInExtensions
 from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
+from smtphooks.journal import LineLimit
 from smtphooks.lookup import ReverseLookup
 from smtphooks.options import OptionError, Options, isSecret, isSecretPath, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
@@ -89,6 +90,8 @@ class SMTPServerFactory(ServerFactory):
         self.authFailures = AuthFailures(self.options.authFailuresPerAddress, lambda: self.reactor().seconds())
         self.extensions = Extensions(builtInExtensions(self.options, self.mechanisms))
         self.secureContext = SecureContext(self.options)
+        self.debugPeers = _peersOf("debugPeers", self.options.debugPeers) if self.options.debugPeers else None
+        self.refusalLines = LineLimit()
         self.proxies = _peersOf("useProxy", self.options.useProxy)
         self._proxyCommands = {
             "XCLIENT": _peersOf("useXClient", self.options.useXClient),
@@ -209,6 +212,7 @@ class SMTPServerFactory(ServerFactory):
         if now >= self._nextLook:
             # By the time of the next look, or who came just before it would lose a second.
             self.now = self._nextLook = now + 1
+            self.refusalLines.flush()
             for connection in list(self.connections):
                 if connection.patience.deadline <= now:
                     _guard(connection, connection.timeUp)
@@ -249,6 +253,7 @@ class SMTPServerFactory(ServerFactory):
             self._tick.cancel()
             self._tick = None
             self._wakes.clear()
+            self.refusalLines.flush()
         # Who came since the factory listens again is not waited for.
         if self._closed and not any(other.isLeaving for other in self.connections):
             self._allGone()

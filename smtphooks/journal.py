@@ -1,5 +1,5 @@
 """
-The journal: one event for each message and for each connection, for who runs the server.
+The journal: one event for each message, each connection, each refusal and each AUTH, for the operator.
 
 Every event has fields to search and count by: C{session}, C{peer}, C{verb}, C{code}, C{milliseconds}.  What a message
 says, and any secret, is never among them; mail addresses are shown as they are, or as a hash (option C{logAddresses}).
@@ -14,14 +14,25 @@ from typing import Any
 
 from twisted.logger import Logger, LogLevel
 
+from smtphooks.counts import networkOf
 from smtphooks.replies import Reply
-from smtphooks.session import Envelope, Session
+from smtphooks.sasl import Auth
+from smtphooks.session import Address, Envelope, Session
 
 _log = Logger()
 _INFO = LogLevel.info
 
 # A message for thousands makes no line for thousands; recipientCount says how many there are.
 _MOST_NAMED = 20
+
+
+# Lines about refusals that an address may write in a second.
+_MOST_LINES = 10
+
+
+def _oneLine(reply: Reply) -> str:
+    """A reply without its line ends and repeated codes."""
+    return " ".join(filter(None, (str(reply.code), reply.enhancedCode, *reply.lines)))
 
 
 def addressForLog(address: str, isShown: bool) -> str:
@@ -40,14 +51,51 @@ def _info(text: str, **event: Any) -> None:
     _log.observer(event)
 
 
+class LineLimit:
+    """
+    So many lines about refusals may an address write in a second; of the rest only the number is logged.
+
+    Of IPv6 a network of 64 bits counts as an address.  All connections of a factory share one.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, int] = {}
+
+    def admits(self, address: str) -> bool:
+        """May one more line be written?"""
+        network = networkOf(address)
+        self._lines[network] = lines = self._lines.get(network, 0) + 1
+        return lines <= _MOST_LINES
+
+    def flush(self) -> None:
+        """A second has passed."""
+        for network, lines in self._lines.items():
+            if lines > _MOST_LINES:
+                _log.warn("{count} more refusals of {peer} within a second", peer=network, count=lines - _MOST_LINES)
+        self._lines.clear()
+
+
 class Journal:
     """What one connection has done so far."""
 
-    __slots__ = ("_began", "_logAddresses", "_messageBegan", "_messages", "_octets", "_session", "commands", "refusals")
+    __slots__ = (
+        "_began",
+        "_limit",
+        "_logAddresses",
+        "_logRefusals",
+        "_messageBegan",
+        "_messages",
+        "_octets",
+        "_session",
+        "commands",
+        "refusals",
+    )
 
-    def __init__(self, session: Session, logAddresses: bool) -> None:
+    def __init__(self, session: Session, logAddresses: bool, logRefusals: bool, limit: LineLimit) -> None:
         self._session = session
         self._logAddresses = logAddresses
+        self._logRefusals = logRefusals
+        self._limit = limit
         self._began = self._messageBegan = monotonic()
         self._messages = 0
         self._octets = 0
@@ -83,21 +131,72 @@ class Journal:
             octets=octets,
         )
 
-    def refusal(self, verb: str, reply: Reply) -> None:
+    def refusal(self, verb: str, reply: Reply, by: str, sender: Address | None, recipient: Address | None) -> None:
         """
-        The server itself has refused something that an operator wants to know of.
+        Something was refused.
 
         @param verb: the command, empty if it is unknown.
+        @param by: the name of the hook, or C{"server"}.
+        @param sender: that of the transaction, if there is one, or the one refused.
+        @param recipient: the one refused, if it was one.
         """
-        _log.info(
-            "{verb}: {reply} [{session}]" if verb else "{reply} [{session}]",
+        self.refusals += 1
+        if not self._logRefusals or not self._limit.admits(self._session.remoteAddress):
+            return
+        user, said = self._user(), {"user": "", "sender": "", "recipient": ""}
+        text = "{verb} of {peer} refused by {by}: {reply}" if verb else "{peer} refused by {by}: {reply}"
+        if user:
+            said["user"] = user
+            text += ", user {user}"
+        if sender is not None:
+            said["sender"] = self._address(sender)
+            text += ", from <{sender}>"
+        if recipient is not None:
+            said["recipient"] = self._address(recipient)
+            text += ", to <{recipient}>"
+        _info(
+            text + " [{session}]",
             session=self._session.id,
             peer=self._session.remoteAddress,
             verb=verb,
             code=reply.code,
             milliseconds=self._age(),
-            reply=str(reply),
+            by=by,
+            reply=_oneLine(reply),
+            **said,
         )
+
+    def authentication(self, attempt: Auth, reply: Reply) -> None:
+        """
+        A client has authenticated, or failed to.
+
+        The text is for fail2ban: the address stands before anything that the client chooses.
+        """
+        isFailure = reply.code >= 400
+        if isFailure:
+            self.refusals += 1
+            if not self._limit.admits(self._session.remoteAddress):
+                return
+        _info(
+            'AUTH failed from {peer} with {method} as "{user}": {reply} [{session}]'
+            if isFailure
+            else 'AUTH succeeded from {peer} with {method} as "{user}" [{session}]',
+            session=self._session.id,
+            peer=self._session.remoteAddress,
+            verb="AUTH",
+            code=reply.code,
+            milliseconds=self._age(),
+            method=attempt.method,
+            user=addressForLog(attempt.username, self._logAddresses),
+            reply=_oneLine(reply),
+        )
+
+    def _user(self) -> str:
+        user = self._session.user
+        return addressForLog(user, self._logAddresses) if isinstance(user, str) else ""
+
+    def _address(self, address: Address) -> str:
+        return addressForLog(str(address), self._logAddresses)
 
     def trouble(self, text: str, **fields: object) -> None:
         """Something has gone wrong; the text is a format for the fields."""
@@ -120,7 +219,7 @@ class Journal:
             messages=self._messages,
             octets=self._octets,
             cipher=session.tlsOptions.name if session.tlsOptions else "",
-            user=addressForLog(session.user, self._logAddresses) if isinstance(session.user, str) else "",
+            user=self._user(),
         )
 
     def _age(self) -> int:

@@ -323,6 +323,8 @@ class Options:
 
     # Log
     logAddresses: bool = _flag(True)
+    logRefusals: bool = _flag(True)
+    debugPeers: bool | Sequence[str] = _option((), _PEERS, _arePeers, _toPeers)
     slowHook: float = _seconds(0.5)
 
     # Addresses

@@ -23,12 +23,13 @@ from smtphooks.dialogue import Dialogue
 from smtphooks.exchange import Exchange
 from smtphooks.flow import Flow
 from smtphooks.handshake import explainHandshakeFailure, record
+from smtphooks.hooks import nameOf
 from smtphooks.journal import Journal
 from smtphooks.patience import Patience
 from smtphooks.receiver import Receiver
-from smtphooks.replies import BROKEN_PROTOCOL, NOTEWORTHY, Reply, SMTPError
+from smtphooks.replies import BROKEN_PROTOCOL, Reply, SMTPError
 from smtphooks.runner import HookRunner
-from smtphooks.session import Session
+from smtphooks.session import Address, Envelope, Session
 from smtphooks.steps import (
     AbandonMessage,
     Challenge,
@@ -41,6 +42,7 @@ from smtphooks.steps import (
     Verdict,
     Wait,
 )
+from smtphooks.transcript import Transcript
 from smtphooks.wire import Wire
 from smtphooks.wrapped import isHandshakeDone, passOn
 from smtphooks.writer import ReplyWriter
@@ -73,6 +75,8 @@ class SMTPServerProtocol(Protocol):
         self._isWaiting = False  # the dialogue makes the client wait
         self._code = 0  # of the last reply, or the worst of several
         self._isHandshaking = False
+        self._transcript: Transcript | None = None
+        self._judged: Envelope | None = None  # while the replies to its message are said
         self._awaitsTLS = False  # the dialogue stands still until the handshake is done
         self._aborted = False
         self._inputEnded = False
@@ -117,7 +121,12 @@ class SMTPServerProtocol(Protocol):
         self._writer = ReplyWriter(self.transport, self._pump)
         self._runner = HookRunner(factory, self.session, factory.options.slowHook, factory.options.asyncioHooks)
         self._exchange = Exchange(self._dialogue, self._runner, self._resumed)
-        self._journal = Journal(self.session, factory.options.logAddresses)
+        options = factory.options
+        self._journal = Journal(self.session, options.logAddresses, options.logRefusals, factory.refusalLines)
+        if factory.debugPeers is not None:
+            self._transcript = Transcript(
+                self.session, factory.debugPeers, self._dialogue.shows, self._dialogue.hasMechanism
+            )
         self._receiver = Receiver(self._wire, self._runner, factory.options, self._answerRead, self._receiverChanged)
         self._flow = Flow(self.transport, self._wire, self._receiver, self._writer, self.patience)
         self._standStill()
@@ -170,7 +179,7 @@ class SMTPServerProtocol(Protocol):
         why = "the client spoke TLS on a port that begins in the clear"
         self._journal.trouble("{why} [{session}]", why=why)
         self._runner.tell("onError", Failure(ConnectionLost(why)), self.session)
-        self._say(replies.NOT_RECOGNIZED.closing())
+        self._say(replies.NOT_RECOGNIZED.closing(), isOwn=True)
         self._pump()
 
     def _noticeHandshake(self) -> bool:
@@ -194,6 +203,8 @@ class SMTPServerProtocol(Protocol):
         self._awaitsTLS = False
         self.patience.end()
         record(self.transport.getHandle(), self.session)  # type: ignore[union-attr]
+        if self._transcript is not None:
+            self._transcript.secured()
         self._do(self._exchange.tell(self._dialogue.answer, self.transport))
         self._pump()
 
@@ -284,7 +295,7 @@ class SMTPServerProtocol(Protocol):
         elif self._read is None or self.patience.isHookSlow:
             self._hookTimedOut()
         else:
-            self._say(replies.MESSAGE_TIMED_OUT if self._read is _READ_MESSAGE else replies.TIMED_OUT)
+            self._say(replies.MESSAGE_TIMED_OUT if self._read is _READ_MESSAGE else replies.TIMED_OUT, isOwn=True)
             self._pump()
 
     def _hookTimedOut(self) -> None:
@@ -348,13 +359,15 @@ class SMTPServerProtocol(Protocol):
 
     def _readLine(self) -> bool:
         if self.isLeaving and not self._dialogue.inTransaction:
-            self._say(replies.SHUTTING_DOWN)
+            self._say(replies.SHUTTING_DOWN, isOwn=True)
             return True
         line = self._wire.maybeLine(self._dialogue.lineLimit)
         if line is None:
             return False
         self._read = None
         self._journal.commands += 1
+        if self._transcript is not None:
+            self._transcript.command(line)
         self._do(self._exchange.tell(self._dialogue.receive, line))
         return not self._wire.isEmpty or self._read is not _READ_LINE or self.isLeaving
 
@@ -403,11 +416,20 @@ class SMTPServerProtocol(Protocol):
         _log.failure("the connection of {peer} crashed", peer=str(peer))
         self.abort()
 
-    def _say(self, reply: Reply) -> None:
+    def _say(self, reply: Reply, recipient: Address | None = None, isOwn: bool = False) -> None:
+        """
+        Reply to a command.
+
+        @param recipient: whom it is about, if it is one of several.
+        @param isOwn: it is no answer of the dialogue.
+        """
         self._code = code = reply.code
         if code >= 400:
-            self._note(reply)
-        self._writer.put(self._dialogue.encode(reply))
+            self._note(reply, recipient, isOwn)
+            self._tellOfBreach(reply)
+        elif code == 235 and self._dialogue.attempt is not None:
+            self._journal.authentication(self._dialogue.attempt, reply)
+        self._put(reply)
         if reply.closes:
             self._close()
         if self._closing:
@@ -424,19 +446,46 @@ class SMTPServerProtocol(Protocol):
             self.patience.forClient()
             return
         *others, last = all
-        for reply in {reply for reply in others if reply.code >= 400} - {last}:
-            self._note(reply)
-        for reply in others:
-            self._writer.put(self._dialogue.encode(reply))
+        recipients: list[Address | None] = [*self._envelope.rcptTo] if self.factory.options.lmtp else []
+        if len(recipients) != len(all):
+            recipients = [None] * len(all)  # a hook has changed them
+        for reply, recipient in zip(others, recipients, strict=False):
+            if reply.code >= 400:
+                self._note(reply, recipient, isOwn=False)
+            self._put(reply)
+        for reply in {*others} - {last}:
+            self._tellOfBreach(reply)
         # Each recipient has its reply, even if the first of them closes.
-        self._say(last.closing() if any(reply.closes for reply in others) else last)
+        self._say(last.closing() if any(reply.closes for reply in others) else last, recipients[-1])
         self._code = max(reply.code for reply in all)
 
-    def _note(self, reply: Reply) -> None:
-        """Let the log and the hooks know what went wrong, where it was the server itself who refused."""
-        self._journal.refusals += 1
-        if reply in NOTEWORTHY:
-            self._journal.refusal(self._dialogue.knownVerb, reply)
+    def _put(self, reply: Reply) -> None:
+        octets = self._dialogue.encode(reply)
+        if self._transcript is not None:
+            self._transcript.reply(octets)
+        self._writer.put(octets)
+
+    @property
+    def _envelope(self) -> Envelope:
+        """The envelope of what is being refused or judged; a hook may have put anything in its place."""
+        envelope = self._judged or self.session.envelope
+        return envelope if isinstance(envelope, Envelope) else Envelope()
+
+    def _note(self, reply: Reply, recipient: Address | None, isOwn: bool) -> None:
+        """Let the log know of a refusal."""
+        dialogue = self._dialogue
+        if reply.code >= 500 and dialogue.attempt is not None and not isOwn:
+            self._journal.authentication(dialogue.attempt, reply)
+        else:
+            verb, by, sender = dialogue.knownVerb, "server", self._envelope.mailFrom
+            if not isOwn:
+                by = nameOf(dialogue.refuser) if dialogue.refuser else by
+                sender = (dialogue.refusedAddress or sender) if verb == "MAIL" else sender
+                recipient = dialogue.refusedAddress if verb == "RCPT" else recipient
+            self._journal.refusal(verb, reply, by, sender, recipient)
+
+    def _tellOfBreach(self, reply: Reply) -> None:
+        """Let the hooks know where the peer broke the protocol."""
         if reply in BROKEN_PROTOCOL:
             refusal = SMTPError(reply.lines[0], reply.code, reply.enhancedCode)
             self._runner.tell("onError", Failure(refusal), self.session)
@@ -458,6 +507,8 @@ class SMTPServerProtocol(Protocol):
             self._exchange.isOver = True
 
     def _challenge(self, step: Challenge) -> None:
+        if self._transcript is not None:
+            self._transcript.challenge()
         self._writer.put(step.octets)
         self._read = _READ_RESPONSE
         self.patience.forClient()
@@ -466,6 +517,8 @@ class SMTPServerProtocol(Protocol):
         line = self._wire.maybeLine(self._dialogue.lineLimit)
         if line is None:
             return False
+        if self._transcript is not None:
+            self._transcript.response(line)
         self._standStill()
         self._do(self._exchange.tell(self._dialogue.answer, line))
         return True
@@ -490,22 +543,22 @@ class SMTPServerProtocol(Protocol):
                 self._secured()
             return
         if not ITLSTransport.providedBy(self.transport):
-            self._say(replies.NO_TLS_HERE)
+            self._say(replies.NO_TLS_HERE, isOwn=True)
             return
         if self._wire.clear():
             # Whatever it was, it was said before the client knew whom it speaks to.
             self._journal.trouble("commands behind STARTTLS in the clear [{session}]")
-            self._say(replies.TALKED_BEFORE_TLS)
+            self._say(replies.TALKED_BEFORE_TLS, isOwn=True)
             return
         if step.reply is not None:
-            self._writer.put(self._dialogue.encode(step.reply))
+            self._put(step.reply)
         self._awaitsTLS = self._isHandshaking = True
         self.patience.forClient()
         self._writer.startTLS(self.factory.secureContext)
 
     def _receiveMessage(self, step: ReceiveMessage) -> None:
         # The client waits for this reply and sends nothing until it comes; the hook may take its time.
-        self._writer.put(self._dialogue.encode(step.reply))
+        self._put(step.reply)
         self._writer.flush()
         self._messageBegins()
         self._receive(self._receiver.message, step)
@@ -536,8 +589,11 @@ class SMTPServerProtocol(Protocol):
 
     def _answerRead(self, verdict: Verdict | None) -> None:
         """What the dialogue wanted to have read has been read, and decided if it was to be."""
-        envelope = self.session.envelope
+        self._judged = envelope = self._envelope
+        if self._transcript is not None:
+            self._transcript.content(self._receiver.octets)
         self._do(self._exchange.tell(self._dialogue.answer, verdict))
+        self._judged = None
         if verdict is not None:
             code = 0 if self._lost or self._aborted else self._code
             self._journal.message(self._dialogue.verb, envelope, verdict.octets, code)

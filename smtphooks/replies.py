@@ -289,29 +289,7 @@ HEADER_TOO_LARGE = Reply(552, "Message header exceeds the fixed maximum size", "
 BARE_NEWLINE = Reply(550, "Bare <CR> or <LF> in message, only <CR><LF> ends a line", "5.6.11")
 
 
-# What an operator wants to know that it was said.
-NOTEWORTHY = frozenset(
-    {
-        LINE_TOO_LONG,
-        BARE_LINE_END,
-        TOO_MANY_RECIPIENTS,
-        TOO_MANY_REFUSED_RECIPIENTS,
-        TOO_MANY_TRANSACTIONS,
-        TOO_MANY_JUNK_COMMANDS,
-        TOO_MANY_ERRORS,
-        TOO_MANY_AUTH_FAILURES,
-        TOO_MANY_UNRECOGNIZED,
-        TOO_MANY_UNAUTHENTICATED,
-        TOO_LARGE,
-        BARE_NEWLINE,
-        EARLY_TALKER,
-        HTTP_REFUSED,
-        BDAT_SYNTAX,
-        TIMED_OUT,
-        MESSAGE_TIMED_OUT,
-    }
-)
-# And what the hooks do: the peer speaks something else than SMTP.
+# What onError is told of: the peer speaks something else than SMTP.
 BROKEN_PROTOCOL = frozenset({BARE_LINE_END, BARE_NEWLINE, EARLY_TALKER, HTTP_REFUSED, TALKED_BEFORE_TLS, BDAT_SYNTAX})
 
 

@@ -66,16 +66,16 @@ def jsonObserver(twistd: Mapping[str, Any]) -> ILogObserver:
     if path == "-" and isDaemon:
         raise ConfigError("--log-format=json to stdout needs -n, a daemon has none")
     if path == "-":
-        return FileLogObserver(sys.stdout, _line)
+        return FileLogObserver(sys.stdout, lineOfJSON)
     try:
         file = LogFile.fromFullPath(path)
     except OSError as error:
         raise ConfigError(f"--logfile {path} cannot be written ({error.strerror}), name another") from None
     _rotateBySignal(file)
-    return FileLogObserver(file, _line)
+    return FileLogObserver(file, lineOfJSON)
 
 
-def _line(event: LogEvent) -> str:
+def lineOfJSON(event: LogEvent) -> str:
     """
     An event as one line of JSON, whatever is in it: what all events have, in a fixed order, then its own fields.
 

@@ -199,7 +199,7 @@ def test_with_lmtp_a_bare_newline_is_each_recipients_and_told_once(
     client.say("LHLO client.test", MAIL, *[RCPT] * recipients, "DATA")
     client.feed(content + b"\r\n.\r\n")
     assert [line[:10] for line in client.replies()] == ["550 5.6.11"] * recipients
-    assert len(errors) == len(lines) == 1
+    assert (len(errors), len(lines)) == (1, recipients)
 
 
 # --- commands that are no text ---

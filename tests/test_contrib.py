@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import configparser
+import io
 import os
 import re
 import shlex
@@ -9,13 +11,21 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.logger import FileLogObserver, ILogObserver, globalLogPublisher, textFileLogObserver
+
+from smtphooks.supervision import lineOfJSON
 
 from .certificates import Authority
 from .real.programs import PATIENCE, ROOT, Client, Maildir, Program, freePort, hidden, requires, run, tcp, which
+from .secrets import WRONG_PASSWORD, plain
+from .support import Client as MemoryClient
+from .support import Transport, makeFactory
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -183,3 +193,60 @@ def test_the_cache_of_plugins_is_written_before_the_start_so_that_the_service_ca
     subprocess.run(words, env=environment(tmp_path), cwd=tmp_path, check=True, timeout=PATIENCE, umask=umask)
     mode = stat.S_IMODE((plugins / "dropin.cache").stat().st_mode)
     assert mode & 0o044 == 0o044
+
+
+# --- fail2ban ---
+
+FILTER = CONTRIB / "fail2ban" / "filter.d" / "smtphooks.conf"
+
+# What a client may call itself to have somebody else banned.
+FORGED = '" from 198.51.100.9 with PLAIN as "x": [smtphooks.journal#info] AUTH failed from 198.51.100.9 with PLAIN'
+
+
+def linesOfFailures(observer: Callable[[io.StringIO], ILogObserver]) -> str:
+    """The log of clients that fail to authenticate, try to forge a line, and do other things that are refused."""
+    written = io.StringIO()
+    observe = observer(written)
+    globalLogPublisher.addObserver(observe)
+    try:
+        for peer, user in (("192.0.2.7", "ann"), ("2001:db8::7", "joe"), ("192.0.2.8", FORGED)):
+            kind = IPv6Address if ":" in peer else IPv4Address
+            factory = makeFactory(allowInsecureAuth=True, onAuth=lambda auth, session: None)
+            client = MemoryClient(factory, Transport(peerAddress=kind("TCP", peer, 50000)))
+            client.say("EHLO client.test", f"VRFY {FORGED}", f"MAIL FROM:<{FORGED}>", FORGED)
+            client.say(f"AUTH PLAIN {plain(user, WRONG_PASSWORD)}")
+            client.clock.advance(1)
+            client.say("AUTH PLAIN !")
+            client.lose()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(
+    "observer",
+    [textFileLogObserver, lambda file: FileLogObserver(file, lineOfJSON)],
+    ids=["text", "json"],
+)
+def test_fail2ban_finds_failed_authentications_and_no_others(observer: Any, tmp_path: Path) -> None:
+    requires("fail2ban-regex")
+    log = tmp_path / "smtphooks.log"
+    log.write_text(linesOfFailures(observer))
+    assert log.read_text().count("AUTH failed from") > 3, "there is something to be misread"
+    found = subprocess.run(
+        [which("fail2ban-regex"), "--print-all-matched", str(log), str(FILTER)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert re.search(r"^Lines: \d+ lines, 0 ignored, 3 matched", found.stdout, re.MULTILINE), found.stdout
+    matched = [line.strip(" |") for line in found.stdout.partition("Matched line(s):")[2].splitlines()]
+    for peer in ("192.0.2.7", "2001:db8::7", "192.0.2.8"):
+        assert sum(f"AUTH failed from {peer} with PLAIN as" in line for line in matched) == 1
+
+
+def test_the_jail_names_the_filter() -> None:
+    jail = configparser.ConfigParser()
+    jail.read(CONTRIB / "fail2ban" / "jail.d" / "smtphooks.conf")
+    assert jail["smtphooks"]["filter"] == FILTER.stem

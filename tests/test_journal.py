@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.address import IPv4Address
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import LogEvent, eventAsText, formatEvent, globalLogPublisher
 
-from smtphooks import SMTPError, SMTPServerProtocol, journal
+from smtphooks import Extension, SMTPError, SMTPServerProtocol, journal
 from smtphooks.journal import addressForLog
 
-from .secrets import WRONG_PASSWORD, encoded, plain
+from .conftest import Logged
+from .secrets import PASSWORD, WRONG_PASSWORD, encoded, plain
 from .support import ENVELOPE, HELLO, LMTP_ENVELOPE, MAIL, RCPT, Client, Pending, Transport, connect, makeFactory
 
 MODULES = {f"smtphooks.{path.stem}" for path in Path(journal.__file__).parent.glob("*.py")}
@@ -131,7 +132,7 @@ def test_of_LMTP_the_worst_of_the_codes_counts(events: Events) -> None:
     results: list[Any] = [SMTPError("no", 550), SMTPError("later", 451), "yes"]
     client = connect(lmtp=True, onData=lambda stream, session: results)
     client.say(*LMTP_ENVELOPE, RCPT, RCPT, "DATA", ".")
-    (event,) = events
+    (event,) = events.messages
     assert (event["code"], event["recipientCount"], event["protocol"]) == (550, 3, "LMTP")
 
 
@@ -343,9 +344,10 @@ def test_what_was_meant_as_a_password_is_not_logged_as_a_command(events: Events)
     secret = encoded(WRONG_PASSWORD)
     client.say(HELLO, "AUTH LOGIN", encoded("some-user-with-a-long-name"), secret)
     client.finish()
-    (refusal,) = events.others
-    assert (refusal["verb"], refusal["code"]) == ("", 421)
-    assert formatEvent(refusal) == f"421 4.7.0 Too many unrecognized commands [{client.session.id}]"
+    refusals = events.others
+    assert [(refusal["verb"], refusal["code"]) for refusal in refusals] == [("AUTH", 502), ("", 500), ("", 421)]
+    said = "192.0.2.7 refused by server: 421 4.7.0 Too many unrecognized commands"
+    assert formatEvent(refusals[-1]) == f"{said} [{client.session.id}]"
     assert secret.upper() not in "".join(f"{event}" for event in events)
 
 
@@ -357,6 +359,215 @@ def test_what_a_message_says_is_not_logged(events: Events) -> None:
         leave(client)
     assert len(events.messages) == 3
     assert "hush" not in "".join(map(str, events))
+
+
+# --- refusals ---
+
+
+def refuseAll(*arguments: Any) -> None:
+    raise SMTPError("Not that one", 550)
+
+
+def refusalsOf(events: Events) -> list[LogEvent]:
+    return [event for event in events if "by" in event]
+
+
+def test_a_refusal_by_a_hook_says_all_that_is_known(events: Events) -> None:
+    client = connect(onRcptTo=refuseAll)
+    client.session.user = "ann"
+    client.say(*ENVELOPE)
+    (event,) = refusalsOf(events)
+    fields = {name: event[name] for name in event if not name.startswith("log_")}
+    assert isinstance(fields.pop("milliseconds"), int)
+    assert fields == {
+        "session": client.session.id,
+        "peer": "192.0.2.7",
+        "verb": "RCPT",
+        "code": 550,
+        "by": "onRcptTo",
+        "reply": "550 5.1.1 Not that one",
+        "user": "ann",
+        "sender": "sender@client.test",
+        "recipient": "user@mx.test",
+    }
+    assert formatEvent(event) == (
+        "RCPT of 192.0.2.7 refused by onRcptTo: 550 5.1.1 Not that one,"
+        f" user ann, from <sender@client.test>, to <user@mx.test> [{client.session.id}]"
+    )
+
+
+REFUSED = [
+    ("onConnect", (), "", "onConnect", "", ""),
+    ("onHelo", (HELLO,), "EHLO", "onHelo", "", ""),
+    ("onMailFrom", (HELLO, MAIL), "MAIL", "onMailFrom", "sender@client.test", ""),
+    ("onRcptTo", ENVELOPE, "RCPT", "onRcptTo", "sender@client.test", "user@mx.test"),
+    ("onData", (*ENVELOPE, "DATA", "."), "DATA", "onData", "sender@client.test", ""),
+    ("onData", (*ENVELOPE, "BDAT 0 LAST"), "BDAT", "onData", "sender@client.test", ""),
+    ("onVrfy", (HELLO, MAIL, "VRFY x"), "VRFY", "onVrfy", "sender@client.test", ""),
+    ("", ("NOPE",), "", "server", "", ""),
+    ("", (HELLO, MAIL, MAIL), "MAIL", "server", "sender@client.test", ""),
+    ("", (HELLO, MAIL, "RCPT TO:<a b@mx.test>"), "RCPT", "server", "sender@client.test", ""),
+    ("", (*ENVELOPE, "DATA", "a too large message", "."), "DATA", "server", "sender@client.test", ""),
+    ("", (HELLO, "MAIL FROM:<> SIZE=x"), "MAIL", "server", "", ""),
+]
+
+
+@pytest.mark.parametrize("decide", [refuseAll, lambda *_: fail(SMTPError("no", 450)), lambda *_: 1 / 0])
+@pytest.mark.parametrize(("hook", "said", "verb", "by", "sender", "recipient"), REFUSED)
+def test_every_refusal_has_one_line_that_says_whose_it_is(
+    hook: str,
+    said: tuple[str, ...],
+    verb: str,
+    by: str,
+    sender: str,
+    recipient: str,
+    decide: Any,
+    events: Events,
+    logged: Logged,
+) -> None:
+    client = connect(size=5, **({hook: decide} if hook else {}))
+    if said:
+        client.say(*said)
+    (event,) = refusalsOf(events)
+    fields = [event[name] for name in ("verb", "by", "sender", "recipient")]
+    assert fields == [verb, by, sender, recipient]
+    logged.takeFailures(ZeroDivisionError)
+
+
+def test_a_refusal_of_the_server_is_not_taken_for_that_of_the_hook_before_it(events: Events) -> None:
+    client = connect(socketTimeout=60, onRcptTo=refuseAll)
+    client.say(*ENVELOPE, "NOPE", RCPT, "\x01")
+    client.clock.pump([1] * 62)
+    assert [(event["code"], event["by"], event["recipient"]) for event in refusalsOf(events)] == [
+        (550, "onRcptTo", "user@mx.test"),
+        (500, "server", ""),
+        (550, "onRcptTo", "user@mx.test"),
+        (500, "server", ""),
+        (421, "server", ""),
+    ]
+
+
+def test_the_handler_of_an_extension_is_named(events: Events) -> None:
+    client = connect(extensions=[Extension("X", commands={"X": refuseAll})])
+    client.say(HELLO, "X y")
+    (event,) = refusalsOf(events)
+    assert (event["verb"], event["by"]) == ("X", "refuseAll")
+
+
+def test_of_LMTP_each_refused_recipient_has_its_line(events: Events) -> None:
+    results: list[Any] = ["yes", SMTPError("no", 550), SMTPError("later", 451)]
+    recipients = [f"RCPT TO:<{name}@mx.test>" for name in "abc"]
+    client = connect(lmtp=True, onData=lambda stream, session: results)
+    client.say("LHLO client.test", MAIL, *recipients, "DATA", ".")
+    assert [(event["code"], event["recipient"], event["by"]) for event in refusalsOf(events)] == [
+        (550, "b@mx.test", "onData"),
+        (451, "c@mx.test", "onData"),
+    ]
+
+
+def test_addresses_and_users_of_refusals_are_shown_as_others_are(events: Events) -> None:
+    client = connect(logAddresses=False, onRcptTo=refuseAll, allowInsecureAuth=True, onAuth=lambda auth, session: None)
+    client.session.user = "ann"
+    client.say(*ENVELOPE)
+    other = Client(client.factory)
+    other.say(HELLO, f"AUTH PLAIN {plain('ann', WRONG_PASSWORD)}")
+    other.clock.advance(1)
+    texts = "".join(formatEvent(event) for event in events)
+    assert not any(name in texts for name in ("ann", "sender@client.test", "user@mx.test"))
+    assert len([event for event in events if event.get("user") == "49915e0d7d4b402e"]) == 2
+
+
+def test_refusals_can_be_left_out_and_AUTH_cannot(events: Events) -> None:
+    client = connect(logRefusals=False, maxClients=1, allowInsecureAuth=True, onAuth=lambda auth, session: None)
+    client.say("NOPE", *ENVELOPE, f"AUTH PLAIN {plain('ann', WRONG_PASSWORD)}", "DATA", ".", MAIL, MAIL)
+    Client(client.factory)  # one too many
+    client.say("RSET", f"AUTH PLAIN {plain('ann', WRONG_PASSWORD)}")
+    client.clock.advance(1)
+    assert not refusalsOf(events)
+    assert [formatEvent(event).partition(" with")[0] for event in events.others] == ["AUTH failed from 192.0.2.7"]
+    leave(client)
+    assert events.connections[0]["refusals"] == 4
+
+
+def test_an_address_writes_ten_lines_a_second_and_the_rest_is_counted(events: Events) -> None:
+    factory = makeFactory(maxErrors=0, maxUnrecognizedCommands=0, onRcptTo=refuseAll)
+    one, same = Client(factory), Client(factory)
+    other = Client(factory, Transport(peerAddress=IPv4Address("TCP", "192.0.2.8", 50000)))
+    one.say(*ENVELOPE, *[RCPT] * 5)
+    same.say(*["NOPE"] * 30)
+    other.say("NOPE")
+    assert [event["peer"] for event in refusalsOf(events)] == ["192.0.2.7"] * 10 + ["192.0.2.8"]
+    one.clock.advance(1)
+    (event,) = [event for event in events if "count" in event]
+    assert formatEvent(event) == "26 more refusals of 192.0.2.7 within a second"
+    one.say("NOPE")
+    assert len(refusalsOf(events)) == 12
+    one.clock.advance(1)
+    assert len([event for event in events if "count" in event]) == 1
+
+
+def test_what_was_not_written_is_counted_when_the_last_client_has_left(events: Events) -> None:
+    client = connect(maxUnrecognizedCommands=0)
+    client.say(*["NOPE"] * 12)
+    client.lose()
+    assert [event["count"] for event in events if "count" in event] == [2]
+
+
+def test_clients_too_many_write_ten_lines_a_second(events: Events) -> None:
+    factory = makeFactory(maxClients=1)
+    Client(factory)
+    for _ in range(30):
+        Client(factory).finish()
+    assert len([event for event in events if event["log_format"].startswith("refused")]) == 10
+
+
+def test_an_IPv6_network_counts_as_an_address(events: Events) -> None:
+    factory = makeFactory(maxUnrecognizedCommands=0)
+    for number in range(1, 4):
+        client = Client(factory, Transport(peerAddress=IPv6Address("TCP", f"2001:db8::{number}", 50000)))
+        client.say(*["NOPE"] * 6)
+    assert len(refusalsOf(events)) == 10
+
+
+# --- AUTH ---
+
+
+def test_an_AUTH_that_failed_and_one_that_did_not_have_a_line_each(events: Events) -> None:
+    client = connect(allowInsecureAuth=True, onAuth=lambda auth, session: auth.validatePassword(PASSWORD) and "ann")
+    client.say(HELLO, f"AUTH PLAIN {plain('ann', WRONG_PASSWORD)}")
+    client.clock.advance(1)
+    client.say(f"AUTH PLAIN {plain('ann')}")
+    failed, succeeded = events.others
+    session = client.session.id
+    assert formatEvent(failed) == (
+        f'AUTH failed from 192.0.2.7 with PLAIN as "ann": 535 5.7.8 Authentication credentials invalid [{session}]'
+    )
+    assert formatEvent(succeeded) == f'AUTH succeeded from 192.0.2.7 with PLAIN as "ann" [{session}]'
+    for event, code in ((failed, 535), (succeeded, 235)):
+        fields = [event[name] for name in ("session", "peer", "verb", "code", "method", "user")]
+        assert fields == [session, "192.0.2.7", "AUTH", code, "PLAIN", "ann"]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"), [("AUTH PLAIN !", 501), ("AUTH NONE", 504), ("AUTH PLAIN " + plain("a\nb"), 501)]
+)
+def test_an_AUTH_that_asked_nobody_is_a_refusal_like_others(line: str, code: int, events: Events) -> None:
+    client = connect(allowInsecureAuth=True, onAuth=lambda auth, session: None)
+    client.say(HELLO, f"AUTH PLAIN {plain('ann', WRONG_PASSWORD)}")
+    client.clock.advance(1)
+    client.say(line)
+    (event,) = refusalsOf(events)
+    assert (event["verb"], event["code"], event["by"]) == ("AUTH", code, "server")
+
+
+def test_an_AUTH_that_cannot_be_judged_now_is_no_failure_for_fail2ban(events: Events) -> None:
+    def onAuth(auth: Any, session: Any) -> None:
+        raise SMTPError("The database is away", 454)
+
+    client = connect(allowInsecureAuth=True, onAuth=onAuth)
+    client.say(HELLO, f"AUTH PLAIN {plain('ann', WRONG_PASSWORD)}")
+    (event,) = refusalsOf(events)
+    assert (event["code"], event["by"]) == (454, "onAuth")
 
 
 # --- addresses ---
@@ -410,8 +621,9 @@ def test_a_user_is_shown_as_addresses_are(events: Events, isShown: bool, user: s
     client = connect(logAddresses=isShown, onAuth=lambda auth, session: auth.username, allowInsecureAuth=True)
     client.say(HELLO, f"AUTH PLAIN {plain('ann')}")
     leave(client)
-    (event,) = events
-    assert event["user"] == user
+    success, event = events
+    assert success["user"] == event["user"] == user
+    assert f'AUTH succeeded from 192.0.2.7 with PLAIN as "{user}" [' in formatEvent(success)
     assert (user == "ann") is isShown
 
 

@@ -26,7 +26,7 @@ LAYERS = [
     {"dialogue"},
     {"hooks", "stream", "cred", "credentials", "handshake"},
     {"tls", "proxy", "lookup", "direct", "calling", "wrapped"},
-    {"delivery", "maildir", "runner", "writer", "arrival", "journal", "patience"},
+    {"delivery", "maildir", "runner", "writer", "arrival", "journal", "patience", "transcript"},
     {"receiver", "exchange"},
     {"flow"},
     {"protocol"},
@@ -42,7 +42,7 @@ WITH_TWISTED = {"protocol", "delivery", "factory", "stream", "hooks", "maildir",
 # Twisted's half of TLS and of its own credentials: below the protocol, beside the core.
 WITH_TWISTED |= {"arrival", "exchange", "journal", "receiver", "runner", "writer", "lookup", "proxy", "calling"}
 WITH_TWISTED |= {"awaiting", "consumer", "direct", "wrapped", "tls", "handshake", "credentials", "cred", "checkers"}
-WITH_TWISTED |= {"supervision", "service"}
+WITH_TWISTED |= {"supervision", "service", "transcript"}
 
 
 def layerOf(module: str) -> int:

@@ -69,6 +69,8 @@ DEFAULTS: dict[str, Any] = {
     "resolver": None,
     "asyncioHooks": False,
     "logAddresses": True,
+    "logRefusals": True,
+    "debugPeers": (),
     "slowHook": 0.5,  # DESIGN has it not yet; the issue that asked for it does
     "lenientAddressParsing": False,
     "key": None,
@@ -108,7 +110,7 @@ WRONG = {
     "extensions": [*NOT_A_LIST, ["X"], [Extension], [Extension("X"), None], Extension("X")],
 }
 FLAGS = [name for name, value in DEFAULTS.items() if isinstance(value, bool) and not name.startswith("use")]
-PEERS = ["useProxy", "useXClient", "useXForward"]
+PEERS = ["useProxy", "useXClient", "useXForward", "debugPeers"]
 COUNTS = [
     *("size", "maxClients", "maxClientsPerAddress", "maxRecipients", "maxTransactions"),
     *("maxJunkCommands", "authFailuresPerAddress", "maxUnrecognizedCommands", "maxErrors"),

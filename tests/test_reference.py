@@ -198,18 +198,26 @@ def test_documented_flags_are_all() -> None:
 
 
 def test_documented_fields_of_events_are_all() -> None:
-    client = clientOf(SMTPServerFactory(authOptional=True, maxRecipients=1))
+    options = {"authOptional": True, "maxRecipients": 1, "allowInsecureAuth": True, "debugPeers": True}
+    client = clientOf(SMTPServerFactory(onAuth=lambda auth, session: auth.username, **options))
     with capturedLogs() as events:
-        client.say(*ENVELOPE, "RCPT TO:<other@mx.test>", "DATA", ".")
+        client.say(*ENVELOPE, "RCPT TO:<other@mx.test>", "DATA", ".", plain("ann", "correct horse"))
         client.lose()
-    for event, kind in zip(events, ("refusal", "message", "connection"), strict=True):
+    kinds = {"by": "refusal", "recipientCount": "message", "commands": "connection", "method": "AUTH"}
+    kinds["side"] = "dialogue"
+    seen = set()
+    for event in events:
+        [kind] = {kinds[name] for name in kinds if name in event}
         documented = [entries[0].astext() for entries in rowsOf(SECTIONS["What is logged"], f"Field of a {kind}")]
+        documented += [entries[0].astext() for entries in rowsOf(SECTIONS["What is logged"], f"Field of an {kind}")]
         assert documented == [name for name in event if not name.startswith("log_")]
+        seen.add(kind)
+    assert seen == {*kinds.values()}
 
 
 def test_documented_fields_of_a_line_are_all() -> None:
     documented = [entries[0].astext() for entries in rowsOf(SECTIONS["What is logged"], "Field of a line")]
-    assert documented == list(json.loads(supervision._line({"log_format": "x", "log_time": 0.0})))
+    assert documented == list(json.loads(supervision.lineOfJSON({"log_format": "x", "log_time": 0.0})))
 
 
 # --- Code ---

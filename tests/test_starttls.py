@@ -476,7 +476,8 @@ async def test_nothingBehindSTARTTLSIsProcessedWhereverItIsCut(serve: Any, comma
         else:
             said = reply + client.received
             assert said.startswith(b"554 5.5.1 ") and said.count(b"\r\n") == 1
-            assert lines == ["commands behind STARTTLS in the clear"]
+            said = "STARTTLS of 127.0.0.1 refused by server: 554 5.5.1 Nothing may follow STARTTLS before TLS"
+            assert lines == ["commands behind STARTTLS in the clear", said]
         await server.gone(number)
         assert server.diary == []
         assert server.sessions[-1].secure is False and server.sessions[-1].openingCommand is None
@@ -741,7 +742,10 @@ async def test_TLSOnAPortThatBeginsInTheClearIsNamedInTheLog(serve: Any, lines: 
     client.beginTLS()
     await client.lost
     await server.gone()
-    assert lines == ["the client spoke TLS on a port that begins in the clear"]
+    assert lines == [
+        "the client spoke TLS on a port that begins in the clear",
+        "127.0.0.1 refused by server: 500 5.5.2 Command not recognized",
+    ]
     assert len(server.errors) == 1 and server.diary == []
 
 

@@ -267,7 +267,7 @@ ANYTHING = st.recursive(
     )
 )
 def test_whatever_an_event_holds_it_is_one_line(event: dict[str, Any]) -> None:
-    line = supervision._line(event)
+    line = supervision.lineOfJSON(event)
     assert line.index("\n") == len(line) - 1
     assert list(json.loads(line, parse_constant=pytest.fail))[:4] == ["time", "level", "namespace", "text"]
 
