@@ -68,7 +68,9 @@ class PendingAnswer:
         left = _Spent(repr(result.value)) if isinstance(result, Failure) else result
         if type(result) is _Spent:
             result = Failure(RuntimeError(f"a Deferred that had failed was returned a second time: {result.reason}"))
-        answer = self._caller.settle(self._hook, result.deferred if type(result) is _Returned else result)
+        answer = result
+        if result is not None:
+            answer = self._caller.settle(self._hook, result.deferred if type(result) is _Returned else result)
         if type(answer) is PendingAnswer:
             self._awaited = answer._awaited
             answer.then(self._answered)
@@ -138,7 +140,7 @@ class _Returned:
 class HookCaller:
     """Calls the hooks of one connection."""
 
-    __slots__ = ("_context", "_isForAsyncio", "_isSlow", "_slow")
+    __slots__ = ("_context", "_isForAsyncio", "_isInside", "_isSlow", "_slow")
 
     def __init__(
         self,
@@ -152,6 +154,7 @@ class HookCaller:
         @param isSlow: told the hook that has held the reactor for longer, and for how many seconds.
         """
         self._context = copy_context()
+        self._isInside = False
         self._slow = slowHook or _NEVER
         self._isForAsyncio = asyncioHooks
         self._isSlow = isSlow
@@ -164,7 +167,10 @@ class HookCaller:
         @return: its answer, a L{Failure} if it raised, or a L{PendingAnswer}.
         """
         try:
-            result = self.step(name, hook, *arguments)
+            if self._isForAsyncio:
+                result = self.step(name, hook, *arguments)
+            else:
+                result = self.step(name, _callAndBegin, hook, arguments)
         except BaseException:
             # Even SystemExit, as a Deferred has it: a hook harms its own connection only (invariant 10).
             return Failure()
@@ -172,40 +178,49 @@ class HookCaller:
             return result
         return self.settle(name, result)
 
-    def step(self, hook: object, function: Callable[..., Any], *arguments: Any) -> Any:
+    def step(self, name: object, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run some of a hook, in the context of the connection."""
+        isInside = self._isInside
+        self._isInside = True
         began = perf_counter()
         try:
-            try:
-                self._context.run(_nothing)
-            except RuntimeError:
-                # We are in it already: what one hook does may lead to the next, within its call.
-                return function(*arguments)
-            return self._context.run(function, *arguments)
+            # What one hook does may lead to the next, within its call; and a context cannot be entered twice.
+            return function(*arguments) if isInside else self._context.run(function, *arguments)
         finally:
+            self._isInside = isInside
             seconds = perf_counter() - began
             if seconds > self._slow:
-                self._isSlow(hook, seconds)
+                self._isSlow(name, seconds)
 
-    def settle(self, hook: object, result: Any) -> Any:
+    def taskStep(self, name: object, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run some of a hook that asyncio has entered the context for."""
+        isInside = self._isInside
+        self._isInside = True
+        try:
+            return self.step(name, function, *arguments)
+        finally:
+            self._isInside = isInside
+
+    def settle(self, name: object, result: Any) -> Any:
         """What an answer comes to; what is returned is as with L{call}."""
         try:
-            if type(result) is CoroutineType:
-                result = self._asTask(hook, result) if self._isForAsyncio else self._begin(hook, result)
+            while type(result) is CoroutineType:
+                result = self._asTask(name, result) if self._isForAsyncio else self.step(name, _begin, result)
+            if type(result) is _Begun:
+                return self._pending(name, Deferred.fromCoroutine(self._goOn(name, result.coroutine, result.awaited)))
             if result is None or isinstance(result, (str, Failure)):
                 return result
             if isinstance(result, BaseException):
                 # "return callback(error)" is how other libraries refuse; it must not let anything pass.
                 return Failure(result)
             if type(result) is AsyncioCoroutine:
-                result = self._asTask(hook, result.coroutine)
+                result = self._asTask(name, result.coroutine)
             elif asyncio.isfuture(result):
                 result = Deferred.fromFuture(_checkedFuture(result))
             elif not isinstance(result, Deferred) and inspect.isawaitable(result):
-                return self.settle(hook, _await(result))
+                return self.settle(name, _await(result))
             if isinstance(result, Deferred):
-                answer = PendingAnswer(self, hook, result)
-                return answer.result if answer.isThere else answer
+                return self._pending(name, result)
             if inspect.isgenerator(result) or inspect.isasyncgen(result):
                 # Nothing of such a hook has run: to take it for a success would lose the message.
                 raise TypeError(f"a hook answered {result!r}; a generator needs inlineCallbacks, an async def no yield")
@@ -213,18 +228,11 @@ class HookCaller:
             return Failure()
         return result
 
-    def _begin(self, hook: object, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """
-        Do what C{Deferred.fromCoroutine} does, but make the Deferred only when the coroutine first has to wait: most
-        hooks know their answer at once, and then a Deferred costs more than the hook.
-        """
-        try:
-            awaited = self.step(hook, coroutine.send, None)
-        except StopIteration as end:
-            return self.settle(hook, end.value)
-        return Deferred.fromCoroutine(self._goOn(hook, coroutine, awaited))
+    def _pending(self, name: object, awaited: Deferred[Any]) -> Any:
+        answer = PendingAnswer(self, name, awaited)
+        return answer.result if answer.isThere else answer
 
-    def _goOn(self, hook: object, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+    def _goOn(self, name: object, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
         """
         The rest of a coroutine that has come to its first await: what C{yield from} does (PEP 380), from there, in the
         context of the connection, and with futures of asyncio in the place of Deferreds where there are any.
@@ -232,7 +240,8 @@ class HookCaller:
         while True:
             resume: Callable[[Any], Any]
             try:
-                value = yield awaited if isinstance(awaited, Deferred) else _deferred(awaited)
+                # Deferred is an abstract class to Python, so that isinstance takes its time with all that is none.
+                value = yield awaited if hasattr(awaited, "addBoth") else _deferred(awaited)
             except GeneratorExit:
                 coroutine.close()  # and not thrown into it: it may have been closed already
                 raise
@@ -241,44 +250,69 @@ class HookCaller:
             else:
                 resume = coroutine.send
             try:
-                awaited = self.step(hook, resume, value)
+                awaited = self.step(name, resume, value)
             except StopIteration as end:
-                return _Returned(end.value) if isinstance(end.value, Deferred) else end.value
+                answer = end.value
+                return _Returned(answer) if answer is not None and isinstance(answer, Deferred) else answer
 
-    def _asTask(self, hook: object, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
+    def _asTask(self, name: object, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
         loop = asyncio._get_running_loop()
         if loop is None:
             coroutine.close()
             raise RuntimeError(WRONG_REACTOR)
-        steps = _Steps(self, hook, coroutine)
+        steps = _Steps(self, name, coroutine)
         if sys.version_info >= (3, 11):
             return Deferred.fromFuture(loop.create_task(steps, context=self._context))
-        return Deferred.fromFuture(self.step(hook, loop.create_task, steps))  # pragma: no cover
+        return Deferred.fromFuture(self.step(name, loop.create_task, steps))  # pragma: no cover
+
+
+class _Begun:
+    """
+    A coroutine that has to wait.
+
+    Only then a Deferred is made for it: most hooks know their answer at once, and then it costs more than the hook.
+    """
+
+    __slots__ = ("awaited", "coroutine")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> None:
+        self.coroutine = coroutine
+        self.awaited = awaited
+
+
+def _begin(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end or to its first wait."""
+    try:
+        return _Begun(coroutine, coroutine.send(None))
+    except StopIteration as end:
+        return end.value
+
+
+def _callAndBegin(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Call a hook, and begin the coroutine that it may be."""
+    result = hook(*arguments)
+    return _begin(result) if type(result) is CoroutineType else result
 
 
 class _Steps(Coroutine[Any, Any, Any]):
-    """A coroutine for a task of asyncio, which sets the context; each step is measured."""
+    """A coroutine for a task of asyncio, which has entered the context of the connection; each step is measured."""
 
-    def __init__(self, caller: HookCaller, hook: object, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def __init__(self, caller: HookCaller, name: object, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._caller = caller
-        self._hook = hook
+        self._name = name
         self._coroutine = coroutine
 
     def send(self, value: Any) -> Any:
-        return self._caller.step(self._hook, self._coroutine.send, value)
+        return self._caller.taskStep(self._name, self._coroutine.send, value)
 
     def throw(self, *error: Any) -> Any:
-        return self._caller.step(self._hook, self._coroutine.throw, *error)
+        return self._caller.taskStep(self._name, self._coroutine.throw, *error)
 
     def close(self) -> None:
         self._coroutine.close()
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self._coroutine.__await__()
-
-
-def _nothing() -> None:
-    """Whether a context has been entered can only be told by entering it."""
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:

@@ -429,7 +429,10 @@ class SMTPServerProtocol(Protocol):
             self._tellOfBreach(reply)
         elif code == 235 and self._dialogue.attempt is not None:
             self._journal.authentication(self._dialogue.attempt, reply)
-        self._put(reply)
+        octets = self._dialogue.encode(reply)
+        if self._transcript is not None:
+            self._transcript.reply(octets)
+        self._writer.put(octets)
         if reply.closes:
             self._close()
         if self._closing:

@@ -188,8 +188,8 @@ class Receiver:
         if type(result) is PendingAnswer:
             delivery.hookRuns(result)
             result.then(self._decidedLater, delivery)
-        else:
-            self._decided(result, delivery)
+            return True
+        self._decided(result, delivery)
         return not self._hangsUp(delivery)
 
     def _hangsUp(self, delivery: Delivery) -> bool:
@@ -209,7 +209,8 @@ class Receiver:
         self._changed()
 
     def _decided(self, result: object, delivery: Delivery) -> None:
-        result = self._runner.checked("onData", result)
+        if result is not None:
+            result = self._runner.checked("onData", result)
         if isinstance(result, Failure):
             if delivery.isCut:
                 self._runner.late("onData", result)

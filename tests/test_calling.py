@@ -122,6 +122,9 @@ EVENTS: dict[str, Callable[[Deferred[str], Any], object]] = {
 }
 
 
+_NAMES = [coroutine.__name__ for coroutine in COROUTINES]
+
+
 def _outcome(begin: Callable[..., Any], hook: Callable[..., Any], happen: Callable[..., object]) -> tuple[Any, Any]:
     """The answer of a hook, and what became of the Deferred that it waits for."""
     pending: Deferred[str] = Deferred()
@@ -137,7 +140,7 @@ def _outcome(begin: Callable[..., Any], hook: Callable[..., Any], happen: Callab
         outcome.append(result)
     [answer] = outcome
     if isinstance(answer, Failure):
-        answer = (answer.type, str(answer.value), [frame[0] for frame in answer.frames if frame[0].startswith("_c")])
+        answer = (answer.type, str(answer.value), [frame[0] for frame in answer.frames if frame[0] in _NAMES])
     return answer, pending.called
 
 
