@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtphooks.counts import networkOf
-from smtphooks.proxy import ProxyError, ProxyHeader
+from smtphooks.proxy import ProxyError, ProxyHeader, asPath
 from smtphooks.replies import Reply
 
 if TYPE_CHECKING:
@@ -146,8 +146,13 @@ class Arrival:
 
     def _foundOut(self, hostname: str) -> None:
         self._lookup = None
-        self._transport.resumeProducing()
-        self._named(hostname)
+        try:
+            self._transport.resumeProducing()
+        except Exception:
+            _log.failure("the connection of {peer} crashed", peer=self._client.remoteAddress)
+            self._refuse(None)
+        else:
+            self._named(hostname)
 
     def _named(self, hostname: str) -> None:
         self._client.hostname = hostname
@@ -159,8 +164,8 @@ def _hostAndPort(address: Any) -> tuple[str, int]:
     if isinstance(address, UNIXAddress):
         name = address.name or ""
         text = name.decode(errors="replace") if isinstance(name, bytes) else name
-        # A client may bind its socket to any path, and this one goes into the log.
-        return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text), 0
+        # A client may bind its socket to any path: this one goes into the log, and must not look like an IP address.
+        return asPath(text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)), 0
     host = str(getattr(address, "host", ""))
     # A client that comes by IPv4 to an IPv6 socket is the client that its IPv4 address says.
     return host.removeprefix("::ffff:") if "." in host else host, getattr(address, "port", 0)

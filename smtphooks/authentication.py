@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from smtphooks import replies, transaction
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.sasl import Auth, AuthResponse
-from smtphooks.steps import Ask, Challenge, Question, StartTLS, Task, Wait
+from smtphooks.steps import Ask, AuthFailed, Challenge, Question, StartTLS, Task, Wait
 from smtphooks.wire import LineFault
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def auth(dialogue: Dialogue, argument: str) -> Task:
     if not response.accepts:
         refusal = refusalOf(response)
         if refusal.code >= 500:
-            yield from _failed(dialogue)
+            yield from _failed(dialogue, refusal)
         return refusal
     session.user = response.user
     dialogue.authenticationFailures = 0
@@ -67,9 +67,21 @@ def _isBarred(dialogue: Dialogue) -> bool:
     return dialogue.failuresByAddress.isBarred(dialogue.session.remoteAddress)
 
 
-def _failed(dialogue: Dialogue) -> Generator[Question, Any, None]:
+def _count(dialogue: Dialogue, reply: Reply) -> Generator[Question, Any, None]:
+    """
+    An attempt has failed: it counts, and is logged, once and as soon as that is known.
+
+    The client may leave before it has its reply, or learn it from a challenge (RFC 7628 section 3.2.3).
+    """
+    if not dialogue.hasFailed:
+        dialogue.hasFailed = True
+        dialogue.failuresByAddress.add(dialogue.session.remoteAddress)
+        yield AuthFailed(reply)
+
+
+def _failed(dialogue: Dialogue, reply: Reply) -> Generator[Question, Any, None]:
     """A client that guesses passwords shall not do it fast, nor from many connections; no other client waits."""
-    dialogue.failuresByAddress.add(dialogue.session.remoteAddress)
+    yield from _count(dialogue, reply)
     dialogue.authenticationFailures += 1
     yield Wait(min(_FIRST_DELAY * 2 ** (dialogue.authenticationFailures - 1), _LONGEST_DELAY))
 
@@ -106,10 +118,10 @@ def _exchange(
             result: AuthResponse = end.value
             return result
         except SMTPError as error:
-            code = error.reply(situation).code
+            reply = error.reply(situation)
             # Neither what is refused only for now nor, from a mechanism, what is malformed is a guess that failed.
-            if code >= 500 and (error is refusal or code not in _SYNTAX_ERRORS):
-                yield from _failed(dialogue)
+            if reply.code >= 500 and (error is refusal or reply.code not in _SYNTAX_ERRORS):
+                yield from _failed(dialogue, reply)
             raise
         resume = exchange.send
         if isinstance(wanted, Auth):
@@ -120,7 +132,11 @@ def _exchange(
             dialogue.attempt = wanted
             try:
                 answer = yield from judge(dialogue, wanted)
+                if not answer.accepts and (reply := refusalOf(answer)).code >= 500:
+                    yield from _count(dialogue, reply)
             except SMTPError as error:
+                if (reply := error.reply(situation)).code >= 500:
+                    yield from _count(dialogue, reply)
                 # For the mechanism to hide, if the client could learn from it which users there are.
                 resume, answer = exchange.throw, (refusal := error)
             continue

@@ -15,18 +15,15 @@ import functools
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from time import perf_counter
 from types import CoroutineType
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from smtphooks.hooks import nameOf
-
-_log = Logger()
+from smtphooks.awaiting import Waiting
 
 _NEVER = float("inf")
 
@@ -57,17 +54,14 @@ class PendingAnswer:
 
     def _await(self, awaited: Deferred[Any]) -> None:
         self._awaited = awaited
-        awaited.addBoth(self._fired)
+        awaited.addBoth(self._fired, awaited)
 
-    def _fired(self, result: Any) -> Any:
+    def _fired(self, result: Any, awaited: Deferred[Any]) -> Any:
         """
         Something that the hook waited for has fired.
 
         @return: what stays in the Deferred, which the hook may return a second time.
         """
-        left = _Spent(repr(result.value)) if isinstance(result, Failure) else result
-        if type(result) is _Spent:
-            result = Failure(RuntimeError(f"a Deferred that had failed was returned a second time: {result.reason}"))
         answer = result
         if result is not None:
             answer = self._caller.settle(self._hook, result.deferred if type(result) is _Returned else result)
@@ -76,7 +70,12 @@ class PendingAnswer:
             answer.then(self._answered)
         else:
             self._answered(answer)
-        return left
+        if isinstance(result, Failure):
+            # Its failure has been dealt with; but a look-up that is remembered, and returned for the next client, must
+            # not look like one that has succeeded, as it would with None in it.
+            isNews = not isinstance(result.value, _ReturnedAgain)
+            return _left(awaited, Failure(_ReturnedAgain(result.value)) if isNews else result)
+        return result
 
     def _answered(self, answer: Any) -> None:
         self.result = answer
@@ -100,7 +99,7 @@ class PendingAnswer:
             self._awaited.cancel()
         except BaseException:
             # A canceller is code of others.  The Deferred that it belongs to would never fire.
-            _log.failure("the canceller of a Deferred raised, which hook {hook} waits for", hook=nameOf(self._hook))
+            self._caller.crashed(self._hook, Failure())
             self._fire(self._awaited)
 
     def _fire(self, awaited: Deferred[Any]) -> None:
@@ -110,18 +109,11 @@ class PendingAnswer:
             awaited.errback(CancelledError())
 
 
-class _Spent:
-    """
-    What is left in a Deferred of a hook that has failed.
+class _ReturnedAgain(RuntimeError):
+    """What a Deferred fails with whose failure has been dealt with."""
 
-    Its failure has been dealt with; but a look-up that is remembered, and returned for the next client, must not look
-    like one that has succeeded.
-    """
-
-    __slots__ = ("reason",)
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    def __init__(self, error: BaseException | None) -> None:
+        super().__init__(f"a Deferred that had failed was returned a second time: {error!r}")
 
 
 class _Returned:
@@ -140,20 +132,25 @@ class _Returned:
 class HookCaller:
     """Calls the hooks of one connection."""
 
-    __slots__ = ("_context", "_isForAsyncio", "_isInside", "_isSlow", "_slow")
+    __slots__ = ("_context", "_isForAsyncio", "_isInside", "_isSlow", "_slow", "crashed")
 
     def __init__(
         self,
         slowHook: float = 0,
         asyncioHooks: bool = False,
         isSlow: Callable[[object, float], object] = lambda hook, seconds: None,
+        crashed: Callable[[object, Failure], object] = lambda hook, failure: None,
+        context: Context | None = None,
     ) -> None:
         """
         @param slowHook: seconds that a step of a hook may take, 0 for no limit.
         @param asyncioHooks: every coroutine runs as a task of asyncio.
         @param isSlow: told the hook that has held the reactor for longer, and for how many seconds.
+        @param crashed: told the hook whose Deferred has a canceller that raised, and what.
+        @param context: that of the connection; None for a copy of the one at hand.
         """
-        self._context = copy_context()
+        self._context = copy_context() if context is None else context
+        self.crashed = crashed
         self._isInside = False
         self._slow = slowHook or _NEVER
         self._isForAsyncio = asyncioHooks
@@ -198,6 +195,9 @@ class HookCaller:
         self._isInside = True
         try:
             return self.step(name, function, *arguments)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # A task would raise these once more, through the loop of asyncio, and so end the server.
+            raise RuntimeError(f"a hook raised {error!r}") from error
         finally:
             self._isInside = isInside
 
@@ -221,6 +221,8 @@ class HookCaller:
                 return self.settle(name, _await(result))
             if isinstance(result, Deferred):
                 return self._pending(name, result)
+            if isinstance(result, type) and issubclass(result, BaseException):
+                raise TypeError(f"a hook answered the class {result.__name__}; to refuse, raise one of these")
             if inspect.isgenerator(result) or inspect.isasyncgen(result):
                 # Nothing of such a hook has run: to take it for a success would lose the message.
                 raise TypeError(f"a hook answered {result!r}; a generator needs inlineCallbacks, an async def no yield")
@@ -240,8 +242,8 @@ class HookCaller:
         while True:
             resume: Callable[[Any], Any]
             try:
-                # Deferred is an abstract class to Python, so that isinstance takes its time with all that is none.
-                value = yield awaited if hasattr(awaited, "addBoth") else _deferred(awaited)
+                # What the stream waits with is ours alone.
+                value = yield awaited if type(awaited) is Waiting else _deferred(awaited)
             except GeneratorExit:
                 coroutine.close()  # and not thrown into it: it may have been closed already
                 raise
@@ -264,6 +266,56 @@ class HookCaller:
         if sys.version_info >= (3, 11):
             return Deferred.fromFuture(loop.create_task(steps, context=self._context))
         return Deferred.fromFuture(self.step(name, loop.create_task, steps))  # pragma: no cover
+
+
+class _Quiet:
+    """In the place of Twisted's note that a Deferred has failed and no code has looked at it."""
+
+    failResult: object = None
+
+
+def _left(deferred: Deferred[Any], failure: Failure) -> Failure:
+    """
+    Leave a failure in a Deferred for the next who looks, and have Twisted not complain that there may be none.
+
+    Without the attribute, which is Twisted's own, it would complain; nothing else would be different.
+    """
+    noted = getattr(deferred, "_debugInfo", None)
+    if noted is not None:
+        noted.failResult = None
+    deferred._debugInfo = _Quiet()  # type: ignore[assignment]
+    return failure
+
+
+class _Tap:
+    """
+    A Deferred that fires as another does, and takes nothing out of it.
+
+    Twisted would leave None in a Deferred that a coroutine has awaited; of a look-up that is remembered, and awaited
+    for the next client, that would be an answer.
+    """
+
+    __slots__ = ("_fires", "_shared", "deferred")
+
+    def __init__(self, shared: Deferred[Any]) -> None:
+        self._shared = shared
+        self.deferred = self._fires = Deferred[Any](self._cancel)
+        self.deferred.addCallback(self._orRest)
+        shared.addBoth(self._passOn)
+
+    def _passOn(self, result: Any) -> Any:
+        self._fires.callback(result)
+        return _left(self._shared, result) if isinstance(result, Failure) else result
+
+    def _cancel(self, deferred: Deferred[Any]) -> None:
+        self._shared.cancel()
+        if not self._fires.called:
+            # It takes its time to end, or does not mind; until then the coroutine waits on.
+            fires, self._fires = self._fires, Deferred(lambda rest: self._shared.cancel())
+            fires.callback(self)
+
+    def _orRest(self, result: Any) -> Any:
+        return self._fires if result is self else result
 
 
 class _Begun:
@@ -320,7 +372,9 @@ async def _await(awaitable: Awaitable[Any]) -> Any:
 
 
 def _deferred(awaited: Any) -> Any:
-    """A Deferred for what a coroutine of asyncio waits for, so that Twisted can wait for it."""
+    """A Deferred for what a coroutine waits for, of Twisted or of asyncio, for Twisted to wait for."""
+    if isinstance(awaited, Deferred):
+        return _Tap(awaited).deferred
     if asyncio.isfuture(awaited):
         return _ofFuture(awaited)
     loop = asyncio._get_running_loop()

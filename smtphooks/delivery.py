@@ -98,9 +98,10 @@ class Delivery:
         return isinstance(self._result, SMTPError)
 
     @property
-    def hangsUp(self) -> bool:
-        """The hook wants the connection closed, and what is still to come of the message not be read."""
-        return not self.whole and isinstance(self._result, SMTPError) and self._result.responseCode == 421
+    def hangUp(self) -> SMTPError | None:
+        """The refusal, if the hook wants the connection closed, and what is still to come of the message not read."""
+        result = self._result
+        return result if isinstance(result, SMTPError) and result.responseCode == 421 and not self.whole else None
 
     def results(self, report: Callable[[str], None]) -> tuple[str | SMTPError | None, ...]:
         """

@@ -21,7 +21,7 @@ from smtphooks.extensions import Extensions, isDisabled
 from smtphooks.options import Options
 from smtphooks.replies import SITUATIONS, Reply, Situation, SMTPError
 from smtphooks.sasl import NO_MECHANISMS, Auth, Mechanisms
-from smtphooks.session import Address, Envelope, Session
+from smtphooks.session import Envelope, Session
 from smtphooks.steps import Ask, Question, Replies, State, Step, Task, Verdict
 from smtphooks.transaction import Tally
 from smtphooks.wire import LineFault
@@ -60,6 +60,8 @@ class Dialogue:
     @ivar junkCommands: how many have brought no message on since the last one.
     @ivar lineLength: octets of the command at hand, its line end included.
     @ivar lineLimit: octets that the next line may have.
+    @ivar hasFailed: the AUTH at hand has failed, and that is known.
+    @ivar subject: the sender or recipient that the command at hand is about.
     @ivar attempt: the last attempt of AUTH that onAuth was asked about.
     @ivar messages: how many transactions have come to a message.
     @ivar tally: what the dialogue itself knows of the transaction at hand.
@@ -82,6 +84,7 @@ class Dialogue:
         "extensions",
         "failuresByAddress",
         "flavour",
+        "hasFailed",
         "junkCommands",
         "lineLength",
         "lineLimit",
@@ -91,6 +94,7 @@ class Dialogue:
         "session",
         "speaksUtf8",
         "state",
+        "subject",
         "tally",
         "verb",
     )
@@ -129,6 +133,8 @@ class Dialogue:
         self._refusedByHook = False
         self._refuser: str | Callable[..., Any] = ""
         self.attempt: Auth | None = None
+        self.hasFailed = False
+        self.subject: str | None = None
 
     # --- what the protocol calls ---
 
@@ -144,8 +150,9 @@ class Dialogue:
     def receive(self, line: bytes | LineFault) -> Step:
         """A line has arrived; there must be no question open."""
         assert self._task is None, "the dialogue stands still until its question is answered"
-        self._question = self.attempt = None
+        self._question = self.attempt = self.subject = None
         self._refuser = ""
+        self.hasFailed = False
         if self.speaksUtf8:
             self.speaksUtf8 = self.inTransaction  # it was this one that asked for it
         if not isinstance(line, bytes):
@@ -200,12 +207,6 @@ class Dialogue:
     def refuser(self) -> str | Callable[..., Any]:
         """The hook that has refused the command at hand, or the handler of an extension; empty if it was the server."""
         return self._refuser
-
-    @property
-    def refusedAddress(self) -> Address | None:
-        """The sender or recipient that a hook was asked about last, with the command at hand."""
-        asked = self._question.arguments[0] if isinstance(self._question, Ask) else None
-        return asked if isinstance(asked, Address) else None
 
     def shows(self, verb: str) -> bool:
         """May the argument of this verb be shown in a log?  What an extension does with its own is not known."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from contextvars import copy_context
 from functools import lru_cache
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any
 
@@ -87,11 +88,15 @@ class SMTPServerFactory(ServerFactory):
         self.mechanisms = Mechanisms(
             self.options.authMethods, lambda: self.onAuth is not None, _scramSecretOf(self.options)
         )
-        self.authFailures = AuthFailures(self.options.authFailuresPerAddress, lambda: self.reactor().seconds())
+        self.authFailures = AuthFailures(self.options.authFailuresPerAddress, self._seconds)
         self.extensions = Extensions(builtInExtensions(self.options, self.mechanisms))
         self.secureContext = SecureContext(self.options)
         self.debugPeers = _peersOf("debugPeers", self.options.debugPeers) if self.options.debugPeers else None
-        self.refusalLines = LineLimit()
+        # What the hooks of every connection begin with.  That of the moment may be one of a connection: the reactor of
+        # asyncio calls what is due in the context of the code that asked for it last.
+        self.context = copy_context()
+        self.refusalLines = LineLimit(self._seconds)
+        self.authLines = LineLimit(self._seconds)
         self.proxies = _peersOf("useProxy", self.options.useProxy)
         self._proxyCommands = {
             "XCLIENT": _peersOf("useXClient", self.options.useXClient),
@@ -196,6 +201,10 @@ class SMTPServerFactory(ServerFactory):
 
     def wakeAt(self, time: float, connection: SMTPServerProtocol) -> None:
         """See at that time, and not up to a second later, whether the time of a connection is up."""
+        if len(self._wakes) > 2 * len(self.connections):
+            # Most have left since, and would be kept in memory until then.
+            self._wakes = [wake for wake in self._wakes if wake[2] in self.connections]
+            heapify(self._wakes)
         heappush(self._wakes, (time, next(self._order), connection))
         if self._tick is not None and time < self._tick.getTime():
             self._tick.reset(max(0, time - self.reactor().seconds()))
@@ -213,21 +222,23 @@ class SMTPServerFactory(ServerFactory):
             # By the time of the next look, or who came just before it would lose a second.
             self.now = self._nextLook = now + 1
             self.refusalLines.flush()
+            self.authLines.flush()
             for connection in list(self.connections):
-                if connection.patience.deadline <= now:
-                    _guard(connection, connection.timeUp)
-                elif connection.isStopped:
-                    _guard(connection, connection.lookAfterClient)
+                self._guard(connection, connection.look, now)
         while self._wakes and self._wakes[0][0] <= now:
             connection = heappop(self._wakes)[2]
             # It may have gone on by itself, or be gone.
-            if connection.patience.deadline <= now:
-                _guard(connection, connection.timeUp)
-        if self.connections:
+            self._guard(connection, connection.look, now)
+        if self.connections or self._hasLines:
             soonest = min(self._nextLook, self._wakes[0][0]) if self._wakes else self._nextLook
             self._tick = reactor.callLater(soonest - now, self._watch)
         else:
             self._wakes.clear()
+
+    @property
+    def _hasLines(self) -> bool:
+        """There is a number of refusals that has still to be logged."""
+        return self.refusalLines.hasMore or self.authLines.hasMore
 
     def tellError(self, failure: Failure) -> None:
         """Something went wrong before there was a session."""
@@ -250,10 +261,10 @@ class SMTPServerFactory(ServerFactory):
             for clients in self._counts:
                 clients.end()
         if not self.connections and self._tick is not None:
-            self._tick.cancel()
-            self._tick = None
             self._wakes.clear()
-            self.refusalLines.flush()
+            if not self._hasLines:
+                self._tick.cancel()
+                self._tick = None
         # Who came since the factory listens again is not waited for.
         if self._closed and not any(other.isLeaving for other in self.connections):
             self._allGone()
@@ -270,7 +281,7 @@ class SMTPServerFactory(ServerFactory):
         self._closed.append(gone)
         self.isClosing = True
         for connection in list(self.connections):
-            _guard(connection, connection.leave)
+            self._guard(connection, connection.leave)
         if self.connections and self.options.closeTimeout and self._timeout is None:
             self._timeout = self.reactor().callLater(self.options.closeTimeout, self._abortAll)
         if not self.connections:
@@ -285,10 +296,20 @@ class SMTPServerFactory(ServerFactory):
             self.clock = IReactorTime(reactor)
         return self.clock
 
+    def _guard(self, connection: SMTPServerProtocol, call: Callable[..., None], *arguments: object) -> None:
+        """What one connection raises is not for the others to suffer (invariant 10)."""
+        try:
+            call(*arguments)
+        except Exception:
+            connection.crashed()
+
+    def _seconds(self) -> float:
+        return self.reactor().seconds()
+
     def _abortAll(self) -> None:
         self._timeout = None
         for connection in [connection for connection in self.connections if connection.isLeaving]:
-            _guard(connection, connection.endByForce)
+            self._guard(connection, connection.endByForce)
 
     def _allGone(self) -> None:
         if self._timeout is not None:
@@ -297,14 +318,6 @@ class SMTPServerFactory(ServerFactory):
         closed, self._closed = self._closed, []
         for gone in closed:
             gone.callback(None)
-
-
-def _guard(connection: SMTPServerProtocol, call: Callable[[], None]) -> None:
-    """What one connection raises is not for the others to suffer (invariant 10)."""
-    try:
-        call()
-    except Exception:
-        connection.crashed()
 
 
 def _scramSecretOf(options: Options) -> bytes | None:

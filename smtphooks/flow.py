@@ -76,6 +76,10 @@ class Flow:
             else:
                 self._transport.resumeProducing()
 
+    def stop(self) -> None:
+        """Whatever there is room for: no more is wanted."""
+        self._stop(True)
+
     def start(self) -> None:
         """Whatever waits: the connection ends, and TLS does so only when the client has said so too."""
         self._stop(False)

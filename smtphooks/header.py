@@ -58,7 +58,10 @@ def parseHeader(octets: bytes) -> Message:
     The fields of a header.  Whatever the octets, this raises nothing, and neither does looking at the result.
     """
     # The parser would end a line at a bare CR, and see fields that nobody else sees.
-    return _parser.parsebytes(_BARE_CR.sub(b" ", octets))
+    header = _parser.parsebytes(_BARE_CR.sub(b" ", octets))
+    # A line that is no field ends the header for the parser; what follows is no text that could be shown.
+    header.set_payload("")
+    return header
 
 
 def areFields(octets: bytes) -> bool:

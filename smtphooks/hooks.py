@@ -133,16 +133,16 @@ def faultOf(hooks: object, named: Mapping[str, Any]) -> str | None:
     """
     if isinstance(hooks, type):
         return f"option hooks is {hooks!r}, it wants an instance of it"
-    found = {} if hooks is None else {name: hookOf(hooks, name) for name in HOOK_NAMES}
+    try:
+        found = {} if hooks is None else {name: hookOf(hooks, name) for name in HOOK_NAMES}
+    except Exception as error:
+        return f"option hooks is {hooks!r}, which raises {error!r} when its hooks are looked for"
     if hooks is not None and not any(found.values()):
         return f"option hooks is {hooks!r}, it wants an object with a method such as onRcptTo or onData"
+    known = (*HOOK_NAMES, *_FURTHER_NAMES)
     for name in dir(hooks):
-        if (
-            _LIKE_A_HOOK.match(name)
-            and name not in (*HOOK_NAMES, *_FURTHER_NAMES)
-            and callable(getattr(hooks, name, None))
-        ):
-            near = difflib.get_close_matches(name, HOOK_NAMES, n=1, cutoff=0)[0]
+        if _LIKE_A_HOOK.match(name) and name not in known and _isMethod(hooks, name):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
             return f"option hooks has a method {name}, which is no hook, did you mean {near}? (else begin it with _)"
     for name, hook in {**found, **named}.items():
         if hook is not None and not callable(hook):
@@ -153,10 +153,25 @@ def faultOf(hooks: object, named: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _takes(hook: Callable[..., Any], arguments: tuple[str, ...]) -> bool:
-    """May the hook be called with so many arguments?"""
+def _isMethod(hooks: object, name: str) -> bool:
     try:
-        signature = inspect.signature(hook)
+        return callable(getattr(hooks, name))
+    except Exception:
+        return False  # a property that raises is none
+
+
+def _takes(hook: Callable[..., Any], arguments: tuple[str, ...]) -> bool:
+    """
+    May the hook be called with so many arguments?
+
+    A decorator may give the function below it more, or fewer, than it is called with itself.
+    """
+    return any(_binds(hook, arguments, isWrapped) for isWrapped in (True, False))
+
+
+def _binds(hook: Callable[..., Any], arguments: tuple[str, ...], isWrapped: bool) -> bool:
+    try:
+        signature = inspect.signature(hook, follow_wrapped=isWrapped)
     except (TypeError, ValueError):
         return True  # some that are written in C do not tell
     try:

@@ -9,6 +9,7 @@ This module knows what has happened, not how.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from time import monotonic, time
 from typing import Any
 
@@ -17,7 +18,7 @@ from twisted.logger import Logger, LogLevel
 from smtphooks.counts import networkOf
 from smtphooks.replies import Reply
 from smtphooks.sasl import Auth
-from smtphooks.session import Address, Envelope, Session
+from smtphooks.session import Envelope, Session
 
 _log = Logger()
 _INFO = LogLevel.info
@@ -56,29 +57,45 @@ class LineLimit:
     So many lines about refusals may an address write in a second; of the rest only the number is logged.
 
     Of IPv6 a network of 64 bits counts as an address.  All connections of a factory share one.
+
+    @ivar hasMore: a number has still to be logged.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        """
+        @param seconds: what time it is.
+        """
+        self._seconds = seconds
+        self._began = float("-inf")
         self._lines: dict[str, int] = {}
+        self.hasMore = False
 
     def admits(self, address: str) -> bool:
         """May one more line be written?"""
+        self.flush()
         network = networkOf(address)
         self._lines[network] = lines = self._lines.get(network, 0) + 1
+        self.hasMore = self.hasMore or lines > _MOST_LINES
         return lines <= _MOST_LINES
 
     def flush(self) -> None:
-        """A second has passed."""
-        for network, lines in self._lines.items():
+        """Begin anew if a second has passed."""
+        now = self._seconds()
+        if now - self._began < 1:
+            return
+        for network, lines in self._lines.items() if self.hasMore else ():
             if lines > _MOST_LINES:
                 _log.warn("{count} more refusals of {peer} within a second", peer=network, count=lines - _MOST_LINES)
         self._lines.clear()
+        self._began = now
+        self.hasMore = False
 
 
 class Journal:
     """What one connection has done so far."""
 
     __slots__ = (
+        "_authLimit",
         "_began",
         "_limit",
         "_logAddresses",
@@ -91,11 +108,18 @@ class Journal:
         "refusals",
     )
 
-    def __init__(self, session: Session, logAddresses: bool, logRefusals: bool, limit: LineLimit) -> None:
+    def __init__(
+        self, session: Session, logAddresses: bool, logRefusals: bool, limit: LineLimit, authLimit: LineLimit
+    ) -> None:
+        """
+        @param limit: of the lines about refusals.
+        @param authLimit: of those about failed AUTH, which no other refusal shall keep from being written.
+        """
         self._session = session
         self._logAddresses = logAddresses
         self._logRefusals = logRefusals
         self._limit = limit
+        self._authLimit = authLimit
         self._began = self._messageBegan = monotonic()
         self._messages = 0
         self._octets = 0
@@ -131,7 +155,7 @@ class Journal:
             octets=octets,
         )
 
-    def refusal(self, verb: str, reply: Reply, by: str, sender: Address | None, recipient: Address | None) -> None:
+    def refusal(self, verb: str, reply: Reply, by: str, sender: str | None, recipient: str | None) -> None:
         """
         Something was refused.
 
@@ -149,10 +173,10 @@ class Journal:
             said["user"] = user
             text += ", user {user}"
         if sender is not None:
-            said["sender"] = self._address(sender)
+            said["sender"] = addressForLog(sender, self._logAddresses)
             text += ", from <{sender}>"
         if recipient is not None:
-            said["recipient"] = self._address(recipient)
+            said["recipient"] = addressForLog(recipient, self._logAddresses)
             text += ", to <{recipient}>"
         _info(
             text + " [{session}]",
@@ -175,7 +199,7 @@ class Journal:
         isFailure = reply.code >= 400
         if isFailure:
             self.refusals += 1
-            if not self._limit.admits(self._session.remoteAddress):
+            if not self._authLimit.admits(self._session.remoteAddress):
                 return
         _info(
             'AUTH failed from {peer} with {method} as "{user}": {reply} [{session}]'
@@ -194,9 +218,6 @@ class Journal:
     def _user(self) -> str:
         user = self._session.user
         return addressForLog(user, self._logAddresses) if isinstance(user, str) else ""
-
-    def _address(self, address: Address) -> str:
-        return addressForLog(str(address), self._logAddresses)
 
     def trouble(self, text: str, **fields: object) -> None:
         """Something has gone wrong; the text is a format for the fields."""

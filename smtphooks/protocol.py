@@ -27,11 +27,12 @@ from smtphooks.hooks import nameOf
 from smtphooks.journal import Journal
 from smtphooks.patience import Patience
 from smtphooks.receiver import Receiver
-from smtphooks.replies import BROKEN_PROTOCOL, Reply, SMTPError
+from smtphooks.replies import BROKEN_PROTOCOL, SITUATIONS, Reply, SMTPError
 from smtphooks.runner import HookRunner
-from smtphooks.session import Address, Envelope, Session
+from smtphooks.session import Envelope, Session
 from smtphooks.steps import (
     AbandonMessage,
+    AuthFailed,
     Challenge,
     DiscardChunk,
     ReceiveChunk,
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
     from smtphooks.factory import SMTPServerFactory
 
 _log = Logger()
+
+# Seconds that a client has to read the last reply where the rest of its message is not read.
+_FAREWELL = 1.0
 
 # A TLS record with a handshake in it (RFC 8446 section 5.1); no command begins so.
 _TLS_HANDSHAKE = b"\x16\x03"
@@ -76,6 +80,7 @@ class SMTPServerProtocol(Protocol):
         self._code = 0  # of the last reply, or the worst of several
         self._isHandshaking = False
         self._transcript: Transcript | None = None
+        self._authFailure: Reply | None = None  # what the log has, and the client will get
         self._judged: Envelope | None = None  # while the replies to its message are said
         self._awaitsTLS = False  # the dialogue stands still until the handshake is done
         self._aborted = False
@@ -91,7 +96,8 @@ class SMTPServerProtocol(Protocol):
         """A client has connected."""
         passOn(self.transport, self)
         # An endpoint such as ssl: has begun TLS already.
-        self._isHandshaking = self._beganWithTLS = ISSLTransport.providedBy(self.transport)
+        self._beganWithTLS = ISSLTransport.providedBy(self.transport)
+        self._isHandshaking = self._beganWithTLS and not isHandshakeDone(self.transport)
         self.patience = Patience(self.factory)
         self._arrival = Arrival(self.factory, self.transport, self._begin, self._turnAway)
         self.factory.remember(self)
@@ -110,8 +116,15 @@ class SMTPServerProtocol(Protocol):
         """The client is known and let in."""
         if self._closing:
             return  # It was sent away while it was looked up.
+        try:
+            self._setUp(client)
+            self._open(client)
+        except Exception:
+            self.crashed()
+
+    def _setUp(self, client: Client) -> None:
+        """Make all that a connection has; until all is there it is an arrival."""
         factory = self.factory
-        self._arrival = None
         self._network = client.network
         self.session = self._newSession(client)
         self._wire = Wire(factory.options.bareNewline)
@@ -119,19 +132,27 @@ class SMTPServerProtocol(Protocol):
             factory.options, factory.extensions, self.session, factory.mechanisms, factory.authFailures
         )
         self._writer = ReplyWriter(self.transport, self._pump)
-        self._runner = HookRunner(factory, self.session, factory.options.slowHook, factory.options.asyncioHooks)
-        self._exchange = Exchange(self._dialogue, self._runner, self._resumed)
         options = factory.options
-        self._journal = Journal(self.session, options.logAddresses, options.logRefusals, factory.refusalLines)
+        self._runner = HookRunner(factory, self.session, options.slowHook, options.asyncioHooks, factory.context.copy())
+        self._exchange = Exchange(self._dialogue, self._runner, self._resumed)
+        self._journal = Journal(
+            self.session, options.logAddresses, options.logRefusals, factory.refusalLines, factory.authLines
+        )
         if factory.debugPeers is not None:
             self._transcript = Transcript(
                 self.session, factory.debugPeers, self._dialogue.shows, self._dialogue.hasMechanism
             )
-        self._receiver = Receiver(self._wire, self._runner, factory.options, self._answerRead, self._receiverChanged)
+        self._receiver = Receiver(
+            self._wire, self._runner, options, self._answerRead, self._receiverChanged, self._hangUp
+        )
         self._flow = Flow(self.transport, self._wire, self._receiver, self._writer, self.patience)
+        self._arrival = None
+
+    def _open(self, client: Client) -> None:
+        """Begin the dialogue."""
         self._standStill()
         self._do(self._exchange.tell(self._dialogue.open, self._beganWithTLS))
-        if factory.isClosing:
+        if self.factory.isClosing:
             self.leave()
         if client.rest:
             self._pass(client.rest)
@@ -179,7 +200,7 @@ class SMTPServerProtocol(Protocol):
         why = "the client spoke TLS on a port that begins in the clear"
         self._journal.trouble("{why} [{session}]", why=why)
         self._runner.tell("onError", Failure(ConnectionLost(why)), self.session)
-        self._say(replies.NOT_RECOGNIZED.closing(), isOwn=True)
+        self._say(replies.NOT_RECOGNIZED.closing(), by="server")
         self._pump()
 
     def _noticeHandshake(self) -> bool:
@@ -221,9 +242,12 @@ class SMTPServerProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
+        if self._lost:
+            return  # It was over already, for what should have ended it had crashed.
+        wasClosing = self._closing
         self._lost = self._closing = True
         if self._arrival is not None:
-            if self._isHandshaking:
+            if self._isHandshaking and not wasClosing:
                 self._handshakeFailed(reason)
             self._arrival.end()
             self._end()
@@ -239,6 +263,8 @@ class SMTPServerProtocol(Protocol):
         self._wire.clear()
         self._exchange.cancel()
         if self._receiver.hasMessage:
+            if self._transcript is not None:
+                self._transcript.content(self._receiver.octets)
             # Always a ConnectionLost, even if the client left politely: mid-message that is no way to go.
             self._receiver.cut(Failure(ConnectionLost(f"the client left within the message: {reason.value}")))
         self._endIfDone()
@@ -295,7 +321,7 @@ class SMTPServerProtocol(Protocol):
         elif self._read is None or self.patience.isHookSlow:
             self._hookTimedOut()
         else:
-            self._say(replies.MESSAGE_TIMED_OUT if self._read is _READ_MESSAGE else replies.TIMED_OUT, isOwn=True)
+            self._say(replies.MESSAGE_TIMED_OUT if self._read is _READ_MESSAGE else replies.TIMED_OUT, by="server")
             self._pump()
 
     def _hookTimedOut(self) -> None:
@@ -312,15 +338,12 @@ class SMTPServerProtocol(Protocol):
         elif wasAsked:
             self._resumed(self._exchange.refuse())
 
-    def lookAfterClient(self) -> None:
-        """See whether a client that was stopped is still there."""
-        if self._flow.isBroken:
+    def look(self, now: float) -> None:
+        """See whether the time is up, or a client that was stopped is gone."""
+        if self.patience.deadline <= now:
+            self.timeUp()
+        elif self._arrival is None and self._flow.isStopped and self._flow.isBroken:
             self.abort()
-
-    @property
-    def isStopped(self) -> bool:
-        """The transport reads no more for now."""
-        return self._arrival is None and self._flow.isStopped
 
     def _standStill(self) -> None:
         """Something has to be decided before anything more is read; meanwhile the client owes nothing."""
@@ -359,7 +382,7 @@ class SMTPServerProtocol(Protocol):
 
     def _readLine(self) -> bool:
         if self.isLeaving and not self._dialogue.inTransaction:
-            self._say(replies.SHUTTING_DOWN, isOwn=True)
+            self._say(replies.SHUTTING_DOWN, by="server")
             return True
         line = self._wire.maybeLine(self._dialogue.lineLimit)
         if line is None:
@@ -411,21 +434,45 @@ class SMTPServerProtocol(Protocol):
             self.crashed()
 
     def crashed(self) -> None:
-        """Code of others, such as a transport, has raised where no hook runs: this is the end of the connection."""
-        peer = self.transport.getPeer()  # type: ignore[union-attr]
-        _log.failure("the connection of {peer} crashed", peer=str(peer))
-        self.abort()
+        """
+        Code of others, such as a transport, has raised where no hook runs: this is the end of the connection.
 
-    def _say(self, reply: Reply, recipient: Address | None = None, isOwn: bool = False) -> None:
+        Nothing is raised here.  Where even the end of it raises, the connection is forgotten.
+        """
+        isKnown = self._arrival is None
+        _log.failure(
+            "the connection of {peer} crashed [{session}]",
+            peer=self.session.remoteAddress if isKnown else getattr(self._arrival, "remoteAddress", ""),
+            session=self.session.id if isKnown else "",
+        )
+        ends: tuple[Callable[[], object], ...] = (self.abort, self._loseConnection, self._forget)
+        for end in ends:
+            try:
+                end()
+                return
+            except Exception:
+                _log.failure("a connection that has crashed cannot be ended")
+
+    def _loseConnection(self) -> None:
+        self.transport.loseConnection()  # type: ignore[union-attr]
+
+    def _forget(self) -> None:
+        """As if the transport had said that it is gone."""
+        try:
+            self.connectionLost(Failure(ConnectionAborted()))
+        finally:
+            self._end()
+
+    def _say(self, reply: Reply, recipient: str | None = None, by: str | None = None) -> None:
         """
         Reply to a command.
 
         @param recipient: whom it is about, if it is one of several.
-        @param isOwn: it is no answer of the dialogue.
+        @param by: whose reply it is, if it is none of the dialogue.
         """
         self._code = code = reply.code
         if code >= 400:
-            self._note(reply, recipient, isOwn)
+            self._note(reply, recipient, by)
             self._tellOfBreach(reply)
         elif code == 235 and self._dialogue.attempt is not None:
             self._journal.authentication(self._dialogue.attempt, reply)
@@ -449,12 +496,12 @@ class SMTPServerProtocol(Protocol):
             self.patience.forClient()
             return
         *others, last = all
-        recipients: list[Address | None] = [*self._envelope.rcptTo] if self.factory.options.lmtp else []
+        recipients: list[str | None] = [*map(str, self._envelope.rcptTo)] if self.factory.options.lmtp else []
         if len(recipients) != len(all):
             recipients = [None] * len(all)  # a hook has changed them
         for reply, recipient in zip(others, recipients, strict=False):
             if reply.code >= 400:
-                self._note(reply, recipient, isOwn=False)
+                self._note(reply, recipient)
             self._put(reply)
         for reply in {*others} - {last}:
             self._tellOfBreach(reply)
@@ -474,18 +521,31 @@ class SMTPServerProtocol(Protocol):
         envelope = self._judged or self.session.envelope
         return envelope if isinstance(envelope, Envelope) else Envelope()
 
-    def _note(self, reply: Reply, recipient: Address | None, isOwn: bool) -> None:
+    def _note(self, reply: Reply, recipient: str | None, by: str | None = None) -> None:
         """Let the log know of a refusal."""
         dialogue = self._dialogue
-        if reply.code >= 500 and dialogue.attempt is not None and not isOwn:
-            self._journal.authentication(dialogue.attempt, reply)
-        else:
-            verb, by, sender = dialogue.knownVerb, "server", self._envelope.mailFrom
-            if not isOwn:
-                by = nameOf(dialogue.refuser) if dialogue.refuser else by
-                sender = (dialogue.refusedAddress or sender) if verb == "MAIL" else sender
-                recipient = dialogue.refusedAddress if verb == "RCPT" else recipient
-            self._journal.refusal(verb, reply, by, sender, recipient)
+        if reply == self._authFailure and by is None:
+            self._authFailure = None  # it has been logged already
+            return
+        verb, mailFrom = "", self._envelope.mailFrom
+        sender = None if mailFrom is None else str(mailFrom)
+        if by is None:
+            verb, by = dialogue.knownVerb, nameOf(dialogue.refuser) if dialogue.refuser else "server"
+            sender = dialogue.subject if verb == "MAIL" and dialogue.subject is not None else sender
+            recipient = dialogue.subject if verb == "RCPT" else recipient
+        self._journal.refusal(verb, reply, by, sender, recipient)
+
+    def _authFailed(self, step: AuthFailed) -> None:
+        attempt = self._dialogue.attempt
+        if attempt is not None:
+            self._journal.authentication(attempt, step.reply)
+            self._authFailure = step.reply
+        self._do(self._exchange.tell(self._dialogue.answer, None))
+
+    def _hangUp(self, refusal: SMTPError) -> None:
+        """C{onData} wants the connection closed between two chunks of its message."""
+        if not self._closing:
+            self._say(refusal.reply(SITUATIONS["onData"]), by="onData")
 
     def _tellOfBreach(self, reply: Reply) -> None:
         """Let the hooks know where the peer broke the protocol."""
@@ -498,8 +558,14 @@ class SMTPServerProtocol(Protocol):
         if self._closing:
             return
         self._giveUp()
-        self.patience.forClient()
-        self._flow.start()
+        if self._wire.messageEnded:
+            self.patience.forClient()
+            self._flow.start()
+        else:
+            # The rest of the message is not read; and TLS, which would read it to find its end, is not waited for long.
+            self._flow.stop()
+            self.patience.forWait(_FAREWELL)
+            self.factory.wakeAt(self.patience.deadline, self)
         self._writer.close()
 
     def _giveUp(self) -> None:
@@ -546,12 +612,12 @@ class SMTPServerProtocol(Protocol):
                 self._secured()
             return
         if not ITLSTransport.providedBy(self.transport):
-            self._say(replies.NO_TLS_HERE, isOwn=True)
+            self._say(replies.NO_TLS_HERE, by="server")
             return
         if self._wire.clear():
             # Whatever it was, it was said before the client knew whom it speaks to.
             self._journal.trouble("commands behind STARTTLS in the clear [{session}]")
-            self._say(replies.TALKED_BEFORE_TLS, isOwn=True)
+            self._say(replies.TALKED_BEFORE_TLS, by="server")
             return
         if step.reply is not None:
             self._put(step.reply)
@@ -593,7 +659,7 @@ class SMTPServerProtocol(Protocol):
     def _answerRead(self, verdict: Verdict | None) -> None:
         """What the dialogue wanted to have read has been read, and decided if it was to be."""
         self._judged = envelope = self._envelope
-        if self._transcript is not None:
+        if self._transcript is not None and self._receiver.octets:
             self._transcript.content(self._receiver.octets)
         self._do(self._exchange.tell(self._dialogue.answer, verdict))
         self._judged = None
@@ -603,10 +669,13 @@ class SMTPServerProtocol(Protocol):
 
     def _receiverChanged(self) -> None:
         """C{onData} has taken octets, or has ended."""
-        if self._lost:
-            self._endIfDone()
-        else:
-            self._pump()
+        try:
+            if self._lost:
+                self._endIfDone()
+            else:
+                self._pump()
+        except Exception:
+            self.crashed()  # which is not for the hook that reads
 
     def _endIfDone(self) -> None:
         """The connection is gone; when its last hook has ended, C{onClose} follows."""
@@ -645,4 +714,5 @@ _STEPS: dict[type, Callable[[SMTPServerProtocol, Any], None]] = {
     Challenge: SMTPServerProtocol._challenge,
     StartTLS: SMTPServerProtocol._startTLS,
     Wait: SMTPServerProtocol._wait,
+    AuthFailed: SMTPServerProtocol._authFailed,
 }

@@ -172,7 +172,16 @@ def _path(octets: bytes) -> str:
         path = octets.split(b"\0", 1)[0].decode()
     except UnicodeDecodeError:
         return ""
-    return path if path.isprintable() else ""
+    return asPath(path) if path.isprintable() else ""
+
+
+def asPath(name: str) -> str:
+    """The path of a UNIX socket, such that it is no IP address whatever a client has named it."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name
+    return f"./{name}"
 
 
 def _unmapped(address: _IPAddress) -> _IPAddress:

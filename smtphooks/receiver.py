@@ -33,6 +33,8 @@ class Receiver:
         "_changed",
         "_conclusion",
         "_delivery",
+        "_hangUp",
+        "_isAsked",
         "_last",
         "_options",
         "_runner",
@@ -48,16 +50,20 @@ class Receiver:
         options: Options,
         answer: Callable[[Verdict | None], None],
         changed: Callable[[], None],
+        hangUp: Callable[[SMTPError], None] = lambda refusal: None,
     ) -> None:
         """
         @param answer: called with the answer to what was asked for.
         @param changed: called when a hook has taken octets or has ended.
+        @param hangUp: called if C{onData} wants the connection closed while nothing of its message is asked for.
         """
         self._wire = wire
         self._runner = runner
         self._options = options
         self._answer = answer
         self._changed = changed
+        self._hangUp = hangUp
+        self._isAsked = False  # the dialogue waits for an answer
         self._delivery: Delivery | None = None
         self._conclusion: Callable[[Delivery], Verdict | None] | None = None  # answered when the delivery is decided
         self._last = True  # the message ends with what is being read
@@ -68,12 +74,14 @@ class Receiver:
 
     def message(self, step: ReceiveMessage) -> None:
         """A message that CRLF.CRLF ends."""
+        self._isAsked = True
         self._wire.beginMessage()
         self._last = True
         self.owesInput = self._begin(step.recipients)
 
     def chunk(self, step: ReceiveChunk) -> None:
         """A chunk of a message."""
+        self._isAsked = True
         self._wire.beginChunk(step.octets, step.first, step.binary)
         self._last = step.last
         if not step.first or self._begin(step.recipients):
@@ -82,12 +90,15 @@ class Receiver:
     def discard(self, step: DiscardChunk) -> None:
         """A chunk of no message."""
         self.octets = 0
+        self._isAsked = True
         self._wire.beginChunk(step.octets, first=True, binary=True)
         self._endOrGoOn()
 
     def abandon(self) -> None:
         """No more of the message at hand."""
         assert self._delivery is not None
+        self.octets = 0
+        self._isAsked = True
         self._delivery.cut(Failure(ConnectionAborted("the client abandoned the message")))
         self._conclude(lambda delivery: None)
 
@@ -161,7 +172,7 @@ class Receiver:
         self.owesInput = False
         delivery = self._delivery
         if delivery is None:
-            self._answer(None)
+            self._reply(None)
             return
         if self._last:
             data += self._wire.endOfChunks()
@@ -173,7 +184,11 @@ class Receiver:
         if self._last or delivery.failed or delivery.fault(self._options.rejectOversized):
             self._conclude(self._verdict)
         else:
-            self._answer(None)
+            self._reply(None)
+
+    def _reply(self, verdict: Verdict | None) -> None:
+        self._isAsked = False
+        self._answer(verdict)
 
     # --- the hook ---
 
@@ -194,10 +209,16 @@ class Receiver:
 
     def _hangsUp(self, delivery: Delivery) -> bool:
         """Answer at once if C{onData} has hung up."""
-        if delivery.hangsUp:
-            self.owesInput = False
+        refusal = delivery.hangUp
+        if refusal is None:
+            return False
+        self.owesInput = False
+        if self._isAsked:
             self._conclude(self._verdict)
-        return delivery.hangsUp
+        else:
+            self._delivery = None
+            self._hangUp(refusal)
+        return True
 
     def _decidedLater(self, result: object, delivery: Delivery) -> None:
         if delivery.decided:
@@ -231,11 +252,12 @@ class Receiver:
 
     def _conclude(self, conclusion: Callable[[Delivery], Verdict | None]) -> None:
         """Answer with the conclusion as soon as C{onData} has ended."""
-        self._conclusion = conclusion
-        self._concludeIfDecided()
+        if self._delivery is not None:  # or else it has been decided already
+            self._conclusion = conclusion
+            self._concludeIfDecided()
 
     def _concludeIfDecided(self) -> None:
         delivery, conclusion = self._delivery, self._conclusion
         if delivery is not None and delivery.decided and conclusion is not None:
             self._delivery = self._conclusion = None
-            self._answer(conclusion(delivery))
+            self._reply(conclusion(delivery))

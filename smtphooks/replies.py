@@ -34,6 +34,11 @@ class SMTPError(Exception):
     @raise ValueError: if a code is none, or the two are of different classes.
     """
 
+    # For a subclass that does not call what follows.
+    _message = ""
+    _responseCode: int | None = None
+    _enhancedCode: str | None = None
+
     def __init__(self, message: str, responseCode: int | None = None, enhancedCode: str | None = None) -> None:
         super().__init__(message)
         if responseCode is not None and not (type(responseCode) is int and 400 <= responseCode <= 599):

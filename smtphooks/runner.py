@@ -9,7 +9,10 @@ This module knows neither the dialogue nor the transport, and not how a hook is 
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
+from contextvars import Context
+from types import CoroutineType
 from typing import Any
 
 from twisted.internet.defer import CancelledError
@@ -21,6 +24,7 @@ from smtphooks import replies
 from smtphooks.calling import WRONG_REACTOR, HookCaller, PendingAnswer, needsAsyncio
 from smtphooks.hooks import nameOf
 from smtphooks.replies import SMTPError
+from smtphooks.sasl import AuthResponse
 from smtphooks.session import Session
 
 # These hooks only learn of something: what they raise is logged and answers nobody.
@@ -47,14 +51,22 @@ class HookRunner:
 
     __slots__ = ("_caller", "_hooks", "session")
 
-    def __init__(self, hooks: object, session: Session, slowHook: float = 0, asyncioHooks: bool = False) -> None:
+    def __init__(
+        self,
+        hooks: object,
+        session: Session,
+        slowHook: float = 0,
+        asyncioHooks: bool = False,
+        context: Context | None = None,
+    ) -> None:
         """
         @param hooks: has every hook as an attribute, None for one that is absent; looked at for each event.
         @param slowHook: seconds that a hook may hold the reactor before that is logged, 0 for no limit.
         @param asyncioHooks: every C{async def} hook runs as a task of asyncio.
+        @param context: what the hooks run in; None for a copy of the one at hand.
         """
         self._hooks = hooks
-        self._caller = HookCaller(slowHook, asyncioHooks, self._isSlow)
+        self._caller = HookCaller(slowHook, asyncioHooks, self._isSlow, self._cancellerRaised, context)
         self.session = session
 
     def ask(self, hook: str | Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -69,9 +81,15 @@ class HookRunner:
 
     def checked(self, hook: object, answer: Any) -> Any:
         """The answer, or a L{Failure} in the place of one that must not let anybody in."""
+        if isinstance(answer, Failure):
+            return _ofGroup(answer)
         if answer is False and hook not in _MAY_ANSWER_FALSE:
             # It was meant as a "no", in the words of another library.
             return Failure(TypeError("False is no answer, a refusal is a raised SMTPError"))
+        if hook == "onAuth":
+            user = answer.user if isinstance(answer, AuthResponse) else answer
+            if _isNobody(user):
+                return Failure(TypeError("onAuth answered a user that is an error, or that was not awaited"))
         return answer
 
     def refusal(self, hook: object, failure: Failure) -> SMTPError:
@@ -126,6 +144,15 @@ class HookRunner:
         if isinstance(answer, Failure) and not answer.check(*_CANCELLED):
             self.refusal(name, answer)
 
+    def _cancellerRaised(self, hook: object, failure: Failure) -> None:
+        _log.failure(
+            "the canceller of a Deferred raised, which hook {hook} waits for [{session}]",
+            failure,
+            hook=nameOf(hook),
+            session=self.session.id,
+            peer=self.session.remoteAddress,
+        )
+
     def _isSlow(self, hook: object, seconds: float) -> None:
         _log.warn(
             "hook {hook} held the reactor for {milliseconds} ms, and all other connections with it [{session}]",
@@ -136,8 +163,33 @@ class HookRunner:
         )
 
 
+def _leavesOf(error: BaseException | None) -> list[BaseException]:
+    """The exceptions in a group (PEP 654), groups in it included; of another exception itself."""
+    members = getattr(error, "exceptions", None)
+    if not isinstance(members, tuple):
+        return [] if error is None else [error]
+    return [leaf for member in members for leaf in _leavesOf(member)]
+
+
+def _ofGroup(failure: Failure) -> Failure:
+    """The refusal that a group of tasks has raised, for whoever raised it knew nothing of the group."""
+    leaves = _leavesOf(failure.value)
+    isRefusal = leaves != [failure.value] and all(isinstance(leaf, SMTPError) for leaf in leaves)
+    return Failure(leaves[0]) if isRefusal else failure
+
+
+def _isNobody(user: object) -> bool:
+    """What is never meant as a user: an error, or something that should have been awaited."""
+    if isinstance(user, CoroutineType):
+        user.close()  # or else Python warns that it was never awaited
+        return True
+    isClass = isinstance(user, type) and issubclass(user, BaseException)
+    return isClass or isinstance(user, (BaseException, Failure)) or inspect.isawaitable(user)
+
+
 def _isNoNews(failure: Failure) -> bool:
     # Twisted's HTTP client wraps what its producer failed with.
     reasons = getattr(failure.value, "reasons", None)
-    wrapped = reasons if isinstance(reasons, list) else [failure]
-    return any(reason.check(*_NO_NEWS) for reason in wrapped if isinstance(reason, Failure))
+    if isinstance(reasons, list):
+        return any(reason.check(*_NO_NEWS) for reason in reasons if isinstance(reason, Failure))
+    return all(isinstance(leaf, _NO_NEWS) for leaf in _leavesOf(failure.value))

@@ -101,10 +101,13 @@ class SMTPService(Service):
             port = yield listening
             if port is not None:
                 try:
-                    yield maybeDeferred(port.stopListening)
+                    # What is no port, such as that of stdio:, has nothing to stop.
+                    yield maybeDeferred(getattr(port, "stopListening", lambda: None))
                 except Exception:  # the clients that are there end as they should nevertheless
                     _log.failure("cannot stop listening on {endpoint}", endpoint=self.endpoint)
-        yield self.factory.close()
+        # It may be listened with elsewhere, or again by now.
+        if not self.factory.numPorts:
+            yield self.factory.close()
 
     def listens(self, port: IListeningPort) -> None:
         """Clients can connect; for subclasses."""

@@ -128,6 +128,17 @@ class Wait:
 
 
 @attrs.define
+class AuthFailed:
+    """
+    An attempt of AUTH has failed, which is to be logged before the client learns of it.  Answered with None, at once.
+
+    @ivar reply: what the client will get, unless it is hidden by the mechanism.
+    """
+
+    reply: Reply
+
+
+@attrs.define
 class Verdict:
     """
     What became of a message.
@@ -143,7 +154,9 @@ class Verdict:
     octets: int = 0
 
 
-Question: TypeAlias = Ask | ReceiveMessage | ReceiveChunk | DiscardChunk | AbandonMessage | Challenge | StartTLS | Wait
+Question: TypeAlias = (
+    Ask | ReceiveMessage | ReceiveChunk | DiscardChunk | AbandonMessage | Challenge | StartTLS | Wait | AuthFailed
+)
 Replies: TypeAlias = Reply | tuple[Reply, ...]
 Step: TypeAlias = Question | Replies
 

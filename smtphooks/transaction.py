@@ -73,20 +73,25 @@ def mail(dialogue: Dialogue, argument: str) -> Task:
     """RFC 5321 section 4.1.1.2."""
     options, session = dialogue.options, dialogue.session
     if session.user is None and not options.authOptional:
+        _seeSubject(dialogue, argument, "FROM")
         return Reply(530, options.authRequiredMessage, "5.7.0")
     if options.maxTransactions and dialogue.messages >= options.maxTransactions:
+        _seeSubject(dialogue, argument, "FROM")
         return replies.TOO_MANY_TRANSACTIONS
     lenient = options.lenientAddressParsing
     parts = grammar.commonPath(argument, "FROM") or grammar.splitPath(argument, "FROM", lenient)
     if parts is None:
         return replies.MAIL_SYNTAX
     path, parameters = parts
+    if not isinstance(path, str):
+        dialogue.subject = path[0]
     arguments = {}
     if parameters:
         arguments = dialogue.extensions.mailArguments(grammar.parseParameters(parameters, utf8=True), session)
     utf8 = "SMTPUTF8" in arguments
     if isinstance(path, str):
         path = grammar.parseReversePath(path, utf8=utf8, lenient=lenient)
+    dialogue.subject = path[0]
     if parameters:
         _checkCharset(parameters, utf8)
     address = Address(*path, arguments)
@@ -109,6 +114,7 @@ def rcpt(dialogue: Dialogue, argument: str) -> Task:
     options, session = dialogue.options, dialogue.session
     tally = dialogue.tally
     if not tally.hasRoom(options.maxRecipients, dialogue.lineLength):
+        _seeSubject(dialogue, argument, "TO")
         tally.refused += 1
         isEnough = tally.refused > _RECIPIENTS_REFUSED
         return replies.TOO_MANY_REFUSED_RECIPIENTS if isEnough else replies.TOO_MANY_RECIPIENTS
@@ -120,6 +126,7 @@ def rcpt(dialogue: Dialogue, argument: str) -> Task:
     utf8 = dialogue.speaksUtf8
     if isinstance(path, str):
         path = grammar.parseForwardPath(path, utf8=utf8, lenient=lenient)
+    dialogue.subject = path[0]
     arguments = {}
     if parameters:
         arguments = dialogue.extensions.rcptArguments(grammar.parseParameters(parameters, utf8=True), session)
@@ -131,6 +138,12 @@ def rcpt(dialogue: Dialogue, argument: str) -> Task:
     tally.octets += dialogue.lineLength
     dialogue.state = State.RECIPIENTS
     return replies.ok(answer, replies.RECIPIENT_OK)
+
+
+def _seeSubject(dialogue: Dialogue, argument: str, keyword: str) -> None:
+    """Of a command that is refused unseen the log wants to know whom it was about, if that is easily said."""
+    parts = grammar.commonPath(argument, keyword)
+    dialogue.subject = None if parts is None else parts[0][0]
 
 
 def _checkCharset(parameters: str, utf8: bool) -> None:

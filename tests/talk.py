@@ -44,6 +44,7 @@ from smtphooks.session import Session
 from smtphooks.steps import (
     AbandonMessage,
     Ask,
+    AuthFailed,
     Challenge,
     DiscardChunk,
     Question,
@@ -158,6 +159,8 @@ class Talk:
         return "\n".join(self.dialogue.encode(reply).decode().removesuffix("\r\n") for reply in said)
 
     def _answer(self, question: Question) -> Step:
+        if isinstance(question, AuthFailed):
+            return self.dialogue.answer(None)  # it is for the log alone
         name = question.hook if isinstance(question, Ask) else _NAMES[type(question)]
         answer = self.answers.get(name)
         if callable(answer):
@@ -231,6 +234,9 @@ class _Player:
         return self.dialogue
 
     def take(self, step: Step) -> None:
+        if isinstance(step, AuthFailed):
+            assert self.dialogue is not None
+            step = self.dialogue.answer(None)  # it is for the log alone
         self.step = step
         if isinstance(step, Challenge):
             self.said.append(f"S: {step.octets.decode()}".removesuffix("\r\n"))

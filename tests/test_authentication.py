@@ -18,7 +18,7 @@ from smtphooks.authentication import AUTH_LINE_LENGTH
 from smtphooks.replies import SMTPError
 from smtphooks.sasl import MECHANISM_NAMES, Auth, AuthResponse, Exchange
 from smtphooks.session import Session
-from smtphooks.steps import Ask, StartTLS, State, Verdict, Wait
+from smtphooks.steps import Ask, AuthFailed, StartTLS, State, Verdict, Wait
 from smtphooks.wire import LineFault
 from tests.conftest import Logged
 from tests.secrets import PASSWORD, SCRAM_PASSWORD, TOKEN, UNICODE_PASSWORD, WRONG_PASSWORD, encoded, plain
@@ -488,6 +488,9 @@ def test_timeIsSpentBeforeTheReplyAndBehindTheHook() -> None:
     talk = begun()
     step: Any = talk.dialogue.receive(GUESS.encode())
     assert isinstance(step, Ask)
+    step = talk.dialogue.answer(None)
+    assert isinstance(step, AuthFailed)  # for the log, which does not wait
+    assert step.reply.code == 535
     step = talk.dialogue.answer(None)
     assert step == Wait(1)
     assert talk.dialogue.answer(None).code == 535  # type: ignore[union-attr]

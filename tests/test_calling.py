@@ -19,7 +19,7 @@ from smtphooks import SMTPError
 from smtphooks.calling import HookCaller, PendingAnswer, asyncioHook
 
 from .conftest import Logged
-from .support import ENVELOPE, HELLO, MAIL, connect
+from .support import ENVELOPE, HELLO, MAIL, RCPT, connect
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -239,12 +239,12 @@ async def turns(number: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-def inLoop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+def inLoop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Run a test as a task of asyncio."""
 
     @functools.wraps(test)
-    def run() -> None:
-        asyncio.run(test())
+    def run(**given: Any) -> None:
+        asyncio.run(test(**given))
 
     return run
 
@@ -456,6 +456,45 @@ async def test_tasks_of_a_group_read_a_message() -> None:
     client.say("Subject: tasks", "", "text", ".")
     await turns(10)
     assert client.replies() == ["250 2.0.0 24 octets"]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+@inLoop
+async def test_a_task_that_wants_to_end_the_process_ends_as_any_other_crash(error: BaseException) -> None:
+    @asyncioHook
+    async def hook() -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    answer = callHook(hook, ())
+    await turns()
+    assert answer.result.check(RuntimeError)
+    assert repr(error) in str(answer.result.value)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no task groups before Python 3.11")
+@inLoop
+async def test_what_a_task_group_raises_is_taken_for_what_is_in_it() -> None:
+    @asyncioHook
+    async def onData(stream: Any, session: Any) -> None:
+        async def judge() -> None:
+            await stream.read()
+            raise SMTPError("Not that", 554)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(judge())
+
+    client = connect(onData=onData)
+    client.say(*ENVELOPE, "DATA")
+    await turns()
+    client.say("text", ".")
+    await turns(10)
+    assert client.replies() == ["554 5.6.0 Not that"]
+    client.say(MAIL, RCPT, "DATA")
+    await turns()
+    client.lose()  # which is no crash, and so not logged
+    await turns(10)
+    assert not client.factory.connections
 
 
 # --- hooks that hold the reactor ---

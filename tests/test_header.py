@@ -173,3 +173,17 @@ def test_the_header_of_ours_stays_as_it_is(octets: bytes) -> None:
     assert separator is not None
     header = parseHeader(b"Received: ours\r\n" + separator + octets)
     assert header.items()[0] == ("Received", "ours")
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"Content-Type: text/plain; charset=x-unknown\r\n"]))
+def test_a_header_can_be_shown_whatever_it_holds(octets: bytes, before: bytes) -> None:
+    header = parseHeader(before + octets)
+    assert header.get_payload() == ""
+    str(header)
+    bytes(header)
+
+
+def test_a_line_that_is_no_field_does_not_spoil_those_before_it() -> None:
+    header = parseHeader(b"Subject: x\r\nContent-Type: text/plain; charset=x-unknown\r\n\xff\xfe no colon\r\n\r\n")
+    assert header["Subject"] == "x"
+    assert "Subject: x" in str(header)

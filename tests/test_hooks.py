@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Generator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from smtphooks import Extension, Hooks, ISMTPHooks, SMTPError, SMTPServerFactory
+from smtphooks import AuthResponse, Extension, Hooks, ISMTPHooks, SMTPError, SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, hookOf
 from smtphooks.options import OptionError
 
@@ -413,6 +414,91 @@ def test_a_deferred_that_succeeded_answers_the_same_when_it_is_returned_again() 
         assert replies[-1] == "250 2.1.5 of a cache"
 
 
+@pytest.mark.parametrize("error", [SMTPError("Not here", 554), KeyError(SECRET)])
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_deferred_that_failed_is_no_yes_when_it_is_awaited_again(name: str, error: Exception, logged: Logged) -> None:
+    """Twisted leaves None in a Deferred that a coroutine has awaited."""
+    for isPending in (True, False):
+        remembered: Deferred[None] = Deferred()
+        if not isPending:
+            remembered.errback(error)
+
+        async def lookUp(remembered: Deferred[None] = remembered) -> None:
+            await remembered
+
+        clock = Clock()
+        first, replies = reach(name, plain, lookUp)
+        if isPending:
+            remembered.errback(error)
+            replies += first.replies()
+        _, again = reach(name, slowCoroutine, lookUp)
+        clock.advance(1)
+        wanted = "Not here" if isinstance(error, SMTPError) else CRASHED
+        assert (replies[-1][-len(wanted) :], again[-1][-len(wanted) :]) == (wanted, wanted)
+    logged.takeFailures(KeyError)
+
+
+def test_a_deferred_that_is_awaited_twice_gives_its_value_twice() -> None:
+    remembered: Deferred[str] = Deferred()
+
+    async def onRcptTo(address: Any, session: Any) -> str:
+        return await remembered + " and " + await remembered
+
+    client = connect(onRcptTo=onRcptTo)
+    client.say(*ENVELOPE)
+    remembered.callback("found")
+    assert client.replies() == ["250 2.1.5 found and found"]
+    assert client.last(RCPT) == "250 2.1.5 found and found"
+
+
+def test_what_is_awaited_and_takes_its_time_to_be_cancelled_is_waited_for() -> None:
+    ended: list[str] = []
+    rest: Deferred[None] = Deferred()
+    slow: Deferred[Any] = Deferred(lambda slow: slow.callback("cancelled"))
+    slow.addCallback(lambda _: rest)
+
+    async def onVrfy(text: str, session: Any) -> None:
+        await slow
+        ended.append("ended")
+
+    client = connect(onVrfy=onVrfy, onClose=lambda session: ended.append("closed"))
+    client.say(HELLO, "VRFY x")
+    client.lose()
+    assert ended == []
+    rest.callback(None)
+    assert ended == ["ended", "closed"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", HOOKS)
+def test_the_class_of_an_error_is_no_yes(name: str, kind: Kind, logged: Logged) -> None:
+    _, replies = reach(name, kind, lambda: SMTPError)
+    assert replies[-1] == CRASHED
+    assert len(logged.takeFailures(TypeError)) == 1
+
+
+async def nobody() -> None:
+    return None
+
+
+@pytest.mark.parametrize(
+    "user", [nobody, lambda: succeed(None), lambda: SMTPError("No"), lambda: Failure(KeyError()), lambda: KeyError]
+)
+@pytest.mark.parametrize("isWrapped", [True, False])
+def test_what_is_not_meant_as_a_user_is_not_logged_in(user: Callable[[], Any], isWrapped: bool, logged: Logged) -> None:
+    def onAuth(auth: Any, session: Any) -> Any:
+        return AuthResponse(user=user()) if isWrapped else [user()][0]
+
+    client = connect(allowInsecureAuth=True, onAuth=onAuth)
+    client.say(HELLO)
+    client.feed(b"AUTH PLAIN AGFubgB3cm9uZw==\r\n")
+    client.clock.advance(2)
+    assert client.codes()[-1] in (451, 535)
+    assert client.session.user is None
+    logged.takeFailures(TypeError)
+    logged.takeFailures(KeyError)
+
+
 # --- one context for each connection ---
 
 
@@ -467,6 +553,15 @@ def test_all_hooks_of_a_connection_share_a_context_and_no_two_connections_do() -
         ("onClose", "onConnect"),
     ]
     assert mine.get() == "nobody's"
+
+
+def test_the_context_is_that_of_the_factory_and_not_of_the_moment() -> None:
+    """The reactor of asyncio calls what is due in the context of the code that asked for it last."""
+    mine: ContextVar[str] = ContextVar("mine", default="nobody's")
+    seen: list[str] = []
+    factory = makeFactory(onConnect=lambda session: seen.append(mine.get()))
+    copy_context().run(lambda: (mine.set("of another connection"), Client(factory)))
+    assert seen == ["nobody's"]
 
 
 # --- code of others that raises ---
@@ -562,6 +657,41 @@ def test_a_hook_that_cannot_be_called_with_its_arguments_is_an_error() -> None:
         makeFactory(onData=lambda stream: None)
     with pytest.raises(OptionError, match="onClose"):
         makeFactory(onClose=lambda session, *, keyword: None)
+
+
+def test_a_decorator_may_give_a_hook_further_arguments() -> None:
+    def withDatabase(hook: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(hook)
+        def call(self: Any, *arguments: Any) -> Any:
+            return hook(self, "database", *arguments)
+
+        return call
+
+    class Decorated:
+        @withDatabase
+        def onRcptTo(self, database: str, address: Any, session: Any) -> str:
+            return database
+
+    assert Client(makeFactory(hooks=Decorated())).last(*ENVELOPE) == "250 2.1.5 database"
+
+
+def test_an_object_whose_hooks_cannot_be_looked_at_is_an_error() -> None:
+    class Raises:
+        def onData(self, stream: Any, session: Any) -> None: ...
+
+        @property
+        def onRcptTo(self) -> Any:
+            raise KeyError("database")
+
+    with pytest.raises(OptionError, match="which raises KeyError"):
+        makeFactory(hooks=Raises())
+
+
+def test_the_nearest_of_all_names_is_named() -> None:
+    for wrong, right in (("onStrat", "onStart"), ("onReplyy", "onReply"), ("onDatta", "onData")):
+        mistyped = type("Mistyped", (), {"onData": lambda self, stream, session: None, wrong: lambda self: None})
+        with pytest.raises(OptionError, match=f"did you mean {right}"):
+            makeFactory(hooks=mistyped())
 
 
 @pytest.mark.parametrize(
@@ -697,18 +827,16 @@ def test_an_extension_that_crashes_behind_a_slow_hook_does_not_hang(logged: Logg
     assert len(logged.takeFailures(KeyError)) == 1
 
 
-def test_a_refusal_that_was_badly_made_does_not_hang(logged: Logged) -> None:
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_refusal_that_was_badly_made_refuses_all_the_same(name: str) -> None:
     class Mine(SMTPError):
         def __init__(self) -> None:
             """Forgets to call that of its base."""
 
-    onMailFrom = Pending()
-    client = connect(onMailFrom=onMailFrom)
-    client.say(HELLO, MAIL)
-    onMailFrom.decide(Mine())
-    assert client.replies() == [CRASHED]
-    assert client.isClosed
-    assert len(logged.takeFailures(AttributeError)) == 1
+    code = HOOKS[name][1]
+    for kind in KINDS:
+        _, replies = reach(name, kind, refusing(Mine()))
+        assert replies[-1].startswith(f"{code} ") and replies[-1].endswith("Refused")
 
 
 # --- with the reactor of asyncio ---

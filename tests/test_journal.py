@@ -12,7 +12,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import LogEvent, eventAsText, formatEvent, globalLogPublisher
 
-from smtphooks import Extension, SMTPError, SMTPServerProtocol, journal
+from smtphooks import AuthResponse, Extension, SMTPError, SMTPServerProtocol, journal
 from smtphooks.journal import addressForLog
 
 from .conftest import Logged
@@ -408,7 +408,9 @@ REFUSED = [
     ("", (HELLO, MAIL, MAIL), "MAIL", "server", "sender@client.test", ""),
     ("", (HELLO, MAIL, "RCPT TO:<a b@mx.test>"), "RCPT", "server", "sender@client.test", ""),
     ("", (*ENVELOPE, "DATA", "a too large message", "."), "DATA", "server", "sender@client.test", ""),
-    ("", (HELLO, "MAIL FROM:<> SIZE=x"), "MAIL", "server", "", ""),
+    ("", (HELLO, "MAIL FROM:<ann@a.test> SIZE=x"), "MAIL", "server", "ann@a.test", ""),
+    ("", (HELLO, "MAIL FROM:<ann@a.test> SIZE=6"), "MAIL", "server", "ann@a.test", ""),
+    ("", (*ENVELOPE, "RCPT TO:<one.more@mx.test>"), "RCPT", "server", "sender@client.test", "one.more@mx.test"),
 ]
 
 
@@ -425,7 +427,7 @@ def test_every_refusal_has_one_line_that_says_whose_it_is(
     events: Events,
     logged: Logged,
 ) -> None:
-    client = connect(size=5, **({hook: decide} if hook else {}))
+    client = connect(size=5, maxRecipients=1, **({hook: decide} if hook else {}))
     if said:
         client.say(*said)
     (event,) = refusalsOf(events)
@@ -445,6 +447,12 @@ def test_a_refusal_of_the_server_is_not_taken_for_that_of_the_hook_before_it(eve
         (500, "server", ""),
         (421, "server", ""),
     ]
+    assert refusalsOf(events)[-1]["verb"] == "", "no command has been refused"
+
+
+def test_a_sender_that_may_not_send_without_authentication_is_named(events: Events) -> None:
+    connect(authOptional=False, onAuth=lambda *_: None).say(HELLO, MAIL)
+    assert [(event["code"], event["sender"]) for event in refusalsOf(events)] == [(530, "sender@client.test")]
 
 
 def test_the_handler_of_an_extension_is_named(events: Events) -> None:
@@ -506,11 +514,30 @@ def test_an_address_writes_ten_lines_a_second_and_the_rest_is_counted(events: Ev
     assert len([event for event in events if "count" in event]) == 1
 
 
-def test_what_was_not_written_is_counted_when_the_last_client_has_left(events: Events) -> None:
+def test_what_was_not_written_is_counted_though_the_last_client_has_left(events: Events) -> None:
     client = connect(maxUnrecognizedCommands=0)
     client.say(*["NOPE"] * 12)
     client.lose()
+    client.clock.advance(1)
     assert [event["count"] for event in events if "count" in event] == [2]
+    assert not client.clock.getDelayedCalls()
+
+
+def test_a_second_does_not_end_with_the_last_connection(events: Events) -> None:
+    factory = makeFactory()
+    for _ in range(20):
+        client = Client(factory)
+        client.say(*["NOPE"] * 5)
+        client.lose()
+    assert len(refusalsOf(events)) == 10
+    client.clock.advance(1)
+    assert [event["count"] for event in events if "count" in event] == [90]
+
+
+def test_other_refusals_keep_no_failed_AUTH_from_the_log(events: Events) -> None:
+    client = connect(maxUnrecognizedCommands=0, maxErrors=0, allowInsecureAuth=True, onAuth=lambda auth, session: None)
+    client.say(HELLO, *["NOPE"] * 30, f"AUTH PLAIN {plain('ann', WRONG_PASSWORD)}")
+    assert [event["user"] for event in events if "method" in event] == ["ann"]
 
 
 def test_clients_too_many_write_ten_lines_a_second(events: Events) -> None:
@@ -546,6 +573,55 @@ def test_an_AUTH_that_failed_and_one_that_did_not_have_a_line_each(events: Event
     for event, code in ((failed, 535), (succeeded, 235)):
         fields = [event[name] for name in ("session", "peer", "verb", "code", "method", "user")]
         assert fields == [session, "192.0.2.7", "AUTH", code, "PLAIN", "ann"]
+
+
+def test_a_client_that_does_not_wait_for_its_535_has_its_line(events: Events) -> None:
+    client = connect(allowInsecureAuth=True, onAuth=lambda auth, session: None)
+    client.say(HELLO, f"AUTH PLAIN {plain('ann', WRONG_PASSWORD)}")
+    client.lose()
+    failed, ended = events
+    assert formatEvent(failed).startswith('AUTH failed from 192.0.2.7 with PLAIN as "ann": 535 ')
+    assert ended["refusals"] == 1
+
+
+@pytest.mark.parametrize("method", ["XOAUTH2", "OAUTHBEARER"])
+def test_a_guess_that_a_challenge_has_answered_counts_and_is_logged(method: str, events: Events) -> None:
+    responses = {
+        "XOAUTH2": "user=ann\x01auth=Bearer x\x01\x01",
+        "OAUTHBEARER": "n,a=ann,\x01auth=Bearer x\x01\x01",
+    }
+    factory = makeFactory(
+        allowInsecureAuth=True,
+        authMethods=[method],
+        authFailuresPerAddress=3,
+        onAuth=lambda auth, session: AuthResponse(data={"status": "401"}),
+    )
+    for _ in range(3):
+        client = Client(factory)
+        assert client.say(HELLO, f"AUTH {method} {encoded(responses[method])}")[-1].startswith("334 ")
+        client.lose()
+    assert [event["user"] for event in events if "method" in event] == ["ann"] * 3
+    assert Client(factory).last(HELLO, f"AUTH {method} x").startswith("421 ")
+
+
+def test_an_AUTH_is_logged_once_whatever_its_exchange(events: Events) -> None:
+    client = connect(
+        allowInsecureAuth=True, authMethods=["XOAUTH2"], onAuth=lambda *_: AuthResponse(data={"status": "401"})
+    )
+    client.say(HELLO, "AUTH XOAUTH2 " + encoded("user=ann\x01auth=Bearer x\x01\x01"), "")
+    client.clock.advance(1)
+    assert client.replies()[-1].startswith("535 ")
+    assert len([event for event in events if "method" in event]) == 1
+    assert not refusalsOf(events)
+
+
+def test_the_last_error_of_a_client_does_not_hide_that_AUTH_failed(events: Events) -> None:
+    client = connect(maxErrors=1, allowInsecureAuth=True, onAuth=lambda auth, session: None)
+    client.say(HELLO, "MAIL", f"AUTH PLAIN {plain('ann', WRONG_PASSWORD)}")
+    client.clock.advance(1)
+    assert client.replies() == ["421 4.7.0 Too many errors"]
+    assert [event["user"] for event in events if "method" in event] == ["ann"]
+    assert [event["code"] for event in refusalsOf(events)] == [501, 421]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListen
 from twisted.internet.testing import StringTransport
 from zope.interface.verify import verifyObject
 
-from smtphooks import SMTPError
+from smtphooks import Extension, SMTPError
 from smtphooks.writer import ReplyWriter
 
 from .conftest import Logged
@@ -1181,6 +1181,38 @@ def test_421_within_a_chunk_is_said_once_and_the_rest_is_not_read(isAtOnce: bool
     assert client.isClosed
     client.finish()
     assert not client.factory.connections
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+@pytest.mark.parametrize("pending", ["", "VRFY x", "XTRA"])
+def test_421_between_two_chunks_answers_no_other_question(pending: str, lmtp: bool) -> None:
+    onData, other, onClose = Pending(), Pending(), Diary()
+    extension = Extension("XTRA", commands={"XTRA": other})
+    client = connect(lmtp=lmtp, onData=onData, onVrfy=other, extensions=[extension], onClose=onClose.hook("onClose"))
+    client.say(*(LMTP_ENVELOPE if lmtp else ENVELOPE), RCPT)
+    client.feed(b"BDAT 3\r\nabc" + pending.encode() + b"\r\n" * bool(pending))
+    client.replies()
+    onData.decide(SMTPError("Too busy", 421))
+    assert client.replies() == [BUSY]
+    assert client.isClosed
+    client.finish()
+    assert (other.cancelled, onClose) == (bool(pending), ["onClose"])
+    assert not client.factory.connections
+
+
+def test_the_rest_of_a_message_is_not_read_after_421() -> None:
+    """Nor by TLS, which reads on to find its end; there the client has a second to read the reply."""
+
+    class Lingering(Transport):
+        def loseConnection(self) -> None:
+            self.lingers = True
+
+    client = Client(makeFactory(onData=lambda *_: SMTPError("Too busy", 421)), Lingering())
+    client.say(*ENVELOPE, "DATA")
+    assert client.transport.producerState == "paused"
+    assert not client.transport.disconnected
+    client.clock.advance(1)
+    assert client.transport.disconnected
 
 
 def test_421_behind_the_end_of_a_message_is_said_for_each_recipient_of_lmtp() -> None:

@@ -83,6 +83,8 @@ VALID = {
     unix(b"/tmp/client"): ("/tmp/client", 0, "/run/smtp.sock", 0),
     unix(b"/tmp/client\0left over"): ("/tmp/client", 0, "/run/smtp.sock", 0),
     unix(b"", b"x" * 108): ("", 0, "x" * 108, 0),
+    unix(b"127.0.0.1"): ("./127.0.0.1", 0, "/run/smtp.sock", 0),
+    unix(b"::1"): ("./::1", 0, "/run/smtp.sock", 0),
     unix(b"\0abstract"): ("", 0, "/run/smtp.sock", 0),
     unix(b"/tmp/\xff"): ("", 0, "/run/smtp.sock", 0),
     unix(b"/tmp/a\r\nb"): ("", 0, "/run/smtp.sock", 0),

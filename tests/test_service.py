@@ -241,10 +241,29 @@ def test_it_can_be_started_again(service: SMTPService, endpoint: Endpoint, facto
         assert client.replies()[0].startswith("220 ")
         stopped = stop(service)
         assert port.stopped is not None
+        factory.doStop()  # type: ignore[no-untyped-call]
         port.stopped.callback(None)
         client.finish()
         assert stopped == [None]
-        factory.doStop()  # type: ignore[no-untyped-call]
+
+
+def test_a_factory_that_listens_elsewhere_goes_on(
+    service: SMTPService, endpoint: Endpoint, factory: SMTPServerFactory
+) -> None:
+    factory.doStart()
+    service.startService()
+    factory.doStart()
+    port = Port()
+    endpoint.listening.callback(port)
+    client = Client(factory)
+    stopped = stop(service)
+    factory.doStop()  # type: ignore[no-untyped-call]
+    assert port.stopped is not None
+    port.stopped.callback(None)
+    assert stopped == [None]
+    assert client.last("NOOP").startswith("250 ")
+    client.lose()
+    factory.doStop()  # type: ignore[no-untyped-call]
 
 
 # --- a .tac file ---

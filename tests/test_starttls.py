@@ -917,7 +917,7 @@ async def test_aClientOfTLSThatReadsNoRepliesIsStoppedAndLosesNone(serve: Any, s
     client.transport.pauseProducing()
     command, count = b"HELO client.test\r\n", 20000
     flood = Flood(client, command * 100, count // 100)  # type: ignore[arg-type]
-    while not (flood.pauses and server.protocols[0].isStopped):
+    while not (flood.pauses and server.protocols[0]._flow.isStopped):
         await deferLater(reactor, 0)
     assert watch(server) < 131072
     client.transport.resumeProducing()

@@ -321,7 +321,7 @@ async def test_a_hook_that_never_reads_stops_the_client_for_good(serve: Any) -> 
     client.say(*ENVELOPE, "DATA")
     await client.until(b"354 ")
     flood = Flood(client, BLOCK, 500)
-    while not (flood.pauses and next(iter(server.factory.connections)).isStopped):
+    while not (flood.pauses and next(iter(server.factory.connections))._flow.isStopped):
         await deferLater(reactor, 0)
     assert watch(server) < 131072
     onData.decide(SMTPError("Not wanted", 554))
@@ -339,7 +339,7 @@ async def test_a_client_that_reads_no_replies_is_stopped(serve: Any) -> None:
     await client.until(b"220 ")
     client.transport.pauseProducing()
     flood = Flood(client, b"HELP\r\n" * 10000, 10000)
-    while not (flood.pauses and next(iter(server.factory.connections)).isStopped):
+    while not (flood.pauses and next(iter(server.factory.connections))._flow.isStopped):
         await deferLater(reactor, 0)
     assert watch(server) < 131072
     client.transport.resumeProducing()

@@ -83,6 +83,21 @@ def test_chunks_are_shown_by_their_octets(shown: list[str]) -> None:
     ]
 
 
+def test_chunks_that_are_abandoned_are_not_counted_again(shown: list[str]) -> None:
+    client = connect(debugPeers=[PEER])
+    client.say(*ENVELOPE)
+    client.feed(b"BDAT 6\r\nabcdefRSET\r\n")
+    assert [line for line in shown if "octets of" in line] == ["C: (6 octets of a message)"]
+
+
+def test_a_message_that_is_cut_is_counted(shown: list[str]) -> None:
+    client = connect(debugPeers=[PEER])
+    client.say(*ENVELOPE, "DATA")
+    client.feed(b"0123456789\r\n")
+    client.lose()
+    assert shown[-1] == "C: (12 octets of a message)"
+
+
 def test_secrets_are_blanked(shown: list[str]) -> None:
     client = connect(debugPeers=True, allowInsecureAuth=True, onAuth=lambda auth, session: None)
     client.say(HELLO)

@@ -27,7 +27,7 @@ from zope.interface import directlyProvides, implementer
 from smtphooks import SMTPError, SMTPServerFactory
 
 from .conftest import Logged
-from .support import HELLO, Client, Diary, Pending, Transport, makeFactory
+from .support import ENVELOPE, HELLO, Client, Diary, Pending, Transport, makeFactory
 from .test_starttls import SERVER, Server, eventually
 from .test_starttls import lines as lines  # a fixture
 from .test_starttls import serve as serve
@@ -366,3 +366,118 @@ def test_the_server_closes_though_a_connection_raises(logged: Logged) -> None:
         client.lose()
     assert closed.called
     assert logged.takeFailures(OSError)
+
+
+class Stubborn(Transport):
+    """A transport that nothing can be done with, once it has crashed."""
+
+    def write(self, data: bytes) -> None:
+        if data.startswith(b"421"):
+            raise OSError("broken")
+        super().write(data)
+
+    def abortConnection(self) -> None:
+        raise OSError("broken")
+
+    def loseConnection(self) -> None:
+        raise OSError("broken")
+
+
+def test_a_connection_that_cannot_even_be_ended_is_forgotten(logged: Logged) -> None:
+    diary = Diary()
+    factory = makeFactory(onClose=diary.hook("onClose"))
+    victim, other = Client(factory, Stubborn()), Client(factory)
+    factory.clock.pump([1] * 62)  # type: ignore[union-attr]
+    assert other.replies()[-1] == "421 4.4.2 Timeout, closing connection"
+    assert (factory.connections, diary) == ({other.protocol}, ["onClose"])
+    victim.lose()  # the transport says so after all
+    other.lose()
+    assert diary == ["onClose"] * 2
+    assert logged.takeFailures(OSError)
+
+
+class NoProducers(Transport):
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        raise OSError("broken")
+
+
+def test_a_transport_that_takes_no_producer_ends_its_own_connection_only(logged: Logged) -> None:
+    factory = makeFactory()
+    other, victim = Client(factory), Client(factory, NoProducers())
+    assert victim.transport.disconnected
+    victim.lose()
+    factory.clock.pump([1] * 62)  # type: ignore[union-attr]
+    assert other.replies()[-1] == "421 4.4.2 Timeout, closing connection"
+    other.lose()
+    assert not factory.connections
+    assert not factory.clients.networks
+    assert logged.takeFailures(OSError)
+
+
+def test_a_transport_that_raises_behind_the_look_up_is_let_go(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: Deferred[str] = Deferred()
+    monkeypatch.setattr(SMTPServerFactory, "hostnameOf", lambda factory, address: names)
+    client = Client(makeFactory(), Breaking())
+    names.callback("client.test")
+    assert client.isClosed
+    client.finish()
+    assert not client.factory.connections
+    assert logged.takeFailures(OSError)
+
+
+@pytest.mark.parametrize("isDecided", [True, False])
+def test_a_transport_that_raises_as_a_hook_reads_is_not_for_the_hook(isDecided: bool, logged: Logged) -> None:
+    gate: Deferred[None] = Deferred()
+    seen: list[str] = []
+
+    async def onData(stream: Any, session: Any) -> None:
+        await gate
+        if isDecided:
+            return
+        try:
+            async for _ in stream:
+                seen.append("read")
+        except ConnectionLost as reason:
+            seen.append(type(reason).__name__)
+
+    client = Client(makeFactory(onData=onData), Breaking())
+    client.say(*ENVELOPE, "DATA")
+    for _ in range(3):
+        if client.transport.producerState == "producing":
+            client.feed(b"x" * 20000)
+    assert client.transport.producerState == "paused"
+    gate.callback(None)
+    assert client.transport.disconnected
+    client.lose()
+    assert seen == ([] if isDecided else ["read", "ConnectionLost"])
+    assert not client.factory.connections
+    assert len(logged.takeFailures(OSError)) == 1
+
+
+@pytest.mark.usefixtures("played")
+def test_a_handshake_that_is_done_already_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtphooks.protocol.isHandshakeDone", lambda transport: True)
+    client = Client(makeFactory(), Secure())
+    assert client.replies() == ["220 mx.test ESMTP"]
+    assert client.session.secure
+
+
+@pytest.mark.usefixtures("played")
+def test_a_client_too_many_is_no_failed_handshake(lines: list[str]) -> None:
+    told = Diary()
+    factory = makeFactory(maxClients=1, onError=told.hook("onError"))
+    Client(factory, Secure())
+    second = Client(factory, Secure())
+    second.finish()
+    assert not [line for line in lines if "handshake" in line]
+    assert told == []
+
+
+def test_clients_that_left_while_they_waited_are_not_kept() -> None:
+    factory = makeFactory(greetDelay=30)
+    stays = Client(factory)
+    for _ in range(1000):
+        Client(factory).lose()
+    assert len(factory._wakes) < 10
+    factory.clock.advance(30)  # type: ignore[union-attr]
+    assert stays.replies() == ["220 mx.test ESMTP"]
