@@ -21,7 +21,7 @@ from smtphooks.credentials import isPath
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, hookOf
 from smtphooks.loading import loadExtensions, loadHooks, searchIn
-from smtphooks.options import OptionError, isSecretPath, makeOptions
+from smtphooks.options import OptionError, checkOption, isSecretPath, makeOptions
 from smtphooks.settings import NOT_SHOWN, AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings
 from smtphooks.toml import table, toTOML
 
@@ -117,7 +117,7 @@ def _makeHooks(said: HooksSettings, auth: AuthSettings | None) -> object:
 def _checkAlone(where: str | None, name: str, value: object) -> None:
     """Check an option by itself: what several make together is only known at a listener."""
     try:
-        makeOptions({"name": "localhost", "key": "a pair", "cert": "a pair", name: value})
+        checkOption(name, value)
     except OptionError as error:
         raise ConfigError(f"{where}: {error.said(toTOML)}") from None
 

@@ -388,6 +388,18 @@ def makeOptions(given: dict[str, Any], otherNames: Iterable[str] = ()) -> Option
     return Options(**given)
 
 
+def checkOption(name: str, value: object) -> None:
+    """
+    Check one option, whatever the others are.
+
+    @raise OptionError: if its value fits in no company.
+    """
+    field = attrs.fields_dict(Options)[name]
+    check: Any = field.validator
+    convert: Any = field.converter or (lambda value: value)
+    check(None, field, convert(value))
+
+
 def unknownName(what: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that is not known, with the nearest that is."""
     byLowerCase = {candidate.lower(): candidate for candidate in known}

@@ -418,6 +418,45 @@ def test_aSentenceSpeaksTOMLAndNamesTheTable(text: str, sentence: str) -> None:
     assert refusal(text).startswith(f"smtphooks.toml: {sentence}")
 
 
+@pytest.mark.parametrize(
+    ("common", "options"),
+    [
+        ("authOptional = true\ndisabledCommands = ['AUTH']\n", {"authOptional": True, "disabledCommands": ("AUTH",)}),
+        ("disabledCommands = ['AUTH']\nauthOptional = true\n", {"authOptional": True, "disabledCommands": ("AUTH",)}),
+        (
+            "authOptional = true\nminVersion = 'TLSv1'\nmaxVersion = 'TLSv1.1'\n",
+            {"minVersion": "TLSv1", "maxVersion": "TLSv1.1"},
+        ),
+    ],
+)
+def test_optionsThatOnlyFitTogetherAreTakenAndWrittenSoThatTheyAreTakenAgain(
+    common: str, options: dict[str, Any]
+) -> None:
+    configuration = configured(f"{MAIL}[options]\n{common}")
+    again = configured(describe(configuration))
+    for listener in (*configuration.listeners, *again.listeners):
+        assert {name: getattr(listener.factory.options, name) for name in options} == options
+
+
+@pytest.mark.parametrize(
+    ("common", "own", "where"),
+    [
+        ("disabledCommands = ['AUTH']", "", "[options]"),
+        ("authOptional = true\ndisabledCommands = ['AUTH']", "authOptional = false", "listener 1 (tcp:1)"),
+        ("maxVersion = 'TLSv1.1'", "", "[options]"),
+        ("maxVersion = 'TLSv1.2'", "minVersion = 'TLSv1.3'", "listener 1 (tcp:1)"),
+    ],
+)
+def test_optionsThatDoNotFitTogetherAreNamedWhereTheyStand(common: str, own: str, where: str) -> None:
+    said = refusal(f"{MAIL}[options]\n{common}\n[[listener]]\nendpoint = 'tcp:1'\n{own}\n")
+    assert said.startswith(f"smtphooks.toml: {where}: option ")
+
+
+def test_aCommonOptionIsCheckedAlsoWhereEachListenerHasItsOwn() -> None:
+    said = refusal(OPTIONAL + "size = 'x'\n[[listener]]\nendpoint = 'tcp:1'\nsize = 5\n")
+    assert said.startswith('smtphooks.toml: [options]: option size is "x", it wants')
+
+
 def test_aMissingFileHasItsSentence() -> None:
     with pytest.raises(ConfigError) as caught:
         readSettings("nowhere.toml")
