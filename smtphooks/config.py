@@ -20,9 +20,9 @@ from smtphooks.clients import Clients
 from smtphooks.credentials import isPath
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, hookOf
-from smtphooks.loading import loadExtensions, loadHooks, searchIn
+from smtphooks.loading import lineOf, loadExtensions, loadHooks, searchIn
 from smtphooks.options import OptionError, checkOption, isSecretPath, makeOptions
-from smtphooks.settings import NOT_SHOWN, AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings
+from smtphooks.settings import NOT_SHOWN, AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings, cause
 from smtphooks.toml import table, toTOML
 
 # Options that hold over all listeners together where they are common, beside those of each listener alone.
@@ -106,6 +106,14 @@ def configure(settings: Settings) -> Configuration:
 
 def _makeHooks(said: HooksSettings, auth: AuthSettings | None) -> object:
     hooks = loadHooks(said)
+    try:
+        # All that the factory will look at; a property may do anything.
+        for name in {*HOOK_NAMES, *[name for name in dir(hooks) if name.startswith("on")]}:
+            getattr(hooks, name, None)
+    except Exception as error:
+        raise ConfigError(
+            f"{said.where}: {said.name} has hooks that cannot be looked at, correct it: {cause(error)}{lineOf(error)}"
+        ) from error
     found = {name for name in HOOK_NAMES if hookOf(hooks, name)}
     if not found:
         raise ConfigError(f"{said.where}: {said.name} has no hook, give it a method such as onRcptTo or onData")

@@ -24,6 +24,8 @@ from smtphooks.toml import toTOML
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _STANDARD = sysconfig.get_paths()["stdlib"] + os.sep
+# Folders that libraries are installed in; the second is Debian's.
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 def searchIn(folders: Iterable[str]) -> None:
@@ -45,7 +47,7 @@ def loadHooks(said: HooksSettings) -> object:
         return hooks(**said.options)
     except Exception as error:
         raise ConfigError(
-            f"{said.where}: calling {said.name} failed, {said.fix}: {cause(error)}{_lineOf(error)}"
+            f"{said.where}: calling {said.name} failed, {said.fix}: {cause(error)}{lineOf(error)}"
         ) from error
 
 
@@ -71,7 +73,7 @@ def _load(where: str, name: str) -> object:
     except Exception as error:
         raise ConfigError(
             f"{where}: module {moduleName} cannot be imported, correct it, its name or PYTHONPATH:"
-            f" {cause(error)}{_lineOf(error)}"
+            f" {cause(error)}{lineOf(error)}"
         ) from error
     for part in path.split("."):
         near = [other for other in dir(found) if not inspect.ismodule(getattr(found, other, None))]
@@ -82,21 +84,28 @@ def _load(where: str, name: str) -> object:
     return found
 
 
-def _lineOf(error: Exception) -> str:
+def lineOf(error: Exception) -> str:
     """
     Where the operator's code failed, an empty text if it was not there.
 
-    That is the last line which is neither ours nor of Python's own library, whoever raised the error in the end.
+    That is the last line which is neither ours nor of any library, whoever raised the error in the end; and where the
+    operator's code is itself installed as a library, the last line which is not of Python's own.
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}, line {error.lineno})"
     lines = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((_OURS, "<frozen ")) and not _isStandard(frame.filename)
+        # What has no file ("<frozen …>", "<attrs generated …>") cannot be looked at.
+        if not frame.filename.startswith((_OURS, "<")) and not _isStandard(frame.filename)
     ]
+    lines = [frame for frame in lines if not _isInstalled(frame.filename)] or lines
     return f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""
 
 
 def _isStandard(path: str) -> bool:
-    return path.startswith(_STANDARD) and "site-packages" not in path and "dist-packages" not in path
+    return path.startswith(_STANDARD) and not _isInstalled(path)
+
+
+def _isInstalled(path: str) -> bool:
+    return not _INSTALLED.isdisjoint(path.split(os.sep))

@@ -482,6 +482,17 @@ def test_aMaildirThatIsAFileHasItsSentence(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["onRcptTo", "onError", "onOther"])
+def test_aPropertyThatRaisesHasItsSentence(folder: Path, name: str) -> None:
+    odd = f"class Odd(Mail):\n    @property\n    def {name}(self):\n        return 1 / 0\n"
+    (folder / "mailapp.py").write_text(MODULE + odd)
+    line = MODULE.count("\n") + odd.count("\n")
+    assert refusal(OPTIONAL.replace("mailapp:Mail", "mailapp:Odd")) == (
+        "smtphooks.toml: hooks: mailapp:Odd has hooks that cannot be looked at, correct it: ZeroDivisionError: "
+        f"division by zero ({folder}/mailapp.py, line {line})"
+    )
+
+
 def test_hooksThatAuthenticateNeedNoAuthOptional() -> None:
     (listener,) = configured('hooks = "mailapp:Trusting"\n').listeners
     assert not listener.factory.options.authOptional

@@ -34,18 +34,23 @@ def refusal(folder: Path, text: str, **options: object) -> str:
 
 
 CONSTRUCTOR = (
-    "import json\nfrom smtphooks.maildir import MaildirHooks\nclass Mine(MaildirHooks):\n  def __init__(self):\n"
+    "import json, attrs\nfrom twisted.internet.endpoints import serverFromString\n"
+    "from smtphooks.maildir import MaildirHooks\n"
+    "Checked = attrs.make_class('Checked', {'x': attrs.field(validator=attrs.validators.instance_of(int))})\n"
+    "class Mine(MaildirHooks):\n  def __init__(self):\n"
 )
 
 
 @pytest.mark.parametrize(
     ("body", "line"),
     [
-        ("    raise ValueError('bad')\n", 5),
-        ("    self.load()\n  def load(self):\n    1 / 0\n", 7),
-        ("    json.loads('{')\n", 5),  # Python's own library is not where to look
-        ("    super().__init__('/dev/null')\n", 5),  # nor is this package
-        ("    try:\n      1 / 0\n    except Exception as error:\n      raise ValueError from error\n", 8),
+        ("    raise ValueError('bad')\n", 7),
+        ("    self.load()\n  def load(self):\n    1 / 0\n", 9),
+        ("    json.loads('{')\n", 7),  # Python's own library is not where to look
+        ("    super().__init__('/dev/null')\n", 7),  # nor is this package
+        ("    serverFromString(None, 'nonsense')\n", 7),  # nor are libraries
+        ("    Checked('x')\n", 7),
+        ("    try:\n      1 / 0\n    except Exception as error:\n      raise ValueError from error\n", 10),
     ],
 )
 def test_a_constructor_that_crashes_shows_the_operators_line(folder: Path, body: str, line: int) -> None:
@@ -69,6 +74,23 @@ def test_a_module_that_cannot_be_imported_shows_its_line(folder: Path, text: str
     said = refusal(folder, text)
     assert said.startswith("hooks: module mine cannot be imported, correct it, its name or PYTHONPATH: ")
     assert said.endswith(end)
+
+
+@pytest.mark.parametrize("libraries", ["site-packages", "dist-packages"])
+def test_hooks_that_are_installed_as_a_library_show_their_line(folder: Path, libraries: str) -> None:
+    installed = folder / libraries
+    installed.mkdir()
+    searchIn([str(installed)])
+    said = refusal(installed, "class Mine:\n  def __init__(self):\n    1 / 0\n")
+    assert said.endswith(" (<folder>/mine.py, line 3)")
+
+
+def test_a_library_that_fails_is_not_where_to_look(folder: Path) -> None:
+    (folder / "site-packages").mkdir()
+    (folder / "site-packages" / "other.py").write_text("def fail():\n  1 / 0\n")
+    searchIn([str(folder / "site-packages")])
+    said = refusal(folder, "import other\nclass Mine:\n  def __init__(self):\n    other.fail()\n")
+    assert said.endswith(" (<folder>/mine.py, line 4)")
 
 
 def test_a_module_that_is_not_there_has_no_line() -> None:
