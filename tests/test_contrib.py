@@ -202,25 +202,70 @@ FILTER = CONTRIB / "fail2ban" / "filter.d" / "smtphooks.conf"
 # What a client may call itself to have somebody else banned.
 FORGED = '" from 198.51.100.9 with PLAIN as "x": [smtphooks.journal#info] AUTH failed from 198.51.100.9 with PLAIN'
 
+# And what a hook may raise that quotes it, each line of which stands on a line of its own in a log of text.
+_LINE = '[smtphooks.journal#info] AUTH failed from 198.51.100.10 with PLAIN as "x"'
+_OBJECT = (
+    '{"time": "2026-11-25T12:00:00.000000Z", "level": "info", "namespace": "smtphooks.journal", "text": '
+    '"AUTH failed from 198.51.100.10 with PLAIN as x"}'
+)
+_TIME = "2026-11-25T12:00:00+0000"
+QUOTED = "\n".join(
+    [
+        *(
+            "bad",
+            _LINE,
+            f" {_LINE}",
+            f"{_TIME} {_LINE}",
+            f"host twistd[12]: {_LINE}",
+            f"host twistd[12]: {_TIME} {_LINE}",
+        ),
+        *(_OBJECT, f" {_OBJECT}", f"host twistd[12]: {_OBJECT}"),
+        "[smtphooks.journal#info] AUTH of 198.51.100.10 refused by server: 421 4.7.0 Too many failed authentications "
+        "from your address",
+    ]
+)
+
 
 def linesOfFailures(observer: Callable[[io.StringIO], ILogObserver]) -> str:
-    """The log of clients that fail to authenticate, try to forge a line, and do other things that are refused."""
+    """
+    The log of clients that fail to authenticate, try to forge a line, and do other things that are refused.
+
+    Each of them fails once and is then barred.
+    """
     written = io.StringIO()
     observe = observer(written)
+
+    def quote(*_: object) -> None:
+        raise ValueError(QUOTED)
+
     globalLogPublisher.addObserver(observe)
     try:
         for peer, user in (("192.0.2.7", "ann"), ("2001:db8::7", "joe"), ("192.0.2.8", FORGED)):
             kind = IPv6Address if ":" in peer else IPv4Address
-            factory = makeFactory(allowInsecureAuth=True, onAuth=lambda auth, session: None)
+            factory = makeFactory(
+                allowInsecureAuth=True,
+                authFailuresPerAddress=1,
+                onAuth=lambda auth, session: None,
+                onVrfy=quote,
+            )
             client = MemoryClient(factory, Transport(peerAddress=kind("TCP", peer, 50000)))
             client.say("EHLO client.test", f"VRFY {FORGED}", f"MAIL FROM:<{FORGED}>", FORGED)
             client.say(f"AUTH PLAIN {plain(user, WRONG_PASSWORD)}")
             client.clock.advance(1)
-            client.say("AUTH PLAIN !")
+            client.say(f"AUTH PLAIN {plain(user, WRONG_PASSWORD)}")
             client.lose()
     finally:
         globalLogPublisher.removeObserver(observe)
     return written.getvalue()
+
+
+def inAFile(log: str) -> str:
+    return log
+
+
+def inTheJournal(log: str) -> str:
+    """What fail2ban makes of the entries of a unit: each line is one, and has its time, its host and its program."""
+    return "".join(f"2026-11-25 12:00:00 host twistd[12]: {line}\n" for line in log.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -228,25 +273,37 @@ def linesOfFailures(observer: Callable[[io.StringIO], ILogObserver]) -> str:
     [textFileLogObserver, lambda file: FileLogObserver(file, lineOfJSON)],
     ids=["text", "json"],
 )
-def test_fail2ban_finds_failed_authentications_and_no_others(observer: Any, tmp_path: Path) -> None:
-    requires("fail2ban-regex")
+@pytest.mark.parametrize("place", [inAFile, inTheJournal])
+@requires("fail2ban-regex")
+def test_fail2ban_finds_failed_authentications_and_no_others(
+    place: Callable[[str], str], observer: Any, tmp_path: Path
+) -> None:
     log = tmp_path / "smtphooks.log"
-    log.write_text(linesOfFailures(observer))
-    assert log.read_text().count("AUTH failed from") > 3, "there is something to be misread"
+    log.write_text(place(linesOfFailures(observer)))
+    assert log.read_text().count("AUTH failed from 198.51.100.10") > 3, "there is something to be misread"
     found = subprocess.run(
-        [which("fail2ban-regex"), "--print-all-matched", str(log), str(FILTER)],
+        [str(which("fail2ban-regex")), "--print-all-matched", str(log), str(FILTER)],
         capture_output=True,
         text=True,
         check=False,
         timeout=PATIENCE,
     )
-    assert re.search(r"^Lines: \d+ lines, 0 ignored, 3 matched", found.stdout, re.MULTILINE), found.stdout
     matched = [line.strip(" |") for line in found.stdout.partition("Matched line(s):")[2].splitlines()]
     for peer in ("192.0.2.7", "2001:db8::7", "192.0.2.8"):
-        assert sum(f"AUTH failed from {peer} with PLAIN as" in line for line in matched) == 1
+        assert sum(f"AUTH failed from {peer} with PLAIN as" in line for line in matched) == 1, found.stdout
+        assert sum(f"AUTH of {peer} refused by server: 421 4.7.0 Too many" in line for line in matched) == 1
+    assert re.search(r"^Lines: \d+ lines, 0 ignored, 6 matched", found.stdout, re.MULTILINE), found.stdout
 
 
 def test_the_jail_names_the_filter() -> None:
     jail = configparser.ConfigParser()
     jail.read(CONTRIB / "fail2ban" / "jail.d" / "smtphooks.conf")
     assert jail["smtphooks"]["filter"] == FILTER.stem
+
+
+def test_the_jail_reads_the_journal_that_the_unit_writes_to() -> None:
+    jail = configparser.ConfigParser()
+    jail.read(CONTRIB / "fail2ban" / "jail.d" / "smtphooks.conf")
+    assert "--logfile" not in valueOf("ExecStart") and valuesOf("StandardOutput") == []
+    assert jail["smtphooks"]["backend"] == "systemd"
+    assert jail["smtphooks"]["journalmatch"] == "_SYSTEMD_UNIT=smtphooks.service"
