@@ -36,6 +36,7 @@ from smtphooks.proxy import TrustedPeers
 from smtphooks.replies import Reply
 from smtphooks.runner import HookRunner
 from smtphooks.sasl import Mechanisms
+from smtphooks.scram import UnknownUsers
 from smtphooks.session import Session
 from smtphooks.tls import SecureContext
 
@@ -86,7 +87,7 @@ class SMTPServerFactory(ServerFactory):
         named = {name: given.pop(name) for name in HOOK_NAMES if name in given}
         self.options: Options = makeOptions(given, ["hooks", *HOOK_NAMES])
         self.mechanisms = Mechanisms(
-            self.options.authMethods, lambda: self.onAuth is not None, _scramSecretOf(self.options)
+            self.options.authMethods, lambda: self.onAuth is not None, _unknownUsersOf(self.options)
         )
         self.authFailures = AuthFailures(self.options.authFailuresPerAddress, self._seconds)
         self.extensions = Extensions(builtInExtensions(self.options, self.mechanisms))
@@ -318,6 +319,10 @@ class SMTPServerFactory(ServerFactory):
         closed, self._closed = self._closed, []
         for gone in closed:
             gone.callback(None)
+
+
+def _unknownUsersOf(options: Options) -> UnknownUsers:
+    return UnknownUsers(_scramSecretOf(options), options.scramIterations, options.scramSaltLength)
 
 
 def _scramSecretOf(options: Options) -> bytes | None:

@@ -256,6 +256,16 @@ class Options:
         None, "a twisted.cred Portal", lambda value: value is None or callable(getattr(value, "login", None))
     )
     scramSecret: str | bytes | None = _secret()
+    scramIterations: int | None = _option(
+        None,
+        "a whole number of iterations, 4096 or more",  # RFC 7677 section 4
+        lambda value: value is None or (_isNumber(value) and value >= 4096),
+    )
+    scramSaltLength: int | None = _option(
+        None,
+        "a whole number of octets, 8 to 1024",
+        lambda value: value is None or (_isNumber(value) and 8 <= value <= 1024),
+    )
 
     # Capabilities
     hideSTARTTLS: bool = _flag(False)

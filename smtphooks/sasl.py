@@ -284,7 +284,7 @@ class _External:
 class _Scram:
     """RFC 5802 and 7677, with the channel binding of RFC 9266 if C{plus}."""
 
-    def __init__(self, plus: bool, plusOffered: bool, unknownUsers: UnknownUsers) -> None:
+    def __init__(self, plus: bool, plusOffered: bool, unknownUsers: Callable[[], UnknownUsers]) -> None:
         self.name = "SCRAM-SHA-256-PLUS" if plus else "SCRAM-SHA-256"
         self._plus = plus
         self._plusOffered = plusOffered
@@ -305,11 +305,12 @@ class _Scram:
                 raise
             response = AuthResponse()
         # RFC 5802 section 9: from here on an unknown user costs the same steps, and says the same, as a wrong password.
-        pretended = self._unknownUsers.credentialsOf(server.username)
+        unknownUsers = self._unknownUsers()
+        pretended = unknownUsers.credentialsOf(server.username)
         user, credentials = _storedCredentials(response, server.username) if response.accepts else (None, pretended)
         challenge = server.challenge(credentials).encode()
         if response.accepts:
-            self._unknownUsers.imitate(credentials)
+            unknownUsers.imitate(credentials)
         proof = server.verify(_text((yield challenge)))
         if not response.accepts and not _isWrongPassword(response.responseCode):
             return response
@@ -334,7 +335,9 @@ def _storedCredentials(response: AuthResponse, username: str) -> tuple[Any, Scra
     return (username if stored is response.user else response.user), ScramCredentials(*stored)
 
 
-def _makeMechanisms(wanted: Iterable[str | Mechanism], unknownUsers: UnknownUsers) -> Mapping[str, Mechanism]:
+def _makeMechanisms(
+    wanted: Iterable[str | Mechanism], unknownUsers: Callable[[], UnknownUsers]
+) -> Mapping[str, Mechanism]:
     wanted = list(wanted)
     binds = "SCRAM-SHA-256-PLUS" in wanted
     known: dict[str, Mechanism] = {
@@ -355,17 +358,24 @@ def _makeMechanisms(wanted: Iterable[str | Mechanism], unknownUsers: UnknownUser
 
 
 class Mechanisms:
-    """The mechanisms of one server, in the order in which EHLO shows them."""
+    """
+    The mechanisms of one server, in the order in which EHLO shows them.
+
+    @ivar unknownUsers: what SCRAM shows for these; servers that know the same users may share one.
+    """
 
     def __init__(
-        self, wanted: Iterable[str | Mechanism], isJudged: Callable[[], bool], scramSecret: bytes | None = None
+        self,
+        wanted: Iterable[str | Mechanism],
+        isJudged: Callable[[], bool],
+        unknownUsers: UnknownUsers | None = None,
     ) -> None:
         """
         @param wanted: names of built-in mechanisms, and other mechanisms.
         @param isJudged: is there anybody who could judge an attempt?
-        @param scramSecret: SCRAM derives from it what it shows for unknown users; None for that of the process.
         """
-        self._byName = _makeMechanisms(wanted, UnknownUsers(scramSecret))
+        self.unknownUsers = UnknownUsers() if unknownUsers is None else unknownUsers
+        self._byName = _makeMechanisms(wanted, lambda: self.unknownUsers)
         self.isJudged = isJudged
 
     def find(self, name: str, session: Session) -> Mechanism | None:

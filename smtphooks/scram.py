@@ -51,21 +51,30 @@ class UnknownUsers:
     """
     Credentials for users that do not exist, so that a client cannot tell them from others (RFC 5802 section 9).
 
-    They fit no password.  A name has the same salt each time; its length and the number of iterations are those of the
-    last known user.
+    They fit no password.  A name has the same salt each time; its length and the number of iterations are those that
+    are given, or else those of the last known user.
     """
 
-    def __init__(self, secret: bytes | None = None) -> None:
+    def __init__(
+        self, secret: bytes | None = None, iterations: int | None = None, saltLength: int | None = None
+    ) -> None:
         """
         @param secret: what they are derived from; without it, they change when the process ends.
+        @param iterations: None to learn the number from known users.
+        @param saltLength: in octets; None to learn it as well.
         """
         self._secret = _PROCESS_SECRET if secret is None else secret
-        # Those of scramp's make_auth_info, until a known user has come.
-        self._saltLength, self._iterations = 32, 4096
+        self._learnsIterations, self._learnsSaltLength = iterations is None, saltLength is None
+        # Else those of scramp's make_auth_info, until a known user has come.
+        self._iterations = 4096 if iterations is None else iterations
+        self._saltLength = 32 if saltLength is None else saltLength
 
     def imitate(self, credentials: ScramCredentials) -> None:
-        """From now on look like this known user."""
-        self._saltLength, self._iterations = len(credentials.salt), credentials.iterations
+        """From now on look like this known user, but for what is given."""
+        if self._learnsIterations:
+            self._iterations = credentials.iterations
+        if self._learnsSaltLength:
+            self._saltLength = len(credentials.salt)
 
     def credentialsOf(self, username: str) -> ScramCredentials:
         """What is shown for this name."""

@@ -63,12 +63,16 @@ def test_a_wrong_option_is_an_error_when_the_factory_is_made(given: dict[str, An
 # --- scramSecret ---
 
 
-def saltOf(factory: SMTPServerFactory, username: str = "nobody") -> str:
-    """The salt that SCRAM shows for a user that no hook knows."""
+def challengeOf(factory: SMTPServerFactory, username: str = "nobody") -> list[str]:
+    """What SCRAM shows for a user that no hook knows: a nonce, a salt, and a number of iterations."""
     client = Client(factory)
     client.session.secure = True
     challenge = client.last(HELLO, f"AUTH SCRAM-SHA-256 {encoded(f'n,,n={username},r=x')}")
-    return b64decode(challenge[4:]).decode().split(",")[1]
+    return b64decode(challenge[4:]).decode().split(",")
+
+
+def saltOf(factory: SMTPServerFactory, username: str = "nobody") -> str:
+    return challengeOf(factory, username)[1]
 
 
 def makeScram(**given: Any) -> SMTPServerFactory:
@@ -84,6 +88,14 @@ def test_unknown_users_have_their_salt_from_the_secret_whatever_holds_it(tmp_pat
     assert saltOf(makeScram(scramSecret=SCRAM_SECRET + "x")) != salts[0]
     assert saltOf(makeScram()) != salts[0]
     assert saltOf(makeScram()) == saltOf(makeScram())  # one secret a process
+
+
+def test_unknown_users_show_the_iterations_and_the_length_of_salt_that_are_given_from_the_start() -> None:
+    _, salt, iterations = challengeOf(makeScram(scramIterations=10000, scramSaltLength=12))
+    assert iterations == "i=10000"
+    assert len(b64decode(salt[2:])) == 12
+    _, salt, iterations = challengeOf(makeScram())
+    assert (len(b64decode(salt[2:])), iterations) == (32, "i=4096")
 
 
 def test_a_file_of_a_secret_is_read_once_when_the_factory_is_made(tmp_path: Path, monkeypatch: Any) -> None:

@@ -32,6 +32,8 @@ DEFAULTS: dict[str, Any] = {
     "authRequiredMessage": "Authentication required",
     "portal": None,
     "scramSecret": None,
+    "scramIterations": None,  # the issue that asked for these has them
+    "scramSaltLength": None,
     "hideSTARTTLS": False,
     "hideSize": False,
     "hidePIPELINING": False,
@@ -145,6 +147,8 @@ WRONG |= {
     ],
     "portal": [True, 5, "memory", b"x", [], object(), {"login": print}],
     "scramSecret": [True, 5, "", b"", "x" * 15, b"x" * 15, ["x" * 16], bytearray(16)],
+    "scramIterations": [True, False, 0, 1, 4095, -4096, 4096.0, "4096", b"4096", [4096]],
+    "scramSaltLength": [True, False, 0, 7, 1025, -8, 16.0, "16", b"16", [16]],
     "sniOptions": [None, True, "x", [], {"": {}}, {5: {}}, {"a.example": None}, {"a.example": "x"}],
     "resolver": [True, 5, "192.0.2.53", ["192.0.2.53"], object(), SimpleNamespace(lookupPointer=None)],
 }
@@ -159,6 +163,8 @@ RIGHT = {
     "authMethods": [(), ("PLAIN",), ("SCRAM-SHA-256-PLUS", "EXTERNAL"), ("PLAIN", MINE), (MINE,)],
     "portal": [None, PORTAL],
     "scramSecret": [None, "x" * 16, b"x" * 16, "\u00e4" * 8, "/", "./secret", "../secret", b"/" * 16],
+    "scramIterations": [None, 4096, 10**6],
+    "scramSaltLength": [None, 8, 16, 1024],
     "ca": ["/etc/ssl/ca.pem", b"-----BEGIN"],
     "minVersion": ["TLSv1", "TLSv1.1", "TLSv1.3"],
     "maxVersion": [None, "TLSv1.2", "TLSv1.3"],

@@ -492,7 +492,7 @@ def test_wrongPasswordAndUnknownUserCostTheSameWork(monkeypatch: pytest.MonkeyPa
 
 
 def saltOf(username: str, secret: bytes | None) -> str:
-    mechanisms = Mechanisms([PLAIN], lambda: True, secret)
+    mechanisms = Mechanisms([PLAIN], lambda: True, UnknownUsers(secret))
     challenge = Exchange(AuthResponse(), Client(username=username), mechanisms=mechanisms).said[0].decode()
     return challenge.split(",")[1]
 
@@ -514,7 +514,7 @@ def test_unknownUserIsLikeThoseOfScrampUntilOneIsKnown() -> None:
 
 @pytest.mark.parametrize("octets, iterations", [(12, 10000), (16, 4096), (64, 5000)])
 def test_unknownUserIsLikeTheLastKnownOne(octets: int, iterations: int) -> None:
-    mechanisms = Mechanisms([PLAIN, PLUS], lambda: True, b"sixteen octets..")
+    mechanisms = Mechanisms([PLAIN, PLUS], lambda: True, UnknownUsers(b"sixteen octets.."))
     stored = ScramMechanism("SCRAM-SHA-256").make_auth_info(SCRAM_PASSWORD, iterations, b"s" * octets)
     known = Exchange(AuthResponse(user="ann", data=stored), Client(WRONG_PASSWORD), mechanisms=mechanisms)
     bound = Client(WRONG_PASSWORD, "nobody", "p=tls-exporter,,", BINDING)
@@ -524,6 +524,19 @@ def test_unknownUserIsLikeTheLastKnownOne(octets: int, iterations: int) -> None:
     # Another server has other users.
     other = Exchange(AuthResponse(), Client(WRONG_PASSWORD))
     assert shapeOf(other.said[0]) != shapeOf(known.said[0])
+
+
+@pytest.mark.parametrize("iterations, saltLength", [(10000, 16), (10000, None), (None, 16)])
+def test_unknownUserShowsWhatIsGivenWhoeverIsKnown(iterations: int | None, saltLength: int | None) -> None:
+    unknown = UnknownUsers(b"sixteen octets..", iterations, saltLength)
+
+    def shape() -> tuple[int, int]:
+        credentials = unknown.credentialsOf("nobody")
+        return credentials.iterations, len(credentials.salt)
+
+    assert shape() == (iterations or 4096, saltLength or 32)
+    unknown.imitate(ScramCredentials(b"s" * 12, b"", b"", 5000))
+    assert shape() == (iterations or 5000, saltLength or 12)
 
 
 @given(st.text(), st.integers(0, 200), st.integers(1, 10**6))
