@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -21,15 +22,17 @@ from smtphooks.credentials import isPath
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, hookOf
 from smtphooks.loading import lineOf, loadExtensions, loadHooks, searchIn
-from smtphooks.options import OptionError, checkOption, isSecretPath, makeOptions
+from smtphooks.options import OptionError, Options, checkOption, isSecretPath, makeOptions
 from smtphooks.settings import NOT_SHOWN, AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings, cause
 from smtphooks.toml import table, toTOML
 
 # Options that hold over all listeners together where they are common, beside those of each listener alone.
 _SHARED = ("maxClients", "maxClientsPerAddress")
 
-# What listeners count together unless one of them has a number of its own.
-_NO_SHARE = "authFailuresPerAddress"
+# What listeners have in common unless one of them is told something of its own: the count of failed AUTH, and what
+# SCRAM shows for unknown users.
+_COUNTING = ("authFailuresPerAddress",)
+_SHOWING = ("scramSecret", "scramIterations", "scramSaltLength")
 
 # Endpoints that begin with TLS by themselves; the second is that of the package txsni.
 _WITH_TLS = ("ssl", "tls")
@@ -42,11 +45,13 @@ class Listener:
 
     @ivar said: what was said of it alone.
     @ivar extensions: the names of the extensions in force.
+    @ivar explain: an error of its options as a sentence that says where they stand.
     """
 
     said: ListenerSettings
     extensions: Sequence[str]
     factory: SMTPServerFactory
+    explain: Callable[[OptionError], ConfigError] = attrs.field(repr=False)
 
     @property
     def where(self) -> str:
@@ -58,6 +63,10 @@ class Listener:
         """A description of Twisted's."""
         return self.said.endpoint
 
+    def says(self, names: Iterable[str]) -> bool:
+        """Has it one of these options of its own?"""
+        return any(name in self.said.options for name in names)
+
 
 @attrs.frozen
 class Configuration:
@@ -66,12 +75,14 @@ class Configuration:
 
     @ivar hooks: those of the listeners that have none of their own, None if all have.
     @ivar clients: counts those of all listeners together.
+    @ivar shared: of the options of what else listeners have in common, those for all of them.
     @ivar discard: any listener may drop messages.
     """
 
     hooks: HooksSettings | None
     listeners: Sequence[Listener]
     clients: Clients
+    shared: Options
     auth: AuthSettings | None = None
     discard: bool = False
 
@@ -83,25 +94,36 @@ def configure(settings: Settings) -> Configuration:
     @raise ConfigError: if no server could be started with them.
     """
     searchIn([folder for folder in (settings.folder, os.getcwd()) if folder is not None])
-    shared = any(listener.hooks is None for listener in settings.listeners)
-    hooks = _makeHooks(settings.hooks, settings.auth) if shared else None
+    areCommon = any(listener.hooks is None for listener in settings.listeners)
+    hooks = _makeHooks(settings.hooks, settings.auth) if areCommon else None
     # The common ones by themselves first, so that a wrong one is found even if each listener has one of its own.
     common = {**loadExtensions(settings.whereIs(["extensions"]) or "", settings.options), **settings.tls}
     for name, value in common.items():
         _checkAlone(settings.whereIs([name]), name, value)
     clients = Clients(*[common.pop(name, 0) for name in _SHARED])
-    # Finding this host's name can take a while, so it is done once.
-    common["name"] = makeOptions({name: common[name] for name in ("name",) if name in common}).name
+    shared = makeOptions({name: common[name] for name in ("name", *_COUNTING, *_SHOWING) if name in common})
+    common["name"] = shared.name  # finding this host's name can take a while, so it is done once
     if settings.auth is not None:
         common["portal"] = makePortal(settings.auth)
     listeners = [_makeListener(listener, settings, common, hooks) for listener in settings.listeners]
-    failures = [each.factory.authFailures for each in listeners if _NO_SHARE not in each.said.options]
+    _share(listeners, clients)
+    return Configuration(
+        settings.hooks if areCommon else None, listeners, clients, shared, settings.auth, settings.discard
+    )
+
+
+def _share(listeners: Sequence[Listener], clients: Clients) -> None:
+    """Give listeners what they have in common."""
     for listener in listeners:
         listener.factory.countIn(clients)
-        if _NO_SHARE not in listener.said.options:
-            # Passwords are guessed at one listener as well as at another.
-            listener.factory.authFailures = failures[0]
-    return Configuration(settings.hooks if shared else None, listeners, clients, settings.auth, settings.discard)
+    # Passwords are guessed at one listener as well as at another,
+    counting = [listener.factory for listener in listeners if not listener.says(_COUNTING)]
+    for factory in counting:
+        factory.authFailures = counting[0].authFailures
+    # and a user whom one of them knows would be told by another that has not learnt how such users look.
+    showing = [listener.factory for listener in listeners if not listener.says(_SHOWING)]
+    for factory in showing:
+        factory.mechanisms.unknownUsers = showing[0].mechanisms.unknownUsers
 
 
 def _makeHooks(said: HooksSettings, auth: AuthSettings | None) -> object:
@@ -133,10 +155,11 @@ def _checkAlone(where: str | None, name: str, value: object) -> None:
 def _makeListener(said: ListenerSettings, settings: Settings, common: Mapping[str, Any], hooks: object) -> Listener:
     if said.hooks is not None:
         hooks = _makeHooks(said.hooks, settings.auth)
+    explain = partial(_explained, said=said, settings=settings)
     try:
         factory = SMTPServerFactory(hooks=hooks, **{**common, **loadExtensions(said.where, said.options)})
     except OptionError as error:
-        raise _explained(error, said, settings) from None
+        raise explain(error) from None
     useless = (
         _wrongEndpoint(said.endpoint, factory)
         or _uselessness(said.endpoint, factory, (said.hooks or settings.hooks).name)
@@ -145,7 +168,7 @@ def _makeListener(said: ListenerSettings, settings: Settings, common: Mapping[st
     if useless is not None:
         raise ConfigError(f"{said.where}: {useless}")
     extensions = {**settings.options, **said.options}.get("extensions", [])
-    return Listener(said, extensions, factory)
+    return Listener(said, extensions, factory, explain)
 
 
 def _explained(error: OptionError, said: ListenerSettings, settings: Settings) -> ConfigError:
@@ -220,16 +243,19 @@ def describe(configuration: Configuration) -> str:
     """
     Write a configuration as TOML with every option that is in force, so that L{readSettings} makes the same of it.
 
-    Options that are the same for all listeners stand in C{[options]}.  In the place of a private key, of a secret, and
-    of a checker, stands C{"(not shown)"}.
+    Options that are the same for all listeners stand in C{[options]}; but those by which a listener has something that
+    the others have in common stand where they were said.  In the place of a private key, of a secret, and of a checker,
+    stands C{"(not shown)"}.
     """
     each = [_optionsOf(listener) for listener in configuration.listeners]
     shared = dict(zip(_SHARED, (configuration.clients.most, configuration.clients.mostPerNetwork), strict=True))
     common = {
         name: value
         for name, value in each[0].items()
-        if name not in _SHARED and all(other.get(name) == value for other in each)
+        if name not in (*_SHARED, *_COUNTING, *_SHOWING) and all(other.get(name) == value for other in each)
     }
+    written = _written(configuration.shared)
+    shared |= {name: written[name] for name in (*_COUNTING, *_SHOWING) if name in written}
     tables = [_top(configuration)]
     if configuration.hooks is not None and configuration.hooks.options:
         tables.append(table("[hooks-options]", configuration.hooks.options))
@@ -261,14 +287,21 @@ def _tablesOf(listener: Listener, options: Mapping[str, Any]) -> list[str]:
 
 
 def _optionsOf(listener: Listener) -> dict[str, Any]:
-    options = _withoutKeys(attrs.asdict(listener.factory.options, recurse=False))
+    options = {**_written(listener.factory.options), "extensions": listener.extensions}
+    # A listener without a limit of its own has that of all.
+    common = [name for name in (*_COUNTING, *_SHOWING) if not listener.says([name])]
+    common += [name for name in _SHARED if not options[name]]
+    return {name: value for name, value in options.items() if name not in common}
+
+
+def _written(given: Options) -> dict[str, Any]:
+    """Options as TOML has them, which has neither objects nor None, and without secrets."""
+    options = _withoutKeys(attrs.asdict(given, recurse=False))
     if options["scramSecret"] is not None and not isSecretPath(options["scramSecret"]):
         options["scramSecret"] = NOT_SHOWN
     del options["portal"]  # [auth] has made it
     options["sniOptions"] = {host: _withoutKeys(own) for host, own in options["sniOptions"].items()}
-    options["extensions"] = listener.extensions
-    # TOML has neither objects nor None; and a listener without a limit of its own has that of all.
-    return {name: value for name, value in options.items() if value is not None and (value or name not in _SHARED)}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _withoutKeys(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from getopt import GetoptError
 from typing import Any
@@ -221,7 +221,7 @@ class Listeners(MultiService):
         for listener in configuration.listeners:
             endpoint = _endpointOf(listener, reactor)
             # addService alone would not tell it whose it is.
-            service = ListenerService(listener.endpoint, endpoint, listener.factory, reactor)
+            service = ListenerService(listener.endpoint, endpoint, listener.factory, reactor, listener.explain)
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def setServiceParent(self, parent: Any) -> None:
@@ -288,10 +288,19 @@ class ListenerService(SMTPService):
     """
 
     def __init__(
-        self, endpointName: str, endpoint: IStreamServerEndpoint, factory: SMTPServerFactory, reactor: Any
+        self,
+        endpointName: str,
+        endpoint: IStreamServerEndpoint,
+        factory: SMTPServerFactory,
+        reactor: Any,
+        explain: Callable[[OptionError], object] = str,
     ) -> None:
+        """
+        @param explain: puts an error of options into words.
+        """
         super().__init__(endpoint, factory, reactor)
         self.endpointName = endpointName
+        self._explain = explain
         self.isListening = False
 
     def privilegedStartService(self) -> None:
@@ -310,7 +319,7 @@ class ListenerService(SMTPService):
         try:
             self.factory.updateSecureContext()
         except OptionError as error:
-            return str(error)
+            return str(self._explain(error))
         except Exception as error:  # nothing that a file holds may harm a service that runs
             return cause(error)
         return ""

@@ -15,6 +15,7 @@ from smtphooks.clients import Clients
 from smtphooks.config import Configuration, configure, describe
 from smtphooks.maildir import MaildirHooks
 from smtphooks.sasl import Auth
+from smtphooks.scram import ScramCredentials
 from smtphooks.settings import ConfigError, HooksSettings, defaultSettings, maildirHooks, readSettings
 
 from .certificates import Authority
@@ -542,6 +543,57 @@ def test_aConfigurationIsWrittenAsItIsRead(text: str) -> None:
 
 def limitsOf(clients: Clients) -> tuple[int, int]:
     return clients.most, clients.mostPerNetwork
+
+
+def sharingOf(configuration: Configuration) -> tuple[list[int], list[int]]:
+    """Of each listener, the first one that counts failed AUTH with it, and the first that shows the same with SCRAM."""
+    counts = [listener.factory.authFailures for listener in configuration.listeners]
+    shown = [listener.factory.mechanisms.unknownUsers for listener in configuration.listeners]
+    return [counts.index(one) for one in counts], [shown.index(one) for one in shown]
+
+
+@pytest.mark.parametrize(
+    ("common", "own", "counting", "showing"),
+    [
+        ("", ["", "", ""], [0, 0, 0], [0, 0, 0]),
+        ("", ["authFailuresPerAddress = 20", "", ""], [0, 1, 1], [0, 0, 0]),
+        ("authFailuresPerAddress = 5", ["", "authFailuresPerAddress = 5", ""], [0, 1, 0], [0, 0, 0]),
+        ("", ["authFailuresPerAddress = 5"] * 3, [0, 1, 2], [0, 0, 0]),
+        ("authFailuresPerAddress = 5", ["", "authFailuresPerAddress = 6", ""], [0, 1, 0], [0, 0, 0]),
+        ("", ["authFailuresPerAddress = 0", "", ""], [0, 1, 1], [0, 0, 0]),
+        ("authFailuresPerAddress = 0", ["", "", ""], [0, 0, 0], [0, 0, 0]),
+        ("scramSecret = './one'", ["", "scramSecret = './one'", ""], [0, 0, 0], [0, 1, 0]),
+        ("scramSecret = './one'", ["", "scramSecret = './other'", ""], [0, 0, 0], [0, 1, 0]),
+        ("", ["scramSecret = './one'"] * 3, [0, 0, 0], [0, 1, 2]),
+        ("scramIterations = 5000", ["scramIterations = 5000", "", ""], [0, 0, 0], [0, 1, 1]),
+        ("", ["", "", "scramSaltLength = 16"], [0, 0, 0], [0, 0, 2]),
+        ("scramSaltLength = 16\nscramIterations = 5000", ["", "", ""], [0, 0, 0], [0, 0, 0]),
+    ],
+)
+def test_whatListenersShareIsSharedOfWhatIsWrittenToo(
+    folder: Path, common: str, own: list[str], counting: list[int], showing: list[int]
+) -> None:
+    for name in ("one", "other"):
+        (folder / name).write_text(SCRAM_SECRET + name)
+    read = configured(
+        f"{OPTIONAL}{common}\n"
+        + "".join(f'[[listener]]\nendpoint = "tcp:{number}"\n{said}\n' for number, said in enumerate(own, 1))
+    )
+    again = configured(describe(read))
+    assert sharingOf(read) == sharingOf(again) == (counting, showing)
+    assert describe(again) == describe(read)
+    assert [one.factory.options for one in again.listeners] == [one.factory.options for one in read.listeners]
+
+
+def test_whatOneListenerHasLearntOfUsersTheOthersShowToo() -> None:
+    one, two, other = configured(
+        OPTIONAL
+        + "".join(f"[[listener]]\nendpoint = 'tcp:{number}'\n" for number in (1, 2, 3))
+        + f"scramSecret = '{SCRAM_SECRET}'\n"
+    ).listeners
+    one.factory.mechanisms.unknownUsers.imitate(ScramCredentials(b"s" * 12, b"", b"", 5000))
+    shown = [each.factory.mechanisms.unknownUsers.credentialsOf("nobody") for each in (one, two, other)]
+    assert [(len(each.salt), each.iterations) for each in shown] == [(12, 5000), (12, 5000), (32, 4096)]
 
 
 def test_optionsOfOneListenerAreWrittenAtIt() -> None:

@@ -490,9 +490,9 @@ class TestRereading:
         service.rereadCertificates()
         assert before == self.contexts(service)
         assert lines == [
-            "error: keys and certificates cannot be read again, the old ones stay in force at tcp:25, tcp:26: option "
-            f"key is '{folder}/server.key' (no private key in it), it wants PEM text or the path of a PEM file that "
-            "has one"
+            "error: keys and certificates cannot be read again, the old ones stay in force at tcp:25, tcp:26: "
+            f'smtphooks.toml: [tls]: option key is "{folder}/server.key" (no private key in it), it wants PEM text or '
+            "the path of a PEM file that has one"
         ]
 
     def test_aListenerWhoseFilesAreBrokenHindersNoOther(self, folder: Path, lines: list[str]) -> None:
@@ -507,6 +507,7 @@ class TestRereading:
             ["info", "keys and certificates have been read again at tcp:25"],
             ["error", "keys and certificates cannot be read again, the old ones stay in force at tcp:26"],
         ]
+        assert f'tcp:26: smtphooks.toml: listener 2 (tcp:26): option cert is "{folder}/own.pem"' in lines[1]
 
     def test_nothingThatComesOfItEndsTheService(
         self, folder: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
