@@ -476,7 +476,7 @@ async def test_nothingBehindSTARTTLSIsProcessedWhereverItIsCut(serve: Any, comma
         else:
             said = reply + client.received
             assert said.startswith(b"554 5.5.1 ") and said.count(b"\r\n") == 1
-            said = "STARTTLS of 127.0.0.1 refused by server: 554 5.5.1 Nothing may follow STARTTLS before TLS"
+            said = "127.0.0.1 refused by server: 554 5.5.1 Nothing may follow STARTTLS before TLS"
             assert lines == ["commands behind STARTTLS in the clear", said]
         await server.gone(number)
         assert server.diary == []

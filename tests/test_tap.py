@@ -273,6 +273,8 @@ class Endpoint:
 class Factory:
     """A factory that takes its time to close."""
 
+    numPorts = 0
+
     def __init__(self) -> None:
         self.closed: Deferred[None] = Deferred()
         self.closing = False
