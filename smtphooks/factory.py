@@ -236,6 +236,22 @@ class SMTPServerFactory(ServerFactory):
         else:
             self._wakes.clear()
 
+    def doStop(self) -> None:
+        """Called by Twisted when the last port has ended."""
+        super().doStop()  # type: ignore[no-untyped-call]
+        self._restIfIdle()
+
+    def _restIfIdle(self) -> None:
+        """Leave no timer behind without connections; but a number of refusals waits for its second to end."""
+        if self.connections or self._tick is None:
+            return
+        if not self.numPorts:
+            self.refusalLines.report()
+            self.authLines.report()
+        if not self._hasLines:
+            self._tick.cancel()
+            self._tick = None
+
     @property
     def _hasLines(self) -> bool:
         """There is a number of refusals that has still to be logged."""
@@ -263,9 +279,7 @@ class SMTPServerFactory(ServerFactory):
                 clients.end()
         if not self.connections and self._tick is not None:
             self._wakes.clear()
-            if not self._hasLines:
-                self._tick.cancel()
-                self._tick = None
+            self._restIfIdle()
         # Who came since the factory listens again is not waited for.
         if self._closed and not any(other.isLeaving for other in self.connections):
             self._allGone()

@@ -81,13 +81,17 @@ class LineLimit:
     def flush(self) -> None:
         """Begin anew if a second has passed."""
         now = self._seconds()
-        if now - self._began < 1:
-            return
+        if now - self._began >= 1:
+            self.report()
+            self._lines.clear()
+            self._began = now
+
+    def report(self) -> None:
+        """Log how many lines there would have been more."""
         for network, lines in self._lines.items() if self.hasMore else ():
             if lines > _MOST_LINES:
                 _log.warn("{count} more refusals of {peer} within a second", peer=network, count=lines - _MOST_LINES)
-        self._lines.clear()
-        self._began = now
+                self._lines[network] = _MOST_LINES
         self.hasMore = False
 
 

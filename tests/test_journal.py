@@ -515,16 +515,33 @@ def test_an_address_writes_ten_lines_a_second_and_the_rest_is_counted(events: Ev
 
 
 def test_what_was_not_written_is_counted_though_the_last_client_has_left(events: Events) -> None:
+    for isListening in (True, False):
+        client = connect(maxUnrecognizedCommands=0)
+        if isListening:
+            client.factory.doStart()
+        client.say(*["NOPE"] * 12)
+        client.lose()
+        if isListening:
+            client.clock.advance(1)
+        assert [event["count"] for event in events if "count" in event] == [2]
+        assert not client.clock.getDelayedCalls()
+        events.clear()
+
+
+def test_a_server_that_has_stopped_leaves_no_timer_behind(events: Events) -> None:
     client = connect(maxUnrecognizedCommands=0)
+    client.factory.doStart()
     client.say(*["NOPE"] * 12)
     client.lose()
-    client.clock.advance(1)
-    assert [event["count"] for event in events if "count" in event] == [2]
+    assert client.clock.getDelayedCalls()
+    client.factory.doStop()
     assert not client.clock.getDelayedCalls()
+    assert [event["count"] for event in events if "count" in event] == [2]
 
 
 def test_a_second_does_not_end_with_the_last_connection(events: Events) -> None:
     factory = makeFactory()
+    factory.doStart()
     for _ in range(20):
         client = Client(factory)
         client.say(*["NOPE"] * 5)

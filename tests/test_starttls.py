@@ -476,8 +476,10 @@ async def test_nothingBehindSTARTTLSIsProcessedWhereverItIsCut(serve: Any, comma
         else:
             said = reply + client.received
             assert said.startswith(b"554 5.5.1 ") and said.count(b"\r\n") == 1
+            # An address has ten lines about refusals in a second, which the connections before this one may have had.
+            assert lines[0] == "commands behind STARTTLS in the clear"
             said = "127.0.0.1 refused by server: 554 5.5.1 Nothing may follow STARTTLS before TLS"
-            assert lines == ["commands behind STARTTLS in the clear", said]
+            assert lines[1:] in ([], [said])
         await server.gone(number)
         assert server.diary == []
         assert server.sessions[-1].secure is False and server.sessions[-1].openingCommand is None
