@@ -214,10 +214,9 @@ class SMTPServerProtocol(Protocol):
 
     def handshakeCompleted(self) -> None:
         """C{IHandshakeListener}: TLS is in force, and nothing has been read of it yet."""
-        if self._isHandshaking:  # or else this is no news
-            self._isHandshaking = False
-            if self._awaitsTLS:
-                self._secured()
+        self._isHandshaking = False
+        if self._awaitsTLS:  # or else nothing has asked for it, and it answers no other question
+            self._secured()
 
     def _secured(self) -> None:
         """The dialogue goes on with TLS."""
