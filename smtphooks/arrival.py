@@ -16,8 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from smtphooks.counts import networkOf
-from smtphooks.proxy import ProxyError, ProxyHeader, asPath
+from smtphooks.netaddress import asPath, networkOf
+from smtphooks.proxy import ProxyError, ProxyHeader
 from smtphooks.replies import Reply
 
 if TYPE_CHECKING:

@@ -8,13 +8,14 @@ it.
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from smtphooks import replies, transaction
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.sasl import Auth, AuthResponse
+from smtphooks.scram import maybeBase64
 from smtphooks.steps import Ask, AuthFailed, Challenge, Question, StartTLS, Task, Wait
 from smtphooks.wire import LineFault
 
@@ -164,12 +165,8 @@ def _response(line: bytes | LineFault) -> bytes:
 
 
 def _decode(text: str | bytes) -> bytes:
-    try:
-        octets = b64decode(text, validate=True)
-    except ValueError:
-        octets = None
-    # Not every Python minds padding where none is needed.
-    if octets is None or len(text) % 4:
+    octets = maybeBase64(text)
+    if octets is None:
         raise SMTPError("Cannot decode the response", 501, "5.5.2")
     return octets
 

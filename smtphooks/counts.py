@@ -7,23 +7,14 @@ This module knows neither sessions nor Twisted; what time it is, it is told.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import deque
 from collections.abc import Callable
+
+from smtphooks.netaddress import maybeIP, networkOf
 
 # Seconds for which a failure counts, and how many networks are remembered.
 _PERIOD = 600
 _MAX_NETWORKS = 10000
-
-
-def networkOf(address: str) -> str:
-    """An IPv4 address, and of IPv6 the /64 that one customer is given."""
-    if ":" not in address:
-        return address
-    try:
-        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
-    except ValueError:
-        return address
 
 
 class AuthFailures:
@@ -44,7 +35,7 @@ class AuthFailures:
 
     def add(self, address: str) -> None:
         """A client of this address has failed; what is no IP address has no network, and does not count."""
-        if not self._limit or not _isIP(address):
+        if not self._limit or maybeIP(address) is None:
             return
         network, now = networkOf(address), self._seconds()
         times = self._failures.pop(network, None) or deque()
@@ -69,11 +60,3 @@ class AuthFailures:
 
 
 NOT_COUNTED = AuthFailures(0, lambda: 0.0)
-
-
-def _isIP(address: str) -> bool:
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return True

@@ -64,7 +64,7 @@ class Delivery:
         """The message holds one, and may not (invariant 3): the hook learns of it before it can take the message."""
         if self._fault is None:
             self._fault = replies.BARE_NEWLINE
-            self.stream.fail(Failure(SMTPError(replies.BARE_NEWLINE.lines[0], 550, replies.BARE_NEWLINE.enhancedCode)))
+            self.stream.fail(Failure(replies.BARE_NEWLINE.asError()))
 
     def finish(self, data: bytes = b"") -> None:
         """The message is whole, with these octets."""
@@ -121,7 +121,7 @@ class Delivery:
         return tuple([*results, *[_LOST] * (recipients - len(results))][:recipients])
 
 
-_LOST = SMTPError(replies.HOOK_FAILED.lines[0], replies.HOOK_FAILED.code, replies.HOOK_FAILED.enhancedCode)
+_LOST = replies.HOOK_FAILED.asError()
 
 
 def _result(answer: Any, report: Callable[[str], None]) -> str | SMTPError | None:

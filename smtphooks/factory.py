@@ -7,7 +7,6 @@ end all of them.  What happens on a connection is the protocol's business.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import lru_cache
@@ -30,6 +29,7 @@ from smtphooks.extensions import Extensions, builtInExtensions
 from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
 from smtphooks.journal import LineLimit
 from smtphooks.lookup import ReverseLookup
+from smtphooks.netaddress import bracketed, maybeIP
 from smtphooks.options import OptionError, Options, isSecret, isSecretPath, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.proxy import TrustedPeers
@@ -180,9 +180,9 @@ class SMTPServerFactory(ServerFactory):
         """The name of a client in DNS, or its address in brackets."""
         options = self.options
         if options.disableReverseLookup or not address:
-            return f"[{address}]" if address else ""
+            return bracketed(address)
         if options.resolver is None and _isInner(address):
-            return f"[{address}]"
+            return bracketed(address)
         if self._lookup is None:
             self._lookup = ReverseLookup(options.resolver, self.reactor())
         return self._lookup.hostnameOf(address)
@@ -377,7 +377,5 @@ def _peersOf(name: str, value: object) -> TrustedPeers:
 @lru_cache(maxsize=4096)
 def _isInner(address: str) -> bool:
     """Not of the Internet: its servers have no names for it (RFC 6303), only a resolver of one's own may."""
-    try:
-        return not ipaddress.ip_address(address).is_global
-    except ValueError:
-        return True
+    ip = maybeIP(address)
+    return ip is None or not ip.is_global

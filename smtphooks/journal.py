@@ -15,7 +15,7 @@ from typing import Any
 
 from twisted.logger import Logger, LogLevel
 
-from smtphooks.counts import networkOf
+from smtphooks.netaddress import networkOf
 from smtphooks.replies import Reply
 from smtphooks.sasl import Auth
 from smtphooks.session import Envelope, Session

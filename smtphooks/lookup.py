@@ -21,6 +21,8 @@ from twisted.internet.interfaces import IReactorTime, IResolver
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtphooks.netaddress import IPAddress, bracketed, maybeIP, unmapped
+
 _log = Logger()
 
 # Types of records (RFC 1035 section 3.2.2, RFC 3596).  By number: twisted.names is only loaded where it is used.
@@ -41,8 +43,6 @@ _NAME_OCTETS = 253  # RFC 1035 section 2.3.4, without the length octets of the w
 _LABEL = re.compile("[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 # What ends in a number is an address to some reader or other: "127.1", "0x7f.1" (RFC 3696 section 2).
 _NUMBER = re.compile("[0-9]+|0x[0-9a-f]*")
-
-_IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class _Known(NamedTuple):
@@ -85,7 +85,7 @@ class ReverseLookup:
         if waiting is None:
             ip = _askable(address)
             if ip is None or len(self._underway) >= _MAX_UNDERWAY:
-                return _literal(address)
+                return bracketed(address)
             waiting = self._underway[address] = []
             search = Deferred.fromCoroutine(self._search(ip))
             search.addTimeout(self._timeout, self._clock)
@@ -97,7 +97,7 @@ class ReverseLookup:
         waiting.append(mine)
         return mine
 
-    async def _search(self, ip: _IPAddress) -> tuple[str, float] | None:
+    async def _search(self, ip: IPAddress) -> tuple[str, float] | None:
         """The confirmed name and its TTL, or None."""
         if self._resolver is None:
             self._resolver = _defaultResolver()
@@ -125,7 +125,7 @@ class ReverseLookup:
         _log.debug("look-up of {peer} failed: {error!r}", peer=address, error=failure.value)
 
     def _conclude(self, found: tuple[str, float] | None, address: str) -> None:
-        name, ttl = found or (_literal(address), _FAILURE)
+        name, ttl = found or (bracketed(address), _FAILURE)
         self._known[address] = _Known(name, self._clock.seconds() + min(max(ttl, _SHORTEST), _LONGEST))
         self._known.move_to_end(address)
         if len(self._known) > _MAX_REMEMBERED:
@@ -140,20 +140,12 @@ async def _answers(query: Deferred[Any]) -> Sequence[Any]:
     return answers
 
 
-def _literal(address: str) -> str:
-    return f"[{address}]" if address else ""
-
-
-def _askable(address: str) -> _IPAddress | None:
+def _askable(address: str) -> IPAddress | None:
     """The address that DNS may have a name for."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
+    ip = maybeIP(address)
+    if ip is None or getattr(ip, "scope_id", None) is not None:
         return None
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.scope_id is not None:
-            return None
-        ip = ip if ip.ipv4_mapped is None else ip.ipv4_mapped
+    ip = unmapped(ip)
     return None if ip.is_loopback or ip.is_link_local or ip.is_unspecified else ip
 
 

@@ -134,7 +134,7 @@ class MaildirHooks:
                 await delivery.run(delivery.write, pieces)
                 pieces, gathered = [], 0
         if stream.sizeExceeded:
-            raise SMTPError(TOO_LARGE.lines[0], TOO_LARGE.code, TOO_LARGE.enhancedCode)
+            raise TOO_LARGE.asError()
         return await delivery.run(delivery.finish, pieces)
 
     def _logStored(self, names: list[str], stream: MessageStream, session: Session) -> None:

@@ -549,8 +549,7 @@ class SMTPServerProtocol(Protocol):
     def _tellOfBreach(self, reply: Reply) -> None:
         """Let the hooks know where the peer broke the protocol."""
         if reply in BROKEN_PROTOCOL:
-            refusal = SMTPError(reply.lines[0], reply.code, reply.enhancedCode)
-            self._runner.tell("onError", Failure(refusal), self.session)
+            self._runner.tell("onError", Failure(reply.asError()), self.session)
 
     def _close(self) -> None:
         """Write what there is and end the connection."""

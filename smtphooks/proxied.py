@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smtphooks import authentication, replies, xclient
+from smtphooks.netaddress import bracketed
 from smtphooks.replies import Reply
 from smtphooks.sasl import Auth
 from smtphooks.steps import Task
@@ -64,7 +65,7 @@ def _become(session: Session, attributes: dict[str, str | None]) -> None:
 def _hostnameOf(name: str, address: str) -> str:
     if name and name != xclient.TEMPORARILY_UNKNOWN:
         return name
-    return f"[{address}]" if address else ""
+    return bracketed(address)
 
 
 def xForward(dialogue: Dialogue, argument: str) -> Reply:

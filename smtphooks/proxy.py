@@ -24,6 +24,7 @@ from twisted.protocols.haproxy._exceptions import InvalidProxyHeader
 from twisted.protocols.haproxy._v1parser import V1Parser
 from twisted.protocols.haproxy._v2parser import V2Parser
 
+from smtphooks.netaddress import asPath, unmapped
 from smtphooks.options import OptionError
 
 _V1_START = b"PROXY "
@@ -47,8 +48,6 @@ _V1_LINE = re.compile(rb"PROXY TCP[46] [0-9A-Fa-f:.]+ [0-9A-Fa-f:.]+ " + _V1_POR
 _V1_UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: .*)?", re.DOTALL)
 
 _MAX_PORT = 65535
-
-_IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class ProxyError(Exception):
@@ -163,7 +162,7 @@ def _addressAndPort(end: object) -> tuple[str | None, int]:
         raise ProxyError(f"PROXY header has the address {end.host!r}") from None
     if end.port > _MAX_PORT:
         raise ProxyError(f"PROXY header has the port {end.port}")
-    return str(_unmapped(address)), end.port
+    return str(unmapped(address)), end.port
 
 
 def _path(octets: bytes) -> str:
@@ -173,21 +172,6 @@ def _path(octets: bytes) -> str:
     except UnicodeDecodeError:
         return ""
     return asPath(path) if path.isprintable() else ""
-
-
-def asPath(name: str) -> str:
-    """The path of a UNIX socket, such that it is no IP address whatever a client has named it."""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return name
-    return f"./{name}"
-
-
-def _unmapped(address: _IPAddress) -> _IPAddress:
-    """A client that comes by IPv4 to an IPv6 socket is the client that its IPv4 address says (RFC 4291, 2.5.5.2)."""
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return address if mapped is None else mapped
 
 
 class TrustedPeers:
@@ -222,7 +206,7 @@ class TrustedPeers:
         if self._everybody or not self._networks:
             return self._everybody
         try:
-            peer = _unmapped(ipaddress.ip_address(address))
+            peer = unmapped(ipaddress.ip_address(address))
         except ValueError:
             return False
         number, version = int(peer), peer.version
@@ -249,7 +233,7 @@ def _network(entry: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
             f"or {host} for this one host",
             entry,
         )
-    mapped = _unmapped(network.network_address)
+    mapped = unmapped(network.network_address)
     if mapped.version != network.version and network.prefixlen >= 96:
         return ipaddress.ip_network((int(mapped), network.prefixlen - 96))
     return network

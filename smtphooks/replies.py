@@ -123,6 +123,10 @@ class Reply:
         """The same reply, closing the connection."""
         return Reply(self.code, self.lines, self.enhancedCode, closes=True)
 
+    def asError(self) -> SMTPError:
+        """The refusal that makes this reply."""
+        return SMTPError(" ".join(self.lines), self.code, self.enhancedCode)
+
     def encode(self, enhanced: bool = True, utf8: bool = False) -> bytes:
         """
         The reply's octets.

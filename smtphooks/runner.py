@@ -33,9 +33,7 @@ TOLD = frozenset({"onReset", "onClose", "onError"})
 # The answer of these is ignored, or it may well be False.
 _MAY_ANSWER_FALSE = TOLD | {"onConnect", "onSecure", "onAuth"}
 
-HOOK_TIMED_OUT = SMTPError(
-    replies.HOOK_TIMED_OUT.lines[0], replies.HOOK_TIMED_OUT.code, replies.HOOK_TIMED_OUT.enhancedCode
-)
+HOOK_TIMED_OUT = replies.HOOK_TIMED_OUT.asError()
 
 _log = Logger()
 
@@ -106,7 +104,7 @@ class HookRunner:
         )
         if hook != "onError":
             self.tell("onError", failure, self.session)
-        return SMTPError(replies.HOOK_FAILED.lines[0], replies.HOOK_FAILED.code, replies.HOOK_FAILED.enhancedCode)
+        return replies.HOOK_FAILED.asError()
 
     def late(self, hook: object, result: object) -> None:
         """A hook has ended for whose answer nobody waits any more; that it was cancelled or cut short is no news."""

@@ -146,13 +146,19 @@ class ScramServer:
         return f"v={b64encode(_hmac(self._credentials.serverKey, message)).decode()}"
 
 
-def _decode(text: str) -> bytes:
+def maybeBase64(text: str | bytes) -> bytes | None:
+    """What a text in base64 stands for; None if it is anything else."""
     try:
         octets = b64decode(text, validate=True)
     except ValueError:
-        octets = None
+        return None
     # Not every Python minds padding where none is needed.
-    if octets is None or len(text) % 4:
+    return None if len(text) % 4 else octets
+
+
+def _decode(text: str) -> bytes:
+    octets = maybeBase64(text)
+    if octets is None:
         raise SMTPError("Malformed authentication data", 501, "5.5.2")
     return octets
 

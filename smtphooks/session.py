@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from smtphooks.netaddress import addressLiteral
+
 
 class TLSInfo(NamedTuple):
     """
@@ -209,7 +211,7 @@ class Session:
         @param recipient: named in the "for" clause; without it the only recipient is, and of several none (so that
             blind copies stay blind).
         """
-        peer = _neuter(_literal(self.remoteAddress)) if self.remoteAddress else ""
+        peer = _neuter(addressLiteral(self.remoteAddress)) if self.remoteAddress else ""
         name = _neuter(self.clientHostname) if self.clientHostname.strip("[]") != self.remoteAddress else ""
         tcpInfo = " ".join(filter(None, (name, peer)))
         client = _neuter(self.hostNameAppearsAs) or peer or "unknown"
@@ -223,11 +225,6 @@ class Session:
             lines.append(f"for <{recipient}>")
         date = formatdate(time.time(), localtime=True)
         return "\r\n\t".join(_printable(line) for line in lines) + f";\r\n\t{date}\r\n"
-
-
-def _literal(address: str) -> str:
-    """An address as RFC 5321 section 4.1.3 writes it."""
-    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
 def _neuter(name: str) -> str:

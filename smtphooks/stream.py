@@ -21,7 +21,7 @@ from zope.interface import implementer
 from smtphooks.awaiting import Waiting
 from smtphooks.consumer import ConsumerWriter
 from smtphooks.header import HeaderEnd, areFields, maybeSeparator, parseHeader
-from smtphooks.replies import HEADER_TOO_LARGE, TOO_LARGE, Reply, SMTPError
+from smtphooks.replies import HEADER_TOO_LARGE, TOO_LARGE
 
 # Octets that wait for the hook before the stream is full.  One pull from the wire (at most 64 KiB) may go
 # over it, and what the wire holds (at most 64 KiB less that pull) comes on top: less than 128 KiB in all.
@@ -223,7 +223,7 @@ class MessageStream:
         finally:
             self.room = ROOM
         if (search.end or search.octets) > HEADER_OCTETS:
-            raise _refusal(HEADER_TOO_LARGE)
+            raise HEADER_TOO_LARGE.asError()
         if len(chunks) > 1:
             chunks[:] = [b"".join(chunks)]
         return chunks[0][: search.end] if chunks else b""
@@ -331,7 +331,7 @@ class MessageStream:
             octets += len(piece)
             if limit and octets > limit:
                 pieces.clear()  # The traceback keeps them as long as the exception lives.
-                raise _refusal(TOO_LARGE)
+                raise TOO_LARGE.asError()
             pieces.append(piece)
             if len(pieces) - joined >= _PIECES:
                 pieces[joined:] = [b"".join(pieces[joined:])]
@@ -387,9 +387,5 @@ class MessageStream:
             return
         if failure is None and self.sizeExceeded and self._cutOversized:
             # Whoever the consumer hands it on to cannot look at sizeExceeded, and must not take it for whole.
-            failure = Failure(_refusal(TOO_LARGE))
+            failure = Failure(TOO_LARGE.asError())
         consumer.end(failure)
-
-
-def _refusal(reply: Reply) -> SMTPError:
-    return SMTPError(reply.lines[0], reply.code, reply.enhancedCode)

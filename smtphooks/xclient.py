@@ -16,6 +16,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 
+from smtphooks.netaddress import unmapped
 from smtphooks.replies import SMTPError
 
 # For NAME alone it matters why the name is unknown: a look-up that may work later is no reason to refuse for good.
@@ -72,12 +73,9 @@ def _address(value: str) -> str | None:
         address = ipaddress.IPv6Address(text) if isTagged else ipaddress.ip_address(text)
     except ValueError:
         return None
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.scope_id is not None:
+    if getattr(address, "scope_id", None) is not None:
         return None  # a zone means nothing to another host
-    mapped = address.ipv4_mapped
-    return str(address if mapped is None else mapped)
+    return str(unmapped(address))
 
 
 def _port(value: str) -> str | None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from smtphooks import counts
-from smtphooks.counts import NOT_COUNTED, AuthFailures, networkOf
+from smtphooks.counts import NOT_COUNTED, AuthFailures
+from smtphooks.netaddress import networkOf
 
 ADDRESS = "192.0.2.1"
 

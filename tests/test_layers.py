@@ -14,8 +14,8 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 
 # From the bottom up: a module imports from layers below its own, never from its own or from above.
 LAYERS = [
-    {"_version", "awaiting", "header", "replies", "session", "toml", "wire", "counts"},
-    {"clients", "consumer", "grammar", "steps", "scram", "xclient"},
+    {"_version", "awaiting", "header", "replies", "toml", "wire", "netaddress"},
+    {"clients", "consumer", "counts", "grammar", "session", "steps", "scram", "xclient"},
     {"sasl"},
     {"extensions"},
     {"options"},

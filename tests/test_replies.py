@@ -285,3 +285,8 @@ def test_a_class_of_refusals_cannot_acknowledge() -> None:
         responseCode = 250  # type: ignore[assignment]
 
     assert str(Mine("No", 551).reply(SITUATIONS["onRcptTo"])) == "551 5.1.6 No"
+
+
+def test_a_reply_makes_the_refusal_that_makes_it() -> None:
+    for reply in (replies.TOO_LARGE, replies.HOOK_FAILED, replies.BARE_NEWLINE):
+        assert reply.asError().reply(SITUATIONS["onData"]) == reply
