@@ -50,7 +50,8 @@ def auth(dialogue: Dialogue, argument: str) -> Task:
     mechanism = dialogue.mechanisms.find(name, session)
     if mechanism is None:
         return replies.UNKNOWN_MECHANISM
-    response = yield from _exchange(dialogue, mechanism.exchange(_initial(initial), session))
+    isHidden = getattr(mechanism, "hidesRefusals", False)
+    response = yield from _exchange(dialogue, mechanism.exchange(_initial(initial), session), isHidden)
     if response is None:
         return replies.TOO_MANY_AUTH_FAILURES
     if not response.accepts:
@@ -101,10 +102,13 @@ def refusalOf(response: AuthResponse) -> Reply:
 
 
 def _exchange(
-    dialogue: Dialogue, exchange: Generator[bytes | Auth, Any, AuthResponse]
+    dialogue: Dialogue, exchange: Generator[bytes | Auth, Any, AuthResponse], isHidden: bool
 ) -> Generator[Question, Any, AuthResponse | None]:
     """
     Carry challenges and responses between the mechanism and the client, and attempts to the hook.
+
+    What the hook refuses counts at once, as a challenge may say so to the client; but not where the mechanism hides
+    which users there are (C{isHidden}), or a client that breaks off could tell them by what has been counted.
 
     Returns None if the client's address has been barred meanwhile.
     """
@@ -133,10 +137,10 @@ def _exchange(
             dialogue.attempt = wanted
             try:
                 answer = yield from judge(dialogue, wanted)
-                if not answer.accepts and (reply := refusalOf(answer)).code >= 500:
+                if not answer.accepts and not isHidden and (reply := refusalOf(answer)).code >= 500:
                     yield from _count(dialogue, reply)
             except SMTPError as error:
-                if (reply := error.reply(situation)).code >= 500:
+                if not isHidden and (reply := error.reply(situation)).code >= 500:
                     yield from _count(dialogue, reply)
                 # For the mechanism to hide, if the client could learn from it which users there are.
                 resume, answer = exchange.throw, (refusal := error)
@@ -152,7 +156,9 @@ def _exchange(
 def judge(dialogue: Dialogue, attempt: Auth) -> Generator[Question, Any, AuthResponse]:
     """Ask C{onAuth}."""
     answer = yield Ask("onAuth", (attempt, dialogue.session))
-    return answer if isinstance(answer, AuthResponse) else AuthResponse(user=answer or None)
+    response = answer if isinstance(answer, AuthResponse) else AuthResponse(user=answer or None)
+    dialogue.refuser = "" if response.accepts else "onAuth"
+    return response
 
 
 def _response(line: bytes | LineFault) -> bytes:

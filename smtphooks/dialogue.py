@@ -13,7 +13,7 @@ from functools import lru_cache
 from types import GeneratorType
 from typing import Any, cast
 
-from smtphooks import commands, replies
+from smtphooks import commands, replies, transaction
 from smtphooks.authentication import AUTH_LINE_LENGTH
 from smtphooks.commands import COMMANDS
 from smtphooks.counts import NOT_COUNTED, AuthFailures
@@ -34,6 +34,9 @@ _TOWARDS_AUTHENTICATION = frozenset({"HELO", "EHLO", "LHLO", "STARTTLS", "AUTH",
 
 # What the client may try again later (RFC 5321 section 4.5.3.1.10) is no error of it, and has a limit of its own.
 _NO_ERRORS = (replies.TOO_MANY_RECIPIENTS, replies.TOO_MANY_REFUSED_RECIPIENTS)
+
+# What stands before the address that a command is about.
+_KEYWORDS = {"MAIL": "FROM", "RCPT": "TO"}
 
 # What most hooks say of a message.
 _TAKEN = (None,)
@@ -60,6 +63,8 @@ class Dialogue:
     @ivar junkCommands: how many have brought no message on since the last one.
     @ivar lineLength: octets of the command at hand, its line end included.
     @ivar lineLimit: octets that the next line may have.
+    @ivar refuser: the hook that has refused the command at hand, or the handler of an extension; empty if it is the
+        server that does.
     @ivar hasFailed: the AUTH at hand has failed, and that is known.
     @ivar subject: the sender or recipient that the command at hand is about.
     @ivar attempt: the last attempt of AUTH that onAuth was asked about.
@@ -73,7 +78,6 @@ class Dialogue:
         "_isEnhanced",
         "_question",
         "_refusedByHook",
-        "_refuser",
         "_task",
         "_unauthenticated",
         "_unrecognized",
@@ -91,6 +95,7 @@ class Dialogue:
         "mechanisms",
         "messages",
         "options",
+        "refuser",
         "session",
         "speaksUtf8",
         "state",
@@ -131,7 +136,7 @@ class Dialogue:
         self._isEnhanced = not options.hideENHANCEDSTATUSCODES
         self.speaksUtf8 = False
         self._refusedByHook = False
-        self._refuser: str | Callable[..., Any] = ""
+        self.refuser: str | Callable[..., Any] = ""
         self.attempt: Auth | None = None
         self.hasFailed = False
         self.subject: str | None = None
@@ -151,7 +156,7 @@ class Dialogue:
         """A line has arrived; there must be no question open."""
         assert self._task is None, "the dialogue stands still until its question is answered"
         self._question = self.attempt = self.subject = None
-        self._refuser = ""
+        self.refuser = self.verb = ""
         self.hasFailed = False
         if self.speaksUtf8:
             self.speaksUtf8 = self.inTransaction  # it was this one that asked for it
@@ -176,13 +181,13 @@ class Dialogue:
         assert self._task is not None, "no question is open"
         if type(value) is Verdict and value.results != _TAKEN:
             self._refusedByHook = any(isinstance(result, SMTPError) for result in value.results)
-            self._refuser = "onData" if self._refusedByHook else ""
+            self.refuser = "onData" if self._refusedByHook else ""
         return self._advance(self._task.send, value)
 
     def refuse(self, error: SMTPError) -> Step:
         """The open question has been answered with a refusal."""
         assert self._task is not None, "no question is open"
-        self._refuser = self._question.hook if isinstance(self._question, Ask) else ""
+        self.refuser = self._question.hook if isinstance(self._question, Ask) else ""
         # A failed AUTH is the client's error, a recipient that a hook does not want is not.
         self._refusedByHook = self._situation is not SITUATIONS["onAuth"]
         return self._advance(self._task.throw, error)
@@ -202,11 +207,6 @@ class Dialogue:
     def inTransaction(self) -> bool:
         """MAIL was accepted and the transaction has not ended; what the envelope says meanwhile is up to the hooks."""
         return self.state in _WITHIN
-
-    @property
-    def refuser(self) -> str | Callable[..., Any]:
-        """The hook that has refused the command at hand, or the handler of an extension; empty if it was the server."""
-        return self._refuser
 
     def shows(self, verb: str) -> bool:
         """May the argument of this verb be shown in a log?  What an extension does with its own is not known."""
@@ -275,13 +275,16 @@ class Dialogue:
             return self._conclude(replies.NOT_IMPLEMENTED)
         if command is None:
             return self._handle(commands.extended, argument)
-        if self.state in command.refusals:
-            return self._conclude(command.refusals[self.state])
-        if command.bare and argument:
-            return self._conclude(replies.NO_ARGUMENT_ALLOWED)
-        if command.encrypted and options.needsUpgrade and not self.session.secure:
-            return self._conclude(replies.STARTTLS_FIRST)
-        return self._handle(command.handle, argument)
+        refusal = command.refusals.get(self.state)
+        if refusal is None and command.bare and argument:
+            refusal = replies.NO_ARGUMENT_ALLOWED
+        if refusal is None and command.encrypted and options.needsUpgrade and not self.session.secure:
+            refusal = replies.STARTTLS_FIRST
+        if refusal is None:
+            return self._handle(command.handle, argument)
+        if verb in _KEYWORDS:
+            transaction.seeSubject(self, argument, _KEYWORDS[verb])
+        return self._conclude(refusal)
 
     def _isTooMuchJunk(self) -> bool:
         """Count a command that brings no message on, as Postfix does (SMTPD_CMD_FLAG_LIMIT)."""
@@ -321,6 +324,8 @@ class Dialogue:
             return self._conclude(refusal.reply(self._situation))
         if type(question) is Ask:
             self._question = question
+        if self.refuser:
+            self.refuser = ""  # The hook's refusal was not the end of it.
         return question
 
     @property
@@ -348,6 +353,7 @@ class Dialogue:
             if self.options.maxErrors and self.errors > self.options.maxErrors and len(given) == 1:
                 answer = replies.TOO_MANY_ERRORS
                 given = (answer,)
+                self.refuser = ""
         self._refusedByHook = False
         for reply in given:
             if reply.code >= 400:

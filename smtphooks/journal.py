@@ -9,6 +9,7 @@ This module knows what has happened, not how.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, deque
 from collections.abc import Callable
 from time import monotonic, time
 from typing import Any
@@ -54,11 +55,9 @@ def _info(text: str, **event: Any) -> None:
 
 class LineLimit:
     """
-    So many lines about refusals may an address write in a second; of the rest only the number is logged.
+    So many lines may an address write in any second; of the rest only the number is logged.
 
-    Of IPv6 a network of 64 bits counts as an address.  All connections of a factory share one.
-
-    @ivar hasMore: a number has still to be logged.
+    Of IPv6 a network of 64 bits counts as an address.  All listeners of a service share one.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
@@ -66,33 +65,40 @@ class LineLimit:
         @param seconds: what time it is.
         """
         self._seconds = seconds
-        self._began = float("-inf")
-        self._lines: dict[str, int] = {}
-        self.hasMore = False
+        self._flushed = float("-inf")
+        self._lines: dict[str, deque[float]] = {}  # times of the last ones, by network
+        self._more: Counter[str] = Counter()
+
+    @property
+    def hasMore(self) -> bool:
+        """A number has still to be logged."""
+        return bool(self._more)
 
     def admits(self, address: str) -> bool:
         """May one more line be written?"""
-        self.flush()
+        now = self.flush()
         network = networkOf(address)
-        self._lines[network] = lines = self._lines.get(network, 0) + 1
-        self.hasMore = self.hasMore or lines > _MOST_LINES
-        return lines <= _MOST_LINES
+        times = self._lines.setdefault(network, deque(maxlen=_MOST_LINES))
+        if len(times) == _MOST_LINES and 0 <= now - times[0] < 1:
+            self._more[network] += 1
+            return False
+        times.append(now)
+        return True
 
-    def flush(self) -> None:
-        """Begin anew if a second has passed."""
+    def flush(self) -> float:
+        """Once a second, log the numbers and forget addresses that have fallen silent.  The time of now."""
         now = self._seconds()
-        if now - self._began >= 1:
+        if not 0 <= now - self._flushed < 1:
+            self._flushed = now
             self.report()
-            self._lines.clear()
-            self._began = now
+            self._lines = {network: times for network, times in self._lines.items() if 0 <= now - times[-1] < 1}
+        return now
 
     def report(self) -> None:
         """Log how many lines there would have been more."""
-        for network, lines in self._lines.items() if self.hasMore else ():
-            if lines > _MOST_LINES:
-                _log.warn("{count} more refusals of {peer} within a second", peer=network, count=lines - _MOST_LINES)
-                self._lines[network] = _MOST_LINES
-        self.hasMore = False
+        for network, count in self._more.items():
+            _log.warn("{count} more refusals of {peer} within a second", peer=network, count=count)
+        self._more.clear()
 
 
 class Journal:

@@ -47,5 +47,5 @@ def networkOf(address: str) -> str:
 
 
 def asPath(name: str) -> str:
-    """The path of a UNIX socket, such that it is no IP address whatever a client has named it."""
-    return name if maybeIP(name) is None else f"./{name}"
+    """The path of a UNIX socket, such that it does not begin like an IP address whatever a client has named it."""
+    return f"./{name}" if name and not name.startswith(("/", ".")) else name

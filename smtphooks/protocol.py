@@ -27,7 +27,7 @@ from smtphooks.hooks import nameOf
 from smtphooks.journal import Journal
 from smtphooks.patience import Patience
 from smtphooks.receiver import Receiver
-from smtphooks.replies import BROKEN_PROTOCOL, SITUATIONS, Reply, SMTPError
+from smtphooks.replies import BROKEN_PROTOCOL, FAULTS, SITUATIONS, Reply, SMTPError
 from smtphooks.runner import HookRunner
 from smtphooks.session import Envelope, Session
 from smtphooks.steps import (
@@ -80,7 +80,6 @@ class SMTPServerProtocol(Protocol):
         self._code = 0  # of the last reply, or the worst of several
         self._isHandshaking = False
         self._transcript: Transcript | None = None
-        self._authFailure: Reply | None = None  # what the log has, and the client will get
         self._judged: Envelope | None = None  # while the replies to its message are said
         self._awaitsTLS = False  # the dialogue stands still until the handshake is done
         self._aborted = False
@@ -522,23 +521,25 @@ class SMTPServerProtocol(Protocol):
 
     def _note(self, reply: Reply, recipient: str | None, by: str | None = None) -> None:
         """Let the log know of a refusal."""
-        dialogue = self._dialogue
-        if reply == self._authFailure and by is None:
-            self._authFailure = None  # it has been logged already
-            return
-        verb, mailFrom = "", self._envelope.mailFrom
-        sender = None if mailFrom is None else str(mailFrom)
+        dialogue, envelope = self._dialogue, self._envelope
+        verb, sender = "", None if envelope.mailFrom is None else str(envelope.mailFrom)
         if by is None:
+            if dialogue.hasFailed and reply.code >= 500:
+                return  # It has been logged as what AUTH came to.
             verb, by = dialogue.knownVerb, nameOf(dialogue.refuser) if dialogue.refuser else "server"
-            sender = dialogue.subject if verb == "MAIL" and dialogue.subject is not None else sender
-            recipient = dialogue.subject if verb == "RCPT" else recipient
+            if verb == "MAIL":
+                sender = dialogue.subject or sender
+            elif verb == "RCPT":
+                recipient = dialogue.subject
+            elif self._judged is not None:
+                by = "server" if reply in FAULTS else by
+                if self.factory.options.lmtp and len(envelope.rcptTo) == 1:
+                    recipient = str(envelope.rcptTo[0])
         self._journal.refusal(verb, reply, by, sender, recipient)
 
     def _authFailed(self, step: AuthFailed) -> None:
-        attempt = self._dialogue.attempt
-        if attempt is not None:
-            self._journal.authentication(attempt, step.reply)
-            self._authFailure = step.reply
+        if self._dialogue.attempt is not None:
+            self._journal.authentication(self._dialogue.attempt, step.reply)
         self._do(self._exchange.tell(self._dialogue.answer, None))
 
     def _hangUp(self, refusal: SMTPError) -> None:

@@ -301,6 +301,9 @@ BARE_NEWLINE = Reply(550, "Bare <CR> or <LF> in message, only <CR><LF> ends a li
 # What onError is told of: the peer speaks something else than SMTP.
 BROKEN_PROTOCOL = frozenset({BARE_LINE_END, BARE_NEWLINE, EARLY_TALKER, HTTP_REFUSED, TALKED_BEFORE_TLS, BDAT_SYNTAX})
 
+# What the server itself says of a message, whatever its hook does.
+FAULTS = frozenset({TOO_LARGE, BARE_NEWLINE})
+
 
 def ok(text: object, default: Reply) -> Reply:
     """The 250 reply with a hook's text, or the standing one if the hook gave no text."""

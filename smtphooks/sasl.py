@@ -284,6 +284,8 @@ class _External:
 class _Scram:
     """RFC 5802 and 7677, with the channel binding of RFC 9266 if C{plus}."""
 
+    hidesRefusals = True  # RFC 5802 section 9: it goes on as if there was such a user
+
     def __init__(self, plus: bool, plusOffered: bool, unknownUsers: Callable[[], UnknownUsers]) -> None:
         self.name = "SCRAM-SHA-256-PLUS" if plus else "SCRAM-SHA-256"
         self._plus = plus

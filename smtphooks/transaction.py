@@ -73,10 +73,10 @@ def mail(dialogue: Dialogue, argument: str) -> Task:
     """RFC 5321 section 4.1.1.2."""
     options, session = dialogue.options, dialogue.session
     if session.user is None and not options.authOptional:
-        _seeSubject(dialogue, argument, "FROM")
+        seeSubject(dialogue, argument, "FROM")
         return Reply(530, options.authRequiredMessage, "5.7.0")
     if options.maxTransactions and dialogue.messages >= options.maxTransactions:
-        _seeSubject(dialogue, argument, "FROM")
+        seeSubject(dialogue, argument, "FROM")
         return replies.TOO_MANY_TRANSACTIONS
     lenient = options.lenientAddressParsing
     parts = grammar.commonPath(argument, "FROM") or grammar.splitPath(argument, "FROM", lenient)
@@ -114,7 +114,7 @@ def rcpt(dialogue: Dialogue, argument: str) -> Task:
     options, session = dialogue.options, dialogue.session
     tally = dialogue.tally
     if not tally.hasRoom(options.maxRecipients, dialogue.lineLength):
-        _seeSubject(dialogue, argument, "TO")
+        seeSubject(dialogue, argument, "TO")
         tally.refused += 1
         isEnough = tally.refused > _RECIPIENTS_REFUSED
         return replies.TOO_MANY_REFUSED_RECIPIENTS if isEnough else replies.TOO_MANY_RECIPIENTS
@@ -140,7 +140,7 @@ def rcpt(dialogue: Dialogue, argument: str) -> Task:
     return replies.ok(answer, replies.RECIPIENT_OK)
 
 
-def _seeSubject(dialogue: Dialogue, argument: str, keyword: str) -> None:
+def seeSubject(dialogue: Dialogue, argument: str, keyword: str) -> None:
     """Of a command that is refused unseen the log wants to know whom it was about, if that is easily said."""
     parts = grammar.commonPath(argument, keyword)
     dialogue.subject = None if parts is None else parts[0][0]

@@ -652,7 +652,9 @@ def test_the_path_of_a_unix_client_has_no_control_character() -> None:
     assert client.session.remoteAddress == "/tmp/a?2026-01-01 forged?[2J"
 
 
-@pytest.mark.parametrize("name", ["127.0.0.1", "2001:db8::1"])
+@pytest.mark.parametrize(
+    "name", ["127.0.0.1", "2001:db8::1", "[2001:db8::1]", "127.0.0.1 with PLAIN", "::ffff:127.0.0.1"]
+)
 def test_a_unix_client_cannot_name_itself_like_an_address(name: str) -> None:
     """It binds its socket to any path, a relative one too."""
     options = {"useXClient": ["127.0.0.1", "2001:db8::/32"], "debugPeers": ["127.0.0.1"], "useProxy": ["127.0.0.1"]}

@@ -220,6 +220,8 @@ QUOTED = "\n".join(
             f"host twistd[12]: {_TIME} {_LINE}",
         ),
         *(_OBJECT, f" {_OBJECT}", f"host twistd[12]: {_OBJECT}"),
+        # A NUL ends a line in the journal.
+        *(f"bad\0{_LINE}", f"bad\0{_TIME} {_LINE}"),
         "[smtphooks.journal#info] AUTH of 198.51.100.10 refused by server: 421 4.7.0 Too many failed authentications "
         "from your address",
     ]
@@ -264,35 +266,46 @@ def inAFile(log: str) -> str:
 
 
 def inTheJournal(log: str) -> str:
-    """What fail2ban makes of the entries of a unit: each line is one, and has its time, its host and its program."""
-    return "".join(f"2026-11-25 12:00:00 host twistd[12]: {line}\n" for line in log.splitlines())
+    """
+    What fail2ban makes of the entries of a unit: each line is one, and has its time, its host and its program.
+
+    A line ends with a newline or a NUL (journald.conf(5), LineMax).
+    """
+    return "".join(f"2026-11-25 12:00:00 host twistd[12]: {line}\n" for line in re.split("[\n\0]", log))
+
+
+def asJSON(file: io.StringIO) -> ILogObserver:
+    return FileLogObserver(file, lineOfJSON)
 
 
 @pytest.mark.parametrize(
-    "observer",
-    [textFileLogObserver, lambda file: FileLogObserver(file, lineOfJSON)],
-    ids=["text", "json"],
+    ("place", "observer", "found"),
+    [
+        (inAFile, textFileLogObserver, 1),
+        (inAFile, asJSON, 1),
+        (inTheJournal, asJSON, 1),
+        (inTheJournal, textFileLogObserver, 0),
+    ],
 )
-@pytest.mark.parametrize("place", [inAFile, inTheJournal])
 @requires("fail2ban-regex")
 def test_fail2ban_finds_failed_authentications_and_no_others(
-    place: Callable[[str], str], observer: Any, tmp_path: Path
+    place: Callable[[str], str], observer: Any, found: int, tmp_path: Path
 ) -> None:
     log = tmp_path / "smtphooks.log"
     log.write_text(place(linesOfFailures(observer)))
     assert log.read_text().count("AUTH failed from 198.51.100.10") > 3, "there is something to be misread"
-    found = subprocess.run(
+    ran = subprocess.run(
         [str(which("fail2ban-regex")), "--print-all-matched", str(log), str(FILTER)],
         capture_output=True,
         text=True,
         check=False,
         timeout=PATIENCE,
     )
-    matched = [line.strip(" |") for line in found.stdout.partition("Matched line(s):")[2].splitlines()]
+    matched = [line.strip(" |") for line in ran.stdout.partition("Matched line(s):")[2].splitlines()]
     for peer in ("192.0.2.7", "2001:db8::7", "192.0.2.8"):
-        assert sum(f"AUTH failed from {peer} with PLAIN as" in line for line in matched) == 1, found.stdout
-        assert sum(f"AUTH of {peer} refused by server: 421 4.7.0 Too many" in line for line in matched) == 1
-    assert re.search(r"^Lines: \d+ lines, 0 ignored, 6 matched", found.stdout, re.MULTILINE), found.stdout
+        assert sum(f"AUTH failed from {peer} with PLAIN as" in line for line in matched) == found, ran.stdout
+        assert sum(f"AUTH of {peer} refused by server: 421 4.7.0 Too many" in line for line in matched) == found
+    assert re.search(rf"^Lines: \d+ lines, 0 ignored, {6 * found} matched", ran.stdout, re.MULTILINE), ran.stdout
 
 
 def test_the_jail_names_the_filter() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scramp import ScramMechanism
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import LogEvent, eventAsText, formatEvent, globalLogPublisher
@@ -410,6 +412,8 @@ REFUSED = [
     ("", (*ENVELOPE, "DATA", "a too large message", "."), "DATA", "server", "sender@client.test", ""),
     ("", (HELLO, "MAIL FROM:<ann@a.test> SIZE=x"), "MAIL", "server", "ann@a.test", ""),
     ("", (HELLO, "MAIL FROM:<ann@a.test> SIZE=6"), "MAIL", "server", "ann@a.test", ""),
+    ("", ("MAIL FROM:<ann@a.test>",), "MAIL", "server", "ann@a.test", ""),
+    ("", (HELLO, "RCPT TO:<joe@mx.test>"), "RCPT", "server", "", "joe@mx.test"),
     ("", (*ENVELOPE, "RCPT TO:<one.more@mx.test>"), "RCPT", "server", "sender@client.test", "one.more@mx.test"),
 ]
 
@@ -453,6 +457,51 @@ def test_a_refusal_of_the_server_is_not_taken_for_that_of_the_hook_before_it(eve
 def test_a_sender_that_may_not_send_without_authentication_is_named(events: Events) -> None:
     connect(authOptional=False, onAuth=lambda *_: None).say(HELLO, MAIL)
     assert [(event["code"], event["sender"]) for event in refusalsOf(events)] == [(530, "sender@client.test")]
+
+
+@pytest.mark.parametrize("fault", ["x" * 3000, "NOOP \x01"])
+def test_a_line_that_is_no_command_is_not_taken_for_the_one_before_it(fault: str, events: Events) -> None:
+    connect().say(*ENVELOPE, fault)
+    assert [(event["verb"], event["recipient"]) for event in refusalsOf(events)] == [("", "")]
+
+
+def test_the_last_of_too_many_errors_is_the_servers(events: Events) -> None:
+    def onAuth(auth: Any, session: Any) -> None:
+        raise SMTPError("No such user", 535)
+
+    client = connect(maxErrors=1, allowInsecureAuth=True, onAuth=onAuth)
+    client.say(HELLO, "MAIL", f"AUTH PLAIN {plain('ann', WRONG_PASSWORD)}")
+    client.clock.advance(1)
+    assert [(event["code"], event["by"]) for event in refusalsOf(events)] == [(501, "server"), (421, "server")]
+
+
+@pytest.mark.parametrize(
+    "decide", [lambda: AuthResponse(responseCode=454), lambda: fail(SMTPError("The database is away", 454))]
+)
+def test_a_refusal_of_AUTH_for_now_is_the_hooks(decide: Any, events: Events) -> None:
+    client = connect(allowInsecureAuth=True, onAuth=lambda auth, session: decide())
+    client.say(HELLO, f"AUTH PLAIN {plain('ann')}")
+    assert [(event["code"], event["by"]) for event in refusalsOf(events)] == [(454, "onAuth")]
+
+
+@pytest.mark.parametrize(("options", "code"), [({"size": 3}, 552), ({"bareNewline": "reject"}, 550)])
+def test_what_the_server_has_against_a_message_is_the_servers(
+    options: dict[str, Any], code: int, events: Events
+) -> None:
+    """Whatever its hook has answered for some of the recipients."""
+    client = connect(lmtp=True, onData=lambda stream, session: [SMTPError("No", 554), None], **options)
+    client.say(*LMTP_ENVELOPE, "RCPT TO:<other@mx.test>", "DATA")
+    client.feed(b"a\nb\r\n.\r\n")
+    assert [(event["code"], event["by"], event["recipient"]) for event in refusalsOf(events)] == [
+        (554, "onData", "user@mx.test"),
+        (code, "server", "other@mx.test"),
+    ]
+
+
+def test_with_LMTP_the_only_recipient_is_named_too(events: Events) -> None:
+    client = connect(lmtp=True, onData=lambda stream, session: SMTPError("No", 554))
+    client.say(*LMTP_ENVELOPE, "DATA", ".")
+    assert [event["recipient"] for event in refusalsOf(events)] == ["user@mx.test"]
 
 
 def test_the_handler_of_an_extension_is_named(events: Events) -> None:
@@ -557,6 +606,26 @@ def test_other_refusals_keep_no_failed_AUTH_from_the_log(events: Events) -> None
     assert [event["user"] for event in events if "method" in event] == ["ann"]
 
 
+def test_ten_lines_a_second_are_ten_in_any_second(events: Events) -> None:
+    client = connect(maxUnrecognizedCommands=0, maxErrors=0)
+    client.factory.doStart()
+    for seconds in (0.9, 0.2, 0.2, 0.9):
+        client.say(*["NOPE"] * 10)
+        client.clock.advance(seconds)
+    assert len(refusalsOf(events)) == 20
+    client.clock.advance(1)
+    assert sum(event["count"] for event in events if "count" in event) == 20
+    client.lose()
+
+
+def test_a_clock_that_is_set_back_keeps_no_line_from_the_log(events: Events) -> None:
+    now = [1000.0]
+    limit = journal.LineLimit(lambda: now[0])
+    assert [limit.admits("192.0.2.7") for _ in range(11)] == [True] * 10 + [False]
+    now[0] = 10.0
+    assert limit.admits("192.0.2.7")
+
+
 def test_clients_too_many_write_ten_lines_a_second(events: Events) -> None:
     factory = makeFactory(maxClients=1)
     Client(factory)
@@ -630,6 +699,41 @@ def test_an_AUTH_is_logged_once_whatever_its_exchange(events: Events) -> None:
     assert client.replies()[-1].startswith("535 ")
     assert len([event for event in events if "method" in event]) == 1
     assert not refusalsOf(events)
+
+
+def test_what_SCRAM_hides_is_neither_counted_nor_logged_before_its_end(events: Events) -> None:
+    """Or a client that breaks off could tell which users there are by what has been counted."""
+    credentials = ScramMechanism("SCRAM-SHA-256").make_auth_info(PASSWORD)
+    known = {"ann": AuthResponse(user="ann", data=credentials)}
+    factory = makeFactory(
+        allowInsecureAuth=True,
+        authMethods=["SCRAM-SHA-256"],
+        authFailuresPerAddress=2,
+        onAuth=lambda auth, session: known.get(auth.username),
+    )
+    for user in ("ann", "joe"):
+        for _ in range(3):
+            client = Client(factory)
+            line = f"AUTH SCRAM-SHA-256 {encoded(f'n,,n={user},r=abc')}"
+            assert client.say(HELLO, line)[-1].startswith("334 ")
+            assert client.last("*") == "501 5.7.0 Authentication cancelled"
+            client.lose()
+    assert not [event for event in events if "method" in event]
+    assert {event["by"] for event in refusalsOf(events)} == {"server"}
+
+
+@pytest.mark.parametrize("answer", [SMTPError("No such user", 535), AuthResponse(message="No such user"), None])
+def test_SCRAM_that_has_failed_is_logged_once(answer: Any, events: Events) -> None:
+    client = connect(allowInsecureAuth=True, authMethods=["SCRAM-SHA-256"], onAuth=lambda auth, session: answer)
+    challenge = client.last(HELLO, f"AUTH SCRAM-SHA-256 {encoded('n,,n=joe,r=abc')}").removeprefix("334 ")
+    nonce = b64decode(challenge).decode().partition(",")[0]
+    client.say(encoded(f"c=biws,{nonce},p={encoded('x' * 32)}"))
+    client.clock.advance(1)
+    assert client.replies() == ["535 5.7.8 Authentication credentials invalid"]
+    client.lose()
+    assert [event["user"] for event in events if "method" in event] == ["joe"]
+    assert not refusalsOf(events)
+    assert events.connections[0]["refusals"] == 1
 
 
 def test_the_last_error_of_a_client_does_not_hide_that_AUTH_failed(events: Events) -> None:

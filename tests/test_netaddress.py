@@ -36,4 +36,5 @@ def test_an_IPv4_address_that_IPv6_wraps_is_taken_out() -> None:
 @given(st.text() | st.ip_addresses().map(str))
 def test_a_path_is_never_an_address(name: str) -> None:
     assert maybeIP(asPath(name)) is None
+    assert asPath(name).startswith(("/", ".")) or not name
     assert asPath(name).endswith(name)

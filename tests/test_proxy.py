@@ -82,7 +82,7 @@ VALID = {
     block(UNIX_DATAGRAM, bytes(216)): (None, 0, None, 0),
     unix(b"/tmp/client"): ("/tmp/client", 0, "/run/smtp.sock", 0),
     unix(b"/tmp/client\0left over"): ("/tmp/client", 0, "/run/smtp.sock", 0),
-    unix(b"", b"x" * 108): ("", 0, "x" * 108, 0),
+    unix(b"", b"x" * 108): ("", 0, "./" + "x" * 108, 0),
     unix(b"127.0.0.1"): ("./127.0.0.1", 0, "/run/smtp.sock", 0),
     unix(b"::1"): ("./::1", 0, "/run/smtp.sock", 0),
     unix(b"\0abstract"): ("", 0, "/run/smtp.sock", 0),
