@@ -36,7 +36,9 @@ _CALLS = (
 _PARTS = {
     "wire": ("wire",),
     "dialogue": ("dialogue", "commands", "transaction", "grammar", "replies", "extensions", "steps", "session"),
-    "hooks and message stream": ("hooks", "calling", "runner", "receiver", "delivery", "stream", "awaiting"),
+    "hooks and message stream": (
+        *("hooks", "calling", "coroutines", "sharing", "runner", "receiver", "delivery", "stream", "awaiting"),
+    ),
     "protocol": (
         "protocol",
         "exchange",

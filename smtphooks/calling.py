@@ -20,17 +20,13 @@ from time import perf_counter
 from types import CoroutineType
 from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from smtphooks.awaiting import Waiting
+from smtphooks.coroutines import WRONG_REACTOR, Begun, Run, begin, callAndBegin, checkedFuture
+from smtphooks.sharing import Waiter, maybeDealtWith
 
 _NEVER = float("inf")
-
-WRONG_REACTOR = (
-    "a hook needs the event loop of asyncio, which this reactor does not run: before anything imports the reactor, call"
-    " twisted.internet.asyncioreactor.install(), or start with twistd --reactor=asyncio"
-)
 
 
 class PendingAnswer:
@@ -41,53 +37,45 @@ class PendingAnswer:
     @ivar isThere: it is.
     """
 
-    __slots__ = ("_arguments", "_awaited", "_caller", "_hook", "_then", "isThere", "result")
+    __slots__ = ("_arguments", "_caller", "_hook", "_then", "_wait", "isThere", "result")
 
-    def __init__(self, caller: HookCaller, hook: object, awaited: Deferred[Any]) -> None:
+    def __init__(self, caller: HookCaller, hook: object, wait: Waiter | Run) -> None:
         self._caller = caller
         self._hook = hook
         self._then: Callable[..., object] | None = None
         self._arguments: tuple[object, ...] = ()
         self.isThere = False
         self.result: Any = None
-        self._await(awaited)
+        self._wait: Waiter | Run | PendingAnswer | None = wait
+        wait.begin(self._came, self._raised)
 
-    def _await(self, awaited: Deferred[Any]) -> None:
-        self._awaited = awaited
-        awaited.addBoth(self._fired, awaited)
-
-    def _fired(self, result: Any, awaited: Deferred[Any]) -> Any:
-        """
-        Something that the hook waited for has fired.
-
-        @return: what stays in the Deferred, which the hook may return a second time.
-        """
-        answer = result
-        if result is not None:
-            answer = self._caller.settle(self._hook, result.deferred if type(result) is _Returned else result)
+    def _came(self, result: Any) -> None:
+        """What the hook waited for is there; it may be something to wait for in turn."""
+        answer = result if result is None else self._caller.settle(self._hook, result)
         if type(answer) is PendingAnswer:
-            self._awaited = answer._awaited
+            self._wait = answer
             answer.then(self._answered)
         else:
             self._answered(answer)
-        if isinstance(result, Failure):
-            # Its failure has been dealt with; but a look-up that is remembered, and returned for the next client, must
-            # not look like one that has succeeded, as it would with None in it.
-            isNews = not isinstance(result.value, _ReturnedAgain)
-            return _left(awaited, Failure(_ReturnedAgain(result.value)) if isNews else result)
-        return result
+
+    def _raised(self, failure: Failure) -> None:
+        self._caller.crashed(self._hook, failure)
 
     def _answered(self, answer: Any) -> None:
         self.result = answer
         self.isThere = True
-        if self._then is not None:
-            self._then(answer, *self._arguments)
+        then, arguments = self._then, self._arguments
+        # They all know this answer in turn; to let go of them here leaves no cycle to the garbage collector.
+        self._wait, self._then, self._arguments = None, None, ()
+        if then is not None:
+            then(answer, *arguments)
 
     def then(self, then: Callable[..., object], *arguments: object) -> None:
         """Have this called with the answer, and with the arguments behind it."""
-        self._then, self._arguments = then, arguments
         if self.isThere:
             then(self.result, *arguments)
+        else:
+            self._then, self._arguments = then, arguments
 
     def cancel(self) -> None:
         """
@@ -95,38 +83,8 @@ class PendingAnswer:
 
         It may still take a while to end, or go on as if nothing was said.
         """
-        try:
-            self._awaited.cancel()
-        except BaseException:
-            # A canceller is code of others.  The Deferred that it belongs to would never fire.
-            self._caller.crashed(self._hook, Failure())
-            self._fire(self._awaited)
-
-    def _fire(self, awaited: Deferred[Any]) -> None:
-        while awaited.called and isinstance(awaited.result, Deferred):
-            awaited = awaited.result
-        if not awaited.called:
-            awaited.errback(CancelledError())
-
-
-class _ReturnedAgain(RuntimeError):
-    """What a Deferred fails with whose failure has been dealt with."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        super().__init__(f"a Deferred that had failed was returned a second time: {error!r}")
-
-
-class _Returned:
-    """
-    A Deferred that a coroutine has returned after it had to wait.
-
-    A Deferred cannot be fired with another one; and if Twisted waited for it, nothing would stay in it.
-    """
-
-    __slots__ = ("deferred",)
-
-    def __init__(self, deferred: Deferred[Any]) -> None:
-        self.deferred = deferred
+        if self._wait is not None:
+            self._wait.cancel()
 
 
 class HookCaller:
@@ -167,7 +125,7 @@ class HookCaller:
             if self._isForAsyncio:
                 result = self.step(name, hook, *arguments)
             else:
-                result = self.step(name, _callAndBegin, hook, arguments)
+                result = self.step(name, callAndBegin, hook, arguments)
         except BaseException:
             # Even SystemExit, as a Deferred has it: a hook harms its own connection only (invariant 10).
             return Failure()
@@ -205,9 +163,9 @@ class HookCaller:
         """What an answer comes to; what is returned is as with L{call}."""
         try:
             while type(result) is CoroutineType:
-                result = self._asTask(name, result) if self._isForAsyncio else self.step(name, _begin, result)
-            if type(result) is _Begun:
-                return self._pending(name, Deferred.fromCoroutine(self._goOn(name, result.coroutine, result.awaited)))
+                result = self._asTask(name, result) if self._isForAsyncio else self.step(name, begin, result)
+            if type(result) is Begun:
+                return self._pending(name, Run(self.step, name, result))
             if result is None or isinstance(result, (str, Failure)):
                 return result
             if isinstance(result, BaseException):
@@ -216,11 +174,15 @@ class HookCaller:
             if type(result) is AsyncioCoroutine:
                 result = self._asTask(name, result.coroutine)
             elif asyncio.isfuture(result):
-                result = Deferred.fromFuture(_checkedFuture(result))
+                result = Deferred.fromFuture(checkedFuture(result))
             elif not isinstance(result, Deferred) and inspect.isawaitable(result):
                 return self.settle(name, _await(result))
             if isinstance(result, Deferred):
-                return self._pending(name, result)
+                failure = maybeDealtWith(result)
+                if failure is not None:
+                    # A look-up that is remembered: with Twisted there would be None in it, which looks like success.
+                    raise RuntimeError(f"a Deferred that had failed was returned a second time: {failure.value!r}")
+                return self._pending(name, Waiter(result))
             if isinstance(result, type) and issubclass(result, BaseException):
                 raise TypeError(f"a hook answered the class {result.__name__}; to refuse, raise one of these")
             if inspect.isgenerator(result) or inspect.isasyncgen(result):
@@ -230,32 +192,9 @@ class HookCaller:
             return Failure()
         return result
 
-    def _pending(self, name: object, awaited: Deferred[Any]) -> Any:
-        answer = PendingAnswer(self, name, awaited)
+    def _pending(self, name: object, wait: Waiter | Run) -> Any:
+        answer = PendingAnswer(self, name, wait)
         return answer.result if answer.isThere else answer
-
-    def _goOn(self, name: object, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
-        """
-        The rest of a coroutine that has come to its first await: what C{yield from} does (PEP 380), from there, in the
-        context of the connection, and with futures of asyncio in the place of Deferreds where there are any.
-        """
-        while True:
-            resume: Callable[[Any], Any]
-            try:
-                # What the stream waits with is ours alone.
-                value = yield awaited if type(awaited) is Waiting else _deferred(awaited)
-            except GeneratorExit:
-                coroutine.close()  # and not thrown into it: it may have been closed already
-                raise
-            except BaseException as error:
-                resume, value = coroutine.throw, error
-            else:
-                resume = coroutine.send
-            try:
-                awaited = self.step(name, resume, value)
-            except StopIteration as end:
-                answer = end.value
-                return _Returned(answer) if answer is not None and isinstance(answer, Deferred) else answer
 
     def _asTask(self, name: object, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
         loop = asyncio._get_running_loop()
@@ -266,84 +205,6 @@ class HookCaller:
         if sys.version_info >= (3, 11):
             return Deferred.fromFuture(loop.create_task(steps, context=self._context))
         return Deferred.fromFuture(self.step(name, loop.create_task, steps))  # pragma: no cover
-
-
-class _Quiet:
-    """In the place of Twisted's note that a Deferred has failed and no code has looked at it."""
-
-    failResult: object = None
-
-
-def _left(deferred: Deferred[Any], failure: Failure) -> Failure:
-    """
-    Leave a failure in a Deferred for the next who looks, and have Twisted not complain that there may be none.
-
-    Without the attribute, which is Twisted's own, it would complain; nothing else would be different.
-    """
-    noted = getattr(deferred, "_debugInfo", None)
-    if noted is not None:
-        noted.failResult = None
-    deferred._debugInfo = _Quiet()  # type: ignore[assignment]
-    return failure
-
-
-class _Tap:
-    """
-    A Deferred that fires as another does, and takes nothing out of it.
-
-    Twisted would leave None in a Deferred that a coroutine has awaited; of a look-up that is remembered, and awaited
-    for the next client, that would be an answer.
-    """
-
-    __slots__ = ("_fires", "_shared", "deferred")
-
-    def __init__(self, shared: Deferred[Any]) -> None:
-        self._shared = shared
-        self.deferred = self._fires = Deferred[Any](self._cancel)
-        self.deferred.addCallback(self._orRest)
-        shared.addBoth(self._passOn)
-
-    def _passOn(self, result: Any) -> Any:
-        self._fires.callback(result)
-        return _left(self._shared, result) if isinstance(result, Failure) else result
-
-    def _cancel(self, deferred: Deferred[Any]) -> None:
-        self._shared.cancel()
-        if not self._fires.called:
-            # It takes its time to end, or does not mind; until then the coroutine waits on.
-            fires, self._fires = self._fires, Deferred(lambda rest: self._shared.cancel())
-            fires.callback(self)
-
-    def _orRest(self, result: Any) -> Any:
-        return self._fires if result is self else result
-
-
-class _Begun:
-    """
-    A coroutine that has to wait.
-
-    Only then a Deferred is made for it: most hooks know their answer at once, and then it costs more than the hook.
-    """
-
-    __slots__ = ("awaited", "coroutine")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> None:
-        self.coroutine = coroutine
-        self.awaited = awaited
-
-
-def _begin(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end or to its first wait."""
-    try:
-        return _Begun(coroutine, coroutine.send(None))
-    except StopIteration as end:
-        return end.value
-
-
-def _callAndBegin(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Call a hook, and begin the coroutine that it may be."""
-    result = hook(*arguments)
-    return _begin(result) if type(result) is CoroutineType else result
 
 
 class _Steps(Coroutine[Any, Any, Any]):
@@ -369,47 +230,6 @@ class _Steps(Coroutine[Any, Any, Any]):
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
-
-
-def _deferred(awaited: Any) -> Any:
-    """A Deferred for what a coroutine waits for, of Twisted or of asyncio, for Twisted to wait for."""
-    if isinstance(awaited, Deferred):
-        return _Tap(awaited).deferred
-    if asyncio.isfuture(awaited):
-        return _ofFuture(awaited)
-    loop = asyncio._get_running_loop()
-    if awaited is None and loop is not None:
-        # asyncio.sleep(0): let others run first.
-        done: Deferred[None] = Deferred()
-        loop.call_soon(lambda: None if done.called else done.callback(None))
-        return done
-    return awaited
-
-
-def _ofFuture(future: asyncio.Future[Any]) -> Deferred[None]:
-    """Fires when the future is done; what it has come to the coroutine asks for by itself."""
-
-    def cancel(done: Deferred[None]) -> None:
-        future.cancel()
-        # What is written for asyncio cleans up at asyncio's own exception.
-        done.errback(asyncio.CancelledError())
-
-    done: Deferred[None] = Deferred(cancel)
-    try:
-        _checkedFuture(future)
-    except RuntimeError:
-        done.errback()
-        return done
-    # This is how a Task tells a future that it was awaited properly.
-    future._asyncio_future_blocking = False
-    future.add_done_callback(lambda _: None if done.called else done.callback(None))
-    return done
-
-
-def _checkedFuture(future: asyncio.Future[Any]) -> asyncio.Future[Any]:
-    if not future.done() and future.get_loop() is not asyncio._get_running_loop():
-        raise RuntimeError(WRONG_REACTOR)
-    return future
 
 
 class AsyncioCoroutine:

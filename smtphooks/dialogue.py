@@ -357,7 +357,7 @@ class Dialogue:
         self._refusedByHook = False
         for reply in given:
             if reply.code >= 400:
-                self.session.error = " ".join(filter(None, (str(reply.code), reply.enhancedCode, *reply.lines)))
+                self.session.error = reply.oneLine()
             if reply.closes:
                 self.state = State.CLOSED
         return answer

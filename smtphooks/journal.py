@@ -32,11 +32,6 @@ _MOST_NAMED = 20
 _MOST_LINES = 10
 
 
-def _oneLine(reply: Reply) -> str:
-    """A reply without its line ends and repeated codes."""
-    return " ".join(filter(None, (str(reply.code), reply.enhancedCode, *reply.lines)))
-
-
 def addressForLog(address: str, isShown: bool) -> str:
     """A mail address, or what stands for it always and tells it to nobody who does not know it already."""
     return address if isShown or not address else hashlib.sha256(address.encode("utf-8", "replace")).hexdigest()[:16]
@@ -196,7 +191,7 @@ class Journal:
             code=reply.code,
             milliseconds=self._age(),
             by=by,
-            reply=_oneLine(reply),
+            reply=reply.oneLine(),
             **said,
         )
 
@@ -222,7 +217,7 @@ class Journal:
             milliseconds=self._age(),
             method=attempt.method,
             user=addressForLog(attempt.username, self._logAddresses),
-            reply=_oneLine(reply),
+            reply=reply.oneLine(),
         )
 
     def _user(self) -> str:

@@ -142,7 +142,7 @@ class SMTPServerProtocol(Protocol):
                 self.session, factory.debugPeers, self._dialogue.shows, self._dialogue.hasMechanism
             )
         self._receiver = Receiver(
-            self._wire, self._runner, options, self._answerRead, self._receiverChanged, self._hangUp
+            self._wire, self._runner, options, self._answerRead, self._receiverChanged, self._hangUp, self.crashed
         )
         self._flow = Flow(self.transport, self._wire, self._receiver, self._writer, self.patience)
         self._arrival = None
@@ -470,6 +470,8 @@ class SMTPServerProtocol(Protocol):
         """
         self._code = code = reply.code
         if code >= 400:
+            if by is not None:
+                self.session.error = reply.oneLine()
             self._note(reply, recipient, by)
             self._tellOfBreach(reply)
         elif code == 235 and self._dialogue.attempt is not None:

@@ -32,6 +32,7 @@ class Receiver:
         "_answer",
         "_changed",
         "_conclusion",
+        "_crashed",
         "_delivery",
         "_hangUp",
         "_isAsked",
@@ -50,12 +51,14 @@ class Receiver:
         options: Options,
         answer: Callable[[Verdict | None], None],
         changed: Callable[[], None],
-        hangUp: Callable[[SMTPError], None] = lambda refusal: None,
+        hangUp: Callable[[SMTPError], None],
+        crashed: Callable[[], None],
     ) -> None:
         """
         @param answer: called with the answer to what was asked for.
         @param changed: called when a hook has taken octets or has ended.
         @param hangUp: called if C{onData} wants the connection closed while nothing of its message is asked for.
+        @param crashed: called within the handling of what the others of these raised where no code of ours could.
         """
         self._wire = wire
         self._runner = runner
@@ -63,6 +66,7 @@ class Receiver:
         self._answer = answer
         self._changed = changed
         self._hangUp = hangUp
+        self._crashed = crashed
         self._isAsked = False  # the dialogue waits for an answer
         self._delivery: Delivery | None = None
         self._conclusion: Callable[[Delivery], Verdict | None] | None = None  # answered when the delivery is decided
@@ -224,9 +228,13 @@ class Receiver:
         if delivery.decided:
             self._runner.late("onData", result)
             return
-        self._decided(result, delivery)
-        if not self._hangsUp(delivery):
-            self._concludeIfDecided()
+        try:
+            self._decided(result, delivery)
+            if not self._hangsUp(delivery):
+                self._concludeIfDecided()
+        except Exception:
+            # Raised further, it would end up in a Deferred of the hook, and this connection would stand still.
+            self._crashed()
         self._changed()
 
     def _decided(self, result: object, delivery: Delivery) -> None:

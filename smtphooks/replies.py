@@ -119,6 +119,10 @@ class Reply:
         self._plain: bytes | None = None
         self._enhanced: bytes | None = None
 
+    def oneLine(self) -> str:
+        """The reply without its line ends and repeated codes."""
+        return " ".join(filter(None, (str(self.code), self.enhancedCode, *self.lines)))
+
     def closing(self) -> Reply:
         """The same reply, closing the connection."""
         return Reply(self.code, self.lines, self.enhancedCode, closes=True)

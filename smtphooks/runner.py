@@ -21,7 +21,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtphooks import replies
-from smtphooks.calling import WRONG_REACTOR, HookCaller, PendingAnswer, needsAsyncio
+from smtphooks.calling import HookCaller, PendingAnswer, needsAsyncio
+from smtphooks.coroutines import WRONG_REACTOR
 from smtphooks.hooks import nameOf
 from smtphooks.replies import SMTPError
 from smtphooks.sasl import AuthResponse

@@ -96,6 +96,7 @@ class SMTPService(Service):
         """Stop listening, then end all connections as they should; fires when the last one is gone."""
         Service.stopService(self)
         listening, self._listening = self._listening, None
+        isStuck = False
         if listening is not None:
             listening.cancel()
             port = yield listening
@@ -105,8 +106,9 @@ class SMTPService(Service):
                     yield maybeDeferred(getattr(port, "stopListening", lambda: None))
                 except Exception:  # the clients that are there end as they should nevertheless
                     _log.failure("cannot stop listening on {endpoint}", endpoint=self.endpoint)
-        # It may be listened with elsewhere, or again by now.
-        if not self.factory.numPorts:
+                    isStuck = True
+        # It may be listened with elsewhere, or again by now; a port that is stuck is counted for good.
+        if isStuck or not self.factory.numPorts:
             yield self.factory.close()
 
     def listens(self, port: IListeningPort) -> None:

@@ -16,6 +16,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from smtphooks import SMTPServerFactory
+from smtphooks.calling import HookCaller
 from smtphooks.protocol import SMTPServerProtocol
 
 
@@ -215,3 +216,8 @@ def cutUp(data: bytes, cuts: list[int]) -> list[bytes]:
     """The octets in pieces."""
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     return [data[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def callHook(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """What a hook answers, as a L{HookCaller} has it."""
+    return HookCaller().call(hook, hook, arguments)

@@ -35,7 +35,8 @@ class Parts:
         self.patience = Patience(self.factory)
         runner = HookRunner(self.hooks, Session("mx.test"))
         options = makeOptions({"name": "mx.test"}, [])
-        self.receiver = Receiver(self.wire, runner, options, lambda verdict: None, lambda: None)
+        noop = lambda *given: None  # noqa: E731
+        self.receiver = Receiver(self.wire, runner, options, noop, noop, noop, noop)
         self.flow = Flow(self.transport, self.wire, self.receiver, self.writer, self.patience)
 
     def adjust(self, *, isDecided: bool = True, mayCommand: bool = False) -> None:

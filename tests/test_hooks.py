@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 from twisted.internet.defer import Deferred, fail, inlineCallbacks, succeed
@@ -449,6 +451,158 @@ def test_a_deferred_that_is_awaited_twice_gives_its_value_twice() -> None:
     remembered.callback("found")
     assert client.replies() == ["250 2.1.5 found and found"]
     assert client.last(RCPT) == "250 2.1.5 found and found"
+
+
+# --- one look-up that several clients wait for ---
+
+
+def _returns(shared: Deferred[Any]) -> Callable[..., Any]:
+    return lambda address, session: shared
+
+
+def _awaits(shared: Deferred[Any]) -> Callable[..., Any]:
+    async def onRcptTo(address: Any, session: Any) -> Any:
+        return await shared
+
+    return onRcptTo
+
+
+def _awaitsLater(shared: Deferred[Any]) -> Callable[..., Any]:
+    async def onRcptTo(address: Any, session: Any) -> Any:
+        await succeed(None)
+        return shared
+
+    return onRcptTo
+
+
+WAYS = [_returns, _awaits, _awaitsLater]
+
+
+def twoThatWait(first: Any, second: Any, shared: Deferred[Any]) -> tuple[Client, Client]:
+    hooks = {"first": first(shared), "second": second(shared)}
+    factory = makeFactory(onRcptTo=lambda address, session: hooks[address.local](address, session), hookTimeout=10)
+    clients = Client(factory), Client(factory)
+    for client, name in zip(clients, hooks, strict=True):
+        client.say(HELLO, MAIL)
+        client.clock.advance(5)
+        client.feed(f"RCPT TO:<{name}@example.org>\r\n".encode())
+    return clients
+
+
+@pytest.mark.parametrize("second", WAYS)
+@pytest.mark.parametrize("first", WAYS)
+def test_a_client_that_leaves_cancels_no_look_up_for_which_another_waits(first: Any, second: Any) -> None:
+    cancelled: list[Any] = []
+    shared: Deferred[str] = Deferred(cancelled.append)
+    leaving, staying = twoThatWait(first, second, shared)
+    leaving.lose()
+    assert staying.replies() == []
+    shared.callback("found")
+    assert staying.replies() == ["250 2.1.5 found"]
+    assert cancelled == []
+
+
+def test_the_last_client_that_leaves_cancels_the_look_up() -> None:
+    cancelled: list[Any] = []
+    for way in WAYS:
+        shared: Deferred[str] = Deferred(cancelled.append)
+        for client in twoThatWait(_returns, way, shared):
+            client.lose()
+        assert cancelled.pop() is shared
+    assert cancelled == []
+
+
+def test_a_look_up_that_takes_too_long_for_one_client_goes_on_for_the_next() -> None:
+    shared: Deferred[str] = Deferred()
+    first, second = twoThatWait(_returns, _awaits, shared)
+    first.clock.pump([1] * 7)
+    assert first.replies()[0].startswith("451 ")
+    assert second.replies() == []
+    shared.callback("found")
+    assert second.replies() == ["250 2.1.5 found"]
+
+
+@pytest.mark.parametrize("second", WAYS)
+@pytest.mark.parametrize("first", WAYS)
+def test_a_look_up_that_fails_refuses_for_all_who_wait(first: Any, second: Any) -> None:
+    shared: Deferred[str] = Deferred()
+    clients = twoThatWait(first, second, shared)
+    shared.errback(SMTPError("Not here", 553))
+    assert [client.replies() for client in clients] == [["553 5.1.3 Not here"]] * 2
+
+
+def test_commands_that_wait_their_turn_find_the_same_as_the_first() -> None:
+    """They are run within the call that fires the Deferred."""
+    for result, reply in (("found", "250 2.1.5 found"), (SMTPError("Not here", 550), "550 5.1.1 Not here")):
+        shared: Deferred[str] = Deferred()
+        client = connect(onRcptTo=_awaits(shared))
+        client.say(HELLO, MAIL)
+        client.feed(f"{RCPT}\r\n".encode() * 3)
+        shared.callback(result) if isinstance(result, str) else shared.errback(result)
+        assert client.replies() == [reply] * 3
+
+
+def test_an_answer_within_an_answer_is_cancelled_where_it_waits() -> None:
+    waits: list[Deferred[None]] = []
+    cancelled: list[Deferred[None]] = []
+
+    def wait() -> Deferred[None]:
+        waits.append(Deferred(cancelled.append))
+        return waits[-1]
+
+    async def third() -> None:
+        await wait()
+
+    async def second() -> Any:
+        await wait()
+        return third()
+
+    async def onRcptTo(address: Any, session: Any) -> Any:
+        await wait()
+        return second()
+
+    closed: list[Any] = []
+    client = connect(onRcptTo=onRcptTo, onClose=closed.append)
+    client.say(HELLO, MAIL, RCPT)
+    waits[0].callback(None)
+    waits[1].callback(None)
+    client.lose()
+    assert cancelled == [waits[2]]
+    assert len(closed) == 1
+
+
+def test_an_answer_that_came_late_leaves_nothing_to_the_garbage_collector() -> None:
+    pending: list[Deferred[None]] = []
+    used: list[ref[Deferred[None]]] = []
+
+    def returned(address: Any, session: Any) -> Deferred[None]:
+        pending.append(Deferred())
+        used.append(ref(pending[-1]))
+        return pending[-1]
+
+    async def awaited(address: Any, session: Any) -> None:
+        held: Deferred[None] = Deferred()
+        used.append(ref(held))
+        await returned(address, session)
+        assert not held.called
+
+    async def onData(stream: Any, session: Any) -> None:
+        held: Deferred[None] = Deferred()
+        used.append(ref(held))
+        await stream.read()
+        assert not held.called
+
+    gc.disable()
+    try:
+        for onRcptTo in (returned, awaited):
+            client = connect(onRcptTo=onRcptTo, onData=onData)
+            client.say(HELLO, MAIL, RCPT)
+            pending.pop().callback(None)
+            client.feed(b"DATA\r\n.\r\n")
+            assert client.codes() == [250, 354, 250]
+        assert [reference() for reference in used] == [None] * 5
+    finally:
+        gc.enable()
 
 
 def test_what_is_awaited_and_takes_its_time_to_be_cancelled_is_waited_for() -> None:

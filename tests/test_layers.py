@@ -14,8 +14,8 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 
 # From the bottom up: a module imports from layers below its own, never from its own or from above.
 LAYERS = [
-    {"_version", "awaiting", "header", "replies", "toml", "wire", "netaddress"},
-    {"clients", "consumer", "counts", "grammar", "session", "steps", "scram", "xclient"},
+    {"_version", "awaiting", "header", "replies", "sharing", "toml", "wire", "netaddress"},
+    {"clients", "consumer", "coroutines", "counts", "grammar", "session", "steps", "scram", "xclient"},
     {"sasl"},
     {"extensions"},
     {"options"},
@@ -42,7 +42,7 @@ WITH_TWISTED = {"protocol", "delivery", "factory", "stream", "hooks", "maildir",
 # Twisted's half of TLS and of its own credentials: below the protocol, beside the core.
 WITH_TWISTED |= {"arrival", "exchange", "journal", "receiver", "runner", "writer", "lookup", "proxy", "calling"}
 WITH_TWISTED |= {"awaiting", "consumer", "direct", "wrapped", "tls", "handshake", "credentials", "cred", "checkers"}
-WITH_TWISTED |= {"supervision", "service", "transcript"}
+WITH_TWISTED |= {"supervision", "service", "transcript", "sharing", "coroutines"}
 
 
 def layerOf(module: str) -> int:

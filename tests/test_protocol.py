@@ -1197,6 +1197,7 @@ def test_421_between_two_chunks_answers_no_other_question(pending: str, lmtp: bo
     assert client.isClosed
     client.finish()
     assert (other.cancelled, onClose) == (bool(pending), ["onClose"])
+    assert client.session.error == BUSY
     assert not client.factory.connections
 
 
@@ -1224,6 +1225,59 @@ def test_421_behind_the_end_of_a_message_is_said_for_each_recipient_of_lmtp() ->
     client.say(*LMTP_ENVELOPE, RCPT)
     assert client.say("DATA", "text", ".")[1:] == [BUSY, BUSY]
     assert client.isClosed
+
+
+class Breaking(Transport):
+    """A transport of others, whose C{write} raises."""
+
+    isBroken = False
+
+    def write(self, data: bytes) -> None:
+        if self.isBroken:
+            raise OSError("broken")
+        super().write(data)
+
+
+@pytest.mark.parametrize("answer", [None, SMTPError("No", 550), SMTPError("Too busy", 421)])
+@pytest.mark.parametrize("command", ["DATA", "BDAT 3", "BDAT 3 LAST"])
+def test_a_transport_that_raises_under_the_answer_of_onData_ends_the_connection(
+    command: str, answer: Any, logged: Logged
+) -> None:
+    onData, onClose = Pending(), Diary()
+    client = Client(makeFactory(onData=onData, onClose=onClose.hook("onClose")), Breaking())
+    client.say(*ENVELOPE)
+    client.feed(octets(command, "a", "."))
+    client.transport.isBroken = True
+    isAnswered = command != "BDAT 3" or "Too busy" in str(answer)
+    onData.decide(answer)
+    assert client.transport.disconnected == isAnswered
+    assert len(logged.takeFailures(OSError)) == isAnswered
+    client.lose()
+    assert onClose == ["onClose"]
+    assert not client.factory.connections
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise ValueError("unprintable")
+
+
+def test_an_envelope_that_cannot_be_logged_ends_the_connection(logged: Logged) -> None:
+    pending: Deferred[None] = Deferred()
+
+    async def onData(stream: Any, session: Any) -> None:
+        await pending
+        session.envelope.mailFrom = Unprintable()
+        raise SMTPError("No", 550)
+
+    client = connect(onData=onData)
+    client.say(*ENVELOPE)
+    client.feed(b"DATA\r\n.\r\n")
+    pending.callback(None)
+    assert client.transport.disconnected
+    assert len(logged.takeFailures(ValueError)) == 1
+    client.lose()
+    assert not client.factory.connections
 
 
 # --- hooks that call back into the server ---

@@ -209,6 +209,7 @@ def test_a_port_that_cannot_stop_keeps_no_client(
     port = Port()
     service.startService()
     endpoint.listening.callback(port)
+    factory.doStart()  # which a port does that listens
     client = Client(factory)
     stopped = stop(service)
     assert port.stopped is not None

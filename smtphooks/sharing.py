@@ -1,0 +1,109 @@
+"""
+Sharing: to wait for a Deferred for which others may wait too, such as a look-up that is remembered.
+
+Twisted has one who waits: a failure that was dealt with leaves None in the Deferred, which a second client would take
+for a yes; and who cancels it cancels it for all.  A L{Waiter} takes nothing out, and only the last one cancels.
+This module knows neither hooks nor coroutines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from twisted.internet.defer import CancelledError, DebugInfo, Deferred
+from twisted.python.failure import Failure
+
+# How many wait for a Deferred.
+_waiters: WeakKeyDictionary[Deferred[Any], int] = WeakKeyDictionary()
+
+
+class Waiter:
+    """Waits for a Deferred, once."""
+
+    __slots__ = ("_fired", "_raised", "_shared")
+
+    def __init__(self, shared: Deferred[Any]) -> None:
+        self._shared = shared
+        self._fired: Callable[[Any], object] | None = None
+        self._raised: Callable[[Failure], object] | None = None
+
+    def begin(self, fired: Callable[[Any], object], raised: Callable[[Failure], object]) -> None:
+        """
+        Wait.
+
+        @param fired: called once: with what is in the Deferred, as soon as that is there, or with a L{CancelledError}.
+        @param raised: called with what a canceller raised.
+        """
+        self._fired, self._raised = fired, raised
+        _waiters[self._shared] = _waiters.get(self._shared, 0) + 1
+        self._shared.addBoth(self._passOn)
+
+    def cancel(self) -> None:
+        """Wait no longer; the Deferred is told if nobody else does, and then it may take its time to end."""
+        if self._fired is None:
+            return
+        if _waiters[self._shared] == 1:
+            try:
+                self._shared.cancel()
+                return
+            except BaseException:
+                # A canceller is code of others.  The Deferred that it belongs to would never fire.
+                self._raised(Failure())  # type: ignore[misc]
+        self._fire(Failure(CancelledError()))
+
+    def _passOn(self, result: Any) -> Any:
+        if self._fired is not None:
+            if isinstance(result, Failure):
+                # Before whoever waits goes on, for that may be to wait for the same Deferred once more.
+                _markDealtWith(self._shared, result)
+            self._fire(result)
+        return result
+
+    def _fire(self, result: Any) -> None:
+        fired, self._fired, self._raised = self._fired, None, None
+        if fired is None:
+            return
+        others = _waiters[self._shared] - 1
+        if others:
+            _waiters[self._shared] = others
+        else:
+            del _waiters[self._shared]
+        fired(result)
+
+
+def maybeDealtWith(deferred: Deferred[Any]) -> Failure | None:
+    """The failure in this Deferred, if a L{Waiter} has passed it on already."""
+    info: object = getattr(deferred, "_debugInfo", None)
+    return info.failure if type(info) is _DealtWith and getattr(deferred, "result", None) is info.failure else None
+
+
+class _DealtWith(DebugInfo):
+    """
+    In the place of Twisted's note that nobody has looked at a failure: somebody has looked at this one.
+
+    It stays in the Deferred for the next who looks, and Twisted must not complain that there may be none.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        self._another: Failure | None = None
+
+    @property
+    def failResult(self) -> Failure | None:
+        return self._another
+
+    @failResult.setter
+    def failResult(self, failure: Failure | None) -> None:
+        self._another = None if failure is self.failure else failure
+
+
+def _markDealtWith(deferred: Deferred[Any], failure: Failure) -> None:
+    """The attribute is Twisted's own; without it Twisted would complain, and nothing else would be different."""
+    info = _DealtWith(failure)
+    before = getattr(deferred, "_debugInfo", None)
+    if before is not None:
+        before.failResult = None
+        info.creator, info.invoker = before.creator, before.invoker
+    deferred._debugInfo = info
