@@ -118,15 +118,20 @@ class Run:
         """
         Wait for what the coroutine awaits.
 
-        @return: what it came to, if that is there at once.
+        @return: what it came to, if that is there at once; a L{Failure} if it cannot be waited for.
         """
-        deferred = _maybeDeferred(awaited)
-        if deferred is None:
-            return awaited  # What cannot be waited for is sent straight back, as Twisted does.
-        self._wait, self._result = Waiter(deferred), _NOT_YET
-        self._isBeginning = True
-        self._wait.begin(self._came, self._raised)
-        self._isBeginning = False
+        try:
+            deferred = _maybeDeferred(awaited)
+            if deferred is None:
+                return awaited  # What cannot be waited for is sent straight back, as Twisted does.
+            self._wait, self._result = Waiter(deferred), _NOT_YET
+            self._isBeginning = True
+            self._wait.begin(self._came, self._raised)
+        except BaseException:
+            # What is awaited is code of others.  Raised further, this would end up in what was awaited before.
+            return Failure()
+        finally:
+            self._isBeginning = False
         result, self._result = self._result, None
         return result
 

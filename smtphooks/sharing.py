@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import CancelledError, DebugInfo, Deferred
 from twisted.python.failure import Failure
 
-# How many wait for a Deferred.
-_waiters: WeakKeyDictionary[Deferred[Any], int] = WeakKeyDictionary()
+# How many wait for a Deferred; the count stands in itself, for a subclass may be equal to others, or not be hashable.
+_COUNT = "_smtphooksWaiters"
 
 
 class Waiter:
@@ -37,20 +36,22 @@ class Waiter:
         @param raised: called with what a canceller raised.
         """
         self._fired, self._raised = fired, raised
-        _waiters[self._shared] = _waiters.get(self._shared, 0) + 1
+        attributes = vars(self._shared)
+        attributes[_COUNT] = attributes.get(_COUNT, 0) + 1
         self._shared.addBoth(self._passOn)
 
     def cancel(self) -> None:
         """Wait no longer; the Deferred is told if nobody else does, and then it may take its time to end."""
-        if self._fired is None:
+        raised = self._raised
+        if raised is None:
             return
-        if _waiters[self._shared] == 1:
+        if vars(self._shared)[_COUNT] == 1:
             try:
                 self._shared.cancel()
                 return
             except BaseException:
-                # A canceller is code of others.  The Deferred that it belongs to would never fire.
-                self._raised(Failure())  # type: ignore[misc]
+                # A canceller is code of others.  The Deferred that it belongs to may have fired, or will never do so.
+                raised(Failure())
         self._fire(Failure(CancelledError()))
 
     def _passOn(self, result: Any) -> Any:
@@ -65,11 +66,7 @@ class Waiter:
         fired, self._fired, self._raised = self._fired, None, None
         if fired is None:
             return
-        others = _waiters[self._shared] - 1
-        if others:
-            _waiters[self._shared] = others
-        else:
-            del _waiters[self._shared]
+        vars(self._shared)[_COUNT] -= 1
         fired(result)
 
 

@@ -211,3 +211,33 @@ def test_a_coroutine_that_awaits_in_a_loop_needs_no_stack() -> None:
         return sum([await Again() for _ in range(5000)])
 
     assert callHook(hook, ()) == 5000
+
+
+def test_what_cannot_be_waited_for_is_a_fault_of_the_coroutine_and_of_nothing_else() -> None:
+    """Such as a future of asyncio that is not of asyncio, and raises; the Deferred before it keeps its result."""
+
+    class Odd:
+        _asyncio_future_blocking = True
+
+        def done(self) -> bool:
+            raise OSError("odd")
+
+        def __await__(self) -> Generator[Any, Any, None]:
+            yield self
+
+    caught = []
+
+    async def hook(pending: Deferred[str]) -> str:
+        first = await pending
+        try:
+            await Odd()
+        except OSError:
+            caught.append(first)
+        return first + await succeed(", and on")
+
+    pending: Deferred[str] = Deferred()
+    answer = callHook(hook, (pending,))
+    pending.callback("fired")
+    assert answer.result == "fired, and on"
+    assert caught == ["fired"]
+    assert pending.result == "fired"

@@ -97,6 +97,33 @@ def test_a_canceller_that_raises_is_told_and_is_waited_for_no_longer() -> None:
     assert [failure.type for failure in waiter.raised] == [SystemExit]
 
 
+def test_a_canceller_that_fires_and_then_raises_is_told_too() -> None:
+    def cancel(shared: Deferred[Any]) -> None:
+        shared.errback(KeyError("cancelled"))
+        raise OSError("cannot clean up")
+
+    waiter = Someone(Deferred(cancel))
+    waiter.wait.cancel()
+    assert [failure.type for failure in waiter.got] == [KeyError]
+    assert [failure.type for failure in waiter.raised] == [OSError]
+
+
+class Equal(Deferred[Any]):
+    """Equal to others, and not hashable."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Equal)
+
+
+def test_two_that_are_equal_are_not_the_same() -> None:
+    cancelled: list[Any] = []
+    first, second = Equal(cancelled.append), Equal(cancelled.append)
+    waiters = [Someone(first), Someone(second)]
+    for waiter in waiters:
+        waiter.wait.cancel()
+    assert [each is wanted for each, wanted in zip(cancelled, (first, second), strict=True)] == [True, True]
+
+
 def test_who_waits_again_at_once_finds_the_same() -> None:
     for result in ("found", Failure(KeyError("lost"))):
         shared: Deferred[Any] = Deferred()
