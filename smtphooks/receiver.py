@@ -58,7 +58,7 @@ class Receiver:
         @param answer: called with the answer to what was asked for.
         @param changed: called when a hook has taken octets or has ended.
         @param hangUp: called if C{onData} wants the connection closed while nothing of its message is asked for.
-        @param crashed: called within the handling of what the others of these raised where no code of ours could.
+        @param crashed: called, with the exception at hand, if one of these raised while a hook was heard.
         """
         self._wire = wire
         self._runner = runner

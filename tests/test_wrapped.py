@@ -235,17 +235,22 @@ def test_octets_before_the_handshake_are_nothing_that_a_client_says(
 # --- wrapping factories ---
 
 
+async def helloAndQuit(server: Server, isImplicit: bool) -> None:
+    """A client that gets through EHLO over TLS, and leaves."""
+    client = await encrypted(server, isImplicit=isImplicit)
+    await client.until(b"250 BINARYMIME\r\n")
+    client.say("QUIT")
+    await client.lost
+    await server.gone()
+
+
 @pytest.mark.parametrize("secure", [False, True])
 @pytest.mark.parametrize("wrap", WRAPPERS)
 @eventually
 async def test_TLS_begins_below_a_wrapping_factory(wrap: Callable[[Any], Any], secure: bool) -> None:
     server = await serveWrapped("tcp:0:interface=127.0.0.1", wrap=wrap, secure=secure)
     try:
-        client = await encrypted(server, isImplicit=secure)
-        await client.until(b"250 BINARYMIME\r\n")
-        client.say("QUIT")
-        await client.lost
-        await server.gone()
+        await helloAndQuit(server, isImplicit=secure)
         assert [session.transmissionType for session in server.sessions] == ["ESMTPS"]
     finally:
         await server.stop()
@@ -256,11 +261,7 @@ async def test_TLS_begins_below_a_wrapping_factory(wrap: Callable[[Any], Any], s
 async def test_an_ssl_endpoint_serves_a_wrapping_factory(wrap: Callable[[Any], Any], ssl: str) -> None:
     server = await serveWrapped(ssl, wrap=wrap)
     try:
-        client = await encrypted(server, isImplicit=True)
-        await client.until(b"250 BINARYMIME\r\n")
-        client.say("QUIT")
-        await client.lost
-        await server.gone()
+        await helloAndQuit(server, isImplicit=True)
     finally:
         await server.stop()
 
@@ -283,11 +284,7 @@ async def test_a_wrapper_that_is_none_of_twisteds_is_heard_by_its_first_octets()
 
     server = await serveWrapped("tcp:0:interface=127.0.0.1", wrap=Muting)
     try:
-        client = await encrypted(server, isImplicit=False)
-        await client.until(b"250 BINARYMIME\r\n")
-        client.say("QUIT")
-        await client.lost
-        await server.gone()
+        await helloAndQuit(server, isImplicit=False)
         assert [session.transmissionType for session in server.sessions] == ["ESMTPS"]
     finally:
         await server.stop()
