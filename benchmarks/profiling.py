@@ -1,11 +1,12 @@
 """
 Where the time of one message goes: samples of a server under load, by the part of it that was at work.
 
-C{py-spy} takes the samples.  This module knows which part a source file belongs to, and measures no peers.
+C{py-spy} takes the samples; which part a source file is of, its folder says.  This module measures no peers.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -33,29 +34,13 @@ _CALLS = (
     *("untilConcludes", "Connection.doRead", "EPollReactor.doPoll", "EPollReactor._add", "EPollReactor._remove"),
     *("Port.doRead", "_SocketCloser._closeSocket", "accept (socket"),
 )
-_PARTS = {
-    "wire": ("wire",),
-    "dialogue": ("dialogue", "commands", "transaction", "grammar", "replies", "extensions", "steps", "session"),
-    "hooks and message stream": (
-        *("hooks", "calling", "coroutines", "sharing", "runner", "receiver", "delivery", "stream", "awaiting"),
-    ),
-    "protocol": (
-        "protocol",
-        "exchange",
-        "flow",
-        "patience",
-        "writer",
-        "direct",
-        "arrival",
-        "clients",
-        "factory",
-        "lookup",
-        "proxy",
-    ),
-    LOG: ("journal",),
-}
-_PART_OF = {f"smtphooks/{module}.py": part for part, modules in _PARTS.items() for module in modules}
-ORDER = (KERNEL, REACTOR, COROUTINES, *_PARTS, OTHER)
+# A folder is a part; what stands beside them is what users name, and what connects the folders.
+_PACKAGE = Path(__file__).parents[1] / "smtphooks"
+_ROOT = "smtphooks: protocol, factory, values"
+_FOLDERS = tuple(sorted(path.parent.name for path in _PACKAGE.glob("*/__init__.py")))
+_EVENT_LOG = "smtphooks/connection/eventlog.py"
+_OURS = re.compile(r"smtphooks/(?:(\w+)/)?\w+\.py$")
+ORDER = (KERNEL, REACTOR, COROUTINES, LOG, _ROOT, *_FOLDERS, OTHER)
 
 _KEPT = SmtpSource(1500, 1024)
 COLUMNS: dict[str, tuple[Peer, SmtpSource]] = {
@@ -70,15 +55,17 @@ def partOf(stack: list[str]) -> str:
     """
     Whose time a sample is.
 
-    @param stack: frames such as C{"Wire._data (smtphooks/wire.py:226)"}, the innermost last.
+    @param stack: frames such as C{"Wire._data (smtphooks/syntax/wire.py:226)"}, the innermost last.
     """
     for frame in reversed(stack):
         if frame.startswith(_CALLS):
             return KERNEL
         file = frame.rpartition("(")[2].rpartition(":")[0]
-        for known, part in _PART_OF.items():
-            if file.endswith(known):
-                return part
+        if file.endswith(_EVENT_LOG):
+            return LOG
+        ours = _OURS.search(file)
+        if ours is not None:
+            return ours[1] or _ROOT
         if "twisted/logger" in file:
             return LOG
         if "twisted/internet/defer" in file:

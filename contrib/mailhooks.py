@@ -1,10 +1,10 @@
 """Sample hooks for smtphooks.toml: mail for some domains goes into a Maildir, all other is refused."""
 
 from smtphooks import SMTPError
-from smtphooks.maildir import MaildirHooks
+from smtphooks.stores import Maildir
 
 
-class Mail(MaildirHooks):
+class Mail(Maildir):
     """What [hooks-options] holds, it is made with."""
 
     def __init__(self, path, domains):

@@ -14,8 +14,9 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["smtphooks"]):
-    from smtphooks import SMTPError, grammar, xclient
-    from smtphooks.grammar import Path
+    from smtphooks import SMTPError
+    from smtphooks.syntax import grammar, xclient
+    from smtphooks.syntax.grammar import Path
 
 
 def maybe(parse: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

@@ -13,7 +13,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["smtphooks"]):
-    from smtphooks.wire import ACCEPT, NORMALIZE, REJECT, LineFault, Wire
+    from smtphooks.syntax.wire import ACCEPT, NORMALIZE, REJECT, LineFault, Wire
 
 LIMIT = 512
 MODES = (NORMALIZE, REJECT, ACCEPT)

@@ -5,15 +5,16 @@ This module only publishes names; C{from smtphooks import SMTPServerFactory} is 
 """
 
 from smtphooks._version import __version__
-from smtphooks.calling import asyncioHook
-from smtphooks.extensions import Extension
+from smtphooks.connection.calling import asyncioHook
+from smtphooks.errors import OptionError
+from smtphooks.extension import Extension
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import Hooks, ISMTPHooks
-from smtphooks.options import OptionError, Options
+from smtphooks.options import Options
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.replies import SMTPError
-from smtphooks.sasl import Auth, AuthResponse
-from smtphooks.service import SMTPService
+from smtphooks.sasl.mechanisms import Auth, AuthResponse
+from smtphooks.service.service import SMTPService
 from smtphooks.session import Address, Envelope, Session, TLSInfo
 from smtphooks.stream import ConsumerStopped, MessageStream
 

@@ -22,23 +22,24 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtphooks import replies
-from smtphooks.clients import Clients
-from smtphooks.counts import AuthFailures
-from smtphooks.cred import canCheck, onAuthOf
-from smtphooks.extensions import Extensions, builtInExtensions
+from smtphooks.admission.clients import Clients
+from smtphooks.admission.lookup import ReverseLookup
+from smtphooks.connection.eventlog import LineLimit
+from smtphooks.connection.runner import HookRunner
+from smtphooks.dialogue.extensions import Extensions, builtInExtensions
+from smtphooks.errors import OptionError
 from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
-from smtphooks.journal import LineLimit
-from smtphooks.lookup import ReverseLookup
 from smtphooks.netaddress import bracketed, maybeIP
-from smtphooks.options import OptionError, Options, isSecret, isSecretPath, makeOptions
+from smtphooks.options import Options, isSecret, isSecretPath, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
-from smtphooks.proxy import TrustedPeers
 from smtphooks.replies import Reply
-from smtphooks.runner import HookRunner
-from smtphooks.sasl import Mechanisms
-from smtphooks.scram import UnknownUsers
+from smtphooks.sasl.failures import AuthFailures
+from smtphooks.sasl.mechanisms import Mechanisms
+from smtphooks.sasl.portal import canCheck, onAuthOf
+from smtphooks.sasl.scram import UnknownUsers
 from smtphooks.session import Session
-from smtphooks.tls import SecureContext
+from smtphooks.syntax.proxyheader import TrustedPeers
+from smtphooks.tls.context import SecureContext
 
 _log = Logger()
 

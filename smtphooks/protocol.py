@@ -18,19 +18,18 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtphooks import replies
-from smtphooks.arrival import Arrival, Client
-from smtphooks.dialogue import Dialogue
-from smtphooks.exchange import Exchange
-from smtphooks.flow import Flow
-from smtphooks.handshake import explainHandshakeFailure, record
-from smtphooks.hooks import nameOf
-from smtphooks.journal import Journal
-from smtphooks.patience import Patience
-from smtphooks.receiver import Receiver
-from smtphooks.replies import BROKEN_PROTOCOL, FAULTS, SITUATIONS, Reply, SMTPError
-from smtphooks.runner import HookRunner
-from smtphooks.session import Envelope, Session
-from smtphooks.steps import (
+from smtphooks.admission.arrival import Arrival, Client
+from smtphooks.connection.driver import Exchange
+from smtphooks.connection.eventlog import Journal
+from smtphooks.connection.flow import Flow
+from smtphooks.connection.message import Receiver
+from smtphooks.connection.patience import Patience
+from smtphooks.connection.runner import HookRunner
+from smtphooks.connection.transcript import Transcript
+from smtphooks.connection.wrappers import isHandshakeDone, passOn
+from smtphooks.connection.writer import ReplyWriter
+from smtphooks.dialogue.engine import Dialogue
+from smtphooks.dialogue.steps import (
     AbandonMessage,
     AuthFailed,
     Challenge,
@@ -43,10 +42,11 @@ from smtphooks.steps import (
     Verdict,
     Wait,
 )
-from smtphooks.transcript import Transcript
-from smtphooks.wire import Wire
-from smtphooks.wrapped import isHandshakeDone, passOn
-from smtphooks.writer import ReplyWriter
+from smtphooks.hooks import nameOf
+from smtphooks.replies import BROKEN_PROTOCOL, FAULTS, SITUATIONS, Reply, SMTPError
+from smtphooks.session import Envelope, Session
+from smtphooks.syntax.wire import Wire
+from smtphooks.tls.handshake import explainHandshakeFailure, record
 
 if TYPE_CHECKING:
     from smtphooks.factory import SMTPServerFactory

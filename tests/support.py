@@ -16,7 +16,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from smtphooks import SMTPServerFactory
-from smtphooks.calling import HookCaller
+from smtphooks.connection.calling import HookCaller
 from smtphooks.protocol import SMTPServerProtocol
 
 

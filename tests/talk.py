@@ -35,13 +35,9 @@ from pathlib import Path
 from typing import Any
 
 from smtphooks import replies
-from smtphooks.dialogue import Dialogue
-from smtphooks.extensions import Extensions, builtInExtensions
-from smtphooks.options import Options
-from smtphooks.replies import Reply, SMTPError
-from smtphooks.sasl import Auth, AuthResponse, Mechanisms
-from smtphooks.session import Session
-from smtphooks.steps import (
+from smtphooks.dialogue.engine import Dialogue
+from smtphooks.dialogue.extensions import Extensions, builtInExtensions
+from smtphooks.dialogue.steps import (
     AbandonMessage,
     Ask,
     AuthFailed,
@@ -56,7 +52,11 @@ from smtphooks.steps import (
     Verdict,
     Wait,
 )
-from smtphooks.wire import LineFault
+from smtphooks.options import Options
+from smtphooks.replies import Reply, SMTPError
+from smtphooks.sasl.mechanisms import Auth, AuthResponse, Mechanisms
+from smtphooks.session import Session
+from smtphooks.syntax.wire import LineFault
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 

@@ -10,9 +10,8 @@ import pytest
 from twisted.python.failure import Failure
 
 from smtphooks import AuthResponse, Extension, SMTPError
-
-from .support import ENVELOPE, HELLO, LMTP_ENVELOPE, MAIL, RCPT, Client, Diary, Mailbox, connect
-from .test_limits import lines as lines  # a fixture
+from tests.support import ENVELOPE, HELLO, LMTP_ENVELOPE, MAIL, RCPT, Client, Diary, Mailbox, connect
+from tests.test_limits import lines as lines  # a fixture
 
 pytestmark = pytest.mark.usefixtures("logged")
 

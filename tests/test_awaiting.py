@@ -13,8 +13,7 @@ from twisted.python.failure import Failure
 
 from smtphooks import ConsumerStopped, MessageStream
 from smtphooks.awaiting import Waiting
-
-from .test_stream import LOST, WAYS, Consumer, Result, iterate, toConsumer
+from tests.test_stream import LOST, WAYS, Consumer, Result, iterate, toConsumer
 
 pytestmark = pytest.mark.usefixtures("logged")
 

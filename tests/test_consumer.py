@@ -15,10 +15,9 @@ from twisted.python.failure import Failure
 
 from smtphooks import ConsumerStopped, MessageStream
 from smtphooks.consumer import ConsumerWriter
-
-from .conftest import Logged
-from .support import ENVELOPE, Client, connect
-from .test_stream import Consumer, Result
+from tests.conftest import Logged
+from tests.support import ENVELOPE, Client, connect
+from tests.test_stream import Consumer, Result
 
 pytestmark = pytest.mark.usefixtures("logged")
 

@@ -19,13 +19,12 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import FileLogObserver, ILogObserver, globalLogPublisher, textFileLogObserver
 
-from smtphooks.supervision import lineOfJSON
-
-from .certificates import Authority
-from .real.programs import PATIENCE, ROOT, Client, Maildir, Program, freePort, hidden, requires, run, tcp, which
-from .secrets import WRONG_PASSWORD, plain
-from .support import Client as MemoryClient
-from .support import Transport, makeFactory
+from smtphooks.service.supervision import lineOfJSON
+from tests.certificates import Authority
+from tests.real.programs import PATIENCE, ROOT, Client, Maildir, Program, freePort, hidden, requires, run, tcp, which
+from tests.secrets import WRONG_PASSWORD, plain
+from tests.support import Client as MemoryClient
+from tests.support import Transport, makeFactory
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -200,12 +199,12 @@ def test_the_cache_of_plugins_is_written_before_the_start_so_that_the_service_ca
 FILTER = CONTRIB / "fail2ban" / "filter.d" / "smtphooks.conf"
 
 # What a client may call itself to have somebody else banned.
-FORGED = '" from 198.51.100.9 with PLAIN as "x": [smtphooks.journal#info] AUTH failed from 198.51.100.9 with PLAIN'
+FORGED = '" from 198.51.100.9 with PLAIN as "x": [smtphooks.eventlog#info] AUTH failed from 198.51.100.9 with PLAIN'
 
 # And what a hook may raise that quotes it, each line of which stands on a line of its own in a log of text.
-_LINE = '[smtphooks.journal#info] AUTH failed from 198.51.100.10 with PLAIN as "x"'
+_LINE = '[smtphooks.eventlog#info] AUTH failed from 198.51.100.10 with PLAIN as "x"'
 _OBJECT = (
-    '{"time": "2026-11-25T12:00:00.000000Z", "level": "info", "namespace": "smtphooks.journal", "text": '
+    '{"time": "2026-11-25T12:00:00.000000Z", "level": "info", "namespace": "smtphooks.eventlog", "text": '
     '"AUTH failed from 198.51.100.10 with PLAIN as x"}'
 )
 _TIME = "2026-11-25T12:00:00+0000"
@@ -222,7 +221,7 @@ QUOTED = "\n".join(
         *(_OBJECT, f" {_OBJECT}", f"host twistd[12]: {_OBJECT}"),
         # A NUL ends a line in the journal.
         *(f"bad\0{_LINE}", f"bad\0{_TIME} {_LINE}"),
-        "[smtphooks.journal#info] AUTH of 198.51.100.10 refused by server: 421 4.7.0 Too many failed authentications "
+        "[smtphooks.eventlog#info] AUTH of 198.51.100.10 refused by server: 421 4.7.0 Too many failed authentications "
         "from your address",
     ]
 )

@@ -13,10 +13,9 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 
 from smtphooks import Options, SMTPServerFactory, SMTPServerProtocol
-from smtphooks.options import OptionError
-
-from .secrets import SCRAM_SECRET, encoded
-from .support import ENVELOPE, HELLO, MAIL, RCPT, Client, Diary, Mailbox, Pending, Transport, connect, makeFactory
+from smtphooks.errors import OptionError
+from tests.secrets import SCRAM_SECRET, encoded
+from tests.support import ENVELOPE, HELLO, MAIL, RCPT, Client, Diary, Mailbox, Pending, Transport, connect, makeFactory
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -283,7 +282,7 @@ def test_who_is_not_done_in_time_is_cut_off() -> None:
     assert (mailbox, diary) == ([], ["onClose"])
 
 
-def test_without_a_closeTimeout_nobody_is_cut_off() -> None:
+def test_without_a_close_timeout_nobody_is_cut_off() -> None:
     client = connect(closeTimeout=0)
     client.say(HELLO, MAIL)
     Closed(client.factory)
@@ -302,7 +301,7 @@ def test_close_waits_for_the_hook_of_a_message_that_was_taken() -> None:
     assert closed
 
 
-def test_close_waits_for_onClose() -> None:
+def test_close_waits_for_on_close() -> None:
     onClose = Pending()
     client = connect(onClose=onClose)
     closed = Closed(client.factory)
@@ -327,7 +326,7 @@ def test_hooks_that_end_soon_after_their_connection_was_cut_off_are_waited_for()
 
 
 @pytest.mark.parametrize("isGone", [False, True])
-def test_hooks_that_do_not_end_are_cancelled_soon_after_closeTimeout(isGone: bool) -> None:
+def test_hooks_that_do_not_end_are_cancelled_soon_after_close_timeout(isGone: bool) -> None:
     """Even that of a message that was read whole: it was not acknowledged, so it will come again."""
     onData, onClose = Pending(), Pending()
     client = connect(onData=onData, onClose=onClose, closeTimeout=5)
@@ -364,7 +363,7 @@ def test_not_even_a_hook_that_will_not_be_cancelled_keeps_close_from_its_end() -
     assert closed
 
 
-def test_without_a_closeTimeout_a_hook_may_take_as_long_as_it_likes() -> None:
+def test_without_a_close_timeout_a_hook_may_take_as_long_as_it_likes() -> None:
     onData = Pending()
     client = connect(onData=onData, closeTimeout=0)
     client.say(*ENVELOPE, "DATA", ".")

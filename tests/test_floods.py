@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from smtphooks import SMTPError
-
-from .support import HELLO, MAIL, RCPT, Client, Pending, Transport, makeFactory
+from tests.support import HELLO, MAIL, RCPT, Client, Pending, Transport, makeFactory
 
 MOST = 4 * 1024 * 1024
 PIECE = 16384

@@ -38,13 +38,12 @@ from zope.interface import implementer
 from smtphooks import AuthResponse, Extension, SMTPError
 from smtphooks.options import Options
 from smtphooks.protocol import SMTPServerProtocol
-from smtphooks.tls import SecureContext
-
-from .conftest import takeBetrayals
-from .reading import Reading
-from .secrets import PASSWORD, TOKEN, WRONG_PASSWORD, encoded, plain
-from .support import Transport, cutUp, makeFactory
-from .test_tls import Handshake
+from smtphooks.tls.context import SecureContext
+from tests.conftest import takeBetrayals
+from tests.reading import Reading
+from tests.secrets import PASSWORD, TOKEN, WRONG_PASSWORD, encoded, plain
+from tests.support import Transport, cutUp, makeFactory
+from tests.tls.test_context import Handshake
 
 MEMORY = 131072
 SOCKET_BUFFER = 65536

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtphooks.header import HeaderEnd, areFields, maybeSeparator, parseHeader
-
-from .support import cutUp
+from tests.support import cutUp
 
 # Octets that make and unmake headers, so that examples have many of them.
 TEXT = st.lists(st.sampled_from([b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b"a", b"From ", b"\xe4", b"\0"])).map(

@@ -20,11 +20,22 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from smtphooks import AuthResponse, Extension, Hooks, ISMTPHooks, SMTPError, SMTPServerFactory
+from smtphooks.errors import OptionError
 from smtphooks.hooks import HOOK_NAMES, hookOf
-from smtphooks.options import OptionError
-
-from .conftest import Logged
-from .support import ENVELOPE, HELLO, HOOKS, LMTP_ENVELOPE, MAIL, RCPT, Client, Diary, Pending, connect, makeFactory
+from tests.conftest import Logged
+from tests.support import (
+    ENVELOPE,
+    HELLO,
+    HOOKS,
+    LMTP_ENVELOPE,
+    MAIL,
+    RCPT,
+    Client,
+    Diary,
+    Pending,
+    connect,
+    makeFactory,
+)
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -68,7 +79,7 @@ def test_a_hook_set_later_is_asked_at_the_next_event_of_live_connections() -> No
     assert client.last(RCPT) == "250 2.1.5 Recipient OK"
 
 
-def test_onData_set_later_gets_the_next_message() -> None:
+def test_on_data_set_later_gets_the_next_message() -> None:
     client = connect()
     client.say(*ENVELOPE)
     client.factory.onData = lambda stream, session: "later"
@@ -350,7 +361,7 @@ def test_an_exception_returned_from_a_hook_that_is_only_told_is_logged(name: str
 
 @pytest.mark.parametrize("error", [SMTPError("Invalid credentials", 535), ValueError(SECRET)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_error_returned_from_onAuth_logs_nobody_in(kind: Kind, error: Exception, logged: Logged) -> None:
+def test_an_error_returned_from_on_auth_logs_nobody_in(kind: Kind, error: Exception, logged: Logged) -> None:
     clock = Clock()
     client = connect(allowInsecureAuth=True, onAuth=lambda *_: kind(clock, lambda: error))
     client.say(HELLO)
@@ -764,7 +775,7 @@ def test_a_canceller_that_raises_harms_its_own_connection_only(
     assert set(diary) == {"onClose"}
 
 
-def test_a_canceller_of_onClose_that_raises_leaves_no_connection_behind(logged: Logged) -> None:
+def test_a_canceller_of_on_close_that_raises_leaves_no_connection_behind(logged: Logged) -> None:
     client = connect(hookTimeout=5, onClose=lambda session: raisingDeferred())
     client.lose()
     client.clock.pump([1] * 8)
@@ -860,7 +871,7 @@ def test_a_hook_may_take_its_arguments_as_it_likes(hook: Callable[..., Any]) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("error", [SMTPError(SECRET, 550), ValueError(SECRET)])
-def test_a_crashing_onReset_is_only_logged(kind: Kind, error: Exception, logged: Logged) -> None:
+def test_a_crashing_on_reset_is_only_logged(kind: Kind, error: Exception, logged: Logged) -> None:
     clock = Clock()
     client = connect(onReset=lambda session: kind(clock, refusing(error)))
     client.feed("\r\n".join([*ENVELOPE, "RSET", "NOOP", ""]).encode())
@@ -871,7 +882,7 @@ def test_a_crashing_onReset_is_only_logged(kind: Kind, error: Exception, logged:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("error", [SMTPError(SECRET, 421), ValueError(SECRET)])
-def test_a_crashing_onClose_is_only_logged(kind: Kind, error: Exception, logged: Logged) -> None:
+def test_a_crashing_on_close_is_only_logged(kind: Kind, error: Exception, logged: Logged) -> None:
     clock = Clock()
     client = connect(onClose=lambda session: kind(clock, refusing(error)))
     client.lose()
@@ -882,7 +893,9 @@ def test_a_crashing_onClose_is_only_logged(kind: Kind, error: Exception, logged:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("error", [SMTPError(SECRET), KeyError(SECRET)])
-def test_a_crashing_onError_is_only_logged_and_not_told_of_itself(kind: Kind, error: Exception, logged: Logged) -> None:
+def test_a_crashing_on_error_is_only_logged_and_not_told_of_itself(
+    kind: Kind, error: Exception, logged: Logged
+) -> None:
     clock = Clock()
     told: list[Failure] = []
 
@@ -899,14 +912,14 @@ def test_a_crashing_onError_is_only_logged_and_not_told_of_itself(kind: Kind, er
     assert client.last("NOOP") == "250 2.0.0 OK"
 
 
-def test_the_dialogue_does_not_wait_for_onError() -> None:
+def test_the_dialogue_does_not_wait_for_on_error() -> None:
     onError = Pending()
     client = connect(onVrfy=lambda *_: "x", onError=onError, onHelo=lambda *_: fail(SMTPError("no")))
     assert client.last(HELLO) == "550 5.7.1 no"
     assert onError.calls == []
 
 
-def test_onError_is_told_of_crashes_in_hooks_that_are_only_told(logged: Logged) -> None:
+def test_on_error_is_told_of_crashes_in_hooks_that_are_only_told(logged: Logged) -> None:
     told: list[str] = []
     client = connect(
         onReset=lambda session: 1 / 0,

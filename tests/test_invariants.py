@@ -14,9 +14,8 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 
 from smtphooks import Extension, SMTPError
-
-from .conftest import Logged
-from .support import (
+from tests.conftest import Logged
+from tests.support import (
     ENVELOPE,
     HELLO,
     HOOKS,

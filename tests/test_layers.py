@@ -1,8 +1,9 @@
-"""The layers: imports run one way, few modules know Twisted, every module opens with what it is for."""
+"""The rooms: imports run one way between folders and in no circle, and every module opens with what it is for."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,93 +11,82 @@ import pytest
 import smtphooks
 
 PACKAGE = Path(smtphooks.__file__).parent
-MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
-# From the bottom up: a module imports from layers below its own, never from its own or from above.
-LAYERS = [
-    {"_version", "awaiting", "header", "replies", "sharing", "toml", "wire", "netaddress"},
-    {"clients", "consumer", "coroutines", "counts", "grammar", "session", "steps", "scram", "xclient"},
-    {"sasl"},
-    {"extensions"},
-    {"options"},
-    {"transaction"},
-    {"authentication"},
-    {"proxied"},
-    {"commands"},
-    {"dialogue"},
-    {"hooks", "stream", "cred", "credentials", "handshake"},
-    {"tls", "proxy", "lookup", "direct", "calling", "wrapped"},
-    {"delivery", "maildir", "runner", "writer", "arrival", "journal", "patience", "transcript"},
-    {"receiver", "exchange"},
-    {"flow"},
-    {"protocol"},
-    {"factory"},
-    {"service", "settings"},
-    {"checkers", "loading", "supervision"},
-    {"config"},
-    {"tap"},
-    {"__init__"},
-]
+# What each folder may import besides itself and the values at the root.
+VALUES = "values"
+MAY_IMPORT = {
+    VALUES: set(),
+    "syntax": set(),
+    "sasl": set(),
+    "options": {"syntax", "sasl"},
+    "dialogue": {"syntax", "sasl", "options"},
+    "admission": {"syntax", "sasl", "options"},
+    "tls": {"syntax", "sasl", "options"},
+    "connection": {"syntax", "sasl", "options", "dialogue", "admission", "tls"},
+    "server": {"syntax", "sasl", "options", "dialogue", "admission", "tls", "connection"},
+    "stores": set(),
+    "service": {"syntax", "sasl", "options", "dialogue", "admission", "tls", "connection", "server"},
+}
+# The modules at the root that are no values.
+ROOT = {"options": "options", "protocol": "server", "factory": "server"}
 
-WITH_TWISTED = {"protocol", "delivery", "factory", "stream", "hooks", "maildir", "config", "tap"}
-# Twisted's half of TLS and of its own credentials: below the protocol, beside the core.
-WITH_TWISTED |= {"arrival", "exchange", "journal", "receiver", "runner", "writer", "lookup", "proxy", "calling"}
-WITH_TWISTED |= {"awaiting", "consumer", "direct", "wrapped", "tls", "handshake", "credentials", "cred", "checkers"}
-WITH_TWISTED |= {"supervision", "service", "transcript", "sharing", "coroutines"}
+# Octets and texts in, values out: whoever likes may run these without a reactor, or without Twisted.
+WITHOUT_TWISTED = ("syntax", "dialogue")
+REACTOR_SIDE = {"twisted", "OpenSSL", "asyncio", "socket", "socketserver", "select"}
 
 
-def layerOf(module: str) -> int:
-    for number, layer in enumerate(LAYERS):
-        if module in layer:
-            return number
-    raise AssertionError(f"{module} stands in no layer")
+def roomOf(module: str) -> str:
+    folder, dot, _ = module.partition(".")
+    return folder if dot else ROOT.get(module, VALUES)
 
 
 def importsOf(path: Path) -> set[str]:
-    """
-    The modules that a module needs to run, in dotted form; those under C{if TYPE_CHECKING} only name types.
-    """
-    tree = ast.parse(path.read_text())
+    """All that a module imports, in dotted form, wherever it stands; what only names types is imported as well."""
     names = set()
-    typing = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-    ]
-    ignored = {child for node in typing for statement in node.body for child in ast.walk(statement)}
-    for node in ast.walk(tree):
-        if node in ignored:
-            continue
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            # "from smtphooks import replies" imports smtphooks.replies; the package itself publishes nothing downwards.
-            isPackage = node.module == "smtphooks"
-            names |= {f"smtphooks.{alias.name}" for alias in node.names} if isPackage else {str(node.module)}
+            source = str(node.module)
+            # "from smtphooks.syntax import wire" imports smtphooks.syntax.wire.
+            names |= {
+                f"{source}.{alias.name}" if f"{source}.{alias.name}".removeprefix("smtphooks.") in MODULES else source
+                for alias in node.names
+            }
     return names
 
 
 def importsOfOurs(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in importsOf(path) if name.startswith("smtphooks.")}
-
-
-def test_everyModuleHasItsLayerAndOnlyOne() -> None:
-    known = [module for layer in LAYERS for module in layer]
-    assert len(known) == len(set(known))
-    assert set(MODULES) <= set(known)
+    return {name.removeprefix("smtphooks.") for name in importsOf(path) if name.startswith("smtphooks.")}
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_moduleImportsOnlyFromLayersBelow(module: str) -> None:
+def test_imports_run_one_way_between_rooms(module: str) -> None:
+    room = roomOf(module)
     for imported in importsOfOurs(MODULES[module]):
-        assert layerOf(imported) < layerOf(module), f"{module} imports {imported}"
+        assert imported in MODULES, f"{module} imports {imported}, which is no module"
+        assert roomOf(imported) in MAY_IMPORT[room] | {room, VALUES}, f"{module} imports {imported}"
 
 
-@pytest.mark.parametrize("module", sorted(set(MODULES) - WITH_TWISTED))
-def test_moduleOfTheCoreKnowsNoTwisted(module: str) -> None:
-    roots = {name.split(".")[0] for name in importsOf(MODULES[module])}
-    assert not roots & {"twisted", "OpenSSL", "socketserver", "asyncio"}
+def test_there_is_no_circle_with_typing_included() -> None:
+    order = TopologicalSorter({module: importsOfOurs(path) for module, path in MODULES.items()})
+    assert set(order.static_order()) == set(MODULES)
+
+
+def test_every_folder_has_its_rule() -> None:
+    assert set(FOLDERS) | set(ROOT.values()) | {VALUES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if roomOf(module) in WITHOUT_TWISTED])
+def test_the_core_knows_no_twisted(module: str) -> None:
+    assert not {name.split(".")[0] for name in importsOf(MODULES[module])} & REACTOR_SIDE
 
 
 @pytest.mark.parametrize(
@@ -104,31 +94,44 @@ def test_moduleOfTheCoreKnowsNoTwisted(module: str) -> None:
     [
         ("import os.path", {"os.path"}),
         ("from smtphooks import replies, session", {"smtphooks.replies", "smtphooks.session"}),
-        ("from smtphooks.steps import Ask", {"smtphooks.steps"}),
+        ("from smtphooks.dialogue import steps", {"smtphooks.dialogue.steps"}),
+        ("from smtphooks.dialogue.steps import Ask", {"smtphooks.dialogue.steps"}),
         ("def f():\n    import twisted.mail", {"twisted.mail"}),
-        ("if TYPE_CHECKING:\n    from smtphooks.dialogue import Dialogue", set()),
+        ("if TYPE_CHECKING:\n    from smtphooks.factory import SMTPServerFactory", {"smtphooks.factory"}),
     ],
 )
-def test_importsAreFoundWhereverTheyStand(tmp_path: Path, source: str, imports: set[str]) -> None:
+def test_imports_are_found_wherever_they_stand(tmp_path: Path, source: str, imports: set[str]) -> None:
     module = tmp_path / "module.py"
     module.write_text(source)
     assert importsOf(module) == imports
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_moduleOpensWithADocstringThatSaysWhatItIsFor(module: str) -> None:
-    docstring = ast.get_docstring(ast.parse(MODULES[module].read_text()))
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_opens_with_what_it_is_for(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
     assert docstring is not None
-    if not module.startswith("_"):
+    if path.name != "_version.py":
         assert len(docstring.splitlines()) >= 3
 
 
-@pytest.mark.parametrize("module", sorted(set(MODULES) - {"__init__"}))
-def test_packageIsNotImportedByItsModules(module: str) -> None:
+@pytest.mark.parametrize("module", MODULES)
+def test_the_package_itself_is_not_imported_by_its_modules(module: str) -> None:
     assert "smtphooks" not in importsOf(MODULES[module])
 
 
-def test_publicNamesArePinned() -> None:
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_is_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_the_tests_stand_where_the_modules_do() -> None:
+    tests = Path(__file__).parent
+    for folder in FOLDERS:
+        for test in (tests / folder).glob("test_*.py"):
+            assert f"{folder}.{test.stem.removeprefix('test_')}" in MODULES, f"{test} tests no module of that name"
+
+
+def test_public_names_are_pinned() -> None:
     assert set(smtphooks.__all__) == {
         "Address",
         "Auth",

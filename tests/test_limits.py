@@ -12,9 +12,20 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from smtphooks import AuthResponse, Extension, SMTPError, SMTPServerFactory
-
-from .secrets import PASSWORD, WRONG_PASSWORD, encoded, plain
-from .support import ENVELOPE, HELLO, LMTP_ENVELOPE, MAIL, RCPT, Client, Diary, Mailbox, Pending, Transport, makeFactory
+from tests.secrets import PASSWORD, WRONG_PASSWORD, encoded, plain
+from tests.support import (
+    ENVELOPE,
+    HELLO,
+    LMTP_ENVELOPE,
+    MAIL,
+    RCPT,
+    Client,
+    Diary,
+    Mailbox,
+    Pending,
+    Transport,
+    makeFactory,
+)
 
 pytestmark = pytest.mark.usefixtures("logged")
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtphooks import options as module
-from smtphooks.extensions import Extension
-from smtphooks.options import OPTION_NAMES, OptionError, Options, fillHeloResponse, makeOptions, unknownName
-from smtphooks.toml import toTOML
+from smtphooks.errors import OptionError, unknownName
+from smtphooks.extension import Extension
+from smtphooks.options import OPTION_NAMES, Options, fillHeloResponse, makeOptions
+from smtphooks.service.toml import toTOML
 from tests.secrets import SCRAM_SECRET
 
 # The table of the design; what an issue adds to the options must stand here.
@@ -192,19 +193,19 @@ def pairs(table: dict[str, list[Any]]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", OPTION_NAMES)
-def test_defaultIsTheDocumentedOne(name: str) -> None:
+def test_default_is_the_documented_one(name: str) -> None:
     value = getattr(Options(), name)
     assert value == DEFAULTS[name]
     assert type(value) is type(DEFAULTS[name])
 
 
-def test_nameIsAskedForWhenOptionsAreMade(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_is_asked_for_when_options_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     field = attrs.fields(Options).name
     assert isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]
     assert field.default.factory is socket.getfqdn
 
 
-def test_optionsAreFrozenAndGivenByName() -> None:
+def test_options_are_frozen_and_given_by_name() -> None:
     options = Options()
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         options.size = 5  # type: ignore[misc]
@@ -212,7 +213,7 @@ def test_optionsAreFrozenAndGivenByName() -> None:
         Options("mx.example.org")  # type: ignore[misc]
 
 
-def test_everyOptionIsTriedWithWrongValues() -> None:
+def test_every_option_is_tried_with_wrong_values() -> None:
     tried = set(WRONG)
     simple = {name for name, value in DEFAULTS.items() if isinstance(value, (bool, int, float))}
     assert set(OPTION_NAMES) <= tried | simple
@@ -223,7 +224,7 @@ def test_everyOptionIsTriedWithWrongValues() -> None:
 
 
 @pytest.mark.parametrize("name, value", pairs(WRONG))
-def test_valueThatDoesNotFitIsRefusedInOneSentence(name: str, value: Any) -> None:
+def test_value_that_does_not_fit_is_refused_in_one_sentence(name: str, value: Any) -> None:
     with pytest.raises(OptionError) as caught:
         makeOptions({name: value})
     sentence = str(caught.value)
@@ -236,27 +237,27 @@ SHOWN = [pair for pair in pairs(WRONG) if not isinstance(pair.values[1], list) a
 
 
 @pytest.mark.parametrize("name, value", SHOWN)
-def test_refusalShowsWhatItGot(name: str, value: Any) -> None:
+def test_refusal_shows_what_it_got(name: str, value: Any) -> None:
     with pytest.raises(OptionError) as caught:
         makeOptions({name: value})
     assert repr(value) in str(caught.value)
 
 
 @pytest.mark.parametrize("name, value", pairs(RIGHT))
-def test_valueThatFitsIsKept(name: str, value: Any) -> None:
+def test_value_that_fits_is_kept(name: str, value: Any) -> None:
     assert getattr(makeOptions({name: value}), name) == value
 
 
 @pytest.mark.parametrize("given", [["vrfy", "Help"], ("vrfy", "Help"), iter(["vrfy", "Help"])])
-def test_listOfCommandsIsKeptInUpperCase(given: Any) -> None:
+def test_list_of_commands_is_kept_in_upper_case(given: Any) -> None:
     assert Options(disabledCommands=given).disabledCommands == ("VRFY", "HELP")
 
 
-def test_mechanismsAreNamedInAnyCase() -> None:
+def test_mechanisms_are_named_in_any_case() -> None:
     assert Options(authMethods=["plain", MINE, "Scram-SHA-256"]).authMethods == ("PLAIN", MINE, "SCRAM-SHA-256")
 
 
-def test_listsAreCopied() -> None:
+def test_lists_are_copied() -> None:
     mine = [Extension("X")]
     options = Options(extensions=mine)
     mine.clear()
@@ -264,7 +265,7 @@ def test_listsAreCopied() -> None:
 
 
 @pytest.mark.parametrize("name", OPTION_NAMES)
-def test_everyOptionSaysWhatItWants(name: str) -> None:
+def test_every_option_says_what_it_wants(name: str) -> None:
     wants = getattr(attrs.fields(Options), name).metadata["wants"]
     assert isinstance(wants, str)
     assert wants
@@ -290,14 +291,14 @@ def test_everyOptionSaysWhatItWants(name: str) -> None:
         ),
     ],
 )
-def test_combinationThatCannotBeIsRefused(given: dict[str, Any], sentence: str) -> None:
+def test_combination_that_cannot_be_is_refused(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(OptionError) as caught:
         makeOptions(given)
     assert str(caught.value) == sentence
 
 
 @pytest.mark.parametrize("value", ["short-secret", b"short-secret", ["short-secret"], {"short-secret": 1}], ids=repr)
-def test_secretIsNeverShown(value: Any) -> None:
+def test_secret_is_never_shown(value: Any) -> None:
     with pytest.raises(OptionError) as caught:
         makeOptions({"scramSecret": value})
     assert "short-secret" not in str(caught.value)
@@ -308,13 +309,13 @@ def test_secretIsNeverShown(value: Any) -> None:
         assert SCRAM_SECRET not in repr(Options(scramSecret=secret))
 
 
-def test_combinationThatCanBeIsKept() -> None:
+def test_combination_that_can_be_is_kept() -> None:
     options = Options(key="k.pem", cert="c.pem", secure=True, minVersion="TLSv1.3", maxVersion="TLSv1.3")
     assert (options.key, options.cert, options.secure) == ("k.pem", "c.pem", True)
 
 
 @pytest.mark.parametrize("given", [{"authOptional": True}, {"useXClient": True}, {"useXClient": ["10.0.0.0/8"]}])
-def test_AUTHMayBeDisabledWhereMailIsTakenWithoutIt(given: dict[str, Any]) -> None:
+def test_AUTH_may_be_disabled_where_mail_is_taken_without_it(given: dict[str, Any]) -> None:
     assert makeOptions({"disabledCommands": ["AUTH"], **given}).disabledCommands == ("AUTH",)
 
 
@@ -345,7 +346,7 @@ def written(given: dict[str, Any]) -> tuple[str, str]:
         ({"banner": "{true!r}\n"}, "is '{true!r}\\n', it", 'is "{true!r}\\n", it'),
     ],
 )
-def test_aSentenceIsWrittenInTheNotationOfItsReader(given: dict[str, Any], python: str, toml: str) -> None:
+def test_a_sentence_is_written_in_the_notation_of_its_reader(given: dict[str, Any], python: str, toml: str) -> None:
     inPython, inTOML = written(given)
     assert python in inPython
     assert toml in inTOML
@@ -360,18 +361,18 @@ def test_aSentenceIsWrittenInTheNotationOfItsReader(given: dict[str, Any], pytho
         ({"maxVersion": "TLSv1.1"}, ("maxVersion", "minVersion")),
     ],
 )
-def test_anErrorKnowsTheOptionsConcerned(given: dict[str, Any], names: tuple[str, ...]) -> None:
+def test_an_error_knows_the_options_concerned(given: dict[str, Any], names: tuple[str, ...]) -> None:
     with pytest.raises(OptionError) as caught:
         makeOptions(given)
     assert caught.value.options == names
 
 
 @given(st.text())
-def test_aSentenceWithoutValuesIsTakenAsItIs(text: str) -> None:
+def test_a_sentence_without_values_is_taken_as_it_is(text: str) -> None:
     assert str(OptionError(text)) == OptionError(text).said(toTOML) == text
 
 
-def test_anErrorOfAServerNameNamesIt() -> None:
+def test_an_error_of_a_server_name_names_it() -> None:
     error = OptionError("option key is {!r}", "k", options=["key"]).ofHost("mail.example")
     assert str(error) == "in sniOptions of mail.example: option key is 'k'"
     assert (error.host, error.options, error.said(toTOML)) == ("mail.example", ("key",), 'option key is "k"')
@@ -392,19 +393,19 @@ def test_anErrorOfAServerNameNamesIt() -> None:
         ("", "unknown option "),
     ],
 )
-def test_unknownOptionIsRefusedWithTheNearestName(given: str, sentence: str) -> None:
+def test_unknown_option_is_refused_with_the_nearest_name(given: str, sentence: str) -> None:
     with pytest.raises(OptionError) as caught:
         makeOptions({given: 1, "size": -1}, ["onRcptTo"])
     assert str(caught.value) == sentence
 
 
 @given(st.text(), st.lists(st.text()))
-def test_anyUnknownNameHasItsSentence(name: str, known: list[str]) -> None:
+def test_any_unknown_name_has_its_sentence(name: str, known: list[str]) -> None:
     assert unknownName("option", name, known).startswith(f"unknown option {name}")
 
 
 @pytest.mark.parametrize("name", OPTION_NAMES)
-def test_everyOptionIsFoundInAnyCase(name: str) -> None:
+def test_every_option_is_found_in_any_case(name: str) -> None:
     assert unknownName("option", name.upper(), OPTION_NAMES).endswith(f"did you mean {name}?")
 
 
@@ -424,16 +425,16 @@ def test_everyOptionIsFoundInAnyCase(name: str) -> None:
         ("%s%s", "mxc"),
     ],
 )
-def test_templateMayNameBothTheServerAloneOrNeither(template: str, text: str) -> None:
+def test_template_may_name_both_the_server_alone_or_neither(template: str, text: str) -> None:
     assert fillHeloResponse(template, "mx", "c") == text
 
 
-def test_namesInATemplateAreTakenAsTheyAre() -> None:
+def test_names_in_a_template_are_taken_as_they_are() -> None:
     assert fillHeloResponse("%s %s", "%s%d", "%(x)s") == "%s%d %(x)s"
 
 
 @given(st.text())
-def test_templateThatIsAcceptedCanBeFilled(template: str) -> None:
+def test_template_that_is_accepted_can_be_filled(template: str) -> None:
     try:
         options = Options(heloResponse=template)
     except OptionError:
@@ -441,5 +442,5 @@ def test_templateThatIsAcceptedCanBeFilled(template: str) -> None:
     assert isinstance(fillHeloResponse(options.heloResponse, "mx", "c"), str)
 
 
-def test_optionsKnowTheModesOfTheWire() -> None:
+def test_options_know_the_modes_of_the_wire() -> None:
     assert {module.NORMALIZE, module.REJECT, module.ACCEPT} == {"normalize", "reject", "accept"}

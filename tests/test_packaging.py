@@ -30,7 +30,7 @@ def output(*arguments: object, folder: Path, path: Path) -> str:
     return done.stdout
 
 
-def test_thePluginImportsNothingHeavy(tmp_path: Path) -> None:
+def test_the_plugin_imports_nothing_heavy(tmp_path: Path) -> None:
     """twistd imports every plugin at every start."""
     script = (
         "import sys, twisted.plugin, twisted.plugins\n"
@@ -42,18 +42,18 @@ def test_thePluginImportsNothingHeavy(tmp_path: Path) -> None:
     assert output("-c", script, folder=tmp_path, path=ROOT).split() == ["twisted.plugins.smtphooks_plugin"]
 
 
-def test_theServiceImportsNoReactor(tmp_path: Path) -> None:
+def test_the_service_imports_no_reactor(tmp_path: Path) -> None:
     """Or else twistd's choice of one would come too late."""
-    script = "import sys, smtphooks.tap; print('twisted.internet.reactor' in sys.modules)"
+    script = "import sys, smtphooks.service.tap; print('twisted.internet.reactor' in sys.modules)"
     assert output("-c", script, folder=tmp_path, path=ROOT) == "False\n"
 
 
-def test_thePluginsFolderIsNoPackageOfItsOwn() -> None:
+def test_the_plugins_folder_is_no_package_of_its_own() -> None:
     """An __init__.py would hide Twisted's own."""
     assert not list((ROOT / "twisted").rglob("__init__.py"))
 
 
-def test_theWheelBringsThePlugin(tmp_path: Path) -> None:
+def test_the_wheel_brings_the_plugin(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.rst", "LICENSE"):

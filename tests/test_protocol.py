@@ -14,10 +14,9 @@ from twisted.internet.testing import StringTransport
 from zope.interface.verify import verifyObject
 
 from smtphooks import Extension, SMTPError
-from smtphooks.writer import ReplyWriter
-
-from .conftest import Logged
-from .support import (
+from smtphooks.connection.writer import ReplyWriter
+from tests.conftest import Logged
+from tests.support import (
     ENVELOPE,
     HELLO,
     HOOKS,
@@ -318,7 +317,7 @@ STATES: dict[str, tuple[tuple[str, ...], str | None]] = {
 
 @pytest.mark.parametrize("reason", [ConnectionLost(), ConnectionDone(), ConnectionAborted()])
 @pytest.mark.parametrize(("lines", "name"), STATES.values(), ids=STATES)
-def test_a_connection_lost_cancels_the_pending_hook_and_then_calls_onClose(
+def test_a_connection_lost_cancels_the_pending_hook_and_then_calls_on_close(
     lines: tuple[str, ...], name: str | None, reason: Exception
 ) -> None:
     diary, hook = Diary(), Pending()
@@ -342,7 +341,9 @@ def test_a_connection_lost_cancels_the_pending_hook_and_then_calls_onClose(
 
 
 @pytest.mark.parametrize(("lines", "name"), [state for state in STATES.values() if state[1]])
-def test_a_hook_without_a_canceller_is_cancelled_too_and_onClose_called_once(lines: tuple[str, ...], name: str) -> None:
+def test_a_hook_without_a_canceller_is_cancelled_too_and_on_close_called_once(
+    lines: tuple[str, ...], name: str
+) -> None:
     diary = Diary()
     client = connect(**{name: lambda *arguments: Deferred(), "onClose": diary.hook("onClose")})
     client.feed(octets(*lines)) if lines else None
@@ -351,7 +352,7 @@ def test_a_hook_without_a_canceller_is_cancelled_too_and_onClose_called_once(lin
 
 
 @pytest.mark.parametrize("name", [*HOOKS, "onReset"])
-def test_onClose_waits_for_a_hook_that_does_not_mind_being_cancelled(name: str, logged: Logged) -> None:
+def test_on_close_waits_for_a_hook_that_does_not_mind_being_cancelled(name: str, logged: Logged) -> None:
     diary = Diary()
     cleanup: Deferred[None] = Deferred()
 
@@ -406,7 +407,7 @@ def test_a_hook_that_answers_late_answers_nobody() -> None:
     assert not client.factory.connections
 
 
-def test_a_slow_onClose_keeps_the_connection_among_the_live_ones() -> None:
+def test_a_slow_on_close_keeps_the_connection_among_the_live_ones() -> None:
     onClose = Pending()
     client = connect(onClose=onClose)
     client.lose()
@@ -415,7 +416,7 @@ def test_a_slow_onClose_keeps_the_connection_among_the_live_ones() -> None:
     assert not client.factory.connections
 
 
-def test_onReset_is_not_called_for_a_client_that_leaves() -> None:
+def test_on_reset_is_not_called_for_a_client_that_leaves() -> None:
     diary = Diary()
     client = connect(onReset=diary.hook("onReset"), onClose=diary.hook("onClose"))
     client.say(*ENVELOPE)
@@ -470,7 +471,7 @@ def test_nothing_is_written_any_more_when_the_connection_goes_while_a_hook_is_ca
     assert not client.factory.connections
 
 
-def test_nothing_behind_is_read_when_onError_has_aborted_the_connection(logged: Logged) -> None:
+def test_nothing_behind_is_read_when_on_error_has_aborted_the_connection(logged: Logged) -> None:
     def onMailFrom(address: Any, session: Any) -> None:
         raise RuntimeError("crash")
 
@@ -482,7 +483,7 @@ def test_nothing_behind_is_read_when_onError_has_aborted_the_connection(logged: 
     assert logged.takeFailures(RuntimeError)
 
 
-def test_the_pump_ends_when_onError_aborts_while_the_server_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pump_ends_when_on_error_aborts_while_the_server_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     def onError(failure: Any, session: Any) -> None:
         client.protocol.abort()
         client.factory.close()
@@ -526,7 +527,7 @@ def test_an_envelope_that_a_hook_has_spoilt_does_not_keep_the_connection() -> No
     assert (diary, client.factory.connections) == (["onClose"], set())
 
 
-def test_a_client_that_leaves_within_a_message_does_not_cut_onClose_short() -> None:
+def test_a_client_that_leaves_within_a_message_does_not_cut_on_close_short() -> None:
     onClose = Pending()
     client = connect(onData=Mailbox().onData, onClose=onClose)
     client.say(*ENVELOPE, "DATA", "text")
@@ -581,7 +582,7 @@ def test_a_consumer_of_a_message_that_was_cut_is_told() -> None:
     assert reasons == [ConnectionLost]
 
 
-def test_the_hook_of_a_message_that_was_cut_may_clean_up_before_onClose() -> None:
+def test_the_hook_of_a_message_that_was_cut_may_clean_up_before_on_close() -> None:
     diary = Diary()
     cleanup: Deferred[None] = Deferred()
 
@@ -604,7 +605,7 @@ def test_the_hook_of_a_message_that_was_cut_may_clean_up_before_onClose() -> Non
 @pytest.mark.parametrize("lines", [("DATA", "text", "."), ("BDAT 6 LAST", "text"), ("BDAT 0 LAST",)])
 @pytest.mark.parametrize("lmtp", [True, False])
 @pytest.mark.parametrize("result", ["stored", SMTPError("no"), ["stored"]])
-def test_behind_the_final_dot_onData_runs_to_its_end(lines: tuple[str, ...], lmtp: bool, result: Any) -> None:
+def test_behind_the_final_dot_on_data_runs_to_its_end(lines: tuple[str, ...], lmtp: bool, result: Any) -> None:
     diary, onData = Diary(), Pending()
     client = connect(onData=onData, onClose=diary.hook("onClose"), lmtp=lmtp)
     client.say(*(LMTP_ENVELOPE if lmtp else ENVELOPE), *lines)
@@ -809,7 +810,7 @@ def test_a_message_is_acknowledged_when_the_hook_has_it(kind: str, sent: bytes) 
 
 
 @pytest.mark.parametrize(("kind", "sent"), SENT, ids=["DATA", "BDAT"])
-def test_without_onData_messages_are_dropped(kind: str, sent: bytes) -> None:
+def test_without_on_data_messages_are_dropped(kind: str, sent: bytes) -> None:
     client = connect()
     client.say(*ENVELOPE)
     client.feed(sent + octets("NOOP"))
@@ -1240,7 +1241,7 @@ class Breaking(Transport):
 
 @pytest.mark.parametrize("answer", [None, SMTPError("No", 550), SMTPError("Too busy", 421)])
 @pytest.mark.parametrize("command", ["DATA", "BDAT 3", "BDAT 3 LAST"])
-def test_a_transport_that_raises_under_the_answer_of_onData_ends_the_connection(
+def test_a_transport_that_raises_under_the_answer_of_on_data_ends_the_connection(
     command: str, answer: Any, logged: Logged
 ) -> None:
     onData, onClose = Pending(), Diary()
@@ -1352,7 +1353,7 @@ def test_a_client_that_says_nothing_when_a_slow_hook_has_made_room_is_let_go() -
 
 
 @pytest.mark.parametrize("lines", [("DATA", "."), ("BDAT 0 LAST",), ("BDAT 6", "text", "BDAT 0 LAST")])
-def test_the_time_of_onData_is_not_the_clients(lines: tuple[str, ...]) -> None:
+def test_the_time_of_on_data_is_not_the_clients(lines: tuple[str, ...]) -> None:
     onData = Pending()
     client = connect(onData=onData, socketTimeout=60)
     client.say(*ENVELOPE, *lines)

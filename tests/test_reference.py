@@ -37,19 +37,18 @@ from smtphooks import (
     Session,
     SMTPError,
     SMTPServerFactory,
-    supervision,
 )
 from smtphooks.hooks import HOOK_NAMES
 from smtphooks.options import Options
 from smtphooks.replies import SITUATIONS
-from smtphooks.sasl import Auth
-from smtphooks.scram import ScramCredentials
-from smtphooks.tap import Options as Flags
-from smtphooks.xclient import xClientKeywords, xForwardKeywords
-
-from .certificates import Authority
-from .support import ENVELOPE, Client, Transport
-from .test_readme import BIN, BLOCK, ROOT, deliver, freePort, running, tomllib
+from smtphooks.sasl.mechanisms import Auth
+from smtphooks.sasl.scram import ScramCredentials
+from smtphooks.service import supervision
+from smtphooks.service.tap import Options as Flags
+from smtphooks.syntax.xclient import xClientKeywords, xForwardKeywords
+from tests.certificates import Authority
+from tests.support import ENVELOPE, Client, Transport
+from tests.test_readme import BIN, BLOCK, ROOT, deliver, freePort, running, tomllib
 
 REFERENCE = ROOT / "docs" / "reference.rst"
 BLOCKS = [(kind, name, textwrap.dedent(text)) for kind, name, text in BLOCK.findall(REFERENCE.read_text())]
@@ -109,7 +108,7 @@ def test_default_is_the_documented_one(name: str) -> None:
 def optionsRead() -> set[str]:
     """Attributes that are read of something whose name ends in "options", anywhere but where they are declared."""
     read = set()
-    for path in (ROOT / "smtphooks").glob("*.py"):
+    for path in (ROOT / "smtphooks").rglob("*.py"):
         if path.name != "options.py":
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Attribute) and re.search(r"options$", ast.unparse(node.value), re.IGNORECASE):

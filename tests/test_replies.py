@@ -29,7 +29,7 @@ def enhancedCodes(code: int) -> st.SearchStrategy[str | None]:
 
 
 @given(st.data(), _CODES, st.text() | st.lists(st.text(), min_size=1), st.booleans(), st.booleans())
-def test_anyTextMakesOneWellFormedReply(
+def test_any_text_makes_one_well_formed_reply(
     data: st.DataObject, code: int, text: str | list[str], enhanced: bool, utf8: bool
 ) -> None:
     enhancedCode = data.draw(enhancedCodes(code))
@@ -45,7 +45,7 @@ def test_anyTextMakesOneWellFormedReply(
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=480, max_size=2000))
-def test_wrappingLosesNothingButSpacesAtTheCuts(text: str) -> None:
+def test_wrapping_loses_nothing_but_spaces_at_the_cuts(text: str) -> None:
     reply = Reply(250, text)
     said = [line[4:] for line in reply.encode(utf8=True).decode().removesuffix("\r\n").split("\r\n")]
     assert "".join(said).replace(" ", "") == reply.lines[0].replace(" ", "")
@@ -64,7 +64,7 @@ def test_wrappingLosesNothingButSpacesAtTheCuts(text: str) -> None:
         ("€" * 200, ["€" * 163, "€" * 37]),
     ],
 )
-def test_longTextIsCutAtASpaceOrInsideAWordButNeverInsideACharacter(text: str, lines: list[str]) -> None:
+def test_long_text_is_cut_at_a_space_or_inside_a_word_but_never_inside_a_character(text: str, lines: list[str]) -> None:
     octets = Reply(250, text).encode(utf8=True).decode()
     assert [line[4:] for line in octets.removesuffix("\r\n").split("\r\n")] == lines
 
@@ -73,19 +73,19 @@ def test_longTextIsCutAtASpaceOrInsideAWordButNeverInsideACharacter(text: str, l
     "text",
     ["a\r\nb", "a\nb", "a\rb", "a\0b", "a\tb", "a\x7fb", "a\x85b", "a\u2028b", "a\u202eb", "a\ud800b", "a\u00a0b"],
 )
-def test_controlCharactersBecomeSpaces(text: str) -> None:
+def test_control_characters_become_spaces(text: str) -> None:
     reply = Reply(250, text)
     assert reply.lines == ("a b".replace(" ", " " * (len(text) - 2)),)
     assert reply.encode(utf8=True).count(b"\r\n") == 1
 
 
-def test_repliesOfSeveralLinesHaveTheirCodesOnEach() -> None:
+def test_replies_of_several_lines_have_their_codes_on_each() -> None:
     reply = Reply(550, ["No", "Never"], "5.1.1")
     assert reply.encode() == b"550-5.1.1 No\r\n550 5.1.1 Never\r\n"
     assert reply.encode(enhanced=False) == b"550-No\r\n550 Never\r\n"
 
 
-def test_encodingTwiceGivesTheSame() -> None:
+def test_encoding_twice_gives_the_same() -> None:
     reply = Reply(250, "Grüße", "2.0.0")
     for _ in range(2):
         assert reply.encode() == b"250 2.0.0 Gr??e\r\n"
@@ -94,7 +94,7 @@ def test_encodingTwiceGivesTheSame() -> None:
         assert reply.encode(enhanced=False, utf8=True) == "250 Grüße\r\n".encode()
 
 
-def test_replyIsAValue() -> None:
+def test_reply_is_a_value() -> None:
     reply = Reply(550, "No", "5.1.1")
     assert reply == Reply(550, "No", "5.1.1")
     assert reply != Reply(550, "No", "5.1.2")
@@ -113,12 +113,12 @@ def test_replyIsAValue() -> None:
         (Reply(250, "OK", "2.0.0"), Reply(250, "2.0.0 OK")),
     ],
 )
-def test_equalRepliesHaveEqualHashes(one: Reply, other: Reply) -> None:
+def test_equal_replies_have_equal_hashes(one: Reply, other: Reply) -> None:
     assert one == other
     assert hash(one) == hash(other)
 
 
-def test_421AlwaysClosesAndAnyReplyCanBeMadeTo() -> None:
+def test_421_always_closes_and_any_reply_can_be_made_to() -> None:
     assert Reply(421, "Bye").closes
     reply = Reply(550, ["No", "Never"], "5.1.1")
     assert not reply.closes
@@ -127,12 +127,12 @@ def test_421AlwaysClosesAndAnyReplyCanBeMadeTo() -> None:
 
 
 @pytest.mark.parametrize("enhancedCode", ["5.1", "5.1.1.1", "6.1.1", "5.1.1000", "5.1.x", "5.1.\u0661", "", 5])
-def test_replyRefusesAnEnhancedCodeThatIsNone(enhancedCode: Any) -> None:
+def test_reply_refuses_an_enhanced_code_that_is_none(enhancedCode: Any) -> None:
     with pytest.raises(ValueError, match="enhancedCode is "):
         Reply(550, "No", enhancedCode)
 
 
-def test_replyRefusesAnEnhancedCodeOfAnotherClass() -> None:
+def test_reply_refuses_an_enhanced_code_of_another_class() -> None:
     with pytest.raises(ValueError, match=r"enhancedCode 4\.1\.1 does not fit reply code 550"):
         Reply(550, "No", "4.1.1")
 
@@ -141,7 +141,7 @@ def test_replyRefusesAnEnhancedCodeOfAnotherClass() -> None:
 
 
 @pytest.mark.parametrize("name", STANDARD)
-def test_standardReplyHasAnEnhancedCodeOfItsClassUnlessItIsIntermediate(name: str) -> None:
+def test_standard_reply_has_an_enhanced_code_of_its_class_unless_it_is_intermediate(name: str) -> None:
     reply = STANDARD[name]
     if reply.code // 100 == 3:  # RFC 2034 section 4
         assert reply.enhancedCode is None
@@ -151,21 +151,21 @@ def test_standardReplyHasAnEnhancedCodeOfItsClassUnlessItIsIntermediate(name: st
 
 
 @pytest.mark.parametrize("name", STANDARD)
-def test_standardReplyIsOneASCIILine(name: str) -> None:
+def test_standard_reply_is_one_ASCII_line(name: str) -> None:
     reply = STANDARD[name]
     assert len(reply.lines) == 1
     assert reply.encode() == reply.encode(utf8=True)
     assert reply.encode().count(b"\r\n") == 1
 
 
-def test_onlyTheseStandardRepliesCloseBeside421() -> None:
+def test_only_these_standard_replies_close_beside_421() -> None:
     assert {name for name, reply in STANDARD.items() if reply.closes and reply.code != 421} == CLOSING
 
 
 @pytest.mark.parametrize(
     "answer, text", [("Queued as 1", "Queued as 1"), (None, "OK"), ("", "OK"), (True, "OK"), (7, "OK"), (b"x", "OK")]
 )
-def test_okTakesTheTextOfAHookAndNothingElse(answer: object, text: str) -> None:
+def test_ok_takes_the_text_of_a_hook_and_nothing_else(answer: object, text: str) -> None:
     assert replies.ok(answer, replies.OK) == Reply(250, text, "2.0.0")
 
 
@@ -173,7 +173,7 @@ def test_okTakesTheTextOfAHookAndNothingElse(answer: object, text: str) -> None:
 
 
 @pytest.mark.parametrize("code", [200, 250, 354, 399, 600, 0, -1, True, "550", 550.0, None])
-def test_refusalHasACodeFrom400To599(code: Any) -> None:
+def test_refusal_has_a_code_from400_to599(code: Any) -> None:
     if code is None:
         assert SMTPError("No", code).responseCode is None
         return
@@ -182,23 +182,23 @@ def test_refusalHasACodeFrom400To599(code: Any) -> None:
 
 
 @pytest.mark.parametrize("code, enhancedCode", [(550, "4.1.1"), (450, "5.1.1"), (421, "5.3.2")])
-def test_codesOfARefusalAreOfOneClass(code: int, enhancedCode: str) -> None:
+def test_codes_of_a_refusal_are_of_one_class(code: int, enhancedCode: str) -> None:
     with pytest.raises(ValueError, match="their classes differ"):
         SMTPError("No", code, enhancedCode)
 
 
 @pytest.mark.parametrize("enhancedCode", ["5.1", "no", "5.1.1 ", "5.1.1\n", "\u0665.1.1", 5.1])
-def test_refusalRefusesAnEnhancedCodeThatIsNone(enhancedCode: Any) -> None:
+def test_refusal_refuses_an_enhanced_code_that_is_none(enhancedCode: Any) -> None:
     with pytest.raises(ValueError, match=r"it is written like '5\.1\.1'"):
         SMTPError("No", None, enhancedCode)
 
 
-def test_refusalIsNoSuccess() -> None:
+def test_refusal_is_no_success() -> None:
     with pytest.raises(ValueError, match="a refusal is of class 4 or 5"):
         SMTPError("No", None, "2.0.0")
 
 
-def test_refusalIsAnExceptionWithItsText() -> None:
+def test_refusal_is_an_exception_with_its_text() -> None:
     error = SMTPError("No such user", 550, "5.1.1")
     assert str(error) == error.message == "No such user"
     assert (error.responseCode, error.enhancedCode) == (550, "5.1.1")
@@ -237,12 +237,12 @@ def test_refusalIsAnExceptionWithItsText() -> None:
         (SMTPError(""), "onRcptTo", "550 5.1.1 Refused"),
     ],
 )
-def test_whatARefusalDoesNotSayFollowsFromTheSituation(error: SMTPError, situation: str, said: str) -> None:
+def test_what_a_refusal_does_not_say_follows_from_the_situation(error: SMTPError, situation: str, said: str) -> None:
     assert str(error.reply(SITUATIONS[situation])) == said
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_enhancedCodesOfASituationFitTheirCodes(name: str) -> None:
+def test_enhanced_codes_of_a_situation_fit_their_codes(name: str) -> None:
     situation = SITUATIONS[name]
     assert 400 <= situation.code <= 599
     for code, enhancedCode in situation.enhancedCodes.items():
@@ -252,7 +252,7 @@ def test_enhancedCodesOfASituationFitTheirCodes(name: str) -> None:
 @given(
     st.sampled_from(sorted(SITUATIONS)), st.none() | st.integers(400, 599), st.sampled_from([None, "4.9.9", "5.9.9"])
 )
-def test_everyRefusalThatCanBeMadeHasAReply(name: str, code: int | None, enhancedCode: str | None) -> None:
+def test_every_refusal_that_can_be_made_has_a_reply(name: str, code: int | None, enhancedCode: str | None) -> None:
     if code is not None and enhancedCode is not None and int(enhancedCode[0]) != code // 100:
         return
     reply = SMTPError("No", code, enhancedCode).reply(SITUATIONS[name])
@@ -262,7 +262,7 @@ def test_everyRefusalThatCanBeMadeHasAReply(name: str, code: int | None, enhance
     assert int(reply.enhancedCode[0]) == reply.code // 100
 
 
-def test_situationWithoutAnyTableStillHasCodes() -> None:
+def test_situation_without_any_table_still_has_codes() -> None:
     assert str(SMTPError("No").reply(Situation(560, {}))) == "560 5.0.0 No"
 
 

@@ -23,20 +23,20 @@ log = Logger()
 
 @pytest.mark.parametrize("secret", [PASSWORD, UNICODE_PASSWORD, TOKEN, CRAM_DIGEST])
 @pytest.mark.parametrize("before", ["", "x", "xy", "xyz", "\0ann\0"])
-def test_secretIsFoundInEveryForm(secret: str, before: str) -> None:
+def test_secret_is_found_in_every_form(secret: str, before: str) -> None:
     octets = f"{before}{secret}".encode()
     for text in (secret, repr(secret), repr(octets), octets.hex(), b64encode(octets + b"\1x").decode()):
         assert secretsIn(f"some {text} words"), text
         assert secretsIn(f"some {text[:6]} words") == []
 
 
-def test_responseOfAClientIsASecretOfItsOwn() -> None:
+def test_response_of_a_client_is_a_secret_of_its_own() -> None:
     response = encoded("anything that a client may respond")
     assert secretsIn(f"received AUTH PLAIN {response}") == [response]
 
 
 @pytest.mark.parametrize("level", [*LogLevel.iterconstants()])
-def test_secretIsFoundAtEveryLevelAndInEveryPlaceOfAnEvent(logged: Logged, level: Any) -> None:
+def test_secret_is_found_at_every_level_and_in_every_place_of_an_event(logged: Logged, level: Any) -> None:
     for values in ({"a": PASSWORD}, {"a": {"deep": [PASSWORD.encode()]}}, {"log_failure": Failure(ValueError(TOKEN))}):
         log.emit(level, "text without", **values)
         assert takeBetrayals()
@@ -47,12 +47,12 @@ def test_secretIsFoundAtEveryLevelAndInEveryPlaceOfAnEvent(logged: Logged, level
     logged.clear()
 
 
-def test_secretIsFoundInWhatTheOldLogSays() -> None:
+def test_secret_is_found_in_what_the_old_log_says() -> None:
     oldLog.msg(f"login with {PASSWORD}")
     assert takeBetrayals()
 
 
-def test_searchSeesTheEventsOfAServer() -> None:
+def test_search_sees_the_events_of_a_server() -> None:
     def betray(auth: Any, session: Any) -> Any:
         log.debug("{auth.password} tried", auth=auth)
 
@@ -61,7 +61,7 @@ def test_searchSeesTheEventsOfAServer() -> None:
     assert takeBetrayals()
 
 
-def test_factoryLogsNothingOfItsOptions() -> None:
+def test_factory_logs_nothing_of_its_options() -> None:
     assert PASSWORD not in repr(SMTPServerFactory(onAuth=lambda auth, session: PASSWORD))
 
 
@@ -91,7 +91,7 @@ def test_late(late):
 
 
 @pytest.mark.parametrize("test, outcome", [("innocent", 0), ("traitor", 1), ("late", 1)])
-def test_runFailsThatLoggedASecret(tmp_path: Path, test: str, outcome: int) -> None:
+def test_run_fails_that_logged_a_secret(tmp_path: Path, test: str, outcome: int) -> None:
     (tmp_path / "conftest.py").write_text("from tests.conftest import *\n")
     (tmp_path / "test_it.py").write_text(SUITE.replace("from tests.conftest import *\n", "import pytest\n"))
     run = subprocess.run(

@@ -41,7 +41,7 @@ def received(session: Session, *arguments: Any) -> dict[str, str | None]:
 # --- Addresses and envelopes ---
 
 
-def test_addressIsItsMailbox() -> None:
+def test_address_is_its_mailbox() -> None:
     address = Address("joe@b.example", "joe", "b.example", {"NOTIFY": "NEVER"})
     assert str(address) == "joe@b.example"
     assert address == Address("joe@b.example", "joe", "b.example")
@@ -57,24 +57,24 @@ def test_addressIsItsMailbox() -> None:
         ({"NOTIFY": True, "ORCPT": True}, RecipientDSN((), None)),
     ],
 )
-def test_dsnOfARecipientIsReadFromItsParameters(args: dict[str, str | bool], dsn: RecipientDSN) -> None:
+def test_dsn_of_a_recipient_is_read_from_its_parameters(args: dict[str, str | bool], dsn: RecipientDSN) -> None:
     assert Address("a@b", args=args).dsn == dsn
 
 
-def test_emptyEnvelopeAsksForNothing() -> None:
+def test_empty_envelope_asks_for_nothing() -> None:
     envelope = Envelope()
     assert (envelope.mailFrom, envelope.rcptTo, envelope.bodyType) == (None, [], "7bit")
     assert (envelope.smtpUtf8, envelope.requireTLS, envelope.dsn) == (False, False, EnvelopeDSN(None, None))
 
 
-def test_envelopeIsReadFromTheParametersOfMAIL() -> None:
+def test_envelope_is_read_from_the_parameters_of_MAIL() -> None:
     args = {"BODY": "8BITMIME", "SMTPUTF8": True, "REQUIRETLS": True, "RET": "FULL", "ENVID": "x y"}
     envelope = Envelope(Address("", args=args))
     assert (envelope.bodyType, envelope.smtpUtf8, envelope.requireTLS) == ("8bitmime", True, True)
     assert envelope.dsn == EnvelopeDSN("FULL", "x y")
 
 
-def test_newEnvelopesAndSessionsShareNothing() -> None:
+def test_new_envelopes_and_sessions_share_nothing() -> None:
     Envelope().rcptTo.append(Address("a@b"))
     assert Envelope().rcptTo == []
     one, other = Session(), Session()
@@ -114,7 +114,7 @@ def test_newEnvelopesAndSessionsShareNothing() -> None:
         (True, "LHLO", True, True, "ann", "UTF8LMTPSA"),
     ],
 )
-def test_transmissionTypeIsRegisteredWithIANA(
+def test_transmission_type_is_registered_with_IANA(
     lmtp: bool, opening: str | None, utf8: bool, secure: bool, user: object, name: str
 ) -> None:
     # RFC 3848 and RFC 6531 section 4.3.
@@ -126,7 +126,7 @@ def test_transmissionTypeIsRegisteredWithIANA(
 # --- Received ---
 
 
-def test_receivedFieldSaysWhoFromByWithAndWhen() -> None:
+def test_received_field_says_who_from_by_with_and_when() -> None:
     session = makeSession(clientHostname="client.dns.example", transaction=3)
     session.envelope.rcptTo.append(Address("joe@b.example"))
     parts = received(session)
@@ -143,7 +143,7 @@ def test_receivedFieldSaysWhoFromByWithAndWhen() -> None:
     assert parsedate_to_datetime(str(parts["date"])).tzinfo is not None
 
 
-def test_receivedFieldNamesTheOnlyRecipientOrTheOneGivenButNeverSeveral() -> None:
+def test_received_field_names_the_only_recipient_or_the_one_given_but_never_several() -> None:
     session = makeSession()
     assert received(session)["recipient"] is None
     session.envelope.rcptTo += [Address("joe@b.example"), Address("jim@b.example")]
@@ -152,7 +152,7 @@ def test_receivedFieldNamesTheOnlyRecipientOrTheOneGivenButNeverSeveral() -> Non
     assert received(session, "jon@b.example")["recipient"] == "jon@b.example"
 
 
-def test_receivedFieldSaysHowItWasEncrypted() -> None:
+def test_received_field_says_how_it_was_encrypted() -> None:
     session = makeSession(tlsOptions=TLSInfo("ECDHE-RSA-AES128-GCM-SHA256", "x", "TLSv1.2"), secure=True)
     parts = received(session)
     assert parts["tls"] == "using TLSv1.2 with cipher ECDHE-RSA-AES128-GCM-SHA256"
@@ -170,7 +170,9 @@ def test_receivedFieldSaysHowItWasEncrypted() -> None:
         ({"remoteAddress": "", "clientHostname": "", "hostNameAppearsAs": ""}, "unknown", None),
     ],
 )
-def test_receivedFieldSaysOfTheClientWhatIsKnown(attributes: dict[str, Any], helo: str, tcp: str | None) -> None:
+def test_received_field_says_of_the_client_what_is_known(
+    attributes: dict[str, Any], helo: str, tcp: str | None
+) -> None:
     parts = received(makeSession(**attributes))
     assert (parts["helo"], parts["tcp"]) == (helo, tcp)
 
@@ -178,7 +180,7 @@ def test_receivedFieldSaysOfTheClientWhatIsKnown(attributes: dict[str, Any], hel
 @pytest.mark.parametrize(
     "name", ["a;b", "a(b", "a)b", "a\\", '"a', "<a@b>", "a\r\nX-Evil: 1", "a\nb", "a b", "a\0b", "a,b", "caf\u00e9"]
 )
-def test_nameOfTheClientCannotForgeTheReceivedField(name: str) -> None:
+def test_name_of_the_client_cannot_forge_the_received_field(name: str) -> None:
     # HELO takes whatever is printable: a parenthesis would make a comment of all that follows, a semicolon a date.
     parts = received(makeSession(hostNameAppearsAs=name, clientHostname=name))
     assert parts["by"] == "mx.example.org"
@@ -189,7 +191,7 @@ _anything = st.text(st.characters() | st.sampled_from('\r\n();<>\\"'))
 
 
 @given(_anything, _anything, _anything, _anything, _anything)
-def test_nothingInASessionPutsALineEndIntoTheReceivedField(
+def test_nothing_in_a_session_puts_a_line_end_into_the_received_field(
     helo: str, dns: str, address: str, recipient: str, cipher: str
 ) -> None:
     session = makeSession(hostNameAppearsAs=helo, clientHostname=dns, remoteAddress=address)

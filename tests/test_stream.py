@@ -21,9 +21,8 @@ from zope.interface.verify import verifyObject
 from smtphooks import ConsumerStopped, MessageStream, SMTPError
 from smtphooks.header import maybeSeparator
 from smtphooks.stream import ROOM
-
-from .conftest import Logged
-from .support import ENVELOPE, Pending, connect, cutUp
+from tests.conftest import Logged
+from tests.support import ENVELOPE, Pending, connect, cutUp
 
 pytestmark = pytest.mark.usefixtures("logged")
 

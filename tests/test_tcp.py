@@ -23,9 +23,8 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from smtphooks import SMTPError, SMTPServerFactory
-
-from .conftest import Logged
-from .support import ENVELOPE, HELLO, MAIL, RCPT, Mailbox, Pending
+from tests.conftest import Logged
+from tests.support import ENVELOPE, HELLO, MAIL, RCPT, Mailbox, Pending
 
 pytestmark = pytest.mark.usefixtures("logged")
 

@@ -49,9 +49,9 @@ def hooksOf(variant: str, folder: str) -> object:
     if variant == "hooks":
         return AllHooks()
     if variant == "maildir":
-        from smtphooks.maildir import MaildirHooks
+        from smtphooks.stores.maildir import Maildir
 
-        return MaildirHooks(f"{folder}/maildir")
+        return Maildir(f"{folder}/maildir")
     return None
 
 

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.real.programs import HOOKS, Certificates, Maildir, Service, freePort, table, tcp
 from tests.secrets import secretsIn
-
-from .programs import HOOKS, Certificates, Maildir, Service, freePort, table, tcp
 
 
 class Running(NamedTuple):

@@ -13,18 +13,18 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from smtphooks import AuthResponse, Hooks, SMTPError
-from smtphooks.maildir import MaildirHooks
+from smtphooks.stores.maildir import Maildir
 from tests.secrets import PASSWORD, TOKEN
 
 if TYPE_CHECKING:
     from smtphooks import Address, MessageStream, Session
-    from smtphooks.sasl import Auth
+    from smtphooks.sasl.mechanisms import Auth
 
 
 log = Logger()
 
 
-class PickyMaildir(MaildirHooks):
+class PickyMaildir(Maildir):
     """A Maildir for everybody but one."""
 
     def onRcptTo(self, address: Address, session: Session) -> None:
@@ -32,7 +32,7 @@ class PickyMaildir(MaildirHooks):
             raise SMTPError("No such user here", 550, "5.1.1")
 
 
-class SlowMaildir(MaildirHooks):
+class SlowMaildir(Maildir):
     """A Maildir whose every answer takes a while."""
 
     def _wait(self) -> Deferred[None]:
@@ -51,7 +51,7 @@ class SlowMaildir(MaildirHooks):
         return result
 
 
-class KnownUsers(MaildirHooks):
+class KnownUsers(Maildir):
     """A Maildir for the messages of one user, who may prove in any way to be it."""
 
     def onAuth(self, auth: Auth, session: Session) -> Any:
@@ -70,7 +70,7 @@ class KnownUsers(MaildirHooks):
         return f"{session.user} may send"
 
 
-class Witness(MaildirHooks):
+class Witness(Maildir):
     """A Maildir whose server says in its log and in its replies who it thinks has come."""
 
     def onHelo(self, hostname: str, session: Session) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.real.conftest import Running, StartService
+from tests.real.programs import Certificates, Maildir, requires, run
 from tests.secrets import PASSWORD, TOKEN, WRONG_PASSWORD
-
-from .conftest import Running, StartService
-from .programs import Certificates, Maildir, requires, run
 
 pytestmark = requires("curl")
 
@@ -49,7 +48,7 @@ def send(folder: Path, running: Running, certificates: Certificates, scheme: str
 @inBothWays
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"])
 @pytest.mark.parametrize("initial", [[], ["--sasl-ir"]], ids=["challenged", "initial"])
-def test_userIsKnownByHisPassword(
+def test_user_is_known_by_his_password(
     startService: StartService,
     certificates: Certificates,
     maildir: Maildir,
@@ -71,7 +70,7 @@ def test_userIsKnownByHisPassword(
 
 @inBothWays
 @pytest.mark.parametrize("method", ["XOAUTH2", "OAUTHBEARER"])
-def test_userIsKnownByHisToken(
+def test_user_is_known_by_his_token(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path, scheme: str, method: str
 ) -> None:
     # Given the choice it takes the standard's one.
@@ -88,7 +87,7 @@ def test_userIsKnownByHisToken(
     assert len(maildir.files()) == 1
 
 
-def test_withoutSTARTTLSCurlGoesAndNothingIsSent(
+def test_without_STARTTLS_curl_goes_and_nothing_is_sent(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path
 ) -> None:
     running = startService(options={"hideSTARTTLS": True})
@@ -97,7 +96,7 @@ def test_withoutSTARTTLSCurlGoesAndNothingIsSent(
     assert maildir.files() == []
 
 
-def test_clientCertificateNamesTheUser(
+def test_client_certificate_names_the_user(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path
 ) -> None:
     running = startService(

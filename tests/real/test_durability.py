@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .programs import PATIENCE, Client, Maildir, Service, freePort, hidden, table, tcp
+from tests.real.programs import PATIENCE, Client, Maildir, Service, freePort, hidden, table, tcp
 
 ROUNDS = 5
 CLIENTS = 8
@@ -103,7 +103,7 @@ def startBoth(folder: Path, maildir: Maildir) -> tuple[Service, int, int]:
     smtp, lmtp = freePort(), freePort()
     config = folder / "smtphooks.toml"
     tables = [
-        'hooks = "smtphooks.maildir:MaildirHooks"\n',
+        'hooks = "smtphooks.stores:Maildir"\n',
         table("hooks-options", {"path": maildir.path}),
         table("options", {"authOptional": True}),
         table("[listener]", {"endpoint": tcp(smtp)}),
@@ -113,7 +113,7 @@ def startBoth(folder: Path, maildir: Maildir) -> tuple[Service, int, int]:
     return Service(folder, ["--config", str(config)], [tcp(smtp), tcp(lmtp)]), smtp, lmtp
 
 
-def test_acknowledgedMessagesOutliveAServerThatIsKilledUnderLoad(tmp_path: Path, maildir: Maildir) -> None:
+def test_acknowledged_messages_outlive_a_server_that_is_killed_under_load(tmp_path: Path, maildir: Maildir) -> None:
     chooser = random.Random("rounds")
     acknowledged = []
     for number in range(ROUNDS):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.real.conftest import Running, StartService
+from tests.real.programs import Certificates, Maildir, requires, run
 from tests.secrets import PASSWORD, WRONG_PASSWORD
-
-from .conftest import Running, StartService
-from .programs import Certificates, Maildir, requires, run
 
 pytestmark = requires("gsasl")
 
@@ -38,7 +37,7 @@ def login(running: Running, method: str, password: str, *arguments: str, status:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_passwordIsProvedOverTLS(
+def test_password_is_proved_over_TLS(
     startService: StartService, certificates: Certificates, maildir: Maildir, method: str
 ) -> None:
     running = start(startService, maildir, certificates, METHODS)
@@ -52,13 +51,13 @@ def test_passwordIsProvedOverTLS(
     assert "535 5.7.8 " in refused
 
 
-def test_SCRAMNeedsNoTLS(startService: StartService, maildir: Maildir) -> None:
+def test_SCRAM_needs_no_TLS(startService: StartService, maildir: Maildir) -> None:
     running = start(startService, maildir, None, ["SCRAM-SHA-256"], allowInsecureAuth=True, hideSTARTTLS=True)
     assert "235 2.7.0 " in login(running, "SCRAM-SHA-256", PASSWORD, "--no-starttls")
     assert "535 5.7.8 " in login(running, "SCRAM-SHA-256", WRONG_PASSWORD, "--no-starttls", status=1)
 
 
-def test_withoutTLSNoBindingIsOffered(startService: StartService, maildir: Maildir) -> None:
+def test_without_TLS_no_binding_is_offered(startService: StartService, maildir: Maildir) -> None:
     running = start(startService, maildir, None, METHODS, allowInsecureAuth=True, hideSTARTTLS=True)
     said = login(running, "SCRAM-SHA-256", PASSWORD, "--no-starttls")
     assert "AUTH PLAIN LOGIN CRAM-MD5 SCRAM-SHA-256\n" in said.replace("\r", "")

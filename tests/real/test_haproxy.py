@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Running, StartService
-from .programs import PATIENCE, Certificates, Maildir, Program, eventually, freePort, requires, tcp, which
+from tests.real.conftest import Running, StartService
+from tests.real.programs import PATIENCE, Certificates, Maildir, Program, eventually, freePort, requires, tcp, which
 
 pytestmark = requires("haproxy")
 
@@ -101,7 +101,7 @@ def isStored(maildir: Maildir, protocol: str) -> None:
 
 
 @inBothVersions
-def test_clientIsWhoHasConnectedToTheBalancer(
+def test_client_is_who_has_connected_to_the_balancer(
     startService: StartService, startBalancer: StartBalancer, maildir: Maildir, version: str
 ) -> None:
     balancer = startBalancer(version)
@@ -114,7 +114,7 @@ def test_clientIsWhoHasConnectedToTheBalancer(
 
 @inBothVersions
 @pytest.mark.parametrize("way", ["STARTTLS", "implicit"])
-def test_TLSPassesThroughBehindTheHeader(
+def test_TLS_passes_through_behind_the_header(
     startService: StartService,
     startBalancer: StartBalancer,
     certificates: Certificates,
@@ -138,7 +138,7 @@ def test_TLSPassesThroughBehindTheHeader(
 
 @inBothVersions
 @pytest.mark.parametrize("check", ["option smtpchk EHLO checker.example", ""], ids=["smtpchk", "connect"])
-def test_serverIsFoundAliveAndTheCheckIsNobodysClient(
+def test_server_is_found_alive_and_the_check_is_nobodys_client(
     startService: StartService, startBalancer: StartBalancer, maildir: Maildir, version: str, check: str
 ) -> None:
     balancer = startBalancer(f"{version} check inter 200ms rise 2 fall 1", check)
@@ -156,7 +156,7 @@ def test_serverIsFoundAliveAndTheCheckIsNobodysClient(
     assert "Traceback" not in running.service.output
 
 
-def test_balancerThatSaysNothingOfItsClientsServesNobody(
+def test_balancer_that_says_nothing_of_its_clients_serves_nobody(
     startService: StartService, startBalancer: StartBalancer, maildir: Maildir
 ) -> None:
     balancer = startBalancer("")

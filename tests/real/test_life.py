@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from .programs import (
+from tests.real.programs import (
     HOOKS,
     PATIENCE,
     ROOT,
@@ -108,7 +108,7 @@ def events(text: str) -> list[dict[str, Any]]:
 
 
 class TestSIGTERM:
-    def test_anIdleClientGets421AndATransactionFinishes(self, start: Start, tmp_path: Path) -> None:
+    def test_an_idle_client_gets421_and_a_transaction_finishes(self, start: Start, tmp_path: Path) -> None:
         port = freePort()
         service = start("--listen", tcp(port), "--maildir", "maildir")
         service.waitForLine("listening on")
@@ -125,7 +125,7 @@ class TestSIGTERM:
         assert service.wait() == 0
         assert Maildir(tmp_path / "maildir").message().content == CONTENT.replace(b"\r\n", b"\n")
 
-    def test_aTransactionThatDoesNotFinishIsEndedByForce(self, start: Start, tmp_path: Path) -> None:
+    def test_a_transaction_that_does_not_finish_is_ended_by_force(self, start: Start, tmp_path: Path) -> None:
         port = freePort()
         service = start("--config", configured(tmp_path, port, "UnreadMessages", closeTimeout=0.5))
         service.waitForLine("listening on")
@@ -140,7 +140,7 @@ class TestSIGTERM:
         assert "Traceback" not in service.output
 
     @pytest.mark.parametrize("hasLeft", [False, True])
-    def test_aHookThatHangsBehindTheFinalDotDoesNotKeepItAlive(
+    def test_a_hook_that_hangs_behind_the_final_dot_does_not_keep_it_alive(
         self, start: Start, tmp_path: Path, hasLeft: bool
     ) -> None:
         port = freePort()
@@ -158,7 +158,7 @@ class TestSIGTERM:
         service.waitForLine("message from <sender@here.example>", ", 0 after ")
         assert "Traceback" not in service.output
 
-    def test_askedTwiceItEndsOnce(self, start: Start, tmp_path: Path) -> None:
+    def test_asked_twice_it_ends_once(self, start: Start, tmp_path: Path) -> None:
         port = freePort()
         service = start("--listen", tcp(port))
         service.waitForLine("listening on")
@@ -191,7 +191,7 @@ def named(manager: socket.socket) -> str:
 
 
 class TestReadiness:
-    def test_itIsSaidWhenAllListenersListenAndNoSooner(self, start: Start, manager: socket.socket) -> None:
+    def test_it_is_said_when_all_listeners_listen_and_no_sooner(self, start: Start, manager: socket.socket) -> None:
         ports = [freePort(), freePort()]
         service = start(*[f"--listen={tcp(port)}" for port in ports], NOTIFY_SOCKET=named(manager))
         assert manager.recv(4096) == b"READY=1"
@@ -205,7 +205,7 @@ class TestReadiness:
             client.say(b"RSET", 250)
         assert service.wait() == 0
 
-    def test_itIsNotSaidIfOneCannotListen(self, start: Start, manager: socket.socket) -> None:
+    def test_it_is_not_said_if_one_cannot_listen(self, start: Start, manager: socket.socket) -> None:
         port = freePort()
         service = start("--listen", tcp(port), "--listen", tcp(port), NOTIFY_SOCKET=named(manager))
         assert service.wait() == 1
@@ -213,14 +213,14 @@ class TestReadiness:
         with pytest.raises(BlockingIOError):
             print(manager.recv(4096))
 
-    def test_aSocketMayHaveAPath(self, start: Start) -> None:
+    def test_a_socket_may_have_a_path(self, start: Start) -> None:
         with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.settimeout(PATIENCE)
             manager.bind(f"{folder}/notify")
             start("--listen", tcp(0), NOTIFY_SOCKET=f"{folder}/notify")
             assert manager.recv(4096) == b"READY=1"
 
-    def test_aManagerThatCannotBeReachedHarmsNobody(self, start: Start, tmp_path: Path) -> None:
+    def test_a_manager_that_cannot_be_reached_harms_nobody(self, start: Start, tmp_path: Path) -> None:
         service = start("--listen", tcp(0), NOTIFY_SOCKET=str(tmp_path / "none"))
         service.waitForLine("the service manager cannot be told READY=1")
         assert service.terminate() == 0
@@ -235,7 +235,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def test_aSocketOfSystemdIsListenedOn(start: Start, tmp_path: Path) -> None:
+def test_a_socket_of_systemd_is_listened_on(start: Start, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         # A client may come before the service is there, which is what socket activation is for.
@@ -289,7 +289,7 @@ class TestDroppingRoot:
         entry = pwd.getpwnam(user)
         try:
             subprocess.run(
-                [sys.executable, "-c", "import smtphooks.tap"],
+                [sys.executable, "-c", "import smtphooks.service.tap"],
                 env=environment(),
                 cwd="/",
                 user=entry.pw_uid,
@@ -305,7 +305,7 @@ class TestDroppingRoot:
         user, group = _userAndGroup()
         return [f"--uid={user}", f"--gid={group}"]
 
-    def test_itListensAsRootAndStoresAsTheUser(self, start: Start, open_folder: Path) -> None:
+    def test_it_listens_as_root_and_stores_as_the_user(self, start: Start, open_folder: Path) -> None:
         user = pwd.getpwnam("nobody")
         path = open_folder / "mail"
         path.mkdir()
@@ -322,7 +322,7 @@ class TestDroppingRoot:
             assert (made.stat().st_uid, made.stat().st_gid) == (user.pw_uid, user.pw_gid)
         assert service.terminate() == 0
 
-    def test_aMaildirThatTheUserCannotWriteIs451(self, start: Start, open_folder: Path) -> None:
+    def test_a_maildir_that_the_user_cannot_write_is451(self, start: Start, open_folder: Path) -> None:
         port = _lowPort()
         service = start("--listen", tcp(port), "--maildir", open_folder / "maildir", twistd=self.flags())
         service.waitForLine("listening on")
@@ -343,12 +343,12 @@ def check(log: Sequence[Mapping[str, Any]]) -> None:
     (connection,) = [event for event in log if "commands" in event]
     assert message["session"] == connection["session"]
     assert (message["peer"], message["verb"], message["code"]) == ("127.0.0.1", "DATA", 250)
-    assert message["namespace"] == connection["namespace"] == "smtphooks.journal"
+    assert message["namespace"] == connection["namespace"] == "smtphooks.connection.eventlog"
     assert all(isinstance(event["milliseconds"], int) for event in (message, connection))
 
 
 class TestJSON:
-    def test_toStdout(self, start: Start) -> None:
+    def test_to_stdout(self, start: Start) -> None:
         port = freePort()
         service = start("--log-format=json", "--listen", tcp(port), "--maildir", "maildir")
         service.waitForLine("listening on")
@@ -356,7 +356,7 @@ class TestJSON:
         assert service.terminate() == 0
         check(events(service.output))
 
-    def test_toAFileThatASignalRotates(self, start: Start, tmp_path: Path) -> None:
+    def test_to_a_file_that_a_signal_rotates(self, start: Start, tmp_path: Path) -> None:
         port = freePort()
         log = tmp_path / "log.json"
         service = start(
@@ -371,7 +371,7 @@ class TestJSON:
         assert service.output == ""
         check(events(old.read_text() + log.read_text()))
 
-    def test_ofADaemon(self, tmp_path: Path) -> None:
+    def test_of_a_daemon(self, tmp_path: Path) -> None:
         port = freePort()
         arguments = [TWISTD, "smtphooks", "--log-format=json", "--listen", tcp(port), "--maildir", "maildir"]
         started = subprocess.run(

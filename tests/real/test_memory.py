@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Running, StartService
-from .programs import PATIENCE, Client, Maildir, reset
+from tests.real.conftest import Running, StartService
+from tests.real.programs import PATIENCE, Client, Maildir, reset
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="there is no Linux /proc here")
 
@@ -68,7 +68,7 @@ def push(connection: socket.socket, blocks: Iterable[bytes]) -> int:
 
 
 @pytest.mark.parametrize("command", ["DATA", "BDAT"])
-def test_messageThatTheHookDoesNotReadIsDroppedAsItComes(startService: StartService, command: str) -> None:
+def test_message_that_the_hook_does_not_read_is_dropped_as_it_comes(startService: StartService, command: str) -> None:
     running = startService("UnreadMessages")
     growth = Growth(running)
     with Client(running.port) as client:
@@ -85,7 +85,7 @@ def test_messageThatTheHookDoesNotReadIsDroppedAsItComes(startService: StartServ
 
 @pytest.mark.parametrize("command", ["DATA", "BDAT"])
 @pytest.mark.parametrize("hooks", ["HeldMessages", "HalfReadMessages"])
-def test_clientIsHeldBackWhileTheHookDoesNotRead(startService: StartService, hooks: str, command: str) -> None:
+def test_client_is_held_back_while_the_hook_does_not_read(startService: StartService, hooks: str, command: str) -> None:
     running = startService(hooks, options={"closeTimeout": 1})
     growth = Growth(running)
     with Client(running.port) as client, Client(running.port) as other:
@@ -100,7 +100,9 @@ def test_clientIsHeldBackWhileTheHookDoesNotRead(startService: StartService, hoo
 
 
 @pytest.mark.parametrize("command", ["DATA", "BDAT"])
-def test_largeMessageInAMaildirIsNeverInMemory(startService: StartService, maildir: Maildir, command: str) -> None:
+def test_large_message_in_a_maildir_is_never_in_memory(
+    startService: StartService, maildir: Maildir, command: str
+) -> None:
     running = startService()
     growth = Growth(running)
     with Client(running.port) as client:
@@ -132,7 +134,9 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
-def test_clientThatDoesNotReadItsRepliesIsHeldBackAndLosesNone(startService: StartService, kind: str) -> None:
+def test_client_that_does_not_read_its_replies_is_held_back_and_loses_none(
+    startService: StartService, kind: str
+) -> None:
     count = 100_000
     lines = [command + b"\r\n" for command in COMMANDS[kind]]
     # Long replies, which would fill the memory if they were kept.

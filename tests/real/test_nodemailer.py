@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.real.conftest import StartService
+from tests.real.programs import Certificates, Maildir, requires, run
 from tests.secrets import PASSWORD, TOKEN, WRONG_PASSWORD
-
-from .conftest import StartService
-from .programs import Certificates, Maildir, requires, run
 
 pytestmark = requires("node", "npm")
 
@@ -61,7 +60,7 @@ LOGINS["XOAUTH2"] = (
 
 @pytest.mark.parametrize("secure", [False, True], ids=["STARTTLS", "implicit"])
 @pytest.mark.parametrize("method", LOGINS)
-def test_knownUserSendsAndAnotherOneDoesNot(
+def test_known_user_sends_and_another_one_does_not(
     startService: StartService, certificates: Certificates, maildir: Maildir, modules: Path, method: str, secure: bool
 ) -> None:
     running = startService(
@@ -82,7 +81,7 @@ def test_knownUserSendsAndAnotherOneDoesNot(
     assert len(maildir.files()) == 1
 
 
-def test_serverThatIsAnotherGetsNothing(
+def test_server_that_is_another_gets_nothing(
     startService: StartService, certificates: Certificates, maildir: Maildir, modules: Path
 ) -> None:
     running = startService(tls=certificates.sni["mail.example.org"])

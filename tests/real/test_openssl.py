@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import StartService
-from .programs import Certificates, Maildir, requires, run
+from tests.real.conftest import StartService
+from tests.real.programs import Certificates, Maildir, requires, run
 
 pytestmark = requires("openssl")
 
@@ -41,7 +41,7 @@ def connect(port: int, certificates: Certificates, *arguments: str, way: str, st
 
 @inBothWays
 @pytest.mark.parametrize(("flag", "version"), [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")])
-def test_messageComesByEachVersionThatIsAllowed(
+def test_message_comes_by_each_version_that_is_allowed(
     startService: StartService, certificates: Certificates, maildir: Maildir, way: str, flag: str, version: str
 ) -> None:
     running = startService(tls=certificates.server, secure=way == "implicit")
@@ -57,7 +57,7 @@ def test_messageComesByEachVersionThatIsAllowed(
 
 @inBothWays
 @pytest.mark.parametrize("flags", [["-tls1_1", "-cipher", "DEFAULT:@SECLEVEL=0"], ["-no_tls1_3", "-no_tls1_2"]])
-def test_olderVersionsAreRefusedAndTheLogSaysSo(
+def test_older_versions_are_refused_and_the_log_says_so(
     startService: StartService, certificates: Certificates, way: str, flags: list[str]
 ) -> None:
     running = startService(tls=certificates.server, secure=way == "implicit")
@@ -70,7 +70,7 @@ def test_olderVersionsAreRefusedAndTheLogSaysSo(
 
 
 @inBothWays
-def test_theCertificateOfTheNameIsGiven(startService: StartService, certificates: Certificates, way: str) -> None:
+def test_the_certificate_of_the_name_is_given(startService: StartService, certificates: Certificates, way: str) -> None:
     running = startService(tls=certificates.server, sni=certificates.sni, secure=way == "implicit")
     for name in ("mail.example.org", "mx.example"):
         said = connect(running.port, certificates, "-servername", name, "-verify_hostname", name, way=way)
@@ -79,7 +79,7 @@ def test_theCertificateOfTheNameIsGiven(startService: StartService, certificates
 
 
 @inBothWays
-def test_clientCertificatesAreAskedForAndVerified(
+def test_client_certificates_are_asked_for_and_verified(
     startService: StartService, certificates: Certificates, way: str
 ) -> None:
     tls = {**certificates.server, "ca": certificates.authority, "requestCert": True}
@@ -91,7 +91,7 @@ def test_clientCertificatesAreAskedForAndVerified(
 
 
 @inBothWays
-def test_withoutACertificateTheServiceMakesOneThatNobodyTrusts(
+def test_without_a_certificate_the_service_makes_one_that_nobody_trusts(
     startService: StartService, certificates: Certificates, way: str
 ) -> None:
     running = startService(options={"name": "mx.example"}, secure=way == "implicit")
@@ -100,7 +100,7 @@ def test_withoutACertificateTheServiceMakesOneThatNobodyTrusts(
     running.service.waitForLine("no certificate for mx.example: TLS uses a self-signed one")
 
 
-def test_SIGHUPBringsNewCertificatesAndABrokenOneKeepsTheOld(
+def test_SIGHUP_brings_new_certificates_and_a_broken_one_keeps_the_old(
     startService: StartService, certificates: Certificates, maildir: Maildir
 ) -> None:
     running = startService(tls=certificates.server, secure=True)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from .conftest import StartService
-from .programs import Maildir, Program, eventually, freePort, requires, run, tcp, which
+from tests.real.conftest import StartService
+from tests.real.programs import Maildir, Program, eventually, freePort, requires, run, tcp, which
 
 CONTENT = b"Subject: load\n\n" + b"".join(b"%s%d %s\n" % (b"." * (n % 4), n, b"x" * n) for n in range(100))
 
@@ -23,7 +23,7 @@ CONTENT = b"Subject: load\n\n" + b"".join(b"%s%d %s\n" % (b"." * (n % 4), n, b"x
 @requires("smtp-source")
 @pytest.mark.parametrize("connections", [["-d"], []], ids=["keptConnections", "connectionPerMessage"])
 @pytest.mark.parametrize("protocol", ["SMTP", "LMTP"])
-def test_messagesOfTwentyParallelSessionsAreAllStoredWhole(
+def test_messages_of_twenty_parallel_sessions_are_all_stored_whole(
     startService: StartService, maildir: Maildir, tmp_path: Path, protocol: str, connections: list[str]
 ) -> None:
     file = tmp_path / "message"
@@ -179,7 +179,7 @@ def route(
 @requires("postfix", "postqueue")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start Postfix")
 class TestDeliveryByPostfix:
-    def test_refusedRecipientIsBouncedAndTheOtherOneIsStored(self, route: Route, maildir: Maildir) -> None:
+    def test_refused_recipient_is_bounced_and_the_other_one_is_stored(self, route: Route, maildir: Maildir) -> None:
         sender, somebody, nobody = (f"{local}@{route.domain}" for local in ("sender", "somebody", "nobody"))
         message = b"Subject: both\r\n\r\n.\r\nfor one of two\r\n"
         with smtplib.SMTP("127.0.0.1", route.postfix.port) as client:
@@ -198,7 +198,9 @@ class TestDeliveryByPostfix:
         route.postfix.waitUntilIdle()
 
     @requires("smtp-source")
-    def test_everyMessageOfABusyQueueIsDeliveredOnce(self, route: Route, maildir: Maildir, tmp_path: Path) -> None:
+    def test_every_message_of_a_busy_queue_is_delivered_once(
+        self, route: Route, maildir: Maildir, tmp_path: Path
+    ) -> None:
         file = tmp_path / "message"
         file.write_bytes(CONTENT)
         sender, recipient = f"sender@{route.domain}", f"recipient@{route.domain}"

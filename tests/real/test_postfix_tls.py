@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.real.conftest import Running, StartService
+from tests.real.programs import Certificates, Maildir, requires
+from tests.real.test_postfix import Postfix
 from tests.secrets import PASSWORD, WRONG_PASSWORD
-
-from .conftest import Running, StartService
-from .programs import Certificates, Maildir, requires
-from .test_postfix import Postfix
 
 pytestmark = [
     requires("postfix", "postqueue"),
@@ -73,7 +72,7 @@ def send(postfix: Postfix) -> None:
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["STARTTLS", "implicit"])
-def test_mailIsSentOverVerifiedTLS(
+def test_mail_is_sent_over_verified_TLS(
     startService: StartService, certificates: Certificates, maildir: Maildir, makePostfix: MakePostfix, secure: bool
 ) -> None:
     running = startService(tls=certificates.server, secure=secure)
@@ -87,7 +86,7 @@ def test_mailIsSentOverVerifiedTLS(
     postfix.waitUntilIdle()
 
 
-def test_mailStaysWhereItIsIfTheServerIsAnother(
+def test_mail_stays_where_it_is_if_the_server_is_another(
     startService: StartService, certificates: Certificates, maildir: Maildir, makePostfix: MakePostfix
 ) -> None:
     running = startService(tls=certificates.sni["mail.example.org"])
@@ -99,7 +98,7 @@ def test_mailStaysWhereItIsIfTheServerIsAnother(
 
 @needsSASL
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"])
-def test_mailIsSentAsAKnownUser(
+def test_mail_is_sent_as_a_known_user(
     startService: StartService, certificates: Certificates, maildir: Maildir, makePostfix: MakePostfix, mechanism: str
 ) -> None:
     if mechanism.startswith("SCRAM") and not SASL[0].with_name("libscram.so").exists():
@@ -118,7 +117,7 @@ def test_mailIsSentAsAKnownUser(
 
 
 @needsSASL
-def test_mailStaysWhereItIsIfThePasswordIsWrong(
+def test_mail_stays_where_it_is_if_the_password_is_wrong(
     startService: StartService, certificates: Certificates, maildir: Maildir, makePostfix: MakePostfix
 ) -> None:
     running = startService(

@@ -8,8 +8,8 @@ from email.message import EmailMessage
 
 import pytest
 
-from .conftest import StartService
-from .programs import Maildir, joinLines
+from tests.real.conftest import StartService
+from tests.real.programs import Maildir, joinLines
 
 SENDER = "sender@here.example"
 RECIPIENT = "recipient@there.example"
@@ -33,7 +33,7 @@ def stored(message: bytes) -> bytes:
     return message.replace(b"\r\n", b"\n")
 
 
-def test_messageIsStoredAsItWasSent(startService: StartService, maildir: Maildir) -> None:
+def test_message_is_stored_as_it_was_sent(startService: StartService, maildir: Maildir) -> None:
     with smtplib.SMTP("127.0.0.1", startService().port, "client.example") as client:
         assert client.sendmail(SENDER, [RECIPIENT], MESSAGE) == {}
 
@@ -49,7 +49,7 @@ def test_messageIsStoredAsItWasSent(startService: StartService, maildir: Maildir
     assert maildir.isTidy()
 
 
-def test_internationalAddressesKeepTheirLetters(startService: StartService, maildir: Maildir) -> None:
+def test_international_addresses_keep_their_letters(startService: StartService, maildir: Maildir) -> None:
     message = EmailMessage(policy.SMTPUTF8)
     message["From"] = "jürgen@exämple.example"
     message["To"] = "δοκιμή@παράδειγμα.example"
@@ -69,7 +69,7 @@ def test_internationalAddressesKeepTheirLetters(startService: StartService, mail
     assert parsed.get_content() == "Grüße, 世界\n"
 
 
-def test_everyOctetOfAnEightBitBodyIsKept(startService: StartService, maildir: Maildir) -> None:
+def test_every_octet_of_an_eight_bit_body_is_kept(startService: StartService, maildir: Maildir) -> None:
     octets = bytes(octet for octet in range(1, 256) if octet not in b"\r\n")
     message = b"Subject: 8-bit\r\n\r\n" + octets + b"\r\n"
     with smtplib.SMTP("127.0.0.1", startService().port) as client:
@@ -78,7 +78,9 @@ def test_everyOctetOfAnEightBitBodyIsKept(startService: StartService, maildir: M
     assert maildir.message().content == stored(message)
 
 
-def test_messageForSeveralRecipientsIsOneFileThatNamesThemAll(startService: StartService, maildir: Maildir) -> None:
+def test_message_for_several_recipients_is_one_file_that_names_them_all(
+    startService: StartService, maildir: Maildir
+) -> None:
     recipients = [f"recipient{number}@there.example" for number in range(3)]
     with smtplib.SMTP("127.0.0.1", startService().port) as client:
         assert client.sendmail(SENDER, recipients, MESSAGE) == {}
@@ -89,7 +91,9 @@ def test_messageForSeveralRecipientsIsOneFileThatNamesThemAll(startService: Star
     assert " for <" not in message.received
 
 
-def test_refusedRecipientGetsNothingAndTheOthersTheMessage(startService: StartService, maildir: Maildir) -> None:
+def test_refused_recipient_gets_nothing_and_the_others_the_message(
+    startService: StartService, maildir: Maildir
+) -> None:
     running = startService("PickyMaildir", hooksOptions={"path": maildir.path})
     recipients = ["first@there.example", "nobody@there.example", "last@there.example"]
     with smtplib.SMTP("127.0.0.1", running.port) as client:
@@ -101,7 +105,7 @@ def test_refusedRecipientGetsNothingAndTheOthersTheMessage(startService: StartSe
     assert message.content == stored(MESSAGE)
 
 
-def test_messagesOnOneConnectionStayApart(startService: StartService, maildir: Maildir) -> None:
+def test_messages_on_one_connection_stay_apart(startService: StartService, maildir: Maildir) -> None:
     bodies = [b"Subject: %d\r\n\r\n%b\r\n" % (number, b"." * number) for number in range(20)]
     with smtplib.SMTP("127.0.0.1", startService().port) as client:
         for body in bodies:
@@ -110,7 +114,7 @@ def test_messagesOnOneConnectionStayApart(startService: StartService, maildir: M
     assert sorted(message.content for message in maildir.messages()) == sorted(map(stored, bodies))
 
 
-def test_largeMessageIsStoredWhole(startService: StartService, maildir: Maildir) -> None:
+def test_large_message_is_stored_whole(startService: StartService, maildir: Maildir) -> None:
     message = MESSAGE * (20_000_000 // len(MESSAGE))
     with smtplib.SMTP("127.0.0.1", startService().port) as client:
         assert client.sendmail(SENDER, [RECIPIENT], message) == {}
@@ -119,7 +123,7 @@ def test_largeMessageIsStoredWhole(startService: StartService, maildir: Maildir)
 
 
 @pytest.mark.parametrize("sender", [SENDER, ""])
-def test_messageOverLmtpIsStoredAsItWasSent(startService: StartService, maildir: Maildir, sender: str) -> None:
+def test_message_over_lmtp_is_stored_as_it_was_sent(startService: StartService, maildir: Maildir, sender: str) -> None:
     with smtplib.LMTP("127.0.0.1", startService(lmtp=True).port, "client.example") as client:
         assert client.sendmail(sender, [RECIPIENT], MESSAGE) == {}
 

@@ -7,11 +7,10 @@ import ssl
 
 import pytest
 
+from tests.real.conftest import Running, StartService
+from tests.real.programs import Certificates, Maildir
+from tests.real.test_smtplib import MESSAGE, RECIPIENT, SENDER, stored
 from tests.secrets import PASSWORD, WRONG_PASSWORD
-
-from .conftest import Running, StartService
-from .programs import Certificates, Maildir
-from .test_smtplib import MESSAGE, RECIPIENT, SENDER, stored
 
 inBothWays = pytest.mark.parametrize("way", ["STARTTLS", "implicit"])
 
@@ -38,7 +37,7 @@ def connect(port: int, certificates: Certificates, way: str) -> smtplib.SMTP:
 
 
 @inBothWays
-def test_messageIsStoredAsItWasSent(
+def test_message_is_stored_as_it_was_sent(
     startService: StartService, certificates: Certificates, maildir: Maildir, way: str
 ) -> None:
     running = start(startService, certificates, maildir, way)
@@ -52,7 +51,7 @@ def test_messageIsStoredAsItWasSent(
 
 @inBothWays
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5"])
-def test_userIsKnownByHisPassword(
+def test_user_is_known_by_his_password(
     startService: StartService, certificates: Certificates, maildir: Maildir, way: str, method: str
 ) -> None:
     running = start(startService, certificates, maildir, way, method)
@@ -69,7 +68,7 @@ def test_userIsKnownByHisPassword(
     assert " with ESMTPSA id " in maildir.message().received
 
 
-def test_needsUpgradeWantsTLSBeforeAnyMail(
+def test_needs_upgrade_wants_TLS_before_any_mail(
     startService: StartService, certificates: Certificates, maildir: Maildir
 ) -> None:
     running = start(startService, certificates, maildir, "STARTTLS", needsUpgrade=True)
@@ -81,7 +80,7 @@ def test_needsUpgradeWantsTLSBeforeAnyMail(
         assert client.sendmail(SENDER, [RECIPIENT], MESSAGE) == {}
 
 
-def test_REQUIRETLSIsOfferedOverTLSAlone(
+def test_REQUIRETLS_is_offered_over_TLS_alone(
     startService: StartService, certificates: Certificates, maildir: Maildir
 ) -> None:
     running = start(startService, certificates, maildir, "STARTTLS", hideREQUIRETLS=False)
@@ -95,7 +94,9 @@ def test_REQUIRETLSIsOfferedOverTLSAlone(
         assert client.sendmail(SENDER, [RECIPIENT], MESSAGE, ["REQUIRETLS"]) == {}
 
 
-def test_largeMessageIsStoredWhole(startService: StartService, certificates: Certificates, maildir: Maildir) -> None:
+def test_large_message_is_stored_whole(
+    startService: StartService, certificates: Certificates, maildir: Maildir
+) -> None:
     message = MESSAGE * (20_000_000 // len(MESSAGE))
     running = start(startService, certificates, maildir, "STARTTLS")
     with connect(running.port, certificates, "STARTTLS") as client:
@@ -104,7 +105,7 @@ def test_largeMessageIsStoredWhole(startService: StartService, certificates: Cer
 
 
 @pytest.mark.parametrize("way", ["STARTTLS"])
-def test_LMTPIsStoredAsItWasSent(
+def test_LMTP_is_stored_as_it_was_sent(
     startService: StartService, certificates: Certificates, maildir: Maildir, way: str
 ) -> None:
     running = startService(lmtp=True, tls=certificates.server)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import StartService
-from .programs import Maildir, hidden, joinLines, requires, run
+from tests.real.conftest import StartService
+from tests.real.programs import Maildir, hidden, joinLines, requires, run
 
 CONTENT = b"Subject: from the command line\n\n.\n..two\nthe end\n"
 
@@ -36,7 +36,7 @@ def content(maildir: Maildir) -> list[bytes]:
 
 
 @requires("swaks")
-def test_swaksMessageIsStored(startService: StartService, maildir: Maildir, tmp_path: Path) -> None:
+def test_swaks_message_is_stored(startService: StartService, maildir: Maildir, tmp_path: Path) -> None:
     swaks(tmp_path, startService().port, "--to", "recipient@there.example")
 
     assert content(maildir) == [CONTENT]
@@ -44,7 +44,9 @@ def test_swaksMessageIsStored(startService: StartService, maildir: Maildir, tmp_
 
 
 @requires("swaks")
-def test_swaksOverLmtpIsStoredOncePerRecipient(startService: StartService, maildir: Maildir, tmp_path: Path) -> None:
+def test_swaks_over_lmtp_is_stored_once_per_recipient(
+    startService: StartService, maildir: Maildir, tmp_path: Path
+) -> None:
     port = startService(lmtp=True).port
     dialogue = swaks(tmp_path, port, "--protocol", "LMTP", "--to", "first@there.example,second@there.example")
 
@@ -58,7 +60,7 @@ def test_swaksOverLmtpIsStoredOncePerRecipient(startService: StartService, maild
 
 @requires("swaks")
 @pytest.mark.parametrize("hooks", ["PickyMaildir", "SlowMaildir"])
-def test_swaksThatPipelinesIsAnsweredInOrder(
+def test_swaks_that_pipelines_is_answered_in_order(
     startService: StartService, maildir: Maildir, tmp_path: Path, hooks: str
 ) -> None:
     port = startService(hooks, hooksOptions={"path": maildir.path}).port
@@ -78,7 +80,7 @@ def test_swaksThatPipelinesIsAnsweredInOrder(
 @requires("nc.openbsd")
 @pytest.mark.parametrize("quit", [[b"QUIT"], []], ids=["quit", "noQuit"])
 @pytest.mark.parametrize("slow", [False, True], ids=["fast", "slow"])
-def test_clientThatOnlyStopsSendingStillGetsItsReplies(
+def test_client_that_only_stops_sending_still_gets_its_replies(
     startService: StartService, maildir: Maildir, slow: bool, quit: list[bytes]
 ) -> None:
     hooks = {"hooks": "SlowMaildir", "hooksOptions": {"path": maildir.path}} if slow else {}
@@ -100,7 +102,7 @@ def test_clientThatOnlyStopsSendingStillGetsItsReplies(
 
 
 @requires("nc.openbsd")
-def test_messageThatIsCutShortIsNotStored(startService: StartService, maildir: Maildir) -> None:
+def test_message_that_is_cut_short_is_not_stored(startService: StartService, maildir: Maildir) -> None:
     commands = [
         b"EHLO client.example",
         b"MAIL FROM:<sender@here.example>",

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.real.conftest import Running, StartService
+from tests.real.programs import Certificates, Maildir, requires, run
+from tests.real.test_swaks import CONTENT, content, swaks
 from tests.secrets import PASSWORD, WRONG_PASSWORD, encoded
-
-from .conftest import Running, StartService
-from .programs import Certificates, Maildir, requires, run
-from .test_swaks import CONTENT, content, swaks
 
 
 def supports(feature: str) -> bool:
@@ -46,7 +45,7 @@ def sent(folder: Path, running: Running, certificates: Certificates, *arguments:
 
 
 @inBothWays
-def test_messageComesByTLS(
+def test_message_comes_by_TLS(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path, flag: str
 ) -> None:
     needs("TLS")
@@ -61,7 +60,7 @@ def test_messageComesByTLS(
 
 @inBothWays
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5"])
-def test_userIsKnownByHisPassword(
+def test_user_is_known_by_his_password(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path, flag: str, method: str
 ) -> None:
     needs("TLS")
@@ -81,7 +80,7 @@ def test_userIsKnownByHisPassword(
 
 
 @inBothWays
-def test_userIsKnownByHisCertificate(
+def test_user_is_known_by_his_certificate(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path, flag: str
 ) -> None:
     needs("TLS")
@@ -93,7 +92,7 @@ def test_userIsKnownByHisCertificate(
     assert "EXTERNAL" not in sent(tmp_path, running, certificates, flag, status=23)
 
 
-def test_withoutTLSNoMechanismIsOfferedAndNoneIsTaken(
+def test_without_TLS_no_mechanism_is_offered_and_none_is_taken(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path
 ) -> None:
     running = start(startService, certificates, maildir, "--tls")
@@ -105,7 +104,7 @@ def test_withoutTLSNoMechanismIsOfferedAndNoneIsTaken(
 
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5"])
 @pytest.mark.parametrize("source", ["memory", "file"])
-def test_checkersOfTwistedKnowTheUser(
+def test_checkers_of_twisted_know_the_user(
     startService: StartService,
     certificates: Certificates,
     maildir: Maildir,

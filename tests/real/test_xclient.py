@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Running, StartService
-from .programs import PATIENCE, Certificates, Maildir, freePort, requires, tcp
-from .test_postfix import Postfix
-from .test_swaks import CONTENT, content, swaks
-from .test_swaks_tls import needs
+from tests.real.conftest import Running, StartService
+from tests.real.programs import PATIENCE, Certificates, Maildir, freePort, requires, tcp
+from tests.real.test_postfix import Postfix
+from tests.real.test_swaks import CONTENT, content, swaks
+from tests.real.test_swaks_tls import needs
 
 SELF, CLIENT = "127.0.0.1", "127.0.0.9"
 
@@ -32,7 +32,7 @@ def serve(startService: StartService, maildir: Maildir, trusted: str = SELF, **m
 @requires("swaks")
 class TestSwaks:
     @pytest.mark.parametrize("delim", [[], ["--xclient-delim"]], ids=["one", "two"])
-    def test_clientIsWhomItNames(
+    def test_client_is_whom_it_names(
         self, startService: StartService, maildir: Maildir, tmp_path: Path, delim: list[str]
     ) -> None:
         port = serve(startService, maildir).port
@@ -45,7 +45,7 @@ class TestSwaks:
         assert maildir.message().received.startswith(RECEIVED)
         assert " with ESMTPA id " in maildir.message().received
 
-    def test_clientIsKnownOverTLSToo(
+    def test_client_is_known_over_TLS_too(
         self, startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path
     ) -> None:
         needs("TLS")
@@ -60,7 +60,9 @@ class TestSwaks:
             assert message.received.startswith(RECEIVED)
             assert " with ESMTPS id " in message.received
 
-    def test_whatItDoesNotKnowIsUnknown(self, startService: StartService, maildir: Maildir, tmp_path: Path) -> None:
+    def test_what_it_does_not_know_is_unknown(
+        self, startService: StartService, maildir: Maildir, tmp_path: Path
+    ) -> None:
         port = serve(startService, maildir).port
         attributes = "NAME=[TEMPUNAVAIL] ADDR=IPV6:2001:db8::5 HELO=[UNAVAILABLE] PORT=[UNAVAILABLE]"
         dialogue = swaks(tmp_path, port, "--to", "recipient@there.example", "--xclient", attributes)
@@ -68,7 +70,7 @@ class TestSwaks:
         assert " 250 2.1.0 None at 2001:db8::5 port 0" in dialogue
         assert maildir.message().received.startswith("Received: from client.example ([IPv6:2001:db8::5]) ")
 
-    def test_refusedLoginIsNobodyAndNothingIsSent(
+    def test_refused_login_is_nobody_and_nothing_is_sent(
         self, startService: StartService, maildir: Maildir, tmp_path: Path
     ) -> None:
         port = serve(startService, maildir).port
@@ -78,7 +80,9 @@ class TestSwaks:
         # And goes on without, if it is told to.
         assert f" 250 2.1.0 None at {SELF} port " in swaks(tmp_path, port, *refused, "--xclient-optional")
 
-    def test_whoIsNotListedIsOfferedNothing(self, startService: StartService, maildir: Maildir, tmp_path: Path) -> None:
+    def test_who_is_not_listed_is_offered_nothing(
+        self, startService: StartService, maildir: Maildir, tmp_path: Path
+    ) -> None:
         port = serve(startService, maildir, trusted="192.0.2.1").port
         dialogue = swaks(tmp_path, port, "--to", "recipient@there.example", *ATTRIBUTES, status=33)
         assert "XCLIENT" not in re.sub("^(?!<).*$", "", dialogue, flags=re.MULTILINE)
@@ -136,7 +140,7 @@ def send(port: int) -> int:
 @requires("postfix", "postqueue")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start Postfix")
 class TestPostfix:
-    def test_filterBeforeTheQueueLearnsWhoTheClientIs(
+    def test_filter_before_the_queue_learns_who_the_client_is(
         self, startService: StartService, startPostfix: StartPostfix, maildir: Maildir
     ) -> None:
         running = serve(startService, maildir)
@@ -148,7 +152,7 @@ class TestPostfix:
         # It is of the session that nothing is said.
         assert f"([{SELF}])" in maildir.message().received
 
-    def test_serverBehindTheQueueLearnsWhoTheClientWas(
+    def test_server_behind_the_queue_learns_who_the_client_was(
         self, startService: StartService, startPostfix: StartPostfix, maildir: Maildir
     ) -> None:
         port = freePort()

@@ -7,5 +7,5 @@ twistd imports this at every start, whichever service it is started for; so what
 from twisted.application.service import ServiceMaker
 
 smtphooks = ServiceMaker(
-    "smtphooks", "smtphooks.tap", "An SMTP and LMTP server decided by lifecycle hooks.", "smtphooks"
+    "smtphooks", "smtphooks.service.tap", "An SMTP and LMTP server decided by lifecycle hooks.", "smtphooks"
 )

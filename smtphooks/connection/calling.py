@@ -1,0 +1,266 @@
+"""
+Calling: how a hook is called, and how one of three kinds is made of whatever it answers: a value, a L{Failure}, or a
+L{PendingAnswer}.
+
+Rules kept here: all hooks of a connection run in one C{contextvars} context; an exception that is returned counts as
+raised; an awaitable that is returned is awaited, so that a forgotten C{await} is never a yes; whatever code of others
+raises, it ends up in the answer and goes nowhere else (invariant 10).
+This module knows neither sessions nor what an answer means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context, copy_context
+from time import perf_counter
+from types import CoroutineType
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from smtphooks.connection.coroutines import WRONG_REACTOR, Begun, Run, begin, callAndBegin, checkedFuture
+from smtphooks.connection.sharing import Waiter, maybeDealtWith
+
+_NEVER = float("inf")
+
+
+class PendingAnswer:
+    """
+    The answer that a hook has yet to give.
+
+    @ivar result: the answer, once it is there.
+    @ivar isThere: it is.
+    """
+
+    __slots__ = ("_arguments", "_caller", "_hook", "_then", "_wait", "isThere", "result")
+
+    def __init__(self, caller: HookCaller, hook: object, wait: Waiter | Run) -> None:
+        self._caller = caller
+        self._hook = hook
+        self._then: Callable[..., object] | None = None
+        self._arguments: tuple[object, ...] = ()
+        self.isThere = False
+        self.result: Any = None
+        self._wait: Waiter | Run | PendingAnswer | None = wait
+        wait.begin(self._came, self._raised)
+
+    def _came(self, result: Any) -> None:
+        """What the hook waited for is there; it may be something to wait for in turn."""
+        answer = result if result is None else self._caller.settle(self._hook, result)
+        if type(answer) is PendingAnswer:
+            self._wait = answer
+            answer.then(self._answered)
+        else:
+            self._answered(answer)
+
+    def _raised(self, failure: Failure) -> None:
+        self._caller.crashed(self._hook, failure)
+
+    def _answered(self, answer: Any) -> None:
+        self.result = answer
+        self.isThere = True
+        then, arguments = self._then, self._arguments
+        # They all know this answer in turn; to let go of them here leaves no cycle to the garbage collector.
+        self._wait, self._then, self._arguments = None, None, ()
+        if then is not None:
+            then(answer, *arguments)
+
+    def then(self, then: Callable[..., object], *arguments: object) -> None:
+        """Have this called with the answer, and with the arguments behind it."""
+        if self.isThere:
+            then(self.result, *arguments)
+        else:
+            self._then, self._arguments = then, arguments
+
+    def cancel(self) -> None:
+        """
+        Tell the hook that no answer is needed any more.
+
+        It may still take a while to end, or go on as if nothing was said.
+        """
+        if self._wait is not None:
+            self._wait.cancel()
+
+
+class HookCaller:
+    """Calls the hooks of one connection."""
+
+    __slots__ = ("_context", "_isForAsyncio", "_isInside", "_isSlow", "_slow", "crashed")
+
+    def __init__(
+        self,
+        slowHook: float = 0,
+        asyncioHooks: bool = False,
+        isSlow: Callable[[object, float], object] = lambda hook, seconds: None,
+        crashed: Callable[[object, Failure], object] = lambda hook, failure: None,
+        context: Context | None = None,
+    ) -> None:
+        """
+        @param slowHook: seconds that a step of a hook may take, 0 for no limit.
+        @param asyncioHooks: every coroutine runs as a task of asyncio.
+        @param isSlow: told the hook that has held the reactor for longer, and for how many seconds.
+        @param crashed: told the hook whose Deferred has a canceller that raised, and what.
+        @param context: that of the connection; None for a copy of the one at hand.
+        """
+        self._context = copy_context() if context is None else context
+        self.crashed = crashed
+        self._isInside = False
+        self._slow = slowHook or _NEVER
+        self._isForAsyncio = asyncioHooks
+        self._isSlow = isSlow
+
+    def call(self, name: object, hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """
+        Call a hook.
+
+        @param name: what the log calls it; a function stands for its own name.
+        @return: its answer, a L{Failure} if it raised, or a L{PendingAnswer}.
+        """
+        try:
+            if self._isForAsyncio:
+                result = self.step(name, hook, *arguments)
+            else:
+                result = self.step(name, callAndBegin, hook, arguments)
+        except BaseException:
+            # Even SystemExit, as a Deferred has it: a hook harms its own connection only (invariant 10).
+            return Failure()
+        if result is None or type(result) is str:
+            return result
+        return self.settle(name, result)
+
+    def step(self, name: object, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run some of a hook, in the context of the connection."""
+        isInside = self._isInside
+        self._isInside = True
+        began = perf_counter()
+        try:
+            # What one hook does may lead to the next, within its call; and a context cannot be entered twice.
+            return function(*arguments) if isInside else self._context.run(function, *arguments)
+        finally:
+            self._isInside = isInside
+            seconds = perf_counter() - began
+            if seconds > self._slow:
+                self._isSlow(name, seconds)
+
+    def taskStep(self, name: object, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run some of a hook that asyncio has entered the context for."""
+        isInside = self._isInside
+        self._isInside = True
+        try:
+            return self.step(name, function, *arguments)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # A task would raise these once more, through the loop of asyncio, and so end the server.
+            raise RuntimeError(f"a hook raised {error!r}") from error
+        finally:
+            self._isInside = isInside
+
+    def settle(self, name: object, result: Any) -> Any:
+        """What an answer comes to; what is returned is as with L{call}."""
+        try:
+            while type(result) is CoroutineType:
+                result = self._asTask(name, result) if self._isForAsyncio else self.step(name, begin, result)
+            if type(result) is Begun:
+                return self._pending(name, Run(self.step, name, result))
+            if result is None or isinstance(result, (str, Failure)):
+                return result
+            if isinstance(result, BaseException):
+                # "return callback(error)" is how other libraries refuse; it must not let anything pass.
+                return Failure(result)
+            if type(result) is AsyncioCoroutine:
+                result = self._asTask(name, result.coroutine)
+            elif asyncio.isfuture(result):
+                result = Deferred.fromFuture(checkedFuture(result))
+            elif not isinstance(result, Deferred) and inspect.isawaitable(result):
+                return self.settle(name, _await(result))
+            if isinstance(result, Deferred):
+                failure = maybeDealtWith(result)
+                if failure is not None:
+                    # A look-up that is remembered: with Twisted there would be None in it, which looks like success.
+                    raise RuntimeError(f"a Deferred that had failed was returned a second time: {failure.value!r}")
+                return self._pending(name, Waiter(result))
+            if isinstance(result, type) and issubclass(result, BaseException):
+                raise TypeError(f"a hook answered the class {result.__name__}; to refuse, raise one of these")
+            if inspect.isgenerator(result) or inspect.isasyncgen(result):
+                # Nothing of such a hook has run: to take it for a success would lose the message.
+                raise TypeError(f"a hook answered {result!r}; a generator needs inlineCallbacks, an async def no yield")
+        except BaseException:
+            return Failure()
+        return result
+
+    def _pending(self, name: object, wait: Waiter | Run) -> Any:
+        answer = PendingAnswer(self, name, wait)
+        return answer.result if answer.isThere else answer
+
+    def _asTask(self, name: object, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
+        loop = asyncio._get_running_loop()
+        if loop is None:
+            coroutine.close()
+            raise RuntimeError(WRONG_REACTOR)
+        steps = _Steps(self, name, coroutine)
+        if sys.version_info >= (3, 11):
+            return Deferred.fromFuture(loop.create_task(steps, context=self._context))
+        return Deferred.fromFuture(self.step(name, loop.create_task, steps))  # pragma: no cover
+
+
+class _Steps(Coroutine[Any, Any, Any]):
+    """A coroutine for a task of asyncio, which has entered the context of the connection; each step is measured."""
+
+    def __init__(self, caller: HookCaller, name: object, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._caller = caller
+        self._name = name
+        self._coroutine = coroutine
+
+    def send(self, value: Any) -> Any:
+        return self._caller.taskStep(self._name, self._coroutine.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._caller.taskStep(self._name, self._coroutine.throw, *error)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coroutine.__await__()
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+class AsyncioCoroutine:
+    """What a hook marked with L{asyncioHook} returns: a coroutine that has to run as a task of asyncio."""
+
+    __slots__ = ("coroutine",)
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.coroutine.__await__()
+
+
+Hook = TypeVar("Hook", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+
+def asyncioHook(hook: Hook) -> Hook:
+    """
+    Run an C{async def} hook as a task of asyncio, so that C{asyncio.timeout}, task groups and libraries such as aiohttp
+    work in it.  It needs Twisted's asyncio reactor.
+    """
+
+    @functools.wraps(hook)
+    def call(*arguments: Any, **named: Any) -> Any:
+        result = hook(*arguments, **named)
+        return AsyncioCoroutine(result) if type(result) is CoroutineType else result
+
+    return call  # type: ignore[return-value]
+
+
+def needsAsyncio(error: BaseException | None) -> bool:
+    """Has code of asyncio been called where its loop does not run?"""
+    return isinstance(error, RuntimeError) and "no running event loop" in str(error)

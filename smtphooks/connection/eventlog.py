@@ -1,0 +1,252 @@
+"""
+The journal: one event for each message, each connection, each refusal and each AUTH, for the operator.
+
+Every event has fields to search and count by: C{session}, C{peer}, C{verb}, C{code}, C{milliseconds}.  What a message
+says, and any secret, is never among them; mail addresses are shown as they are, or as a hash (option C{logAddresses}).
+This module knows what has happened, not how.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, deque
+from collections.abc import Callable
+from time import monotonic, time
+from typing import Any
+
+from twisted.logger import Logger, LogLevel
+
+from smtphooks.netaddress import networkOf
+from smtphooks.replies import Reply
+from smtphooks.sasl.mechanisms import Auth
+from smtphooks.session import Envelope, Session
+
+_log = Logger("smtphooks.eventlog")
+_INFO = LogLevel.info
+
+# A message for thousands makes no line for thousands; recipientCount says how many there are.
+_MOST_NAMED = 20
+
+
+# Lines about refusals that an address may write in a second.
+_MOST_LINES = 10
+
+
+def addressForLog(address: str, isShown: bool) -> str:
+    """A mail address, or what stands for it always and tells it to nobody who does not know it already."""
+    return address if isShown or not address else hashlib.sha256(address.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _info(text: str, **event: Any) -> None:
+    """What C{Logger.info} does, which takes most of its time to sort all levels that there are, for each event."""
+    event["log_logger"] = _log
+    event["log_level"] = _INFO
+    event["log_namespace"] = _log.namespace
+    event["log_source"] = None
+    event["log_format"] = text
+    event["log_time"] = time()
+    _log.observer(event)
+
+
+class LineLimit:
+    """
+    So many lines may an address write in any second; of the rest only the number is logged.
+
+    Of IPv6 a network of 64 bits counts as an address.  All listeners of a service share one.
+    """
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        """
+        @param seconds: what time it is.
+        """
+        self._seconds = seconds
+        self._flushed = float("-inf")
+        self._lines: dict[str, deque[float]] = {}  # times of the last ones, by network
+        self._more: Counter[str] = Counter()
+
+    @property
+    def hasMore(self) -> bool:
+        """A number has still to be logged."""
+        return bool(self._more)
+
+    def admits(self, address: str) -> bool:
+        """May one more line be written?"""
+        now = self.flush()
+        network = networkOf(address)
+        times = self._lines.setdefault(network, deque(maxlen=_MOST_LINES))
+        if len(times) == _MOST_LINES and 0 <= now - times[0] < 1:
+            self._more[network] += 1
+            return False
+        times.append(now)
+        return True
+
+    def flush(self) -> float:
+        """Once a second, log the numbers and forget addresses that have fallen silent.  The time of now."""
+        now = self._seconds()
+        if not 0 <= now - self._flushed < 1:
+            self._flushed = now
+            self.report()
+            self._lines = {network: times for network, times in self._lines.items() if 0 <= now - times[-1] < 1}
+        return now
+
+    def report(self) -> None:
+        """Log how many lines there would have been more."""
+        for network, count in self._more.items():
+            _log.warn("{count} more refusals of {peer} within a second", peer=network, count=count)
+        self._more.clear()
+
+
+class Journal:
+    """What one connection has done so far."""
+
+    __slots__ = (
+        "_authLimit",
+        "_began",
+        "_limit",
+        "_logAddresses",
+        "_logRefusals",
+        "_messageBegan",
+        "_messages",
+        "_octets",
+        "_session",
+        "commands",
+        "refusals",
+    )
+
+    def __init__(
+        self, session: Session, logAddresses: bool, logRefusals: bool, limit: LineLimit, authLimit: LineLimit
+    ) -> None:
+        """
+        @param limit: of the lines about refusals.
+        @param authLimit: of those about failed AUTH, which no other refusal shall keep from being written.
+        """
+        self._session = session
+        self._logAddresses = logAddresses
+        self._logRefusals = logRefusals
+        self._limit = limit
+        self._authLimit = authLimit
+        self._began = self._messageBegan = monotonic()
+        self._messages = 0
+        self._octets = 0
+        self.commands = 0
+        self.refusals = 0
+
+    def messageBegins(self) -> None:
+        """From here on the message takes time."""
+        self._messageBegan = monotonic()
+
+    def message(self, verb: str, envelope: Envelope, octets: int, code: int) -> None:
+        """
+        A message has been judged.
+
+        @param verb: the command that ended it.
+        @param code: of the reply, 0 if the client had left.
+        """
+        self._octets += octets
+        self._messages += 1
+        shown, sender = self._logAddresses, envelope.mailFrom
+        recipients = [f"<{addressForLog(str(each), shown)}>" for each in envelope.rcptTo[:_MOST_NAMED]]
+        _info(
+            "message from <{sender}> for {recipients}: {octets} octets, {code} after {milliseconds} ms [{session}]",
+            session=self._session.id,
+            peer=self._session.remoteAddress,
+            verb=verb,
+            code=code,
+            milliseconds=round((monotonic() - self._messageBegan) * 1000),
+            protocol=self._session.transmissionType,
+            sender=addressForLog(str(sender or ""), shown),
+            recipients=", ".join(recipients),
+            recipientCount=len(envelope.rcptTo),
+            octets=octets,
+        )
+
+    def refusal(self, verb: str, reply: Reply, by: str, sender: str | None, recipient: str | None) -> None:
+        """
+        Something was refused.
+
+        @param verb: the command, empty if it is unknown.
+        @param by: the name of the hook, or C{"server"}.
+        @param sender: that of the transaction, if there is one, or the one refused.
+        @param recipient: the one refused, if it was one.
+        """
+        self.refusals += 1
+        if not self._logRefusals or not self._limit.admits(self._session.remoteAddress):
+            return
+        user, said = self._user(), {"user": "", "sender": "", "recipient": ""}
+        text = "{verb} of {peer} refused by {by}: {reply}" if verb else "{peer} refused by {by}: {reply}"
+        if user:
+            said["user"] = user
+            text += ", user {user}"
+        if sender is not None:
+            said["sender"] = addressForLog(sender, self._logAddresses)
+            text += ", from <{sender}>"
+        if recipient is not None:
+            said["recipient"] = addressForLog(recipient, self._logAddresses)
+            text += ", to <{recipient}>"
+        _info(
+            text + " [{session}]",
+            session=self._session.id,
+            peer=self._session.remoteAddress,
+            verb=verb,
+            code=reply.code,
+            milliseconds=self._age(),
+            by=by,
+            reply=reply.oneLine(),
+            **said,
+        )
+
+    def authentication(self, attempt: Auth, reply: Reply) -> None:
+        """
+        A client has authenticated, or failed to.
+
+        The text is for fail2ban: the address stands before anything that the client chooses.
+        """
+        isFailure = reply.code >= 400
+        if isFailure:
+            self.refusals += 1
+            if not self._authLimit.admits(self._session.remoteAddress):
+                return
+        _info(
+            'AUTH failed from {peer} with {method} as "{user}": {reply} [{session}]'
+            if isFailure
+            else 'AUTH succeeded from {peer} with {method} as "{user}" [{session}]',
+            session=self._session.id,
+            peer=self._session.remoteAddress,
+            verb="AUTH",
+            code=reply.code,
+            milliseconds=self._age(),
+            method=attempt.method,
+            user=addressForLog(attempt.username, self._logAddresses),
+            reply=reply.oneLine(),
+        )
+
+    def _user(self) -> str:
+        user = self._session.user
+        return addressForLog(user, self._logAddresses) if isinstance(user, str) else ""
+
+    def trouble(self, text: str, **fields: object) -> None:
+        """Something has gone wrong; the text is a format for the fields."""
+        _log.warn(text, session=self._session.id, peer=self._session.remoteAddress, milliseconds=self._age(), **fields)
+
+    def end(self) -> None:
+        """The connection is over."""
+        session = self._session
+        _info(
+            "connection of {peer} ended after {milliseconds} ms:"
+            " {commands} commands, {refusals} refused, {messages} messages [{session}]",
+            session=session.id,
+            peer=session.remoteAddress,
+            hostname=session.clientHostname,
+            verb=session.openingCommand or "",
+            code=int(session.error[:3]) if session.error else 0,
+            milliseconds=self._age(),
+            commands=self.commands,
+            refusals=self.refusals,
+            messages=self._messages,
+            octets=self._octets,
+            cipher=session.tlsOptions.name if session.tlsOptions else "",
+            user=self._user(),
+        )
+
+    def _age(self) -> int:
+        return round((monotonic() - self._began) * 1000)

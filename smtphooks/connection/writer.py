@@ -1,0 +1,83 @@
+"""
+The writer: replies on their way to the client.
+
+Replies of pipelined commands are gathered and written at once; when the client does not read them, no more are made.
+This module knows octets and the transport, not what they say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from smtphooks.connection.direct import direct, startTLS
+
+# Octets gathered before they are written in any case.
+_MOST = 16384
+
+
+@implementer(IPushProducer)
+class ReplyWriter:
+    """
+    @ivar isChoked: the client does not read, and the transport holds as much as it may.
+    """
+
+    __slots__ = ("_gathered", "_resumed", "_transport", "isChoked")
+
+    def __init__(self, transport: Any, resumed: Callable[[], None]) -> None:
+        """
+        @param resumed: called when the client reads again.
+        """
+        self._transport = direct(transport)
+        self._resumed = resumed
+        self._gathered = b""
+        self.isChoked = False
+        self._transport.registerProducer(self, True)
+
+    @property
+    def gathered(self) -> int:
+        """How many octets have not been written yet."""
+        return len(self._gathered)
+
+    def put(self, octets: bytes) -> None:
+        """Something to say; it may wait for more."""
+        self._gathered += octets
+        if len(self._gathered) > _MOST:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        octets = self._gathered
+        if octets:
+            self._gathered = b""
+            self._transport.write(octets)
+
+    def startTLS(self, contextFactory: object) -> None:
+        """Write what has gathered, the last in the clear; then TLS begins."""
+        self.flush()
+        self._transport.unregisterProducer()
+        self.isChoked = False
+        self._transport = startTLS(self._transport, contextFactory)
+        self._transport.registerProducer(self, True)
+
+    def close(self) -> None:
+        """Write what has gathered, and end the connection when the client has read it."""
+        self.flush()
+        # A transport waits for its producer to be done before it closes.
+        self._transport.unregisterProducer()
+        self._transport.loseConnection()
+
+    def pauseProducing(self) -> None:
+        """C{IPushProducer}: the client does not read its replies."""
+        self.isChoked = True
+
+    def resumeProducing(self) -> None:
+        """C{IPushProducer}: it does again."""
+        self.isChoked = False
+        self._resumed()
+
+    def stopProducing(self) -> None:
+        """C{IPushProducer}: the connection goes away, which the protocol is told as well."""

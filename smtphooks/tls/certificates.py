@@ -1,0 +1,153 @@
+"""
+Credentials: private keys and certificates out of PEM files, checked; and a self-signed pair for want of them.
+
+What cannot be used is an L{OptionError} that names the option and the path, and never shows what is in a key.
+This module knows nothing of OpenSSL's contexts, of connections, or of which server name the credentials are for.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from twisted.logger import Logger
+
+from smtphooks.errors import OptionError
+from smtphooks.options import Options
+
+_log = Logger()
+
+_WANTS_PEM = "it wants PEM text or the path of a PEM file"
+_PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----", re.DOTALL)
+_BARE_BASE64 = re.compile(r"M[A-Za-z0-9+/=\s]{39,}")  # how a key without its PEM lines would look
+
+
+def isPath(text: str) -> bool:
+    """May this be the path of a file?  Nothing is that is or might be PEM, or a key without its PEM lines."""
+    return not ("-----BEGIN" in text or "\n" in text or _BARE_BASE64.fullmatch(text))
+
+
+@attrs.frozen(repr=False)
+class _NotShown:
+    """What stands in an error message, in any notation, in the place of what is or might be a key."""
+
+    description: str
+
+    def __repr__(self) -> str:
+        return self.description
+
+
+def _shown(value: str | bytes) -> object:
+    """A value for an error message: a path, but nothing that is or might be a key."""
+    text = value if isinstance(value, str) else value.decode("utf-8", "replace")
+    if isPath(text):
+        return text
+    return _NotShown("PEM text" if "-----BEGIN" in text else "text that is no PEM")
+
+
+def _wrong(name: str, value: str | bytes, why: object, wants: str = _WANTS_PEM) -> OptionError:
+    return OptionError(f"option {name} is {{!r}} ({{}}), {wants}", _shown(value), why, options=[name])
+
+
+def _read(name: str, value: str | bytes) -> bytes:
+    try:
+        data = os.fsencode(value)
+        return data if b"-----BEGIN" in data else Path(os.fsdecode(value)).read_bytes()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no path"
+        raise _wrong(name, value, why) from None
+
+
+def _loadKey(value: str | bytes) -> Any:
+    found = _PRIVATE_KEY.search(_read("key", value))
+    if found is None:
+        raise _wrong("key", value, "no private key in it", f"{_WANTS_PEM} that has one")
+    try:
+        return serialization.load_pem_private_key(found[0], password=None)
+    except TypeError:
+        raise _wrong("key", value, "encrypted", "it wants a key without a passphrase") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise _wrong("key", value, "damaged, or of an unknown kind") from None
+
+
+def loadCertificates(name: str, value: str | bytes) -> list[x509.Certificate]:
+    """
+    The certificates in a value of an option, in their order; at least one.
+
+    @raise OptionError: if there is none.
+    """
+    pem = _read(name, value)
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise _wrong(name, value, "no readable certificate in it") from None
+
+
+@attrs.frozen
+class Credentials:
+    """A private key and the certificates that go with it, leaf first."""
+
+    key: Any
+    chain: list[x509.Certificate]
+
+
+def loadCredentials(options: Options) -> Credentials | None:
+    """
+    What the options C{key} and C{cert} hold, None if they are not given.
+
+    @raise OptionError: if it cannot be read, or does not go together.
+    """
+    if options.key is None or options.cert is None:
+        return None
+    key, chain = _loadKey(options.key), loadCertificates("cert", options.cert)
+    try:
+        fits = chain[0].public_key() == key.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        fits = False
+    if not fits:
+        raise OptionError(
+            "option key is {!r}, it wants the private key of the first certificate in option cert ({!r})",
+            _shown(options.key),
+            _shown(options.cert),
+            options=["key", "cert"],
+        )
+    return Credentials(key, chain)
+
+
+@functools.cache
+def selfSigned(name: str) -> Credentials:
+    """One pair per name and process: who asks twice, or has several factories, is not given a second certificate."""
+    _log.warn(
+        "no certificate for {name}: TLS uses a self-signed one that no client can verify; set the options key and cert",
+        name=name,
+    )
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])  # X.520 allows no longer one
+    loopback = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
+    names = [x509.DNSName(host) for host in dict.fromkeys((name, "localhost"))]
+    begin = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=1)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + datetime.timedelta(days=365))
+        .add_extension(x509.SubjectAlternativeName([*names, *loopback]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return Credentials(key, [certificate])

@@ -1,0 +1,347 @@
+"""Supervision: what a service manager is told, and a log that is read by machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import ILogObserver, LogEvent, Logger, LogPublisher, formatEvent, globalLogPublisher
+from twisted.python import log
+from twisted.python.failure import Failure
+
+from smtphooks.service import supervision
+from smtphooks.service.reading import ConfigError
+from smtphooks.service.supervision import jsonObserver, notify
+from tests.real.programs import PATIENCE
+
+
+class Manager:
+    """A service manager that is told something."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.settimeout(PATIENCE)
+        self._socket.bind(address)
+
+    def heard(self) -> bytes:
+        return self._socket.recv(4096)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Manager]]:
+    """Make a manager, and the environment that names it."""
+    managers: list[Manager] = []
+
+    def make(bound: str, named: str) -> Manager:
+        managers.append(Manager(bound))
+        monkeypatch.setenv("NOTIFY_SOCKET", named)
+        return managers[-1]
+
+    yield make
+    for each in managers:
+        each.close()
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """What supervision has logged."""
+    lines: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        if event["log_namespace"] == "smtphooks.service.supervision":
+            lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)
+
+
+# --- readiness ---
+
+
+def test_a_manager_is_told_by_a_datagram(
+    manager: Callable[..., Manager], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
+    told = manager("notify", "notify")
+    notify("READY=1")
+    notify("STOPPING=1")
+    assert [told.heard(), told.heard()] == [b"READY=1", b"STOPPING=1"]
+    assert warnings == []
+
+
+def test_its_address_may_be_abstract(manager: Callable[..., Manager]) -> None:
+    name = f"smtphooks/{os.getpid()}"
+    told = manager(f"\0{name}", f"@{name}")
+    notify("READY=1")
+    assert told.heard() == b"READY=1"
+
+
+def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
+    for address in (None, ""):
+        if address is None:
+            monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+        else:
+            monkeypatch.setenv("NOTIFY_SOCKET", address)
+        monkeypatch.setattr(supervision.socket, "socket", None)
+        notify("READY=1")
+        monkeypatch.undo()
+    assert warnings == []
+
+
+@pytest.mark.parametrize("address", ["/nowhere/at/all", "@nobody-listens-here", "x" * 200, "vsock:2:1"])
+def test_a_manager_that_is_not_there_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch, warnings: list[str], address: str
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    notify("READY=1")
+    (line,) = warnings
+    assert line.startswith("the service manager cannot be told READY=1: ")
+
+
+def test_a_manager_that_does_not_listen_holds_nobody_up(
+    manager: Callable[..., Manager], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(supervision, "_PATIENCE", 0.01)
+    manager("notify", "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                other.sendto(b"x", "notify")
+    notify("READY=1")
+    assert len(warnings) == 1
+
+
+# --- JSON ---
+
+
+@pytest.fixture
+def rotation() -> Iterator[None]:
+    """The signal is as it was when the test ends."""
+    before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+def logTo(observer: ILogObserver, text: str, **fields: object) -> None:
+    Logger(namespace="smtphooks.test", observer=observer).info(text, **fields)
+
+
+def linesOf(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """What an observer has written, each line read."""
+    return [json.loads(line, parse_constant=pytest.fail) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("twistd", [{"nodaemon": True}, {"nodaemon": True, "logfile": "-"}, {}])
+def test_an_event_is_a_line_and_its_own_fields_follow(
+    capsys: pytest.CaptureFixture[str], twistd: dict[str, Any]
+) -> None:
+    logTo(jsonObserver(twistd), "one {peer}\n{code}", peer="\u00e4\ud800\x00", code=250, rest={"a": [1.5, None, True]})
+    (event,) = linesOf(capsys)
+    assert list(event) == ["time", "level", "namespace", "text", "peer", "code", "rest"]
+    assert (event["level"], event["namespace"]) == ("info", "smtphooks.test")
+    assert event["text"] == "one \u00e4\ud800\x00\n250"
+    assert (event["peer"], event["code"], event["rest"]) == ("\u00e4\ud800\x00", 250, {"a": [1.5, None, True]})
+
+
+def test_the_time_is_that_of_RFC_3339(capsys: pytest.CaptureFixture[str]) -> None:
+    observer = jsonObserver({})
+    for time in (0.0, 1767323045.5, None, float("nan"), 1e300, "soon"):
+        observer({"log_format": "x", "log_time": time})
+    times = [event["time"] for event in linesOf(capsys)]
+    assert times[:2] == ["1970-01-01T00:00:00.000000Z", "2026-01-02T03:04:05.500000Z"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", time) for time in times)
+
+
+def test_a_field_that_is_named_like_one_of_ours_loses(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = dict.fromkeys(["time", "level", "namespace", "text", "log_mine"], "mine")
+    jsonObserver({})({"log_format": "one", "log_time": 0.0, **ours})
+    assert "mine" not in capsys.readouterr().out
+
+
+def test_an_event_of_the_old_log_is_as_lean(capsys: pytest.CaptureFixture[str]) -> None:
+    publisher = log.LogPublisher(publishPublisher=LogPublisher(jsonObserver({})))
+    publisher.msg("one", "two", code=250)
+    publisher.msg(format="%(code)d", code=251)
+    try:
+        raise RuntimeError("odd")
+    except RuntimeError:
+        publisher.msg(failure=Failure(), why="why", isError=1)
+    one, two, three = linesOf(capsys)
+    assert list(one) == list(two) == ["time", "level", "namespace", "text", "code"]
+    assert (one["text"], two["text"], one["level"]) == ("one two", "251", "info")
+    assert list(three) == ["time", "level", "namespace", "text"]
+    assert three["level"] == "critical" and "RuntimeError: odd" in three["text"]
+
+
+class Odd:
+    """An object that cannot be shown, in one way or another."""
+
+    def __init__(self, error: BaseException | None = None, text: object = "odd") -> None:
+        self._error = error
+        self._text = text
+
+    def __str__(self) -> str:
+        if self._error is not None:
+            raise self._error
+        return self._text  # type: ignore[return-value]
+
+
+class OddMapping(dict[str, Any]):
+    def items(self) -> Any:
+        raise RuntimeError
+
+
+def cycle() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+def deep() -> list[Any]:
+    found: list[Any] = []
+    for _ in range(100_000):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("make", "written"),
+    [
+        (lambda: b"user\xff", "user\\xff"),
+        (lambda: [b"x", (1, 2)], ["x", [1, 2]]),
+        (lambda: float("nan"), "nan"),
+        (lambda: {"x": float("inf")}, "{'x': inf}"),
+        (lambda: {1: 2}, {"1": 2}),
+        (lambda: {(1, 2): 3}, "{(1, 2): 3}"),
+        (lambda: {1}, "{1}"),
+        (lambda: Path("/x"), "/x"),
+        (cycle, "[[...]]"),
+        (Odd, "odd"),
+        (lambda: [Odd()], ["odd"]),
+        (lambda: Odd(text=5), None),
+        (lambda: Odd(RuntimeError()), None),
+        (lambda: [Odd(RecursionError())], None),
+        (lambda: OddMapping(a=1), None),
+        (lambda: 10**5000, None),
+        (deep, None),
+    ],
+)
+def test_what_JSON_has_no_form_for_is_text(
+    capsys: pytest.CaptureFixture[str], make: Callable[[], object], written: object
+) -> None:
+    logTo(jsonObserver({}), "text", value=make(), after=1)
+    (event,) = linesOf(capsys)
+    assert (event["text"], event["after"]) == ("text", 1)
+    if written is None:
+        assert isinstance(event["value"], str)
+    else:
+        assert event["value"] == written
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary(),
+    lambda items: st.lists(items) | st.tuples(items) | st.dictionaries(st.text() | st.integers() | st.binary(), items),
+)
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters()) | st.sampled_from(["log_format", "log_time", "log_level", "log_failure", "log_text"]),
+        ANYTHING,
+    )
+)
+def test_whatever_an_event_holds_it_is_one_line(event: dict[str, Any]) -> None:
+    line = supervision.lineOfJSON(event)
+    assert line.index("\n") == len(line) - 1
+    assert list(json.loads(line, parse_constant=pytest.fail))[:4] == ["time", "level", "namespace", "text"]
+
+
+def test_a_failure_has_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise RuntimeError("odd")
+    except RuntimeError:
+        Logger(observer=jsonObserver({})).failure("hook {hook} crashed", Failure(), hook="onData")
+    (event,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert event["hook"] == "onData"
+    assert event["text"].startswith("hook onData crashed\nTraceback (most recent call last):\n")
+    assert event["text"].rstrip().endswith("RuntimeError: odd")
+
+
+def test_the_event_itself_stays_as_it_was() -> None:
+    event: LogEvent = {"log_format": "x", "log_time": 0.0}
+    jsonObserver({})(event)
+    assert "text" not in event
+
+
+@pytest.mark.usefixtures("rotation")
+@pytest.mark.parametrize(
+    ("twistd", "name"), [({"logfile": "log.json", "nodaemon": True}, "log.json"), ({"nodaemon": False}, "twistd.log")]
+)
+def test_it_goes_where_twistd_would_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twistd: dict[str, Any], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    observer = jsonObserver(twistd)
+    monkeypatch.chdir("/")
+    logTo(observer, "one")
+    logTo(observer, "two")
+    lines = (tmp_path / name).read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["one", "two"]
+
+
+@pytest.mark.usefixtures("rotation")
+def test_a_file_is_rotated_by_size_and_by_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As twistd does it with its own; and the signal would end a process that does not expect it."""
+    monkeypatch.setattr("twisted.internet.reactor.callFromThread", lambda function: function())
+    path = tmp_path / "log.json"
+    observer = jsonObserver({"logfile": str(path)})
+    logTo(observer, "one")
+    signal.raise_signal(signal.SIGUSR1)
+    logTo(observer, "x" * 1_000_000)
+    logTo(observer, "two")
+    assert json.loads(path.read_text())["text"] == "two"
+    assert json.loads((tmp_path / "log.json.2").read_text())["text"] == "one"
+
+
+def test_the_signal_is_left_to_whom_it_belongs(tmp_path: Path) -> None:
+    mine: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: mine.append(1))
+    try:
+        jsonObserver({"logfile": str(tmp_path / "log")})
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert mine == [1]
+
+
+@pytest.mark.parametrize(
+    ("twistd", "sentence"),
+    [
+        ({"syslog": True}, "--log-format=json and --syslog both say how to log, leave one out"),
+        ({"logger": len}, "--log-format=json and --logger both say how to log, leave one out"),
+        ({"logfile": "-", "nodaemon": False}, "--log-format=json to stdout needs -n, a daemon has none"),
+        (
+            {"logfile": "/nowhere/log"},
+            "--logfile /nowhere/log cannot be written (No such file or directory), name another",
+        ),
+    ],
+)
+def test_what_cannot_be_has_its_sentence(twistd: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        jsonObserver(twistd)
+    assert str(caught.value) == sentence
