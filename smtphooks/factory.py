@@ -9,35 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import copy_context
-from functools import lru_cache
-from heapq import heapify, heappop, heappush
-from itertools import count
 from typing import Any
 
 from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from smtphooks import replies
+from smtphooks.admission.admission import Admission
 from smtphooks.admission.clients import Clients
-from smtphooks.admission.lookup import ReverseLookup
-from smtphooks.connection.eventlog import LineLimit
-from smtphooks.connection.runner import HookRunner
+from smtphooks.connection.eventlog import LineLimits
+from smtphooks.connection.registry import LiveConnections
+from smtphooks.connection.server import Server
 from smtphooks.dialogue.extensions import Extensions, builtInExtensions
 from smtphooks.errors import OptionError
 from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
-from smtphooks.netaddress import bracketed, maybeIP
 from smtphooks.options import Options, isSecret, isSecretPath, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
-from smtphooks.replies import Reply
 from smtphooks.sasl.failures import AuthFailures
 from smtphooks.sasl.mechanisms import Mechanisms
 from smtphooks.sasl.portal import canCheck, onAuthOf
 from smtphooks.sasl.scram import UnknownUsers
-from smtphooks.session import Session
 from smtphooks.syntax.proxyheader import TrustedPeers
 from smtphooks.tls.context import SecureContext
 
@@ -61,15 +54,13 @@ class SMTPServerFactory(ServerFactory):
     @param given: options and hooks by name; a hook given here wins over the object's.
     @ivar options: the L{Options} in force.
     @ivar connections: the live protocols.
-    @ivar clients: how many of them there are, and may be; see C{countIn} for further counts.
-    @ivar now: the time by which connections measure, in seconds; it moves once a second, and is never behind.
-    @ivar authFailures: failed AUTH by network; several factories may share one.
-    @ivar secureContext: what TLS begins with.
+    @ivar clients: how many of them there are, and may be.
+    @ivar server: what connections share: admission, TLS, limits, the registry of live connections.
     @ivar clock: what times are measured with (C{IReactorTime}), the global reactor if None.
     @raise OptionError: for an unknown option, a wrong value, or a C{hooks} object that has no hook.
     """
 
-    protocol = SMTPServerProtocol  # type: ignore[assignment]
+    protocol = SMTPServerProtocol
     noisy = False
 
     onConnect: Callable[..., Any] | None = None
@@ -87,39 +78,55 @@ class SMTPServerFactory(ServerFactory):
     def __init__(self, hooks: object = None, **given: Any) -> None:
         named = {name: given.pop(name) for name in HOOK_NAMES if name in given}
         self.options: Options = makeOptions(given, ["hooks", *HOOK_NAMES])
-        self.mechanisms = Mechanisms(
-            self.options.authMethods, lambda: self.onAuth is not None, _unknownUsersOf(self.options)
-        )
-        self.authFailures = AuthFailures(self.options.authFailuresPerAddress, self._seconds)
-        self.extensions = Extensions(builtInExtensions(self.options, self.mechanisms))
-        self.secureContext = SecureContext(self.options)
-        self.debugPeers = _peersOf("debugPeers", self.options.debugPeers) if self.options.debugPeers else None
-        # What the hooks of every connection begin with.  That of the moment may be one of a connection: the reactor of
-        # asyncio calls what is due in the context of the code that asked for it last.
-        self.context = copy_context()
-        self.refusalLines = LineLimit(self._seconds)
-        self.authLines = LineLimit(self._seconds)
-        self.proxies = _peersOf("useProxy", self.options.useProxy)
-        self._proxyCommands = {
-            "XCLIENT": _peersOf("useXClient", self.options.useXClient),
-            "XFORWARD": _peersOf("useXForward", self.options.useXForward),
-        }
-        self._lookup: ReverseLookup | None = None
-        self.now = 0.0
-        self._tick: IDelayedCall | None = None
-        self._nextLook = 0.0
-        self._wakes: list[tuple[float, int, SMTPServerProtocol]] = []
-        self._order = count()
-        self.connections: set[SMTPServerProtocol] = set()
-        self.clients = Clients(self.options.maxClients, self.options.maxClientsPerAddress)
-        self._counts = [self.clients]
         self.clock: IReactorTime | None = None
-        self._closed: list[Deferred[None]] = []
-        self._timeout: IDelayedCall | None = None
-        self.isClosing = False
+        self.server = self._makeServer(self.options)
         self._setHooks(hooks, named)
         if self.onAuth is None and self.options.portal is not None:
             self.onAuth = self._askPortal(self.options.portal)
+
+    def _makeServer(self, options: Options) -> Server:
+        mechanisms = Mechanisms(options.authMethods, lambda: self.onAuth is not None, _unknownUsersOf(options))
+        lines = LineLimits(self._seconds)
+        return Server(
+            options,
+            self,
+            Extensions(builtInExtensions(options, mechanisms)),
+            mechanisms,
+            AuthFailures(options.authFailuresPerAddress, self._seconds),
+            Admission(options, self.reactor, _peersOf("useProxy", options.useProxy)),
+            LiveConnections(self.reactor, lines),
+            lines,
+            SecureContext(options),
+            _peersOf("debugPeers", options.debugPeers) if options.debugPeers else None,
+            # What the hooks of every connection begin with.  That of the moment may be one of a connection: the reactor
+            # of asyncio calls what is due in the context of the code that asked for it last.
+            copy_context(),
+            self.reactor,
+        )
+
+    @property
+    def connections(self) -> set[SMTPServerProtocol]:
+        """The live protocols."""
+        return self.server.live.connections
+
+    @property
+    def clients(self) -> Clients:
+        """How many clients there are, and may be."""
+        return self.server.admission.clients
+
+    @property
+    def authFailures(self) -> AuthFailures:
+        """Failed AUTH by network; several factories may share that of one."""
+        return self.server.authFailures
+
+    @authFailures.setter
+    def authFailures(self, failures: AuthFailures) -> None:
+        self.server.authFailures = failures
+
+    @property
+    def isClosing(self) -> bool:
+        """L{close} was called, and no port has begun to listen since."""
+        return self.server.live.isClosing
 
     def _setHooks(self, hooks: object, named: dict[str, Any]) -> None:
         fault = faultOf(hooks, named)
@@ -149,12 +156,12 @@ class SMTPServerFactory(ServerFactory):
         @param given: options of TLS by name: C{key}, C{cert}, C{ca}, C{sniOptions} and so on.
         @raise OptionError: if one is wrong; all stays as it was.
         """
-        self.secureContext.update(**given)
+        self.server.secureContext.update(**given)
 
     def doStart(self) -> None:
         """Called by Twisted when the first port begins to listen."""
         super().doStart()  # type: ignore[no-untyped-call]
-        self.isClosing = False
+        self.server.live.startListening()
         if self.onData is None:
             _log.warn("there is no onData hook: every message will be accepted and dropped")
         if self.options.scramSecret is None and any(
@@ -165,125 +172,10 @@ class SMTPServerFactory(ServerFactory):
                 " which tells them from known ones"
             )
 
-    def countIn(self, clients: Clients) -> None:
-        """Count connections there too, and keep to its limits, from the first connection on."""
-        self._counts.append(clients)
-
-    def refusalOf(self, network: str) -> Reply | None:
-        """Why one more client of that network cannot be served now, None if it can."""
-        if any(clients.areTooMany for clients in self._counts):
-            return replies.TOO_MANY_CLIENTS
-        if any(clients.areTooManyOf(network) for clients in self._counts):
-            return replies.TOO_MANY_CLIENTS_HERE
-        return None
-
-    def hostnameOf(self, address: str) -> str | Deferred[str]:
-        """The name of a client in DNS, or its address in brackets."""
-        options = self.options
-        if options.disableReverseLookup or not address:
-            return bracketed(address)
-        if options.resolver is None and _isInner(address):
-            return bracketed(address)
-        if self._lookup is None:
-            self._lookup = ReverseLookup(options.resolver, self.reactor())
-        return self._lookup.hostnameOf(address)
-
-    def proxyCommandsOf(self, address: str) -> frozenset[str]:
-        """The commands of trusted proxies that a peer may use."""
-        return frozenset([verb for verb, peers in self._proxyCommands.items() if peers.trusts(address)])
-
-    def remember(self, connection: SMTPServerProtocol) -> None:
-        """A connection has been made."""
-        self.connections.add(connection)
-        for clients in self._counts:
-            clients.begin()
-        if self._tick is None:
-            self._nextLook = 0
-            self._watch()
-
-    def wakeAt(self, time: float, connection: SMTPServerProtocol) -> None:
-        """See at that time, and not up to a second later, whether the time of a connection is up."""
-        if len(self._wakes) > 2 * len(self.connections):
-            # Most have left since, and would be kept in memory until then.
-            self._wakes = [wake for wake in self._wakes if wake[2] in self.connections]
-            heapify(self._wakes)
-        heappush(self._wakes, (time, next(self._order), connection))
-        if self._tick is not None and time < self._tick.getTime():
-            self._tick.reset(max(0, time - self.reactor().seconds()))
-
-    def _watch(self) -> None:
-        """
-        See whose time is up: once a second of all connections, and of those that wait when they want.
-
-        There is one timer for all of them, however many there are.
-        """
-        self._tick = None
-        reactor = self.reactor()
-        now = reactor.seconds()
-        if now >= self._nextLook:
-            # By the time of the next look, or who came just before it would lose a second.
-            self.now = self._nextLook = now + 1
-            self.refusalLines.flush()
-            self.authLines.flush()
-            for connection in list(self.connections):
-                self._guard(connection, connection.look, now)
-        while self._wakes and self._wakes[0][0] <= now:
-            connection = heappop(self._wakes)[2]
-            # It may have gone on by itself, or be gone.
-            self._guard(connection, connection.look, now)
-        if self.connections or self._hasLines:
-            soonest = min(self._nextLook, self._wakes[0][0]) if self._wakes else self._nextLook
-            self._tick = reactor.callLater(soonest - now, self._watch)
-        else:
-            self._wakes.clear()
-
     def doStop(self) -> None:
         """Called by Twisted when the last port has ended."""
         super().doStop()  # type: ignore[no-untyped-call]
-        self._restIfIdle()
-
-    def _restIfIdle(self) -> None:
-        """Leave no timer behind without connections; but a number of refusals waits for its second to end."""
-        if self.connections or self._tick is None:
-            return
-        if not self.numPorts:
-            self.refusalLines.report()
-            self.authLines.report()
-        if not self._hasLines:
-            self._tick.cancel()
-            self._tick = None
-
-    @property
-    def _hasLines(self) -> bool:
-        """There is a number of refusals that has still to be logged."""
-        return self.refusalLines.hasMore or self.authLines.hasMore
-
-    def tellError(self, failure: Failure) -> None:
-        """Something went wrong before there was a session."""
-        HookRunner(self, Session(self.options.name)).tell("onError", failure, None)
-
-    def count(self, network: str) -> None:
-        """A client of that network is on its way in."""
-        for clients in self._counts:
-            clients.add(network)
-
-    def discount(self, network: str) -> None:
-        """And has gone."""
-        for clients in self._counts:
-            clients.remove(network)
-
-    def forget(self, connection: SMTPServerProtocol) -> None:
-        """A connection has come to its end, its last hook included."""
-        if connection in self.connections:
-            self.connections.remove(connection)
-            for clients in self._counts:
-                clients.end()
-        if not self.connections and self._tick is not None:
-            self._wakes.clear()
-            self._restIfIdle()
-        # Who came since the factory listens again is not waited for.
-        if self._closed and not any(other.isLeaving for other in self.connections):
-            self._allGone()
+        self.server.live.stopListening()
 
     def close(self) -> Deferred[None]:
         """
@@ -293,16 +185,7 @@ class SMTPServerFactory(ServerFactory):
 
         @return: fires with None when the last connection is gone and its hooks have ended.
         """
-        gone: Deferred[None] = Deferred()
-        self._closed.append(gone)
-        self.isClosing = True
-        for connection in list(self.connections):
-            self._guard(connection, connection.leave)
-        if self.connections and self.options.closeTimeout and self._timeout is None:
-            self._timeout = self.reactor().callLater(self.options.closeTimeout, self._abortAll)
-        if not self.connections:
-            self._allGone()
-        return gone
+        return self.server.live.close(self.options.closeTimeout)
 
     def reactor(self) -> IReactorTime:
         """What times are measured with."""
@@ -312,28 +195,8 @@ class SMTPServerFactory(ServerFactory):
             self.clock = IReactorTime(reactor)
         return self.clock
 
-    def _guard(self, connection: SMTPServerProtocol, call: Callable[..., None], *arguments: object) -> None:
-        """What one connection raises is not for the others to suffer (invariant 10)."""
-        try:
-            call(*arguments)
-        except Exception:
-            connection.crashed()
-
     def _seconds(self) -> float:
         return self.reactor().seconds()
-
-    def _abortAll(self) -> None:
-        self._timeout = None
-        for connection in [connection for connection in self.connections if connection.isLeaving]:
-            self._guard(connection, connection.endByForce)
-
-    def _allGone(self) -> None:
-        if self._timeout is not None:
-            self._timeout.cancel()
-            self._timeout = None
-        closed, self._closed = self._closed, []
-        for gone in closed:
-            gone.callback(None)
 
 
 def _unknownUsersOf(options: Options) -> UnknownUsers:
@@ -373,10 +236,3 @@ def _peersOf(name: str, value: object) -> TrustedPeers:
         return TrustedPeers(value)
     except OptionError as error:
         raise error.ofOption(name) from None
-
-
-@lru_cache(maxsize=4096)
-def _isInner(address: str) -> bool:
-    """Not of the Internet: its servers have no names for it (RFC 6303), only a resolver of one's own may."""
-    ip = maybeIP(address)
-    return ip is None or not ip.is_global

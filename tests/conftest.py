@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
 
-from smtphooks import SMTPServerFactory
+from smtphooks.connection.registry import LiveConnections
 from tests.secrets import secretsIn
 
 # A test that fails on one machine fails on all; a slow machine is no failure.
@@ -84,7 +84,7 @@ def noServerIsLeftRunning() -> Iterator[None]:
     yield
     reactor = sys.modules.get("twisted.internet.reactor")
     calls = [] if reactor is None else IReactorTime(reactor).getDelayedCalls()
-    left = [call for call in calls if isinstance(getattr(call.func, "__self__", None), SMTPServerFactory)]
+    left = [call for call in calls if isinstance(getattr(call.func, "__self__", None), LiveConnections)]
     for call in left:
         call.cancel()
     assert not left, f"a server of this test is left: {left}"

@@ -17,6 +17,8 @@ from twisted.python.failure import Failure
 
 from smtphooks import SMTPServerFactory
 from smtphooks.connection.calling import HookCaller
+from smtphooks.connection.connection import Connection
+from smtphooks.connection.pump import Pump
 from smtphooks.protocol import SMTPServerProtocol
 
 
@@ -59,6 +61,13 @@ class Client:
     @property
     def session(self) -> Any:
         return self.protocol.session
+
+    @property
+    def pump(self) -> Pump:
+        """The parts of the server's end, for what cannot be seen from outside."""
+        stage = self.protocol._stage
+        assert isinstance(stage, Connection)
+        return stage._pump
 
     @property
     def clock(self) -> Clock:

@@ -24,7 +24,7 @@ LEAVE = "421 4.3.2 Server is shutting down"
 
 def limits(client: Client) -> int:
     """How many times are being measured until clients are cut off."""
-    return sum(call.func == client.factory._abortAll for call in client.clock.getDelayedCalls())
+    return sum(call.func == client.factory.server.live._endByForce for call in client.clock.getDelayedCalls())
 
 
 class Closed:
@@ -428,10 +428,10 @@ def test_a_connection_accepted_while_closing_whose_hook_is_slow_gets_421_behind_
 
 def test_a_client_that_reads_nothing_gets_421_when_it_reads_again() -> None:
     client = connect()
-    client.protocol._writer.pauseProducing()
+    client.pump.writer.pauseProducing()
     closed = Closed(client.factory)
     assert (client.codes(), bool(closed)) == ([220], False)
-    client.protocol._writer.resumeProducing()
+    client.pump.writer.resumeProducing()
     assert client.replies() == [LEAVE]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from smtphooks import SMTPError
+from smtphooks.connection.state import Want
 from tests.support import HELLO, MAIL, RCPT, Client, Pending, Transport, makeFactory
 
 MOST = 4 * 1024 * 1024
@@ -62,7 +63,7 @@ def flooded(data: bytes, *begin: str, trusts: bool = False, **given: Any) -> tup
             if client.isClosed or client.transport.producerState != "producing":
                 break
             client.feed(piece)
-            while client.protocol._isWaiting:
+            while client.pump.state.want is Want.TIMER:
                 client.clock.advance(1)
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -36,6 +36,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtphooks import AuthResponse, Extension, SMTPError
+from smtphooks.connection.state import Want
 from smtphooks.options import Options
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.tls.context import SecureContext
@@ -204,7 +205,7 @@ class Peer:
             self.session is not None
             and not (self.isGone or self.isClosed or self.network or self.line.isHandshaking)
             and self.line.isRead
-            and not protocol._isWaiting
+            and protocol._stage.state.want is not Want.TIMER
             and not any(question.session is self.session for question in self.machine.undecided)
         )
 
@@ -756,7 +757,7 @@ class Server(RuleBasedStateMachine):
         if session is None:
             assert said == b"" or reading.isOver  # 8: nothing is processed before the header of a proxy
             return
-        assert protocol.buffered + protocol._writer.gathered < MEMORY  # 6
+        assert protocol.buffered + protocol._stage._pump.writer.gathered < MEMORY  # 6
         assert len(peer.line.value()) < MEMORY
         if session in self.hooks.calls:
             assert session.remoteAddress in peer.addresses  # 8

@@ -453,7 +453,7 @@ def test_5_nothing_of_a_crash_reaches_the_client(name: str, crash: type[BaseExce
 
 def held(client: Client) -> int:
     protocol = client.protocol
-    return protocol.buffered + protocol._writer.gathered
+    return protocol.buffered + protocol._stage._pump.writer.gathered
 
 
 class Socket(Transport):

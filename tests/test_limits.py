@@ -82,7 +82,7 @@ def test_a_client_too_many_gets_421_before_any_hook(lines: list[str]) -> None:
     late.halfClose()
     late.finish()
     assert (late.replies(), diary) == ([], [])
-    assert not hasattr(late.protocol, "session")
+    assert late.protocol.session is None
     assert lines == [f"refused 198.51.100.1: {FULL}"]
     assert len(factory.connections) == 2
     clients[0].lose()
@@ -176,7 +176,7 @@ def test_with_implicit_TLS_nothing_is_said(given: dict[str, Any]) -> None:
     """The words would be none of TLS."""
     factory = makeFactory(secured=True, **given)
     arrive(factory)
-    factory.options = attrs.evolve(factory.options, secured=False, secure=True)
+    factory.server.options = attrs.evolve(factory.options, secured=False, secure=True)
     late = arrive(factory)
     assert late.isClosed
     assert late.replies() == []
@@ -595,7 +595,7 @@ def test_recipients_too_many_are_no_errors_and_the_message_is_delivered_to_the_o
     assert client.codes() == [250] * 11 + [452] * 40 + [354]
     assert client.last("text", ".") == "250 2.0.0 Message accepted"
     assert delivered == [[f"user{number}" for number in range(10)]]
-    assert client.protocol._dialogue.errors == 0
+    assert client.pump.dialogue.errors == 0
 
 
 def names(session: Any) -> list[str]:

@@ -47,7 +47,7 @@ def test_it_is_what_it_says_it_is() -> None:
     protocol = connect().protocol
     assert verifyObject(IHalfCloseableProtocol, protocol)
     assert verifyObject(IHandshakeListener, protocol)
-    assert verifyObject(IPushProducer, protocol._writer)
+    assert verifyObject(IPushProducer, protocol._stage._pump.writer)
 
 
 # --- a connection ---
@@ -156,14 +156,14 @@ def test_a_client_that_reads_no_replies_is_not_served() -> None:
     diary = Diary()
     client = connect(onVrfy=diary.hook("onVrfy"))
     client.replies()
-    client.protocol._writer.pauseProducing()
+    client.pump.writer.pauseProducing()
     client.feed(octets("VRFY x", "VRFY x"))
     assert (diary, client.replies()) == ([], [])
     assert client.transport.flow == ["stop"]
-    client.protocol._writer.resumeProducing()
+    client.pump.writer.resumeProducing()
     assert (len(diary), client.codes()) == (2, [252, 252])
     assert client.transport.flow == ["stop", "go"]
-    client.protocol._writer.resumeProducing()
+    client.pump.writer.resumeProducing()
     assert client.transport.flow == ["stop", "go"]
 
 
@@ -178,13 +178,13 @@ def test_a_client_that_stops_reading_stops_the_pump_at_once() -> None:
 
     client = Client(makeFactory(maxJunkCommands=0), Narrow())
     assert client.transport.flow == ["stop"]
-    client.protocol._writer.resumeProducing()
+    client.pump.writer.resumeProducing()
     assert client.transport.flow == ["stop", "go"]
     client.feed(octets(*["NOOP"] * 10000))
     served = len(client.codes())
     assert served < 2000
     for _ in range(10):
-        client.protocol._writer.resumeProducing()
+        client.pump.writer.resumeProducing()
     assert served + len(client.codes()) == 10001
 
 
@@ -194,10 +194,10 @@ def test_commands_behind_a_slow_hook_stop_the_client_at_16_KiB() -> None:
     client.feed(octets("VRFY x"))
     while client.transport.producerState == "producing":
         client.feed(octets(*["NOOP"] * 100))
-    assert 16384 <= client.protocol._wire.buffered < 16384 + 600
+    assert 16384 <= client.pump.wire.buffered < 16384 + 600
     onVrfy.decide()
     assert client.transport.flow == ["stop", "go"]
-    assert client.protocol._wire.buffered == 0
+    assert client.pump.wire.buffered == 0
 
 
 def test_a_hook_that_does_not_read_stops_the_client_and_reading_lets_it_go_on() -> None:
@@ -262,7 +262,7 @@ def test_a_chunk_that_belongs_to_nobody_is_dropped_as_it_comes() -> None:
     client.replies()
     for _ in range(4):
         client.feed(b"x" * 65536)
-        assert client.protocol._wire.buffered == 0
+        assert client.pump.wire.buffered == 0
     client.feed(b"x" * (300000 - 4 * 65536) + octets("NOOP"))
     assert client.codes() == [503, 250]
 
@@ -272,7 +272,7 @@ def test_an_endless_line_is_not_kept(line: bytes) -> None:
     client = connect()
     for _ in range(10):
         client.feed(line)
-        assert client.protocol._wire.buffered < 3000
+        assert client.pump.wire.buffered < 3000
     assert client.last("", "NOOP") == "250 2.0.0 OK"
 
 
@@ -286,8 +286,8 @@ def test_the_transport_is_not_touched_when_the_server_has_closed() -> None:
     onVrfy.decide(SMTPError("bye", 421))
     assert client.replies() == ["421 4.3.2 bye"]
     assert client.transport.flow == ["stop", "go"]
-    client.protocol._writer.resumeProducing()
-    client.protocol._writer.stopProducing()
+    client.pump.writer.resumeProducing()
+    client.pump.writer.stopProducing()
     client.finish()
 
 
@@ -429,7 +429,7 @@ def test_what_the_transport_still_says_of_a_lost_connection_is_nothing() -> None
     client.replies()
     client.lose()
     client.protocol.dataReceived(b"NOOP\r\n")
-    client.protocol._writer.resumeProducing()
+    client.pump.writer.resumeProducing()
     client.protocol.readConnectionLost()
     client.protocol.leave()
     assert client.replies() == []
@@ -439,10 +439,10 @@ def test_what_the_transport_still_says_of_a_lost_connection_is_nothing() -> None
 def test_a_client_that_was_stopped_is_read_again_as_the_connection_ends() -> None:
     """Without that TLS would never end: the client has its part to say."""
     client = connect()
-    client.protocol._writer.pauseProducing()
+    client.pump.writer.pauseProducing()
     client.protocol.dataReceived(octets("QUIT"))
     assert client.transport.producerState == "paused"
-    client.protocol._writer.resumeProducing()
+    client.pump.writer.resumeProducing()
     assert client.isClosed
     assert client.transport.producerState == "producing"
 
@@ -747,11 +747,11 @@ def test_a_client_that_quit_and_sends_no_more_is_closed_once() -> None:
 
 def test_a_client_that_sends_no_more_and_reads_slowly_gets_all_replies() -> None:
     client = connect()
-    client.protocol._writer.pauseProducing()
+    client.pump.writer.pauseProducing()
     client.feed(octets("NOOP", "NOOP"))
     client.halfClose()
     assert not client.isClosed
-    client.protocol._writer.resumeProducing()
+    client.pump.writer.resumeProducing()
     assert client.codes() == [220, 250, 250]
     assert client.isClosed
 

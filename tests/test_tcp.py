@@ -164,7 +164,7 @@ async def test_a_client_that_closes_its_sending_side_gets_all_replies(serve: Any
     client.say(*ENVELOPE, "DATA", "text", ".", "NOOP")
     client.transport.loseWriteConnection()
     await client.until(b"250 BINARYMIME\r\n")
-    while not server.factory.connections or not next(iter(server.factory.connections))._inputEnded:
+    while not server.factory.connections or not next(iter(server.factory.connections))._stage.state.inputEnded:
         await deferLater(reactor, 0)
     onMailFrom.decide()
     await client.until(b"250 2.0.0 Message accepted\r\n250 2.0.0 OK\r\n")
@@ -320,7 +320,7 @@ async def test_a_hook_that_never_reads_stops_the_client_for_good(serve: Any) -> 
     client.say(*ENVELOPE, "DATA")
     await client.until(b"354 ")
     flood = Flood(client, BLOCK, 500)
-    while not (flood.pauses and next(iter(server.factory.connections))._flow.isStopped):
+    while not (flood.pauses and next(iter(server.factory.connections))._stage._pump.pacing.isPaused):
         await deferLater(reactor, 0)
     assert watch(server) < 131072
     onData.decide(SMTPError("Not wanted", 554))
@@ -338,7 +338,7 @@ async def test_a_client_that_reads_no_replies_is_stopped(serve: Any) -> None:
     await client.until(b"220 ")
     client.transport.pauseProducing()
     flood = Flood(client, b"HELP\r\n" * 10000, 10000)
-    while not (flood.pauses and next(iter(server.factory.connections))._flow.isStopped):
+    while not (flood.pauses and next(iter(server.factory.connections))._stage._pump.pacing.isPaused):
         await deferLater(reactor, 0)
     assert watch(server) < 131072
     client.transport.resumeProducing()

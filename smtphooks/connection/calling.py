@@ -33,17 +33,16 @@ class PendingAnswer:
     """
     The answer that a hook has yet to give.
 
+    @ivar isThere: the hook has given it.
     @ivar result: the answer, once it is there.
-    @ivar isThere: it is.
     """
 
-    __slots__ = ("_arguments", "_caller", "_hook", "_then", "_wait", "isThere", "result")
+    __slots__ = ("_caller", "_hook", "_wait", "_wake", "isThere", "result")
 
     def __init__(self, caller: HookCaller, hook: object, wait: Waiter | Run) -> None:
         self._caller = caller
         self._hook = hook
-        self._then: Callable[..., object] | None = None
-        self._arguments: tuple[object, ...] = ()
+        self._wake: Callable[[], object] | None = None
         self.isThere = False
         self.result: Any = None
         self._wait: Waiter | Run | PendingAnswer | None = wait
@@ -54,7 +53,7 @@ class PendingAnswer:
         answer = result if result is None else self._caller.settle(self._hook, result)
         if type(answer) is PendingAnswer:
             self._wait = answer
-            answer.then(self._answered)
+            answer.whenThere(lambda: self._answered(answer.result))
         else:
             self._answered(answer)
 
@@ -64,24 +63,24 @@ class PendingAnswer:
     def _answered(self, answer: Any) -> None:
         self.result = answer
         self.isThere = True
-        then, arguments = self._then, self._arguments
+        wake = self._wake
         # They all know this answer in turn; to let go of them here leaves no cycle to the garbage collector.
-        self._wait, self._then, self._arguments = None, None, ()
-        if then is not None:
-            then(answer, *arguments)
+        self._wait, self._wake = None, None
+        if wake is not None:
+            wake()
 
-    def then(self, then: Callable[..., object], *arguments: object) -> None:
-        """Have this called with the answer, and with the arguments behind it."""
+    def whenThere(self, wake: Callable[[], object]) -> None:
+        """Have this called when the answer is there, in place of what was to be called before."""
         if self.isThere:
-            then(self.result, *arguments)
+            wake()
         else:
-            self._then, self._arguments = then, arguments
+            self._wake = wake
 
     def cancel(self) -> None:
         """
-        Tell the hook that no answer is needed any more.
+        Tell the hook that its answer is of no use any more.
 
-        It may still take a while to end, or go on as if nothing was said.
+        It may still take a while to end, or go on regardless.
         """
         if self._wait is not None:
             self._wait.cancel()

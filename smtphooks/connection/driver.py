@@ -1,8 +1,9 @@
 """
-The exchange: between the dialogue, which has questions, and the hooks, which have the answers.
+The driver of hooks: between the dialogue, which has questions, and the hooks, which have the answers.
 
-It tells the dialogue what has happened, asks the hooks that the dialogue wants to hear, one after the other, and ends
-with what is to be done next.  A hook that is absent or knows its answer at once costs no Deferred.
+It advances the dialogue, asks the hooks that the dialogue names, one after the other, and ends with what is to be done
+next.  A hook that is absent or knows its answer at once costs no Deferred; the answer of another waits here until it is
+pulled with L{resume}.
 This module knows neither the wire nor the transport, and not what a step is for.
 """
 
@@ -15,125 +16,137 @@ from twisted.python.failure import Failure
 from smtphooks import replies
 from smtphooks.connection.calling import PendingAnswer
 from smtphooks.connection.runner import HOOK_TIMED_OUT, TOLD, HookRunner
+from smtphooks.connection.state import ConnectionState, Phase
 from smtphooks.dialogue.engine import Dialogue
 from smtphooks.dialogue.steps import Ask, Step
 
 
-class Exchange:
+class Driver:
     """
-    @ivar isOver: nothing may be said any more; what a hook still answers is of interest to the log alone.
+    @ivar wasClosed: C{onClose} has been called.
     """
 
-    __slots__ = ("_asked", "_dialogue", "_question", "_resume", "_runner", "isOver")
+    __slots__ = ("_dialogue", "_hasTimedOut", "_pending", "_question", "_runner", "_state", "_wake", "wasClosed")
 
-    def __init__(self, dialogue: Dialogue, runner: HookRunner, resume: Callable[[Step | None], None]) -> None:
+    def __init__(
+        self, dialogue: Dialogue, runner: HookRunner, state: ConnectionState, wake: Callable[[], None]
+    ) -> None:
         """
-        @param resume: called with what L{tell} would have returned, when a hook has decided later.
+        @param state: once the connection is not open any more, nothing is said and no hook is asked.
+        @param wake: called when a pending hook has answered.
         """
         self._dialogue = dialogue
         self._runner = runner
-        self._resume = resume
-        self._question: PendingAnswer | None = None  # the hook that is waited for
-        self._asked: object = None  # and which one it is
-        self.isOver = False
+        self._state = state
+        self._wake = wake
+        self._question: Ask | None = None  # the last that was asked of a pending hook
+        self._pending: PendingAnswer | None = None
+        self._hasTimedOut = False
+        self.wasClosed = False
 
     @property
-    def isWaiting(self) -> bool:
-        """A hook has yet to decide."""
-        return self._question is not None
+    def isPending(self) -> bool:
+        """A hook has yet to answer."""
+        return self._pending is not None and not self._pending.isThere
 
-    def tell(self, tell: Callable[..., Step], *value: object) -> Step | None:
-        """
-        Tell the dialogue something, and ask the hooks that it wants to hear.
+    @property
+    def hasAnswer(self) -> bool:
+        """The hook that was pending has answered, or has timed out."""
+        return self._hasTimedOut or (self._pending is not None and self._pending.isThere)
 
-        @param tell: a method of the dialogue, to be called with the value.
-        @return: what it wants next; None if a hook has yet to decide, or if it is over.
+    def advance(self, take: Callable[..., Step], *value: object) -> Step | None:
         """
-        if self.isOver:
+        Give the dialogue a line or an answer, and ask the hooks that it names.
+
+        @param take: the method of the dialogue that takes the value.
+        @return: the next step; None if a hook is pending, or if the connection is not open any more.
+        """
+        state = self._state
+        if state.phase is not Phase.OPEN:
             return None
         try:
-            step = tell(*value)
+            step = take(*value)
             while type(step) is Ask:
                 result = self._runner.ask(step.hook, step.arguments)
                 if type(result) is PendingAnswer:
-                    self._question = result
-                    self._asked = step.hook
-                    result.then(self._answerLater, step, result)
+                    self._wait(step, result)
                     return None
-                if self.isOver:
-                    self._runner.late(step.hook, result)
+                if state.phase is not Phase.OPEN:
+                    self._runner.logLate(step.hook, result)
                     return None
                 step = self._dialogue.answer(None) if result is None else self._answer(step, result)
         except Exception:
             # An extension runs within the dialogue, and may crash as a hook may; but there is no way on from there.
-            self._runner.refusal("(in the dialogue)", Failure())
+            self._runner.refusalFor("(in the dialogue)", Failure())
             step = replies.HOOK_FAILED.closing()
-        return None if self.isOver else step
+        return None if state.phase is not Phase.OPEN else step
+
+    def _wait(self, question: Ask, pending: PendingAnswer) -> None:
+        self._question, self._pending = question, pending
+        pending.whenThere(self._wake)
+        if self._state.phase is not Phase.OPEN:
+            self.cancel()  # The hook has ended its own connection.
 
     def _answer(self, question: Ask, result: object) -> Step:
         """Tell the dialogue what a hook has decided."""
         result = self._runner.checked(question.hook, result)
         if not isinstance(result, Failure):
             return self._dialogue.answer(result)
-        refusal = self._runner.refusal(question.hook, result)
+        refusal = self._runner.refusalFor(question.hook, result)
         return self._dialogue.answer(None) if question.hook in TOLD else self._dialogue.refuse(refusal)
 
-    def _answerLater(self, result: object, question: Ask, awaited: PendingAnswer) -> None:
-        isOverdue = self._question is not awaited
-        if not isOverdue:
-            self._question = None
-        if self.isOver or isOverdue:
-            self._runner.late(question.hook, result)
-        if not isOverdue:
-            self._resume(self.tell(self._answer, question, result))
+    def resume(self) -> Step | None:
+        """Go on with the answer of the hook that was pending; what is returned is as with L{advance}."""
+        question, pending = self._question, self._pending
+        assert question is not None
+        self._question = self._pending = None
+        if self._hasTimedOut:
+            self._hasTimedOut = False
+            if question.hook in TOLD:
+                return self.advance(self._dialogue.answer, None)
+            return self.advance(self._dialogue.refuse, HOOK_TIMED_OUT)
+        assert pending is not None
+        return self.advance(self._answer, question, pending.result)
 
-    def overdue(self) -> bool:
+    def timeOut(self) -> bool:
         """
-        Wait no longer for the hook that has yet to decide; it is cancelled.
+        Wait no longer for the hook that is pending; it is cancelled.
 
-        @return: whether there was one; L{refuse} must follow unless it is over.
+        @return: whether there was one.
         """
-        question, self._question = self._question, None
-        if question is None:
+        pending, self._pending = self._pending, None
+        if pending is None or self._question is None:
             return False
-        self._runner.overdue(self._asked)
-        question.cancel()
+        self._runner.logTimedOut(self._question.hook)
+        self._hasTimedOut = True
+        self._runner.abandon(self._question.hook, pending)
         return True
 
-    def refuse(self) -> Step | None:
-        """Go on without the hook that was overdue; what is returned is as with L{tell}."""
-        if self._asked in TOLD:
-            return self.tell(self._dialogue.answer, None)
-        return self.tell(self._dialogue.refuse, HOOK_TIMED_OUT)
-
-    def end(self) -> None:
-        """The connection is gone, and its dialogue."""
-        self.isOver = True
-        self._dialogue.close()
+    # --- the end ---
 
     def cancel(self) -> None:
-        """Nobody needs the answer any more that a hook has yet to give."""
-        if self._question is not None:
-            self._question.cancel()
+        """The answer of a pending hook is of no use any more."""
+        if self._pending is not None:
+            self._pending.cancel()
 
-    def tellClosed(self, ended: Callable[[], object]) -> None:
-        """
-        Tell C{onClose}, the last of all hooks.
-
-        @param ended: called when it has ended, unless it was overdue.
-        """
-        answer = self._runner.ask("onClose", (self._runner.session,))
-        self._asked = "onClose"
-        if type(answer) is PendingAnswer:
-            self._question = answer
-            answer.then(self._closed, ended)
+    def dropAnswer(self) -> None:
+        """Log what a hook answered to a connection that is not open any more."""
+        question, pending = self._question, self._pending
+        if question is None or pending is None or not pending.isThere:
+            return
+        self._question = self._pending = None
+        if question.hook == "onClose":
+            self._runner.logFailure("onClose", pending.result)
         else:
-            self._runner.told(answer, "onClose")
-            ended()
+            self._runner.logLate(question.hook, pending.result)
 
-    def _closed(self, answer: object, ended: Callable[[], object]) -> None:
-        isOverdue = self._question is None
-        self._question = None
-        self._runner.told(answer, "onClose")
-        if not isOverdue:
-            ended()
+    def close(self) -> None:
+        """Call C{onClose}, the last of all hooks."""
+        self.wasClosed = True
+        session = self._runner.session
+        answer = self._runner.ask("onClose", (session,))
+        if type(answer) is PendingAnswer:
+            self._question, self._pending = Ask("onClose", (session,)), answer
+            answer.whenThere(self._wake)
+        else:
+            self._runner.logFailure("onClose", answer)

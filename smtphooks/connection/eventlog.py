@@ -1,5 +1,5 @@
 """
-The journal: one event for each message, each connection, each refusal and each AUTH, for the operator.
+The event log: one event for each message, each connection, each refusal and each AUTH, for the operator.
 
 Every event has fields to search and count by: C{session}, C{peer}, C{verb}, C{code}, C{milliseconds}.  What a message
 says, and any secret, is never among them; mail addresses are shown as they are, or as a hash (option C{logAddresses}).
@@ -17,6 +17,7 @@ from typing import Any
 from twisted.logger import Logger, LogLevel
 
 from smtphooks.netaddress import networkOf
+from smtphooks.options import Options
 from smtphooks.replies import Reply
 from smtphooks.sasl.mechanisms import Auth
 from smtphooks.session import Envelope, Session
@@ -96,35 +97,53 @@ class LineLimit:
         self._more.clear()
 
 
-class Journal:
+class LineLimits:
+    """
+    The limits of a server; several servers may share one.
+
+    @ivar refusals: of the lines about refusals.
+    @ivar authFailures: of those about failed AUTH, which no other refusal shall keep from being written.
+    """
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self.refusals = LineLimit(seconds)
+        self.authFailures = LineLimit(seconds)
+
+    @property
+    def hasMore(self) -> bool:
+        """A number has still to be logged."""
+        return self.refusals.hasMore or self.authFailures.hasMore
+
+    def flush(self) -> None:
+        """Log the numbers of the seconds that are over."""
+        self.refusals.flush()
+        self.authFailures.flush()
+
+    def report(self) -> None:
+        """Log all numbers now."""
+        self.refusals.report()
+        self.authFailures.report()
+
+
+class EventLog:
     """What one connection has done so far."""
 
     __slots__ = (
-        "_authLimit",
         "_began",
-        "_limit",
-        "_logAddresses",
-        "_logRefusals",
+        "_limits",
         "_messageBegan",
         "_messages",
         "_octets",
+        "_options",
         "_session",
         "commands",
         "refusals",
     )
 
-    def __init__(
-        self, session: Session, logAddresses: bool, logRefusals: bool, limit: LineLimit, authLimit: LineLimit
-    ) -> None:
-        """
-        @param limit: of the lines about refusals.
-        @param authLimit: of those about failed AUTH, which no other refusal shall keep from being written.
-        """
+    def __init__(self, session: Session, options: Options, limits: LineLimits) -> None:
         self._session = session
-        self._logAddresses = logAddresses
-        self._logRefusals = logRefusals
-        self._limit = limit
-        self._authLimit = authLimit
+        self._options = options
+        self._limits = limits
         self._began = self._messageBegan = monotonic()
         self._messages = 0
         self._octets = 0
@@ -135,7 +154,7 @@ class Journal:
         """From here on the message takes time."""
         self._messageBegan = monotonic()
 
-    def message(self, verb: str, envelope: Envelope, octets: int, code: int) -> None:
+    def messageEnded(self, verb: str, envelope: Envelope, octets: int, code: int) -> None:
         """
         A message has been judged.
 
@@ -144,7 +163,7 @@ class Journal:
         """
         self._octets += octets
         self._messages += 1
-        shown, sender = self._logAddresses, envelope.mailFrom
+        shown, sender = self._options.logAddresses, envelope.mailFrom
         recipients = [f"<{addressForLog(str(each), shown)}>" for each in envelope.rcptTo[:_MOST_NAMED]]
         _info(
             "message from <{sender}> for {recipients}: {octets} octets, {code} after {milliseconds} ms [{session}]",
@@ -170,7 +189,7 @@ class Journal:
         @param recipient: the one refused, if it was one.
         """
         self.refusals += 1
-        if not self._logRefusals or not self._limit.admits(self._session.remoteAddress):
+        if not self._options.logRefusals or not self._limits.refusals.admits(self._session.remoteAddress):
             return
         user, said = self._user(), {"user": "", "sender": "", "recipient": ""}
         text = "{verb} of {peer} refused by {by}: {reply}" if verb else "{peer} refused by {by}: {reply}"
@@ -178,10 +197,10 @@ class Journal:
             said["user"] = user
             text += ", user {user}"
         if sender is not None:
-            said["sender"] = addressForLog(sender, self._logAddresses)
+            said["sender"] = addressForLog(sender, self._options.logAddresses)
             text += ", from <{sender}>"
         if recipient is not None:
-            said["recipient"] = addressForLog(recipient, self._logAddresses)
+            said["recipient"] = addressForLog(recipient, self._options.logAddresses)
             text += ", to <{recipient}>"
         _info(
             text + " [{session}]",
@@ -204,7 +223,7 @@ class Journal:
         isFailure = reply.code >= 400
         if isFailure:
             self.refusals += 1
-            if not self._authLimit.admits(self._session.remoteAddress):
+            if not self._limits.authFailures.admits(self._session.remoteAddress):
                 return
         _info(
             'AUTH failed from {peer} with {method} as "{user}": {reply} [{session}]'
@@ -216,19 +235,19 @@ class Journal:
             code=reply.code,
             milliseconds=self._age(),
             method=attempt.method,
-            user=addressForLog(attempt.username, self._logAddresses),
+            user=addressForLog(attempt.username, self._options.logAddresses),
             reply=reply.oneLine(),
         )
 
     def _user(self) -> str:
         user = self._session.user
-        return addressForLog(user, self._logAddresses) if isinstance(user, str) else ""
+        return addressForLog(user, self._options.logAddresses) if isinstance(user, str) else ""
 
-    def trouble(self, text: str, **fields: object) -> None:
+    def warn(self, text: str, **fields: object) -> None:
         """Something has gone wrong; the text is a format for the fields."""
         _log.warn(text, session=self._session.id, peer=self._session.remoteAddress, milliseconds=self._age(), **fields)
 
-    def end(self) -> None:
+    def connectionEnded(self) -> None:
         """The connection is over."""
         session = self._session
         _info(

@@ -1,163 +1,187 @@
 """
-The receiver: reads the messages of one connection off the wire and into C{onData}.
+The message: read off the wire and into C{onData}, as a whole or chunk by chunk.
 
-It is told what follows (a message, a chunk of one, octets of none) and answers when that has been read, and decided
-where it is time to decide.  What the answer means is the dialogue's business, when to read the protocol's.
+The dialogue says what follows (a message, a chunk of one, octets of none); the answer waits here until it is pulled:
+when the octets were read, and when C{onData} has decided where that is due.
+This module knows neither what an answer means nor when there is time to read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 
 from twisted.internet.error import ConnectionAborted
 from twisted.python.failure import Failure
 
-from smtphooks.connection.calling import PendingAnswer
 from smtphooks.connection.delivery import Delivery
-from smtphooks.connection.runner import HOOK_TIMED_OUT, HookRunner
+from smtphooks.connection.runner import HookRunner
 from smtphooks.dialogue.steps import DiscardChunk, ReceiveChunk, ReceiveMessage, Verdict
 from smtphooks.options import Options
 from smtphooks.replies import SMTPError
-from smtphooks.stream import MessageStream
 from smtphooks.syntax.wire import Wire, beforeBareNewline
 
 
-class Receiver:
+class Stage(Enum):
+    """How far what the dialogue asked for has come."""
+
+    __hash__ = object.__hash__  # that of Enum is Python code
+
+    IDLE = "nothing is asked for"
+    READING = "octets are missing"
+    DECIDING = "onData must decide"
+    ENDING = "onData must end; its answer does not matter"
+    ANSWERED = "the answer is there"
+
+
+class MessageReceiver:
     """
-    @ivar owesInput: it is the client's turn; if not, a hook has to take or to decide what was read.
-    @ivar octets: how much has been read of the message, or of the chunk of none.
+    @ivar stage: how far what the dialogue asked for has come.
+    @ivar delivery: the message that has begun and is neither decided nor abandoned, if any.
+    @ivar octets: how much was read of the message, or of the chunk of none.
     """
 
     __slots__ = (
         "_answer",
-        "_changed",
-        "_conclusion",
-        "_crashed",
-        "_delivery",
-        "_hangUp",
-        "_isAsked",
-        "_last",
+        "_isDiscarding",
+        "_isLast",
         "_options",
         "_runner",
+        "_wake",
         "_wire",
+        "delivery",
         "octets",
-        "owesInput",
+        "stage",
     )
 
-    def __init__(
-        self,
-        wire: Wire,
-        runner: HookRunner,
-        options: Options,
-        answer: Callable[[Verdict | None], None],
-        changed: Callable[[], None],
-        hangUp: Callable[[SMTPError], None],
-        crashed: Callable[[], None],
-    ) -> None:
+    def __init__(self, wire: Wire, runner: HookRunner, options: Options, wake: Callable[[], None]) -> None:
         """
-        @param answer: called with the answer to what was asked for.
-        @param changed: called when a hook has taken octets or has ended.
-        @param hangUp: called if C{onData} wants the connection closed while nothing of its message is asked for.
-        @param crashed: called, with the exception at hand, if one of these raised while a hook was heard.
+        @param wake: called whenever C{onData} has read octets, or has ended.
         """
         self._wire = wire
         self._runner = runner
         self._options = options
-        self._answer = answer
-        self._changed = changed
-        self._hangUp = hangUp
-        self._crashed = crashed
-        self._isAsked = False  # the dialogue waits for an answer
-        self._delivery: Delivery | None = None
-        self._conclusion: Callable[[Delivery], Verdict | None] | None = None  # answered when the delivery is decided
-        self._last = True  # the message ends with what is being read
-        self.owesInput = False
+        self._wake = wake
+        self._isLast = True  # the message ends with what is being read
+        self._isDiscarding = False  # what is being read belongs to no message
+        self._answer: Verdict | None = None
+        self.stage = Stage.IDLE
+        self.delivery: Delivery | None = None
         self.octets = 0
 
-    # --- what follows ---
+    # --- what the dialogue asks for ---
 
-    def message(self, step: ReceiveMessage) -> None:
-        """A message that CRLF.CRLF ends."""
-        self._isAsked = True
+    def beginMessage(self, step: ReceiveMessage) -> None:
+        """A message follows that CRLF.CRLF ends."""
         self._wire.beginMessage()
-        self._last = True
-        self.owesInput = self._begin(step.recipients)
+        self._isLast = True
+        self.stage = Stage.READING
+        self._beginDelivery(step.recipients)
 
-    def chunk(self, step: ReceiveChunk) -> None:
-        """A chunk of a message."""
-        self._isAsked = True
+    def beginChunk(self, step: ReceiveChunk) -> None:
+        """A chunk of a message follows."""
         self._wire.beginChunk(step.octets, step.first, step.binary)
-        self._last = step.last
-        if not step.first or self._begin(step.recipients):
-            self._endOrGoOn()
+        self._isLast = step.last
+        self.stage = Stage.READING
+        if step.first:
+            self._beginDelivery(step.recipients)
+        if self._wire.messageEnded:
+            self._endOfOctets(b"")
 
-    def discard(self, step: DiscardChunk) -> None:
-        """A chunk of no message."""
+    def discardChunk(self, step: DiscardChunk) -> None:
+        """A chunk follows that belongs to no message."""
         self.octets = 0
-        self._isAsked = True
+        self._isDiscarding = True
         self._wire.beginChunk(step.octets, first=True, binary=True)
-        self._endOrGoOn()
+        self.stage = Stage.READING
+        if self._wire.messageEnded:
+            self._endOfOctets(b"")
 
     def abandon(self) -> None:
-        """No more of the message at hand."""
-        assert self._delivery is not None
+        """The client breaks off a message that it had begun with BDAT."""
+        assert self.delivery is not None
         self.octets = 0
-        self._isAsked = True
-        self._delivery.cut(Failure(ConnectionAborted("the client abandoned the message")))
-        self._conclude(lambda delivery: None)
+        self.stage = Stage.ENDING
+        self.delivery.cut(Failure(ConnectionAborted("the client abandoned the message")))
 
-    def cut(self, failure: Failure) -> None:
-        """The connection is gone."""
-        assert self._delivery is not None
-        self._delivery.cut(failure)
+    def _beginDelivery(self, recipients: int) -> None:
+        self.octets = 0
+        self.delivery = delivery = Delivery(self._runner, self._options, recipients, self._wake)
+        delivery.begin(self._wake)
 
-    # --- what there is ---
+    # --- what comes of it ---
+
+    def poll(self) -> bool:
+        """Look whether C{onData} has decided.  True if the answer to what the dialogue asked for is there."""
+        delivery = self.delivery
+        if delivery is not None and delivery.poll():
+            if self.stage is Stage.ENDING:
+                self._conclude(None)
+            elif self.stage is Stage.DECIDING or (self.stage is Stage.READING and delivery.hangUp is not None):
+                self._conclude(delivery.verdict())
+        return self.stage is Stage.ANSWERED
+
+    def _conclude(self, answer: Verdict | None) -> None:
+        self.delivery = None
+        self._answer = answer
+        self.stage = Stage.ANSWERED
+
+    def takeAnswer(self) -> Verdict | None:
+        """The answer for the dialogue: of a decided message the verdict, else None."""
+        answer, self._answer = self._answer, None
+        self.stage = Stage.IDLE
+        self._isDiscarding = False
+        return answer
+
+    def takeHangUp(self) -> SMTPError | None:
+        """The refusal with which C{onData} wants the connection closed between two chunks of its message."""
+        delivery = self.delivery
+        if delivery is None or not delivery.poll() or delivery.hangUp is None:
+            return None
+        self.delivery = None
+        return delivery.hangUp
 
     @property
-    def hasMessage(self) -> bool:
-        """A message has begun, and is not read and decided yet."""
-        return self._delivery is not None
-
-    def overdue(self) -> None:
-        """C{onData} has taken too long; what it does from here on is of no interest."""
-        delivery = self._delivery
-        if delivery is not None and not delivery.decided:
-            self._runner.overdue("onData")
-            delivery.giveUp(HOOK_TIMED_OUT)
-            self._concludeIfDecided()
-            self._changed()
-
-    @property
-    def isBusy(self) -> bool:
+    def isRunning(self) -> bool:
         """C{onData} has not ended."""
-        return self._delivery is not None and not self._delivery.decided
+        return self.delivery is not None and not self.delivery.poll()
 
     @property
     def hasRoom(self) -> bool:
         """More of the message may be read."""
-        return self._delivery is None or (stream := self._delivery.stream).buffered < stream.room
+        return self.delivery is None or (stream := self.delivery.stream).buffered < stream.room
 
     @property
     def buffered(self) -> int:
         """Octets that wait for C{onData}."""
-        return 0 if self._delivery is None else self._delivery.stream.buffered
+        return 0 if self.delivery is None else self.delivery.stream.buffered
+
+    def timeOut(self) -> None:
+        """C{onData} has taken too long, to decide or to read."""
+        if self.isRunning and self.delivery is not None:
+            self.delivery.timeOut()
+
+    def cut(self, failure: Failure) -> None:
+        """The connection is gone."""
+        if self.delivery is not None:
+            self.delivery.cut(failure)
 
     # --- reading ---
 
     def read(self) -> bool:
-        """Pull once from the wire, if there is room.  False if there is nothing to pull."""
+        """Pull once from the wire.  False if there is nothing to pull."""
         data = self._wire.maybeMessage()
         if data is None:
             return False
         self.octets += len(data)
         if self._wire.messageEnded:
-            self._ended(data)
-        elif data and self._delivery is not None:
-            self._hand(data, self._delivery)
+            self._endOfOctets(data)
+        elif data and self.delivery is not None and not self._isDiscarding:
+            self._hand(data, self.delivery)
         return True
 
     def _hand(self, data: bytes, delivery: Delivery) -> None:
-        """Octets to the hook; what is wrong with them it learns where they stand, however they were cut."""
+        """Octets to the hook; a bare newline fails the stream where it stands, however the octets were cut."""
         if not self._wire.bareNewlineSeen:
             delivery.stream.receive(data)
             return
@@ -166,106 +190,23 @@ class Receiver:
         delivery.refuseBareNewline()
         delivery.stream.receive(data[before:])
 
-    def _endOrGoOn(self) -> None:
-        self.owesInput = True
-        if self._wire.messageEnded:
-            self._ended(b"")
-
-    def _ended(self, data: bytes) -> None:
+    def _endOfOctets(self, data: bytes) -> None:
         """What was asked for has been read; these are its last octets."""
-        self.owesInput = False
-        delivery = self._delivery
-        if delivery is None:
-            self._reply(None)
+        delivery = self.delivery
+        if delivery is None or self._isDiscarding:
+            self.stage = Stage.ANSWERED
             return
-        if self._last:
+        if self._isLast:
             data += self._wire.endOfChunks()
-        if not self._last or self._wire.bareNewlineSeen:
+        if not self._isLast or self._wire.bareNewlineSeen:
             self._hand(data, delivery)
             data = b""
-        if self._last:
+        if self._isLast:
             delivery.finish(data)  # with the last octets, so that the hook need not go on twice
-        if self._last or delivery.failed or delivery.fault(self._options.rejectOversized):
-            self._conclude(self._verdict)
+        delivery.poll()
+        if self._isLast or delivery.isRefused or delivery.fault:
+            self.stage = Stage.DECIDING
+            self.poll()
         else:
-            self._reply(None)
-
-    def _reply(self, verdict: Verdict | None) -> None:
-        self._isAsked = False
-        self._answer(verdict)
-
-    # --- the hook ---
-
-    def _begin(self, recipients: int) -> bool:
-        """Call C{onData}.  False if it has hung up at once."""
-        self.octets = 0
-        self.owesInput = False
-        options, session = self._options, self._runner.session
-        stream = MessageStream(options.size, options.rejectOversized, self._changed)
-        self._delivery = delivery = Delivery(stream, recipients if options.lmtp else None)
-        result = self._runner.ask("onData", (stream, session))
-        if type(result) is PendingAnswer:
-            delivery.hookRuns(result)
-            result.then(self._decidedLater, delivery)
-            return True
-        self._decided(result, delivery)
-        return not self._hangsUp(delivery)
-
-    def _hangsUp(self, delivery: Delivery) -> bool:
-        """Answer at once if C{onData} has hung up."""
-        refusal = delivery.hangUp
-        if refusal is None:
-            return False
-        self.owesInput = False
-        if self._isAsked:
-            self._conclude(self._verdict)
-        else:
-            self._delivery = None
-            self._hangUp(refusal)
-        return True
-
-    def _decidedLater(self, result: object, delivery: Delivery) -> None:
-        if delivery.decided:
-            self._runner.late("onData", result)
-            return
-        try:
-            self._decided(result, delivery)
-            if not self._hangsUp(delivery):
-                self._concludeIfDecided()
-        except Exception:
-            # Raised further, it would end up in a Deferred of the hook, and this connection would stand still.
-            self._crashed()
-        self._changed()
-
-    def _decided(self, result: object, delivery: Delivery) -> None:
-        if result is not None:
-            result = self._runner.checked("onData", result)
-        if isinstance(result, Failure):
-            if delivery.isCut:
-                self._runner.late("onData", result)
-            elif delivery.fault(self._options.rejectOversized) and not result.check(SMTPError):
-                # It fell over the end of a message that is refused anyway, and with a better reason.
-                self._runner.late("onData", result)
-                result = None
-            else:
-                result = self._runner.refusal("onData", result)
-        delivery.decide(result)
-
-    def _verdict(self, delivery: Delivery) -> Verdict:
-        return Verdict(
-            delivery.results(self._runner.fault),
-            delivery.fault(self._options.rejectOversized),
-            delivery.stream.byteLength,
-        )
-
-    def _conclude(self, conclusion: Callable[[Delivery], Verdict | None]) -> None:
-        """Answer with the conclusion as soon as C{onData} has ended."""
-        if self._delivery is not None:  # or else it has been decided already
-            self._conclusion = conclusion
-            self._concludeIfDecided()
-
-    def _concludeIfDecided(self) -> None:
-        delivery, conclusion = self._delivery, self._conclusion
-        if delivery is not None and delivery.decided and conclusion is not None:
-            self._delivery = self._conclusion = None
-            self._reply(conclusion(delivery))
+            # The message goes on with its next chunk.
+            self.stage = Stage.ANSWERED

@@ -39,8 +39,8 @@ HOOK_TIMED_OUT = replies.HOOK_TIMED_OUT.asError()
 _log = Logger()
 
 _CANCELLED = (CancelledError, asyncio.CancelledError)
-# How a hook ends for which the connection, or its message, has come to an end.
-_NO_NEWS = (*_CANCELLED, ConnectionLost, SMTPError)
+# How a hook ends whose connection, or whose message, has come to an end.
+_EXPECTED = (*_CANCELLED, ConnectionLost, SMTPError)
 
 
 class HookRunner:
@@ -79,7 +79,7 @@ class HookRunner:
         return None if function is None else self._caller.call(hook, function, arguments)
 
     def checked(self, hook: object, answer: Any) -> Any:
-        """The answer, or a L{Failure} in the place of one that must not let anybody in."""
+        """The answer, or a L{Failure} in place of one that must not let a client in."""
         if isinstance(answer, Failure):
             return _ofGroup(answer)
         if answer is False and hook not in _MAY_ANSWER_FALSE:
@@ -87,12 +87,17 @@ class HookRunner:
             return Failure(TypeError("False is no answer, a refusal is a raised SMTPError"))
         if hook == "onAuth":
             user = answer.user if isinstance(answer, AuthResponse) else answer
-            if _isNobody(user):
+            if _isNoUser(user):
                 return Failure(TypeError("onAuth answered a user that is an error, or that was not awaited"))
         return answer
 
-    def refusal(self, hook: object, failure: Failure) -> SMTPError:
-        """What the client gets for what a hook raised."""
+    def refusalFor(self, hook: object, failure: Failure) -> SMTPError:
+        """
+        What the client gets for what a hook raised: its L{SMTPError}.
+
+        Any other exception is a fault of the hook: it becomes 451 (C{replies.HOOK_FAILED}), and is logged and given to
+        C{onError}.
+        """
         if isinstance(failure.value, SMTPError) and hook not in TOLD:
             return failure.value
         _log.failure(
@@ -104,16 +109,25 @@ class HookRunner:
             peer=self.session.remoteAddress,
         )
         if hook != "onError":
-            self.tell("onError", failure, self.session)
+            self.notify("onError", failure, self.session)
         return replies.HOOK_FAILED.asError()
 
-    def late(self, hook: object, result: object) -> None:
-        """A hook has ended for whose answer nobody waits any more; that it was cancelled or cut short is no news."""
-        if isinstance(result, Failure) and not _isNoNews(result):
-            self.refusal(hook, result)
+    def logLate(self, hook: object, result: object) -> None:
+        """
+        A hook has ended after its answer had become useless.
 
-    def overdue(self, hook: object) -> None:
-        """A hook has taken longer than it may; it is cancelled, and what it answers is of no interest any more."""
+        That it was cancelled, or that its message was cut short, is expected and not logged.
+        """
+        if isinstance(result, Failure) and not _isExpected(result):
+            self.refusalFor(hook, result)
+
+    def abandon(self, hook: object, pending: PendingAnswer) -> None:
+        """Cancel a hook whose answer is of no use any more; what it still raises is logged."""
+        pending.whenThere(lambda: self.logLate(hook, pending.result))
+        pending.cancel()
+
+    def logTimedOut(self, hook: object) -> None:
+        """A hook has taken longer than option C{hookTimeout} allows."""
         _log.warn(
             "hook {hook} took too long [{session}]",
             hook=nameOf(hook),
@@ -121,27 +135,22 @@ class HookRunner:
             peer=self.session.remoteAddress,
         )
 
-    def fault(self, text: str) -> None:
+    def logFault(self, text: str) -> None:
         """A hook has answered what it may not."""
         _log.error("{fault} [{session}]", fault=text, session=self.session.id, peer=self.session.remoteAddress)
 
-    def tell(self, name: str, *arguments: object) -> PendingAnswer | None:
-        """
-        Run a hook whose answer nobody waits for.
-
-        @return: None if it has ended.
-        """
+    def notify(self, name: str, *arguments: object) -> None:
+        """Call a hook whose answer is ignored and not waited for."""
         answer = self.ask(name, arguments)
         if type(answer) is PendingAnswer:
-            answer.then(self.told, name)
-            return answer
-        self.told(answer, name)
-        return None
+            answer.whenThere(lambda: self.logFailure(name, answer.result))
+        else:
+            self.logFailure(name, answer)
 
-    def told(self, answer: object, name: str) -> None:
-        """A hook has ended whose answer nobody waits for."""
+    def logFailure(self, name: str, answer: object) -> None:
+        """A hook whose answer is ignored has ended; it may have failed."""
         if isinstance(answer, Failure) and not answer.check(*_CANCELLED):
-            self.refusal(name, answer)
+            self.refusalFor(name, answer)
 
     def _cancellerRaised(self, hook: object, failure: Failure) -> None:
         _log.failure(
@@ -177,7 +186,7 @@ def _ofGroup(failure: Failure) -> Failure:
     return Failure(leaves[0]) if isRefusal else failure
 
 
-def _isNobody(user: object) -> bool:
+def _isNoUser(user: object) -> bool:
     """What is never meant as a user: an error, or something that should have been awaited."""
     if isinstance(user, CoroutineType):
         user.close()  # or else Python warns that it was never awaited
@@ -186,9 +195,9 @@ def _isNobody(user: object) -> bool:
     return isClass or isinstance(user, (BaseException, Failure)) or inspect.isawaitable(user)
 
 
-def _isNoNews(failure: Failure) -> bool:
+def _isExpected(failure: Failure) -> bool:
     # Twisted's HTTP client wraps what its producer failed with.
     reasons = getattr(failure.value, "reasons", None)
     if isinstance(reasons, list):
-        return any(reason.check(*_NO_NEWS) for reason in reasons if isinstance(reason, Failure))
-    return all(isinstance(leaf, _NO_NEWS) for leaf in _leavesOf(failure.value))
+        return any(reason.check(*_EXPECTED) for reason in reasons if isinstance(reason, Failure))
+    return all(isinstance(leaf, _EXPECTED) for leaf in _leavesOf(failure.value))

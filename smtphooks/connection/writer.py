@@ -23,9 +23,10 @@ _MOST = 16384
 class ReplyWriter:
     """
     @ivar isChoked: the client does not read, and the transport holds as much as it may.
+    @ivar isClosed: nothing more is written.
     """
 
-    __slots__ = ("_gathered", "_resumed", "_transport", "isChoked")
+    __slots__ = ("_gathered", "_resumed", "_transport", "isChoked", "isClosed")
 
     def __init__(self, transport: Any, resumed: Callable[[], None]) -> None:
         """
@@ -34,7 +35,7 @@ class ReplyWriter:
         self._transport = direct(transport)
         self._resumed = resumed
         self._gathered = b""
-        self.isChoked = False
+        self.isChoked = self.isClosed = False
         self._transport.registerProducer(self, True)
 
     @property
@@ -65,6 +66,7 @@ class ReplyWriter:
 
     def close(self) -> None:
         """Write what has gathered, and end the connection when the client has read it."""
+        self.isClosed = True
         self.flush()
         # A transport waits for its producer to be done before it closes.
         self._transport.unregisterProducer()

@@ -124,17 +124,16 @@ def configure(settings: Settings) -> Configuration:
 def _share(listeners: Sequence[Listener], clients: Clients) -> None:
     """Give listeners what they have in common."""
     for listener in listeners:
-        listener.factory.countIn(clients)
-        listener.factory.refusalLines = listeners[0].factory.refusalLines
-        listener.factory.authLines = listeners[0].factory.authLines
+        listener.factory.server.admission.countIn(clients)
+        listener.factory.server.shareLines(listeners[0].factory.server.lines)
     # Passwords are guessed at one listener as well as at another,
     counting = [listener.factory for listener in listeners if not listener.says(_COUNTING)]
     for factory in counting:
-        factory.authFailures = counting[0].authFailures
+        factory.server.authFailures = counting[0].server.authFailures
     # and a user whom one of them knows would be told by another that has not learnt how such users look.
     showing = [each.factory for each in listeners if not each.says(_SHOWING) and each.said.hooks is None]
     for factory in showing:
-        factory.mechanisms.unknownUsers = showing[0].mechanisms.unknownUsers
+        factory.server.mechanisms.unknownUsers = showing[0].server.mechanisms.unknownUsers
 
 
 def _makeHooks(said: HooksSettings, auth: AuthSettings | None) -> object:

@@ -31,7 +31,7 @@ def isServed(client: Client) -> bool:
 def together(clients: Clients, *given: dict[str, Any]) -> list[SMTPServerFactory]:
     factories = [makeFactory(**options) for options in given]
     for factory in factories:
-        factory.countIn(clients)
+        factory.server.admission.countIn(clients)
     return factories
 
 

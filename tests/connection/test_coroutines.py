@@ -107,7 +107,7 @@ def _outcome(begin: Callable[..., Any], hook: Callable[..., Any], happen: Callab
     if isinstance(result, Deferred):
         result.addBoth(outcome.append)
     elif isinstance(result, PendingAnswer):
-        result.then(outcome.append)
+        result.whenThere(lambda: outcome.append(result.result))
     else:
         outcome.append(result)
     [answer] = outcome

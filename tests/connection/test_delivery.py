@@ -1,7 +1,8 @@
-"""Delivery by itself: what the server makes of a message's end and of the answer of onData."""
+"""Delivery by itself: when onData is heard, and what the server makes of a message's end."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,107 +10,67 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
-from smtphooks import MessageStream, SMTPError, replies
+from smtphooks import SMTPError, replies
 from smtphooks.connection.delivery import Delivery
+from smtphooks.connection.runner import HookRunner
+from smtphooks.options import makeOptions
+from smtphooks.session import Session
+from tests.conftest import Logged
 
 pytestmark = pytest.mark.usefixtures("logged")
 
 REFUSED = SMTPError("Mailbox full", 552)
-TRY_LATER = SMTPError("Busy", 451)
-LATER_BY_DEFAULT = SMTPError("Not now")
-LOST = "451 4.3.0"
 
 
-def delivery(recipients: int | None = None, **given: Any) -> Delivery:
-    return Delivery(MessageStream(**given), recipients)
+def delivery(onData: Callable[..., Any] | None = None, recipients: int = 1, **given: Any) -> Delivery:
+    """A message that onData was called for; what is given are options."""
+    hooks = type("Hooks", (), {"onData": staticmethod(onData) if onData else None, "onError": None})
+    runner = HookRunner(hooks, Session("mx.test"))
+    one = Delivery(runner, makeOptions({"name": "mx.test", **given}, []), recipients, lambda: None)
+    one.begin(lambda: None)
+    return one
 
 
-def judged(result: object, recipients: int | None = None) -> tuple[list[Any], list[str]]:
-    """What is said for each recipient (refusals that are not the hook's own as text), and what was reported."""
-    reports: list[str] = []
-    one = delivery(recipients)
+def test_without_a_hook_it_is_decided_at_once() -> None:
+    one = delivery()
+    assert one.poll()
+    assert one.results() == (None,)
+
+
+def test_the_answer_of_a_pending_hook_waits_until_it_is_pulled() -> None:
+    answer: Deferred[str] = Deferred()
+    woken: list[bool] = []
+    hooks = type("Hooks", (), {"onData": staticmethod(lambda stream, session: answer)})
+    one = Delivery(HookRunner(hooks, Session("mx.test")), makeOptions({"name": "mx.test"}, []), 1, lambda: None)
+    one.begin(lambda: woken.append(True))
+    assert not one.poll()
+    answer.callback("queued")
+    assert (woken, one.isDecided) == ([True], False)
+    assert one.poll()
+    assert one.results() == ("queued",)
+
+
+def test_a_whole_message_has_a_result_for_each_recipient_with_lmtp_alone() -> None:
+    for lmtp, results in ((True, ("text",) * 3), (False, ("text",))):
+        one = delivery(lambda stream, session: "text", 3, lmtp=lmtp)
+        one.finish()
+        assert one.poll()
+        assert one.results() == results
+
+
+def test_the_results_keep_their_number_whatever_the_hook_does_to_the_envelope() -> None:
+    one = delivery(lambda stream, session: session.envelope.rcptTo.append("x"), 2, lmtp=True)
     one.finish()
-    one.decide(result)
-    return [_asText(answer) for answer in one.results(reports.append)], reports
+    assert one.poll()
+    assert one.results() == (None, None)
 
 
-def _asText(answer: str | SMTPError | None) -> object:
-    if not isinstance(answer, SMTPError) or answer in (REFUSED, TRY_LATER, LATER_BY_DEFAULT):
-        return answer
-    return f"{answer.responseCode} {answer.enhancedCode}"
-
-
-@pytest.mark.parametrize("result", [None, "text", REFUSED])
-def test_one_answer_counts_for_all(result: object) -> None:
-    assert judged(result) == ([result], [])
-    assert judged(result, 3) == ([result] * 3, [])
-
-
-@pytest.mark.parametrize("result", [5, b"bytes", object()])
-def test_an_answer_that_is_no_text_is_none(result: object) -> None:
-    assert judged(result) == ([None], [])
-    assert judged(result, 2) == ([None, None], [])
-
-
-@pytest.mark.parametrize("result", [ValueError("x"), Failure(ValueError("x"))])
-def test_an_exception_given_as_an_answer_is_no_success(result: object) -> None:
-    answers, [report] = judged(result)
-    assert answers == [LOST]
-    assert "a refusal is an SMTPError" in report
-
-
-def test_a_list_has_an_answer_for_each_recipient() -> None:
-    assert judged(["one", None, REFUSED], 3) == (["one", None, REFUSED], [])
-    assert judged(("one", None, REFUSED), 3) == (["one", None, REFUSED], [])
-
-
-def test_a_short_list_leaves_the_rest_to_be_tried_again() -> None:
-    assert judged(["one"], 3) == (["one", LOST, LOST], ["onData answered 1 results for 3 recipients"])
-    assert judged([], 1) == ([LOST], ["onData answered 0 results for 1 recipients"])
-
-
-def test_what_a_long_list_has_over_is_dropped() -> None:
-    assert judged(["one", "two", REFUSED], 2) == (["one", "two"], ["onData answered 3 results for 2 recipients"])
-
-
-@pytest.mark.parametrize(
-    "entry", [True, False, 0, 250, (True, "text"), (False, Failure(ValueError())), ValueError("x"), b"text", ["x"]]
-)
-def test_an_entry_of_a_list_that_is_no_answer_is_no_success(entry: object) -> None:
-    """As the pairs of a DeferredList are, or the exceptions that asyncio.gather returns."""
-    answers, [report] = judged(["one", entry], 2)
-    assert answers == ["one", LOST]
-    assert repr(entry) in report
-    answers, [report] = judged(["one", entry])
-    assert answers == [LOST]
-    assert repr(entry) in report
-
-
-def test_a_refusal_wrapped_in_a_failure_is_that_refusal() -> None:
-    assert judged(Failure(REFUSED)) == ([REFUSED], [])
-    assert judged(["one", Failure(REFUSED)], 2) == (["one", REFUSED], [])
-    assert judged(["one", Failure(REFUSED)]) == ([REFUSED], [])
-
-
-@pytest.mark.parametrize(
-    ("results", "expected"),
-    [
-        (["one", "two"], "one"),
-        ([None, "two"], "two"),
-        ([None, None], None),
-        (["one", REFUSED], REFUSED),
-        ([REFUSED, TRY_LATER], TRY_LATER),
-        ([REFUSED, LATER_BY_DEFAULT, "one"], LATER_BY_DEFAULT),
-        ([], LOST),
-    ],
-)
-def test_smtp_has_one_reply_and_loses_no_copy(results: list[Any], expected: object) -> None:
-    """A recipient that can be tried again is tried again, even at the price of a copy."""
-    assert judged(results)[0] == [expected]
-
-
-def test_the_answers_keep_their_number_whatever_the_hook_does_to_the_envelope() -> None:
-    assert judged(None, 2)[0] == [None, None]
+def test_a_fault_in_an_answer_is_logged(logged: Logged) -> None:
+    one = delivery(lambda stream, session: ["one", "two"], 3, lmtp=True)
+    one.finish()
+    assert one.poll()
+    assert len(one.results()) == 3
+    assert logged.takeTexts() == [f"onData answered 2 results for 3 recipients [{one._runner.session.id}]"]
 
 
 # --- faults that the server finds ---
@@ -117,9 +78,9 @@ def test_the_answers_keep_their_number_whatever_the_hook_does_to_the_envelope() 
 
 @pytest.mark.parametrize("rejectOversized", [True, False])
 def test_an_oversized_message_is_refused_if_it_is_to_be(rejectOversized: bool) -> None:
-    one = delivery(size=3, cutOversized=rejectOversized)
+    one = delivery(size=3, rejectOversized=rejectOversized)
     one.stream.receive(b"text")
-    assert one.fault(rejectOversized) is (replies.TOO_LARGE if rejectOversized else None)
+    assert one.fault is (replies.TOO_LARGE if rejectOversized else None)
 
 
 def test_a_bare_newline_fails_the_stream_once_and_outweighs_the_size() -> None:
@@ -127,48 +88,70 @@ def test_a_bare_newline_fails_the_stream_once_and_outweighs_the_size() -> None:
     one.refuseBareNewline()
     one.stream.receive(b"text")
     one.refuseBareNewline()
-    assert one.fault(True) is replies.BARE_NEWLINE
+    assert one.fault is replies.BARE_NEWLINE
 
 
-def test_a_refusal_counts_as_failure_and_nothing_else_does() -> None:
-    for result, failed in [(REFUSED, True), (None, False), ("text", False), ([REFUSED], False)]:
-        one = delivery()
-        assert not one.failed
-        one.decide(result)
-        assert one.failed is failed
+def test_a_refusal_counts_as_one_and_nothing_else_does() -> None:
+    def refuse(stream: Any, session: Any) -> None:
+        raise REFUSED
+
+    for hook, isRefused in [(refuse, True), (None, False), (lambda *_: "text", False), (lambda *_: [REFUSED], False)]:
+        assert delivery(hook).isRefused is isRefused
+
+
+def test_a_hook_that_times_out_is_cancelled_and_its_message_refused_for_now() -> None:
+    cancelled: list[Any] = []
+    one = delivery(lambda stream, session: Deferred(cancelled.append))
+    one.timeOut()
+    assert (len(cancelled), one.isDecided, one.isRefused) == (1, True, True)
+    [result] = one.results()
+    assert isinstance(result, SMTPError)
+    assert result.responseCode == 451
 
 
 # --- a message that will never be whole ---
 
 
 def test_a_hook_that_waits_for_something_else_is_cancelled() -> None:
-    one, cancelled = delivery(), []
-    hook: Deferred[None] = Deferred(cancelled.append)
-    hook.addErrback(lambda failure: None)
-    one.hookRuns(hook)
+    cancelled: list[Any] = []
+    one = delivery(lambda stream, session: Deferred(cancelled.append))
     one.cut(Failure(ConnectionLost()))
-    assert (one.isCut, cancelled) == (True, [hook])
+    assert len(cancelled) == 1
 
 
 def test_a_hook_that_waits_for_its_message_learns_of_it_there() -> None:
-    one, reasons = delivery(), []
-    hook = Deferred.fromCoroutine(one.stream.read())
-    hook.addErrback(lambda failure: reasons.append(failure.type))
-    one.hookRuns(hook)
+    reasons: list[Any] = []
+
+    async def onData(stream: Any, session: Any) -> None:
+        try:
+            await stream.read()
+        except ConnectionLost as reason:
+            reasons.append(type(reason))
+
+    one = delivery(onData)
     one.cut(Failure(ConnectionLost()))
     assert reasons == [ConnectionLost]
 
 
+def test_what_a_hook_raises_over_a_cut_message_is_no_fault_of_it() -> None:
+    async def onData(stream: Any, session: Any) -> None:
+        await stream.read()
+
+    one = delivery(onData)
+    one.cut(Failure(ConnectionLost()))
+    assert one.poll()
+    assert not one.isRefused
+
+
 def test_a_whole_message_cannot_be_cut() -> None:
-    one, cancelled = delivery(), []
-    one.hookRuns(Deferred(cancelled.append))
+    cancelled: list[Any] = []
+    one = delivery(lambda stream, session: Deferred(cancelled.append))
     one.finish()
     one.cut(Failure(ConnectionLost()))
-    assert (one.isCut, cancelled) == (False, [])
+    assert cancelled == []
 
 
 def test_without_a_hook_there_is_nothing_to_cancel() -> None:
     one = delivery()
-    one.decide(None)
     one.cut(Failure(ConnectionLost()))
-    assert one.isCut
+    assert one.isDecided

@@ -238,7 +238,7 @@ class Secured:
 
 @pytest.fixture
 def context() -> Any:
-    return makeFactory(key=SERVER.key, cert=SERVER.cert).secureContext
+    return makeFactory(key=SERVER.key, cert=SERVER.cert).server.secureContext
 
 
 def test_over_tls_too_a_reply_is_with_the_client_before_the_reactor_turns(line: Line, context: Any) -> None:

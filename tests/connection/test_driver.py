@@ -1,4 +1,4 @@
-"""What the exchange makes of the hooks: which step comes next, and when."""
+"""What the driver makes of the hooks: which step comes next, and when."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import capturedLogs
 
 from smtphooks import SMTPError
-from smtphooks.connection.driver import Exchange
+from smtphooks.connection.driver import Driver
 from smtphooks.connection.runner import HookRunner
+from smtphooks.connection.state import ConnectionState, Phase
 from smtphooks.dialogue.engine import Dialogue
 from smtphooks.dialogue.extensions import Extensions, builtInExtensions
 from smtphooks.dialogue.steps import Step
@@ -36,7 +37,7 @@ class Hooks:
 
 
 class Harness:
-    """An exchange between a real dialogue and some hooks; what was resumed is kept."""
+    """A driver between a real dialogue and some hooks; how often it was woken is counted."""
 
     def __init__(self, **hooks: Any) -> None:
         self.hooks = Hooks()
@@ -44,15 +45,19 @@ class Harness:
             setattr(self.hooks, name, hook)
         options = makeOptions({"name": "mx.test", "authOptional": True}, [])
         session = Session("mx.test")
-        self.resumed: list[Step | None] = []
+        self.woken = 0
+        self.state = ConnectionState()
         self.dialogue = Dialogue(options, Extensions(builtInExtensions(options)), session)
-        self.exchange = Exchange(self.dialogue, HookRunner(self.hooks, session), self.resumed.append)
+        self.driver = Driver(self.dialogue, HookRunner(self.hooks, session), self.state, self._wake)
+
+    def _wake(self) -> None:
+        self.woken += 1
 
     def say(self, line: bytes) -> Step | None:
-        return self.exchange.tell(self.dialogue.receive, line)
+        return self.driver.advance(self.dialogue.receive, line)
 
     def greet(self) -> None:
-        self.exchange.tell(self.dialogue.open)
+        self.driver.advance(self.dialogue.open)
         self.say(b"EHLO client.test")
 
 
@@ -73,7 +78,7 @@ MAIL = b"MAIL FROM:<sender@client.test>"
 
 def test_absent_hooks_are_passed_over() -> None:
     harness = Harness()
-    assert codeOf(harness.exchange.tell(harness.dialogue.open)) == 220
+    assert codeOf(harness.driver.advance(harness.dialogue.open)) == 220
     assert codeOf(harness.say(b"EHLO client.test")) == 250
 
 
@@ -82,22 +87,22 @@ async def _text() -> str:
 
 
 @pytest.mark.parametrize("answer", [lambda: "directly", _text])
-def test_a_hook_that_knows_its_answer_at_once_makes_nobody_wait(answer: Any, harness: Harness) -> None:
+def test_a_hook_that_knows_its_answer_at_once_is_not_pending(answer: Any, harness: Harness) -> None:
     harness.hooks.onMailFrom = lambda address, session: answer()
     reply = harness.say(MAIL)
     assert isinstance(reply, Reply)
     assert reply.lines[0] in ("directly", "by coroutine")
-    assert (harness.exchange.isWaiting, harness.resumed) == (False, [])
+    assert (harness.driver.isPending, harness.driver.hasAnswer, harness.woken) == (False, False, 0)
 
 
-def test_a_hook_that_decides_later_resumes_with_the_step(harness: Harness) -> None:
+def test_the_answer_of_a_pending_hook_wakes_and_waits_until_it_is_pulled(harness: Harness) -> None:
     harness.hooks.onMailFrom = pending = Pending()
     assert harness.say(MAIL) is None
-    assert harness.exchange.isWaiting
+    assert (harness.driver.isPending, harness.driver.hasAnswer) == (True, False)
     pending.decide("later")
-    assert not harness.exchange.isWaiting
-    (step,) = harness.resumed
-    assert codeOf(step) == 250
+    assert (harness.driver.isPending, harness.driver.hasAnswer, harness.woken) == (False, True, 1)
+    assert codeOf(harness.driver.resume()) == 250
+    assert not harness.driver.hasAnswer
 
 
 def test_all_hooks_that_a_command_asks_are_asked_one_after_the_other(harness: Harness) -> None:
@@ -106,34 +111,34 @@ def test_all_hooks_that_a_command_asks_are_asked_one_after_the_other(harness: Ha
     assert harness.say(b"EHLO again.test") is None
     assert (len(harness.hooks.onHelo.calls), len(harness.hooks.onReset.calls)) == (1, 0)
     harness.hooks.onHelo.decide()
-    assert harness.resumed == [None]
+    assert harness.driver.resume() is None
     harness.hooks.onReset.decide()
-    assert codeOf(harness.resumed[1]) == 250
+    assert codeOf(harness.driver.resume()) == 250
 
 
-def test_an_overdue_hook_is_cancelled_and_its_command_refused(harness: Harness) -> None:
+def test_a_hook_that_has_timed_out_is_cancelled_and_its_command_refused(harness: Harness) -> None:
     harness.hooks.onMailFrom = pending = Pending()
     harness.say(MAIL)
     with capturedLogs() as events:
-        assert harness.exchange.overdue()
-    assert (pending.cancelled, harness.resumed) == (1, [])
-    assert codeOf(harness.exchange.refuse()) == 451
+        assert harness.driver.timeOut()
+    assert (pending.cancelled, harness.driver.hasAnswer) == (1, True)
+    assert codeOf(harness.driver.resume()) == 451
     assert [event["hook"] for event in events] == ["onMailFrom"]
 
 
-def test_an_overdue_hook_that_only_learns_of_something_refuses_nothing(harness: Harness) -> None:
+def test_a_hook_that_is_only_told_refuses_nothing_by_timing_out(harness: Harness) -> None:
     harness.hooks.onReset = Pending()
     harness.say(MAIL)
     harness.say(b"RSET")
-    assert harness.exchange.overdue()
-    assert codeOf(harness.exchange.refuse()) == 250
+    assert harness.driver.timeOut()
+    assert codeOf(harness.driver.resume()) == 250
 
 
-def test_nothing_is_overdue_while_nobody_is_asked(harness: Harness) -> None:
-    assert not harness.exchange.overdue()
+def test_nothing_times_out_while_no_hook_is_pending(harness: Harness) -> None:
+    assert not harness.driver.timeOut()
 
 
-def test_what_an_overdue_hook_still_does_is_of_interest_to_the_log_alone(harness: Harness, logged: Logged) -> None:
+def test_what_a_hook_does_after_it_has_timed_out_is_only_logged(harness: Harness, logged: Logged) -> None:
     never: Deferred[None] = Deferred()
     inTheEnd: Deferred[None] = Deferred()
 
@@ -145,24 +150,24 @@ def test_what_an_overdue_hook_still_does_is_of_interest_to_the_log_alone(harness
 
     harness.hooks.onMailFrom = stubborn
     harness.say(MAIL)
-    harness.exchange.overdue()
-    harness.exchange.refuse()
+    harness.driver.timeOut()
+    harness.driver.resume()
     inTheEnd.errback(RuntimeError("late"))
-    assert harness.resumed == []
+    assert not harness.driver.hasAnswer
     assert len(logged.takeFailures(RuntimeError)) == 1
 
 
-def test_when_it_is_over_nothing_is_said_and_no_hook_is_asked(harness: Harness) -> None:
+def test_when_the_connection_is_over_nothing_is_said_and_no_hook_is_asked(harness: Harness) -> None:
     harness.hooks.onMailFrom = pending = Pending()
-    harness.exchange.isOver = True
+    harness.state.phase = Phase.CLOSING
     assert harness.say(MAIL) is None
-    assert (pending.calls, harness.exchange.isWaiting) == ([], False)
+    assert (pending.calls, harness.driver.isPending) == ([], False)
 
 
 @pytest.mark.parametrize("result", [None, SMTPError("No"), RuntimeError("crash")])
-def test_a_hook_within_which_it_is_over_has_no_say_any_more(result: Any, harness: Harness, logged: Logged) -> None:
+def test_a_hook_that_ends_its_connection_decides_nothing(result: Any, harness: Harness, logged: Logged) -> None:
     def hook(address: Any, session: Any) -> None:
-        harness.exchange.isOver = True
+        harness.state.phase = Phase.CLOSING
         if result is not None:
             raise result
 
@@ -171,12 +176,24 @@ def test_a_hook_within_which_it_is_over_has_no_say_any_more(result: Any, harness
     assert len(logged.takeFailures(RuntimeError)) == isinstance(result, RuntimeError)
 
 
-def test_it_may_be_over_with_what_on_error_does(harness: Harness, logged: Logged) -> None:
+def test_a_hook_that_ends_its_connection_and_then_waits_is_cancelled(harness: Harness) -> None:
+    pending = Pending()
+
+    def hook(*arguments: Any) -> Any:
+        harness.state.phase = Phase.LOST
+        return pending(*arguments)
+
+    harness.hooks.onMailFrom = hook
+    assert harness.say(MAIL) is None
+    assert (pending.cancelled, harness.driver.isPending) == (1, False)
+
+
+def test_what_on_error_does_may_end_the_connection(harness: Harness, logged: Logged) -> None:
     def crash(address: Any, session: Any) -> None:
         raise RuntimeError("crash")
 
     def onError(failure: Any, session: Any) -> None:
-        harness.exchange.isOver = True
+        harness.state.phase = Phase.CLOSING
 
     harness.hooks.onMailFrom, harness.hooks.onError = crash, onError
     assert harness.say(MAIL) is None
@@ -187,30 +204,45 @@ def test_a_crash_within_the_dialogue_is_a_refusal_that_closes(harness: Harness, 
     def crash(*arguments: Any) -> Step:
         raise RuntimeError("crash")
 
-    reply = harness.exchange.tell(crash)
+    reply = harness.driver.advance(crash)
     assert isinstance(reply, Reply)
     assert (reply.code, reply.closes) == (451, True)
     assert logged.takeFailures(RuntimeError)
 
 
+@pytest.mark.parametrize("phase", [Phase.CLOSING, Phase.LOST])
+def test_a_crash_behind_the_end_is_logged(phase: Phase, harness: Harness, logged: Logged) -> None:
+    harness.hooks.onMailFrom = pending = Pending()
+    harness.say(MAIL)
+    harness.state.phase = phase
+    pending.decide(RuntimeError("late"))
+    harness.driver.dropAnswer()
+    assert (harness.driver.isPending, harness.driver.hasAnswer) == (False, False)
+    assert len(logged.takeFailures(RuntimeError)) == 1
+
+
 def test_on_close_is_waited_for_like_any_hook(harness: Harness) -> None:
     harness.hooks.onClose = pending = Pending()
-    harness.exchange.end()
-    ended: list[bool] = []
-    harness.exchange.tellClosed(lambda: ended.append(True))
-    assert harness.exchange.isWaiting
-    assert harness.exchange.overdue()
-    assert (pending.cancelled, harness.exchange.isWaiting) == (1, False)
-    assert not ended
+    harness.state.phase = Phase.LOST
+    harness.driver.close()
+    assert (harness.driver.isPending, harness.driver.wasClosed) == (True, True)
+    assert harness.driver.timeOut()
+    assert (pending.cancelled, harness.driver.isPending) == (1, False)
 
 
-def test_it_is_told_when_on_close_has_ended(harness: Harness) -> None:
+def test_on_close_wakes_when_it_has_ended(harness: Harness) -> None:
     harness.hooks.onClose = pending = Pending()
-    ended: list[bool] = []
-    harness.exchange.tellClosed(lambda: ended.append(True))
-    assert not ended
+    harness.state.phase = Phase.LOST
+    harness.driver.close()
+    assert harness.woken == 0
     pending.decide()
-    assert ended
-    harness.hooks.onClose = None
-    harness.exchange.tellClosed(lambda: ended.append(True))
-    assert ended == [True, True]
+    assert (harness.woken, harness.driver.isPending) == (1, False)
+
+
+def test_a_crash_of_on_close_is_logged(harness: Harness, logged: Logged) -> None:
+    harness.hooks.onClose = pending = Pending()
+    harness.state.phase = Phase.LOST
+    harness.driver.close()
+    pending.decide(RuntimeError("late"))
+    harness.driver.dropAnswer()
+    assert len(logged.takeFailures(RuntimeError)) == 1

@@ -290,7 +290,7 @@ def test_every_event_says_of_which_session_and_peer_it_is(busy: Events) -> None:
     for event in busy:
         assert event["peer"] == "192.0.2.7", event
         # Who is turned away on the way in has no session yet.
-        assert "session" in event or event["log_namespace"] == "smtphooks.admission.arrival", event
+        assert "session" in event or event["log_namespace"] == "smtphooks.connection.arrival", event
         assert event.get("session") != ""
 
 
@@ -310,7 +310,7 @@ def test_so_it_is_for_a_protocol_of_the_users_own(events: Events) -> None:
     client = Client(factory)
     client.session.logout = crash
     client.lose()
-    assert {event["log_namespace"] for event in events} == {"smtphooks.protocol", "smtphooks.eventlog"}
+    assert {event["log_namespace"] for event in events} == {"smtphooks.connection.connection", "smtphooks.eventlog"}
 
 
 def test_numbers_are_whole(busy: Events) -> None:

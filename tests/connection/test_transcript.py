@@ -162,7 +162,7 @@ def test_a_wrong_network_is_an_error() -> None:
 
 
 def test_the_beginning_of_TLS_is_shown(shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smtphooks.protocol.record", lambda handle, session: None)
+    monkeypatch.setattr("smtphooks.connection.encryption.record", lambda handle, session: None)
     from tests.connection.test_wrappers import Secure
 
     client = Client(makeFactory(debugPeers=True), Secure())

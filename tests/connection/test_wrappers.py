@@ -24,7 +24,8 @@ from twisted.protocols.policies import (
 )
 from zope.interface import directlyProvides, implementer
 
-from smtphooks import SMTPError, SMTPServerFactory
+from smtphooks import SMTPError
+from smtphooks.admission.admission import Admission
 from tests.conftest import Logged
 from tests.support import ENVELOPE, HELLO, Client, Diary, Pending, Transport, makeFactory
 from tests.tls.test_starttls import SERVER, Server, eventually
@@ -172,7 +173,8 @@ class Secure(Transport):
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> None:
     """No session is told of a handshake that was only played."""
-    monkeypatch.setattr("smtphooks.protocol.record", lambda handle, session: setattr(session, "secure", True))
+    record = "smtphooks.connection.encryption.record"
+    monkeypatch.setattr(record, lambda handle, session: setattr(session, "secure", True))
 
 
 @pytest.mark.usefixtures("played")
@@ -210,7 +212,7 @@ def test_what_is_said_in_the_clear_within_a_handshake_ends_the_connection(lines:
 
 
 def test_a_handshake_that_ends_while_the_client_is_looked_up_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SMTPServerFactory, "hostnameOf", lambda factory, address: Deferred())
+    monkeypatch.setattr(Admission, "hostnameOf", lambda admission, address: Deferred())
     told: list[tuple[Any, ...]] = []
     client = Client(makeFactory(onError=lambda *error: told.append(error)), Secure())
     with capturedLogs() as events:
@@ -225,7 +227,7 @@ def test_a_handshake_that_ends_while_the_client_is_looked_up_is_logged(monkeypat
 def test_octets_before_the_handshake_are_nothing_that_a_client_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(SMTPServerFactory, "hostnameOf", lambda factory, address: Deferred())
+    monkeypatch.setattr(Admission, "hostnameOf", lambda admission, address: Deferred())
     client = Client(makeFactory(), Secure())
     client.protocol.dataReceived(b"EHLO client.test\r\n")
     assert client.transport.disconnected
@@ -412,7 +414,7 @@ def test_a_transport_that_takes_no_producer_ends_its_own_connection_only(logged:
 
 def test_a_transport_that_raises_behind_the_look_up_is_let_go(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
     names: Deferred[str] = Deferred()
-    monkeypatch.setattr(SMTPServerFactory, "hostnameOf", lambda factory, address: names)
+    monkeypatch.setattr(Admission, "hostnameOf", lambda admission, address: names)
     client = Client(makeFactory(), Breaking())
     names.callback("client.test")
     assert client.isClosed
@@ -452,7 +454,7 @@ def test_a_transport_that_raises_as_a_hook_reads_is_not_for_the_hook(isDecided: 
 
 @pytest.mark.usefixtures("played")
 def test_a_handshake_that_is_done_already_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smtphooks.protocol.isHandshakeDone", lambda transport: True)
+    monkeypatch.setattr("smtphooks.connection.encryption.isHandshakeDone", lambda transport: True)
     client = Client(makeFactory(), Secure())
     assert client.replies() == ["220 mx.test ESMTP"]
     assert client.session.secure
@@ -474,6 +476,6 @@ def test_clients_that_left_while_they_waited_are_not_kept() -> None:
     stays = Client(factory)
     for _ in range(1000):
         Client(factory).lose()
-    assert len(factory._wakes) < 10
+    assert len(factory.server.live._wakes) < 10
     factory.clock.advance(30)  # type: ignore[union-attr]
     assert stays.replies() == ["220 mx.test ESMTP"]

@@ -546,8 +546,8 @@ def limitsOf(clients: Clients) -> tuple[int, int]:
 
 def sharingOf(configuration: Configuration) -> tuple[list[int], list[int]]:
     """Of each listener, the first one that counts failed AUTH with it, and the first that shows the same with SCRAM."""
-    counts = [listener.factory.authFailures for listener in configuration.listeners]
-    shown = [listener.factory.mechanisms.unknownUsers for listener in configuration.listeners]
+    counts = [listener.factory.server.authFailures for listener in configuration.listeners]
+    shown = [listener.factory.server.mechanisms.unknownUsers for listener in configuration.listeners]
     return [counts.index(one) for one in counts], [shown.index(one) for one in shown]
 
 
@@ -590,8 +590,8 @@ def test_what_one_listener_has_learnt_of_users_the_others_show_too() -> None:
         + "".join(f"[[listener]]\nendpoint = 'tcp:{number}'\n" for number in (1, 2, 3))
         + f"scramSecret = '{SCRAM_SECRET}'\n"
     ).listeners
-    one.factory.mechanisms.unknownUsers.imitate(ScramCredentials(b"s" * 12, b"", b"", 5000))
-    shown = [each.factory.mechanisms.unknownUsers.credentialsOf("nobody") for each in (one, two, other)]
+    one.factory.server.mechanisms.unknownUsers.imitate(ScramCredentials(b"s" * 12, b"", b"", 5000))
+    shown = [each.factory.server.mechanisms.unknownUsers.credentialsOf("nobody") for each in (one, two, other)]
     assert [(len(each.salt), each.iterations) for each in shown] == [(12, 5000), (12, 5000), (32, 4096)]
 
 
@@ -771,17 +771,17 @@ class TestLimits:
         assert limitsOf(configuration.clients) == (5, 2)
         assert [limitsOf(one.factory.clients) for one in configuration.listeners] == [(0, 0), (3, 0)]
         for listener in configuration.listeners:
-            listener.factory.count("192.0.2.7")
+            listener.factory.server.admission.clientComes("192.0.2.7")
             assert listener.factory.clients.networks == {"192.0.2.7": 1}
         assert configuration.clients.networks == {"192.0.2.7": 2}
         for listener in configuration.listeners:
-            assert listener.factory.refusalOf("192.0.2.7") is not None
-            assert listener.factory.refusalOf("192.0.2.8") is None
+            assert listener.factory.server.admission.refusalOf("192.0.2.7") is not None
+            assert listener.factory.server.admission.refusalOf("192.0.2.8") is None
 
     def test_failed_AUTH_counts_over_all_listeners_that_have_no_number_of_their_own(self) -> None:
         third = '[[listener]]\nendpoint = "tcp:27"\nauthFailuresPerAddress = 3\n'
         one, other, own = [
-            listener.factory.authFailures
+            listener.factory.server.authFailures
             for listener in configured(OPTIONAL + "authFailuresPerAddress = 2\n" + LISTENERS + third).listeners
         ]
         assert one is other is not own

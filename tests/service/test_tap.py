@@ -476,7 +476,7 @@ class TestRereading:
         return tap.Listeners(parsed("--config", "smtphooks.toml").configuration, RunningReactor())
 
     def contexts(self, service: tap.Listeners) -> list[Any]:
-        return [listener.factory.secureContext._hosts for listener in service]
+        return [listener.factory.server.secureContext._hosts for listener in service]
 
     def test_new_files_are_in_force_for_all_listeners(self, folder: Path, lines: list[str]) -> None:
         service = self.service(folder)

@@ -924,7 +924,7 @@ async def test_a_client_of_TLS_that_reads_no_replies_is_stopped_and_loses_none(s
     client.transport.pauseProducing()
     command, count = b"HELO client.test\r\n", 20000
     flood = Flood(client, command * 100, count // 100)  # type: ignore[arg-type]
-    while not (flood.pauses and server.protocols[0]._flow.isStopped):
+    while not (flood.pauses and server.protocols[0]._stage._pump.pacing.isPaused):
         await deferLater(reactor, 0)
     assert watch(server) < 131072
     client.transport.resumeProducing()

@@ -94,7 +94,7 @@ def log() -> Iterator[list[str]]:
     lines: list[str] = []
 
     def observe(event: LogEvent) -> None:
-        if event["log_namespace"].startswith("smtphooks.admission.arrival") and event["log_level"] >= LogLevel.info:
+        if event["log_namespace"].startswith("smtphooks.connection.arrival") and event["log_level"] >= LogLevel.info:
             lines.append(eventAsText(event, includeTimestamp=False, includeSystem=False))
 
     globalLogPublisher.addObserver(observe)

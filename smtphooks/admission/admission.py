@@ -1,0 +1,91 @@
+"""
+Admission: who may come in, as one factory decides on it for all of its connections.
+
+In: addresses of peers.  Out: whether a peer is a trusted proxy, the refusal of a client too many, the name of a client
+in DNS.
+This module knows no connection and no transport, and not what is done with a refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from smtphooks import replies
+from smtphooks.admission.clients import Clients
+from smtphooks.admission.lookup import ReverseLookup
+from smtphooks.netaddress import bracketed, maybeIP
+from smtphooks.options import Options
+from smtphooks.replies import Reply
+from smtphooks.syntax.proxyheader import TrustedPeers
+
+
+class Admission:
+    """
+    @ivar proxies: the peers that say with a PROXY header which client they speak for (option C{useProxy}).
+    @ivar clients: how many clients this factory has, and may have; see L{countIn} for further counts.
+    """
+
+    def __init__(self, options: Options, clock: Callable[[], IReactorTime], proxies: TrustedPeers) -> None:
+        """
+        @param clock: the reactor; looked up when it is needed first.
+        """
+        self.proxies = proxies
+        self.clients = Clients(options.maxClients, options.maxClientsPerAddress)
+        self._counts = [self.clients]
+        self._options = options
+        self._clock = clock
+        self._lookup: ReverseLookup | None = None
+
+    def countIn(self, clients: Clients) -> None:
+        """Count connections there too, and keep to its limits, from the first connection on."""
+        self._counts.append(clients)
+
+    def refusalOf(self, network: str) -> Reply | None:
+        """The refusal of one more client of that network, None if it can be served."""
+        if any(clients.areTooMany for clients in self._counts):
+            return replies.TOO_MANY_CLIENTS
+        if any(clients.areTooManyOf(network) for clients in self._counts):
+            return replies.TOO_MANY_CLIENTS_HERE
+        return None
+
+    def connectionBegins(self) -> None:
+        """A connection was made; its client is not known yet."""
+        for clients in self._counts:
+            clients.begin()
+
+    def connectionEnds(self) -> None:
+        """A connection has ended, its last hook included."""
+        for clients in self._counts:
+            clients.end()
+
+    def clientComes(self, network: str) -> None:
+        """A client of that network is on its way in."""
+        for clients in self._counts:
+            clients.add(network)
+
+    def clientGoes(self, network: str) -> None:
+        """The transport of a client of that network is gone."""
+        for clients in self._counts:
+            clients.remove(network)
+
+    def hostnameOf(self, address: str) -> str | Deferred[str]:
+        """The name of a client in DNS, or its address in brackets."""
+        options = self._options
+        if options.disableReverseLookup or not address:
+            return bracketed(address)
+        if options.resolver is None and _isPrivate(address):
+            return bracketed(address)
+        if self._lookup is None:
+            self._lookup = ReverseLookup(options.resolver, self._clock())
+        return self._lookup.hostnameOf(address)
+
+
+@lru_cache(maxsize=4096)
+def _isPrivate(address: str) -> bool:
+    """Public name servers have no name for an address that is not global (RFC 6303); a resolver of one's own may."""
+    ip = maybeIP(address)
+    return ip is None or not ip.is_global

@@ -1,0 +1,321 @@
+"""
+The pump: reads what the dialogue wants next, does what the dialogue wants done, and goes on until something is missing.
+
+What it waits for is the connection's one L{Want}; a result is pulled from where it arose: a line from the wire, an
+answer from the driver of hooks, the fate of a message, the end of a handshake or of a delay.
+This module knows neither when it is called nor whose turn it is afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.python.failure import Failure
+
+from smtphooks import replies
+from smtphooks.connection.driver import Driver
+from smtphooks.connection.encryption import Encryption
+from smtphooks.connection.eventlog import EventLog
+from smtphooks.connection.message import MessageReceiver, Stage
+from smtphooks.connection.pacing import Pacing
+from smtphooks.connection.replier import Replier
+from smtphooks.connection.runner import HookRunner
+from smtphooks.connection.server import Server
+from smtphooks.connection.state import ConnectionState, Phase, Want
+from smtphooks.connection.transcript import Transcript
+from smtphooks.connection.writer import ReplyWriter
+from smtphooks.dialogue.engine import Dialogue
+from smtphooks.dialogue.steps import (
+    AbandonMessage,
+    AuthFailed,
+    Challenge,
+    DiscardChunk,
+    ReceiveChunk,
+    ReceiveMessage,
+    StartTLS,
+    State,
+    Step,
+    Verdict,
+    Wait,
+)
+from smtphooks.replies import SITUATIONS, Reply
+from smtphooks.session import Session
+from smtphooks.syntax.wire import Wire
+
+
+class Pump:
+    """
+    @ivar state: how far the connection has come, and what it waits for.
+    @ivar wire: the octets of the client.
+    @ivar dialogue: what they mean.
+    @ivar driver: the hooks that the dialogue asks.
+    @ivar message: the message that is being received.
+    @ivar replier: what is said, and the event log.
+    @ivar writer: where it goes.
+    @ivar pacing: the time that it may take.
+    @ivar encryption: TLS.
+    """
+
+    __slots__ = (
+        "_secureContext",
+        "_transport",
+        "dialogue",
+        "driver",
+        "encryption",
+        "message",
+        "pacing",
+        "replier",
+        "state",
+        "wire",
+        "writer",
+    )
+
+    def __init__(
+        self, server: Server, transport: Any, session: Session, state: ConnectionState, wake: Callable[[], None]
+    ) -> None:
+        """
+        @param wake: called when there may be something to pull.
+        """
+        options = server.options
+        self._transport = transport
+        self._secureContext = server.secureContext
+        self.state = state
+        self.wire = Wire(options.bareNewline)
+        self.dialogue = Dialogue(options, server.extensions, session, server.mechanisms, server.authFailures)
+        runner = HookRunner(server.hooks, session, options.slowHook, options.asyncioHooks, server.context.copy())
+        self.driver = Driver(self.dialogue, runner, state, wake)
+        self.message = MessageReceiver(self.wire, runner, options, wake)
+        self.writer = ReplyWriter(transport, wake)
+        self.pacing = Pacing(options, server.live, transport)
+        self.encryption = Encryption(transport)
+        transcript = None
+        if server.debugPeers is not None:
+            transcript = Transcript(session, server.debugPeers, self.dialogue.shows, self.dialogue.hasMechanism)
+        log = EventLog(session, options, server.lines)
+        self.replier = Replier(options, self.dialogue, runner, self.writer, log, transcript)
+
+    def open(self) -> None:
+        """Begin the dialogue."""
+        self._do(self.driver.advance(self.dialogue.open, self.encryption.beganBelow))
+
+    def run(self) -> None:
+        """Go on as far as input, hooks and the client allow."""
+        state, message = self.state, self.message
+        while state.phase is Phase.OPEN:
+            if message.delivery is not None and state.want is not Want.MESSAGE:
+                self._pullHangUp()
+            if state.phase is Phase.OPEN and not _PULLS[state.want](self):
+                return
+        self.driver.dropAnswer()
+
+    # --- what is pulled ---
+
+    def _pullHangUp(self) -> None:
+        """Between two chunks of its message C{onData} may want the connection closed."""
+        refusal = self.message.takeHangUp()
+        if refusal is not None:
+            self.say(refusal.reply(SITUATIONS["onData"]), by="onData")
+
+    def _pullLine(self) -> bool:
+        writer, dialogue = self.writer, self.dialogue
+        if writer.isChoked:
+            return False
+        if self.state.isLeaving and not dialogue.inTransaction:
+            self.say(replies.SHUTTING_DOWN, by="server")
+            return True
+        line = self.wire.maybeLine(dialogue.lineLimit)
+        if line is None:
+            return False
+        replier = self.replier
+        replier.log.commands += 1
+        if replier.transcript is not None:
+            replier.transcript.command(line)
+        self._do(self.driver.advance(dialogue.receive, line))
+        return True
+
+    def _pullResponse(self) -> bool:
+        if self.writer.isChoked:
+            return False
+        line = self.wire.maybeLine(self.dialogue.lineLimit)
+        if line is None:
+            return False
+        if self.replier.transcript is not None:
+            self.replier.transcript.response(line)
+        self._do(self.driver.advance(self.dialogue.answer, line))
+        return True
+
+    def _pullMessage(self) -> bool:
+        message = self.message
+        if message.poll():
+            self._concludeMessage(message.takeAnswer())
+            return True
+        if message.stage is not Stage.READING or self.writer.isChoked or not message.hasRoom or not message.read():
+            return False
+        self.state.hasMoved = True
+        return True
+
+    def _pullAnswer(self) -> bool:
+        if not self.driver.hasAnswer:
+            return False
+        self._do(self.driver.resume())
+        return True
+
+    def _pullHandshake(self) -> bool:
+        if not self.encryption.isDone:
+            return False
+        self.encryption.record(self.dialogue.session)
+        if self.replier.transcript is not None:
+            self.replier.transcript.secured()
+        self._do(self.driver.advance(self.dialogue.answer, self._transport))
+        return True
+
+    def _pullTimer(self) -> bool:
+        hasTalked = self.wire.buffered > 0
+        if not self.pacing.isTimerDue and not (hasTalked and self.dialogue.state is State.CONNECTED):
+            return False
+        self._do(self.driver.advance(self.dialogue.answer, hasTalked))
+        return True
+
+    # --- steps of the dialogue ---
+
+    def _do(self, step: Step | None) -> None:
+        """Do what the dialogue wants next; None if a hook is pending."""
+        self.state.hasMoved = True
+        if step is None:
+            self.state.want = Want.HOOK
+        else:
+            _STEPS[type(step)](self, step)
+
+    def say(self, reply: Reply, by: str | None = None) -> None:
+        self.replier.reply(reply, None, by)
+        self.state.hasMoved = True
+        if reply.closes:
+            self.close()
+        else:
+            self.state.want = Want.LINE
+
+    def _sayAll(self, all: tuple[Reply, ...]) -> None:
+        self.state.want = Want.LINE
+        # Each recipient has its reply, even if the first of them closes.
+        if all and self.replier.replyToEach(all):
+            self.close()
+
+    def _logFailedAuth(self, step: AuthFailed) -> None:
+        if self.dialogue.attempt is not None:
+            self.replier.log.authentication(self.dialogue.attempt, step.reply)
+        self._do(self.driver.advance(self.dialogue.answer, None))
+
+    def _challenge(self, step: Challenge) -> None:
+        self.replier.challenge(step)
+        self.state.want = Want.RESPONSE
+
+    def _delay(self, step: Wait) -> None:
+        self.pacing.delayClient(step.seconds)
+        self.state.want = Want.TIMER
+
+    def _startTLS(self, step: StartTLS) -> None:
+        encryption = self.encryption
+        if step.reply is not None or not encryption.beganBelow:
+            if not encryption.canBegin:
+                self.say(replies.NO_TLS_HERE, by="server")
+                return
+            if self.wire.clear():
+                # Whatever it was, it was said before the client knew whom it speaks to.
+                self.replier.log.warn("commands behind STARTTLS in the clear [{session}]")
+                self.say(replies.TALKED_BEFORE_TLS, by="server")
+                return
+            if step.reply is not None:
+                self.replier.put(step.reply)
+            encryption.isDone = False
+            self.state.want = Want.HANDSHAKE
+            self.writer.startTLS(self._secureContext)
+        self.state.want = Want.HANDSHAKE
+
+    def _receiveMessage(self, step: ReceiveMessage) -> None:
+        # The client waits for this reply and sends nothing until it comes; the hook may take its time.
+        self.replier.put(step.reply)
+        self.writer.flush()
+        self._messageBegins()
+        self.message.beginMessage(step)
+
+    def _receiveChunk(self, step: ReceiveChunk) -> None:
+        if step.first:
+            self._messageBegins()
+        self.state.want = Want.MESSAGE
+        self.message.beginChunk(step)
+
+    def _discardChunk(self, step: DiscardChunk) -> None:
+        self._messageBegins()
+        self.message.discardChunk(step)
+
+    def _abandonMessage(self, step: AbandonMessage) -> None:
+        self.state.want = Want.MESSAGE
+        self.message.abandon()
+
+    def _messageBegins(self) -> None:
+        self.state.want = Want.MESSAGE
+        self.pacing.messageBegins()
+        self.replier.log.messageBegins()
+
+    def _concludeMessage(self, verdict: Verdict | None) -> None:
+        """What the dialogue wanted to have read was read, and decided if that was due."""
+        replier, state = self.replier, self.state
+        replier.decided = envelope = replier.envelope
+        self.describeContent()
+        self._do(self.driver.advance(self.dialogue.answer, verdict))
+        replier.decided = None
+        if verdict is not None:
+            code = 0 if state.isAborted or state.phase is Phase.LOST else replier.code
+            replier.log.messageEnded(self.dialogue.verb, envelope, verdict.octets, code)
+
+    def describeContent(self) -> None:
+        if self.replier.transcript is not None and self.message.octets:
+            self.replier.transcript.content(self.message.octets)
+
+    # --- the end ---
+
+    def close(self) -> None:
+        """Nothing more is said, and what the client sends from here on is ignored."""
+        if self.state.phase is Phase.OPEN:
+            self.state.phase = Phase.CLOSING
+            self.state.hasMoved = True
+
+    def cut(self, failure: Failure) -> None:
+        """The transport is gone: nothing more is read, and hooks learn that their answers are of no use."""
+        self.dialogue.close()
+        self.wire.clear()
+        self.driver.cancel()
+        if self.message.delivery is not None:
+            self.describeContent()
+            self.message.cut(failure)
+
+    def runOut(self) -> bool:
+        """The transport is gone.  True when no hook is running any more."""
+        self.driver.dropAnswer()
+        if self.message.poll():
+            self._concludeMessage(self.message.takeAnswer())
+        return not self.driver.isPending and not self.message.isRunning
+
+
+_PULLS: dict[Want, Callable[[Pump], bool]] = {
+    Want.LINE: Pump._pullLine,
+    Want.RESPONSE: Pump._pullResponse,
+    Want.MESSAGE: Pump._pullMessage,
+    Want.HOOK: Pump._pullAnswer,
+    Want.HANDSHAKE: Pump._pullHandshake,
+    Want.TIMER: Pump._pullTimer,
+}
+
+_STEPS: dict[type, Callable[[Pump, Any], None]] = {
+    Reply: Pump.say,
+    tuple: Pump._sayAll,
+    ReceiveMessage: Pump._receiveMessage,
+    ReceiveChunk: Pump._receiveChunk,
+    DiscardChunk: Pump._discardChunk,
+    AbandonMessage: Pump._abandonMessage,
+    Challenge: Pump._challenge,
+    StartTLS: Pump._startTLS,
+    Wait: Pump._delay,
+    AuthFailed: Pump._logFailedAuth,
+}

@@ -1,0 +1,193 @@
+"""
+The registry of live connections: which there are, the timer that they share, and how all of them are ended.
+
+One look a second finds the connections whose deadline has passed, so a deadline is a number and costs nothing to set;
+ten thousand connections cost one delayed call.
+This module knows neither what a connection does nor what it waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+
+class Live(Protocol):
+    """What the registry asks of a connection."""
+
+    def look(self, now: float) -> None:
+        """See whether the deadline has passed."""
+
+    def leave(self) -> None:
+        """End the connection as soon as no transaction is in progress."""
+
+    def endByForce(self) -> None:
+        """End the connection now."""
+
+    def crashed(self) -> None:
+        """One of these has raised."""
+
+
+class Summaries(Protocol):
+    """Lines of the log that wait for their second to end."""
+
+    @property
+    def hasMore(self) -> bool:
+        """A number has still to be logged."""
+
+    def flush(self) -> object:
+        """Log what is due."""
+
+    def report(self) -> None:
+        """Log all that there is."""
+
+
+class LiveConnections:
+    """
+    @ivar connections: all of them, from the first octet to the end of their last hook.
+    @ivar now: the time by which deadlines are measured, in seconds; it moves once a second, and is never behind.
+    @ivar isClosing: no new connection is served.
+    @ivar summaries: lines of the log that are written when their second is over.
+    """
+
+    def __init__(self, clock: Callable[[], IReactorTime], summaries: Summaries) -> None:
+        """
+        @param clock: the reactor; looked up when it is needed first.
+        """
+        self.connections: set[Any] = set()
+        self.now = 0.0
+        self.isClosing = False
+        self._isListening = False
+        self.summaries = summaries
+        self._clock = clock
+        self._tick: IDelayedCall | None = None
+        self._nextLook = 0.0
+        self._wakes: list[tuple[float, int, Live]] = []
+        self._order = count()
+        self._leaving: set[Live] = set()
+        self._closed: list[Deferred[None]] = []
+        self._timeout: IDelayedCall | None = None
+
+    def seconds(self) -> float:
+        """The time of the clock, which C{now} follows once a second."""
+        return self._clock().seconds()
+
+    def startListening(self) -> None:
+        """Clients can connect from here on."""
+        self._isListening = True
+        self.isClosing = False
+
+    def stopListening(self) -> None:
+        """The last port is closed."""
+        self._isListening = False
+        self._rest()
+
+    def add(self, connection: Live) -> None:
+        """A connection was made."""
+        self.connections.add(connection)
+        if self.isClosing:
+            self._leaving.add(connection)
+        if self._tick is None:
+            self._nextLook = 0
+            self._watch()
+
+    def remove(self, connection: Live) -> None:
+        """A connection has ended, its last hook included."""
+        self.connections.discard(connection)
+        self._leaving.discard(connection)
+        if not self.connections and self._tick is not None:
+            self._wakes.clear()
+            self._rest()
+        # A connection that was made since the factory listens again is not waited for.
+        if self._closed and not self._leaving:
+            self._allGone()
+
+    # --- the timer ---
+
+    def wakeAt(self, time: float, connection: Live) -> None:
+        """Look at a connection at that time, and not up to a second later."""
+        if len(self._wakes) > 2 * len(self.connections):
+            # Most connections have left since, and would be kept in memory until then.
+            self._wakes = [wake for wake in self._wakes if wake[2] in self.connections]
+            heapify(self._wakes)
+        heappush(self._wakes, (time, next(self._order), connection))
+        if self._tick is not None and time < self._tick.getTime():
+            self._tick.reset(max(0, time - self.seconds()))
+
+    def _watch(self) -> None:
+        """Look at all connections once a second, and at those that asked for it when they asked for it."""
+        self._tick = None
+        clock = self._clock()
+        now = clock.seconds()
+        if now >= self._nextLook:
+            # By the time of the next look, or a connection made just before it would lose a second.
+            self.now = self._nextLook = now + 1
+            self.summaries.flush()
+            for connection in list(self.connections):
+                self._guard(connection, connection.look, now)
+        while self._wakes and self._wakes[0][0] <= now:
+            connection = heappop(self._wakes)[2]
+            # It may have gone on by itself, or be gone.
+            self._guard(connection, connection.look, now)
+        if self.connections or self.summaries.hasMore:
+            soonest = min(self._nextLook, self._wakes[0][0]) if self._wakes else self._nextLook
+            self._tick = clock.callLater(soonest - now, self._watch)
+        else:
+            self._wakes.clear()
+
+    def _rest(self) -> None:
+        """Leave no timer behind without connections; but a number of refusals waits for its second to end."""
+        if self.connections or self._tick is None:
+            return
+        if not self._isListening:
+            self.summaries.report()
+        if not self.summaries.hasMore:
+            self._tick.cancel()
+            self._tick = None
+
+    @staticmethod
+    def _guard(connection: Live, call: Callable[..., None], *arguments: object) -> None:
+        """What one connection raises harms no other (invariant 10)."""
+        try:
+            call(*arguments)
+        except Exception:
+            connection.crashed()
+
+    # --- the end ---
+
+    def close(self, timeout: float) -> Deferred[None]:
+        """
+        End all connections.
+
+        @param timeout: seconds that transactions in progress have; 0 for no limit.
+        @return: fires with None when the last of them is gone and its hooks have ended.
+        """
+        gone: Deferred[None] = Deferred()
+        self._closed.append(gone)
+        self.isClosing = True
+        self._leaving = set(self.connections)
+        for connection in list(self.connections):
+            self._guard(connection, connection.leave)
+        if self._leaving and timeout and self._timeout is None:
+            self._timeout = self._clock().callLater(timeout, self._endByForce)
+        if not self._leaving:
+            self._allGone()
+        return gone
+
+    def _endByForce(self) -> None:
+        self._timeout = None
+        for connection in list(self._leaving):
+            self._guard(connection, connection.endByForce)
+
+    def _allGone(self) -> None:
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
+        closed, self._closed = self._closed, []
+        for gone in closed:
+            gone.callback(None)

@@ -1,0 +1,134 @@
+"""
+The replier: what the server says, and who else learns of it.
+
+Every reply goes to the writer as octets; a refusal goes to the event log as well, a breach of the protocol to
+C{onError}, and all of it to the transcript of a peer that is debugged.
+This module knows neither what is read next nor whose turn it is.
+"""
+
+from __future__ import annotations
+
+from twisted.python.failure import Failure
+
+from smtphooks.connection.eventlog import EventLog
+from smtphooks.connection.runner import HookRunner
+from smtphooks.connection.transcript import Transcript
+from smtphooks.connection.writer import ReplyWriter
+from smtphooks.dialogue.engine import Dialogue
+from smtphooks.dialogue.steps import Challenge
+from smtphooks.hooks import nameOf
+from smtphooks.options import Options
+from smtphooks.replies import BROKEN_PROTOCOL, FAULTS, Reply
+from smtphooks.session import Envelope
+
+
+class Replier:
+    """
+    @ivar code: of the last reply, or the worst of several.
+    @ivar decided: the envelope of the message that the replies are about; None for replies to a command.
+    @ivar log: the event log of the connection.
+    @ivar transcript: that of a peer that is debugged, or None.
+    """
+
+    __slots__ = ("_dialogue", "_lmtp", "_runner", "_writer", "code", "decided", "log", "transcript")
+
+    def __init__(
+        self,
+        options: Options,
+        dialogue: Dialogue,
+        runner: HookRunner,
+        writer: ReplyWriter,
+        log: EventLog,
+        transcript: Transcript | None,
+    ) -> None:
+        self._lmtp = options.lmtp
+        self._dialogue = dialogue
+        self._runner = runner
+        self._writer = writer
+        self.log = log
+        self.transcript = transcript
+        self.code = 0
+        self.decided: Envelope | None = None
+
+    def put(self, reply: Reply) -> None:
+        """Write a reply that refuses nothing."""
+        octets = self._dialogue.encode(reply)
+        if self.transcript is not None:
+            self.transcript.reply(octets)
+        self._writer.put(octets)
+
+    def challenge(self, step: Challenge) -> None:
+        """Write a challenge."""
+        if self.transcript is not None:
+            self.transcript.challenge()
+        self._writer.put(step.octets)
+
+    def reply(self, reply: Reply, recipient: str | None = None, by: str | None = None) -> None:
+        """
+        Write a reply.
+
+        @param recipient: the recipient that it is about, if it is one of several.
+        @param by: what makes it, if it is not from the dialogue: a hook's name or C{"server"}.
+        """
+        self.code = code = reply.code
+        if code >= 400:
+            if by is not None:
+                self._runner.session.error = reply.oneLine()
+            self._logRefusal(reply, recipient, by)
+            self._reportBreach(reply)
+        elif code == 235 and self._dialogue.attempt is not None:
+            self.log.authentication(self._dialogue.attempt, reply)
+        octets = self._dialogue.encode(reply)
+        if self.transcript is not None:
+            self.transcript.reply(octets)
+        self._writer.put(octets)
+
+    def replyToEach(self, all: tuple[Reply, ...]) -> bool:
+        """
+        Write a reply for each recipient of a message.  True if one of them closes the connection.
+        """
+        *others, last = all
+        recipients: list[str | None] = [*map(str, self.envelope.rcptTo)] if self._lmtp else []
+        if len(recipients) != len(all):
+            recipients = [None] * len(all)  # a hook has changed them
+        for reply, recipient in zip(others, recipients, strict=False):
+            if reply.code >= 400:
+                self._logRefusal(reply, recipient)
+            self.put(reply)
+        for reply in {*others} - {last}:
+            self._reportBreach(reply)
+        self.reply(last, recipients[-1])
+        self.code = max(reply.code for reply in all)
+        return any(reply.closes for reply in all)
+
+    @property
+    def envelope(self) -> Envelope:
+        """The envelope that replies are about; a hook may have put anything in its place."""
+        envelope = self.decided or self._runner.session.envelope
+        return envelope if isinstance(envelope, Envelope) else Envelope()
+
+    def _logRefusal(self, reply: Reply, recipient: str | None, by: str | None = None) -> None:
+        dialogue, envelope = self._dialogue, self.envelope
+        verb, sender = "", None if envelope.mailFrom is None else str(envelope.mailFrom)
+        if by is None:
+            if dialogue.hasFailed and reply.code >= 500:
+                return  # It has been logged as the result of AUTH.
+            verb, by = dialogue.knownVerb, nameOf(dialogue.refuser) if dialogue.refuser else "server"
+            if verb == "MAIL":
+                sender = dialogue.subject or sender
+            elif verb == "RCPT":
+                recipient = dialogue.subject
+            elif self.decided is not None:
+                by = "server" if reply in FAULTS else by
+                if self._lmtp and len(envelope.rcptTo) == 1:
+                    recipient = str(envelope.rcptTo[0])
+        self.log.refusal(verb, reply, by, sender, recipient)
+
+    def _reportBreach(self, reply: Reply) -> None:
+        """Tell C{onError} that the peer broke the protocol."""
+        if reply in BROKEN_PROTOCOL:
+            self.reportError(Failure(reply.asError()))
+
+    def reportError(self, failure: Failure) -> None:
+        """Give C{onError} what went wrong, which no hook has raised."""
+        self._runner.notify("onError", failure, self._runner.session)

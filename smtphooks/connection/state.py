@@ -1,0 +1,55 @@
+"""
+The state of a connection: how far it has come, and what it waits for.
+
+One object that all parts of a connection look at; the connection alone changes it.
+This module knows no transport, no dialogue and no hook.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Phase(Enum):
+    """How far a connection has come."""
+
+    __hash__ = object.__hash__  # that of Enum is Python code
+
+    OPEN = "open"
+    CLOSING = "closing"  # the server has written its last reply, and ignores what the client sends
+    LOST = "lost"  # the transport is gone; hooks may still be running, and onClose follows
+    ENDED = "ended"  # onClose has ended
+
+
+class Want(Enum):
+    """What an open connection waits for."""
+
+    __hash__ = object.__hash__
+
+    LINE = "a command line"
+    RESPONSE = "the response to a challenge"
+    MESSAGE = "octets of a message, or the answer of onData to them"
+    HOOK = "the answer of a hook"
+    HANDSHAKE = "the end of a TLS handshake"
+    TIMER = "the end of a delay"
+
+
+class ConnectionState:
+    """
+    @ivar hasMoved: a step was taken since the last deadline was set, so that the next one is counted anew.
+    @ivar inputEnded: the client has closed its sending side.
+    @ivar isLeaving: the server ends the connection as soon as no transaction is in progress.
+    @ivar isForced: hooks that are still running get no more than a second.
+    @ivar isAborted: nothing that waits to be written is written any more.
+    """
+
+    __slots__ = ("hasMoved", "inputEnded", "isAborted", "isForced", "isLeaving", "phase", "want")
+
+    def __init__(self) -> None:
+        self.phase = Phase.OPEN
+        self.want = Want.HOOK
+        self.hasMoved = True
+        self.inputEnded = False
+        self.isLeaving = False
+        self.isForced = False
+        self.isAborted = False
