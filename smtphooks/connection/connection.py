@@ -33,6 +33,11 @@ _TLS_HANDSHAKE = b"\x16\x03"
 _INPUT = frozenset({Turn.CLIENT, Turn.MESSAGE, Turn.CHUNK})
 
 
+# To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
+_OPEN, _CLOSING, _LOST = Phase.OPEN, Phase.CLOSING, Phase.LOST
+_LINE, _HANDSHAKE, _TIMER, _FAREWELL = Want.LINE, Want.HANDSHAKE, Turn.TIMER, Turn.FAREWELL
+
+
 class Owner(Live, Protocol):
     """The protocol whose stage a connection is: what the registry knows it by, and what ends it when it crashes."""
 
@@ -88,7 +93,7 @@ class Connection:
         rest = self._client.rest
         if not rest:
             self.wake()
-        elif self.state.want is Want.HANDSHAKE and not self._pump.encryption.beganBelow:
+        elif self.state.want is _HANDSHAKE and not self._pump.encryption.beganBelow:
             self._owner.transport.protocol.dataReceived(rest)
         else:
             self.dataReceived(rest)
@@ -96,9 +101,9 @@ class Connection:
     def dataReceived(self, data: bytes) -> None:
         """Octets have arrived."""
         state = self.state
-        if state.phase is not Phase.OPEN:
+        if state.phase is not _OPEN:
             return
-        if state.want is Want.HANDSHAKE and not self._pump.encryption.isDone and not self._noticeHandshake():
+        if state.want is _HANDSHAKE and not self._pump.encryption.isDone and not self._noticeHandshake():
             return
         if data.startswith(_TLS_HANDSHAKE) and self._isUntouched():
             self._refuseTLS()
@@ -114,7 +119,7 @@ class Connection:
         why = "the client spoke TLS on a port that begins in the clear"
         self._pump.replier.log.warn("{why} [{session}]", why=why)
         self._pump.replier.reportError(Failure(ConnectionLost(why)))
-        if self.state.phase is Phase.OPEN:
+        if self.state.phase is _OPEN:
             self._pump.say(replies.NOT_RECOGNIZED.closing(), by="server")
 
     def _noticeHandshake(self) -> bool:
@@ -128,7 +133,7 @@ class Connection:
 
     def handshakeCompleted(self) -> None:
         """C{IHandshakeListener}: TLS is in force, and nothing has been read of it yet."""
-        if self.state.want is Want.HANDSHAKE:
+        if self.state.want is _HANDSHAKE:
             self._pump.encryption.isDone = True
             self.wake()
 
@@ -140,12 +145,12 @@ class Connection:
     def connectionLost(self, reason: Failure) -> None:
         """The transport is gone."""
         state = self.state
-        if state.phase is Phase.LOST or state.phase is Phase.ENDED:
+        if state.phase is _LOST or state.phase is Phase.ENDED:
             return  # It was over already, for what should have ended it had crashed.
-        state.phase = Phase.LOST
+        state.phase = _LOST
         self._server.admission.clientGoes(self._client.network)
         self._pacing.isPaused = False
-        if state.want is Want.HANDSHAKE and not self._pump.encryption.isDone:
+        if state.want is _HANDSHAKE and not self._pump.encryption.isDone:
             # Twisted's TLS does not tell who ended it.
             self._handshakeFailed(Failure(ConnectionAborted()) if state.isAborted else reason)
         # Always a ConnectionLost, even if the client left politely: mid-message that is no way to go.
@@ -168,8 +173,8 @@ class Connection:
     def abort(self) -> None:
         """End the connection now; nothing that waits to be written is written any more."""
         self.state.isAborted = True
-        if self.state.phase is Phase.OPEN:
-            self.state.phase = Phase.CLOSING
+        if self.state.phase is _OPEN:
+            self.state.phase = _CLOSING
         self._owner.transport.abortConnection()
 
     def endByForce(self) -> None:
@@ -193,7 +198,7 @@ class Connection:
             self._timeHookOut()
         elif turn is Turn.TIMER:
             self.wake()
-        elif phase is not Phase.OPEN or self.state.want is Want.HANDSHAKE:
+        elif phase is not _OPEN or self.state.want is _HANDSHAKE:
             self.abort()
         else:
             self._pump.say(replies.MESSAGE_TIMED_OUT if turn is Turn.MESSAGE else replies.TIMED_OUT, by="server")
@@ -202,7 +207,7 @@ class Connection:
     def _timeHookOut(self) -> None:
         """Option C{hookTimeout}: the hook is not waited for any longer."""
         wasPending = self._pump.driver.timeOut()
-        if not wasPending or self.state.phase is Phase.LOST:
+        if not wasPending or self.state.phase is _LOST:
             self._pump.message.timeOut()
         self.state.hasMoved = True
         self.wake()
@@ -221,7 +226,7 @@ class Connection:
             while self._isWoken:
                 self._isWoken = False
                 self._pump.run()
-                if self.state.phase is Phase.LOST:
+                if self.state.phase is _LOST:
                     self._finish()
                 self._settle()
         except Exception:
@@ -262,27 +267,27 @@ class Connection:
         """The one place that derives whose turn it is, and from it the deadline and the pausing of the client."""
         state, pacing, pump = self.state, self._pacing, self._pump
         writer = pump.writer
-        if state.phase is Phase.OPEN:
+        if state.phase is _OPEN:
             writer.flush()
-            isQuiet = state.want is Want.LINE and pump.message.delivery is None
+            isQuiet = state.want is _LINE and pump.message.delivery is None
             if isQuiet and not (writer.isChoked or pacing.isPaused or state.inputEnded):
                 if state.hasMoved:
                     state.hasMoved = False
                     pacing.clientsTurn()
                 return
         turn = turnOf(state, pump.wire, pump.message)
-        isStarved = state.inputEnded and turn in _INPUT and state.want is not Want.HANDSHAKE
-        if isStarved and state.phase is Phase.OPEN and not writer.isChoked:
+        isStarved = state.inputEnded and turn in _INPUT and state.want is not _HANDSHAKE
+        if isStarved and state.phase is _OPEN and not writer.isChoked:
             pump.close()
             turn = turnOf(state, pump.wire, pump.message)
         pacing.turnTo(turn, isNew=state.hasMoved, octets=pump.message.octets)
-        if state.hasMoved and (turn is Turn.TIMER or turn is Turn.FAREWELL):
+        if state.hasMoved and (turn is _TIMER or turn is _FAREWELL):
             self._server.live.wakeAt(pacing.deadline, self._owner)
         state.hasMoved = False
-        if state.phase is Phase.OPEN:
+        if state.phase is _OPEN:
             isAhead = turn not in _INPUT and self.buffered >= AHEAD
             pacing.pause(writer.isChoked or isAhead or not hasRoom(state, pump.message))
-        elif state.phase is Phase.CLOSING and not (state.isAborted or writer.isClosed):
+        elif state.phase is _CLOSING and not (state.isAborted or writer.isClosed):
             # TLS ends only when the client has said so too, so it is read; but not the rest of a message.
             pacing.pause(turn is Turn.FAREWELL)
             writer.close()

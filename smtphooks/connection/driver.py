@@ -20,6 +20,9 @@ from smtphooks.connection.state import ConnectionState, Phase
 from smtphooks.dialogue.engine import Dialogue
 from smtphooks.dialogue.steps import Ask, Step
 
+# To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
+_OPEN = Phase.OPEN
+
 
 class Driver:
     """
@@ -62,7 +65,7 @@ class Driver:
         @return: the next step; None if a hook is pending, or if the connection is not open any more.
         """
         state = self._state
-        if state.phase is not Phase.OPEN:
+        if state.phase is not _OPEN:
             return None
         try:
             step = take(*value)
@@ -71,7 +74,7 @@ class Driver:
                 if type(result) is PendingAnswer:
                     self._wait(step, result)
                     return None
-                if state.phase is not Phase.OPEN:
+                if state.phase is not _OPEN:
                     self._runner.logLate(step.hook, result)
                     return None
                 step = self._dialogue.answer(None) if result is None else self._answer(step, result)
@@ -79,12 +82,12 @@ class Driver:
             # An extension runs within the dialogue, and may crash as a hook may; but there is no way on from there.
             self._runner.refusalFor("(in the dialogue)", Failure())
             step = replies.HOOK_FAILED.closing()
-        return None if state.phase is not Phase.OPEN else step
+        return None if state.phase is not _OPEN else step
 
     def _wait(self, question: Ask, pending: PendingAnswer) -> None:
         self._question, self._pending = question, pending
         pending.whenThere(self._wake)
-        if self._state.phase is not Phase.OPEN:
+        if self._state.phase is not _OPEN:
             self.cancel()  # The hook has ended its own connection.
 
     def _answer(self, question: Ask, result: object) -> Step:

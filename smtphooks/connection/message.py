@@ -34,6 +34,10 @@ class Stage(Enum):
     ANSWERED = "the answer is there"
 
 
+# To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
+_READING, _DECIDING, _ENDING, _ANSWERED = Stage.READING, Stage.DECIDING, Stage.ENDING, Stage.ANSWERED
+
+
 class MessageReceiver:
     """
     @ivar stage: how far what the dialogue asked for has come.
@@ -75,14 +79,14 @@ class MessageReceiver:
         """A message follows that CRLF.CRLF ends."""
         self._wire.beginMessage()
         self._isLast = True
-        self.stage = Stage.READING
+        self.stage = _READING
         self._beginDelivery(step.recipients)
 
     def beginChunk(self, step: ReceiveChunk) -> None:
         """A chunk of a message follows."""
         self._wire.beginChunk(step.octets, step.first, step.binary)
         self._isLast = step.last
-        self.stage = Stage.READING
+        self.stage = _READING
         if step.first:
             self._beginDelivery(step.recipients)
         if self._wire.messageEnded:
@@ -93,7 +97,7 @@ class MessageReceiver:
         self.octets = 0
         self._isDiscarding = True
         self._wire.beginChunk(step.octets, first=True, binary=True)
-        self.stage = Stage.READING
+        self.stage = _READING
         if self._wire.messageEnded:
             self._endOfOctets(b"")
 
@@ -101,7 +105,7 @@ class MessageReceiver:
         """The client breaks off a message that it had begun with BDAT."""
         assert self.delivery is not None
         self.octets = 0
-        self.stage = Stage.ENDING
+        self.stage = _ENDING
         self.delivery.cut(Failure(ConnectionAborted("the client abandoned the message")))
 
     def _beginDelivery(self, recipients: int) -> None:
@@ -115,16 +119,16 @@ class MessageReceiver:
         """Look whether C{onData} has decided.  True if the answer to what the dialogue asked for is there."""
         delivery = self.delivery
         if delivery is not None and delivery.poll():
-            if self.stage is Stage.ENDING:
+            if self.stage is _ENDING:
                 self._conclude(None)
-            elif self.stage is Stage.DECIDING or (self.stage is Stage.READING and delivery.hangUp is not None):
+            elif self.stage is _DECIDING or (self.stage is _READING and delivery.hangUp is not None):
                 self._conclude(delivery.verdict())
-        return self.stage is Stage.ANSWERED
+        return self.stage is _ANSWERED
 
     def _conclude(self, answer: Verdict | None) -> None:
         self.delivery = None
         self._answer = answer
-        self.stage = Stage.ANSWERED
+        self.stage = _ANSWERED
 
     def takeAnswer(self) -> Verdict | None:
         """The answer for the dialogue: of a decided message the verdict, else None."""
@@ -194,7 +198,7 @@ class MessageReceiver:
         """What was asked for has been read; these are its last octets."""
         delivery = self.delivery
         if delivery is None or self._isDiscarding:
-            self.stage = Stage.ANSWERED
+            self.stage = _ANSWERED
             return
         if self._isLast:
             data += self._wire.endOfChunks()
@@ -205,8 +209,8 @@ class MessageReceiver:
             delivery.finish(data)  # with the last octets, so that the hook need not go on twice
         delivery.poll()
         if self._isLast or delivery.isRefused or delivery.fault:
-            self.stage = Stage.DECIDING
+            self.stage = _DECIDING
             self.poll()
         else:
             # The message goes on with its next chunk.
-            self.stage = Stage.ANSWERED
+            self.stage = _ANSWERED

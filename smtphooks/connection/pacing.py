@@ -66,24 +66,29 @@ _TURNS = {
 }
 
 
+# To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every message.
+_OPEN, _CLOSING, _LINE, _MESSAGE = Phase.OPEN, Phase.CLOSING, Want.LINE, Want.MESSAGE
+_CLIENT, _HOOK, _MESSAGE_TURN, _READING = Turn.CLIENT, Turn.HOOK, Turn.MESSAGE, Stage.READING
+
+
 def turnOf(state: ConnectionState, wire: Wire, message: MessageReceiver) -> Turn:
     """Whose turn it is."""
-    if state.phase is Phase.CLOSING:
-        return Turn.CLIENT if wire.messageEnded else Turn.FAREWELL
-    if state.phase is not Phase.OPEN:
-        return Turn.HOOK
-    if state.want is Want.LINE:
+    if state.phase is _CLOSING:
+        return _CLIENT if wire.messageEnded else Turn.FAREWELL
+    if state.phase is not _OPEN:
+        return _HOOK
+    if state.want is _LINE:
         if message.delivery is None:
-            return Turn.CLIENT
-        return Turn.CHUNK if hasRoom(state, message) else Turn.HOOK
-    if state.want is Want.MESSAGE:
-        return Turn.MESSAGE if message.stage is Stage.READING and message.hasRoom else Turn.HOOK
+            return _CLIENT
+        return Turn.CHUNK if hasRoom(state, message) else _HOOK
+    if state.want is _MESSAGE:
+        return _MESSAGE_TURN if message.stage is _READING and message.hasRoom else _HOOK
     return _TURNS[state.want]
 
 
 def hasRoom(state: ConnectionState, message: MessageReceiver) -> bool:
     """More of a message may be read; between two chunks of one there is more room, for commands."""
-    return message.hasRoom or (state.want is Want.LINE and message.buffered <= _BEHIND)
+    return message.hasRoom or (state.want is _LINE and message.buffered <= _BEHIND)
 
 
 class Pacing:
@@ -122,7 +127,7 @@ class Pacing:
 
     def clientsTurn(self) -> None:
         """A command was answered, and nothing is pending: L{turnTo} for the most frequent case."""
-        self.turn = Turn.CLIENT
+        self.turn = _CLIENT
         self.deadline = self._live.now + self._socketTimeout
 
     def turnTo(self, turn: Turn, *, isNew: bool, octets: int = 0) -> None:
@@ -137,21 +142,21 @@ class Pacing:
         if turn is before and not isNew:
             return
         now = self._live.now
-        if before is Turn.HOOK and turn is not Turn.HOOK:
+        if before is _HOOK and turn is not _HOOK:
             self._messageBegan += now - self._hookSince  # The time that a hook takes is not the client's.
-        elif turn is Turn.HOOK and before is not Turn.HOOK:
+        elif turn is _HOOK and before is not _HOOK:
             self._hookSince = now
         self.turn = turn
         self.deadline = self._deadlineOf(turn, now, octets)
 
     def _deadlineOf(self, turn: Turn, now: float, octets: int) -> float:
-        if turn is Turn.HOOK:
+        if turn is _HOOK:
             return now + self._hookTimeout
-        if turn is Turn.CLIENT:
+        if turn is _CLIENT:
             return now + self._socketTimeout
         if turn is Turn.CHUNK:
             return min(now + self._socketTimeout, self._messageBegan + self._dataTimeout)
-        if turn is Turn.MESSAGE:
+        if turn is _MESSAGE_TURN:
             # The client may neither fall silent nor drip: after a while the message must have arrived at some rate, and
             # in the end within some time.
             return min(

@@ -43,6 +43,9 @@ from smtphooks.replies import SITUATIONS, Reply
 from smtphooks.session import Session
 from smtphooks.syntax.wire import Wire
 
+# To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
+_OPEN, _LOST, _LINE, _MESSAGE, _READING = Phase.OPEN, Phase.LOST, Want.LINE, Want.MESSAGE, Stage.READING
+
 
 class Pump:
     """
@@ -102,10 +105,10 @@ class Pump:
     def run(self) -> None:
         """Go on as far as input, hooks and the client allow."""
         state, message = self.state, self.message
-        while state.phase is Phase.OPEN:
-            if message.delivery is not None and state.want is not Want.MESSAGE:
+        while state.phase is _OPEN:
+            if message.delivery is not None and state.want is not _MESSAGE:
                 self._pullHangUp()
-            if state.phase is Phase.OPEN and not _PULLS[state.want](self):
+            if state.phase is _OPEN and not _PULLS[state.want](self):
                 return
         self.driver.dropAnswer()
 
@@ -132,7 +135,8 @@ class Pump:
         if replier.transcript is not None:
             replier.transcript.command(line)
         self._do(self.driver.advance(dialogue.receive, line))
-        return True
+        # Most clients wait for the reply, so that there is nothing more to be pulled.
+        return not self.wire.isEmpty or self.state.want is not _LINE or self.state.isLeaving
 
     def _pullResponse(self) -> bool:
         if self.writer.isChoked:
@@ -150,7 +154,7 @@ class Pump:
         if message.poll():
             self._concludeMessage(message.takeAnswer())
             return True
-        if message.stage is not Stage.READING or self.writer.isChoked or not message.hasRoom or not message.read():
+        if message.stage is not _READING or self.writer.isChoked or not message.hasRoom or not message.read():
             return False
         self.state.hasMoved = True
         return True
@@ -193,10 +197,10 @@ class Pump:
         if reply.closes:
             self.close()
         else:
-            self.state.want = Want.LINE
+            self.state.want = _LINE
 
     def _sayAll(self, all: tuple[Reply, ...]) -> None:
-        self.state.want = Want.LINE
+        self.state.want = _LINE
         # Each recipient has its reply, even if the first of them closes.
         if all and self.replier.replyToEach(all):
             self.close()
@@ -242,7 +246,7 @@ class Pump:
     def _receiveChunk(self, step: ReceiveChunk) -> None:
         if step.first:
             self._messageBegins()
-        self.state.want = Want.MESSAGE
+        self.state.want = _MESSAGE
         self.message.beginChunk(step)
 
     def _discardChunk(self, step: DiscardChunk) -> None:
@@ -250,11 +254,11 @@ class Pump:
         self.message.discardChunk(step)
 
     def _abandonMessage(self, step: AbandonMessage) -> None:
-        self.state.want = Want.MESSAGE
+        self.state.want = _MESSAGE
         self.message.abandon()
 
     def _messageBegins(self) -> None:
-        self.state.want = Want.MESSAGE
+        self.state.want = _MESSAGE
         self.pacing.messageBegins()
         self.replier.log.messageBegins()
 
@@ -266,7 +270,7 @@ class Pump:
         self._do(self.driver.advance(self.dialogue.answer, verdict))
         replier.decided = None
         if verdict is not None:
-            code = 0 if state.isAborted or state.phase is Phase.LOST else replier.code
+            code = 0 if state.isAborted or state.phase is _LOST else replier.code
             replier.log.messageEnded(self.dialogue.verb, envelope, verdict.octets, code)
 
     def describeContent(self) -> None:
@@ -277,7 +281,7 @@ class Pump:
 
     def close(self) -> None:
         """Nothing more is said, and what the client sends from here on is ignored."""
-        if self.state.phase is Phase.OPEN:
+        if self.state.phase is _OPEN:
             self.state.phase = Phase.CLOSING
             self.state.hasMoved = True
 
@@ -299,9 +303,9 @@ class Pump:
 
 
 _PULLS: dict[Want, Callable[[Pump], bool]] = {
-    Want.LINE: Pump._pullLine,
+    _LINE: Pump._pullLine,
     Want.RESPONSE: Pump._pullResponse,
-    Want.MESSAGE: Pump._pullMessage,
+    _MESSAGE: Pump._pullMessage,
     Want.HOOK: Pump._pullAnswer,
     Want.HANDSHAKE: Pump._pullHandshake,
     Want.TIMER: Pump._pullTimer,
