@@ -5,11 +5,10 @@ This module only publishes names; C{from smtphooks import SMTPServerFactory} is 
 """
 
 from smtphooks._version import __version__
-from smtphooks.connection.calling import asyncioHook
 from smtphooks.errors import OptionError
 from smtphooks.extension import Extension
 from smtphooks.factory import SMTPServerFactory
-from smtphooks.hooks import Hooks, ISMTPHooks
+from smtphooks.hooks import Hooks, ISMTPHooks, asyncioHook
 from smtphooks.options import Options
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.replies import SMTPError

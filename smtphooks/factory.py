@@ -28,7 +28,7 @@ from smtphooks.connection.eventlog import LineLimit
 from smtphooks.connection.runner import HookRunner
 from smtphooks.dialogue.extensions import Extensions, builtInExtensions
 from smtphooks.errors import OptionError
-from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
+from smtphooks.hooks import HOOK_NAMES, HookAttributes, faultOf, hookOf
 from smtphooks.netaddress import bracketed, maybeIP
 from smtphooks.options import Options, isSecret, isSecretPath, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
@@ -51,7 +51,7 @@ _WANTS_SECRET_FILE = (
 )
 
 
-class SMTPServerFactory(ServerFactory):
+class SMTPServerFactory(HookAttributes, ServerFactory):
     """
     Makes SMTP or LMTP servers, to be listened on with any Twisted endpoint.
 
@@ -71,18 +71,6 @@ class SMTPServerFactory(ServerFactory):
 
     protocol = SMTPServerProtocol  # type: ignore[assignment]
     noisy = False
-
-    onConnect: Callable[..., Any] | None = None
-    onSecure: Callable[..., Any] | None = None
-    onHelo: Callable[..., Any] | None = None
-    onAuth: Callable[..., Any] | None = None
-    onMailFrom: Callable[..., Any] | None = None
-    onRcptTo: Callable[..., Any] | None = None
-    onData: Callable[..., Any] | None = None
-    onReset: Callable[..., Any] | None = None
-    onVrfy: Callable[..., Any] | None = None
-    onClose: Callable[..., Any] | None = None
-    onError: Callable[..., Any] | None = None
 
     def __init__(self, hooks: object = None, **given: Any) -> None:
         named = {name: given.pop(name) for name in HOOK_NAMES if name in given}

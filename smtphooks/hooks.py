@@ -1,39 +1,92 @@
 """
-Hooks: what a user writes, and where they may stand.
+Hooks: what a user writes, and the one table that says what each hook is.
 
-L{ISMTPHooks} is the reference of every hook; an object with some of its methods will do.  A hook answers with a value,
-a Deferred or an awaitable, and may raise L{SMTPError}.
-This module knows no protocol and no transport, and not how a hook is called.
+A new hook is a row of L{HOOKS}, a method of L{ISMTPHooks} and of L{Hooks}, an attribute of L{HookAttributes}, and the
+call of it where its event happens.  A hook returns a value, a Deferred or an awaitable, and may raise L{SMTPError}.
+This module knows no dialogue and no transport, and not how a hook is called.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from types import CoroutineType
+from typing import Any, TypeVar
 
-from twisted.python.failure import Failure
+import attrs
 from zope.interface import Interface, implementer
 
-# The order of a connection's life.
-HOOK_NAMES = (
-    "onConnect",
-    "onSecure",
-    "onHelo",
-    "onAuth",
-    "onMailFrom",
-    "onRcptTo",
-    "onData",
-    "onReset",
-    "onVrfy",
-    "onClose",
-    "onError",
+from smtphooks.replies import Situation
+
+
+@attrs.frozen
+class Hook:
+    """
+    A row of the table.
+
+    @ivar arguments: the names of what the hook is called with.
+    @ivar situation: the codes of a refusal that names none.  None: the hook cannot refuse; what it raises is logged.
+    @ivar isResultUsed: the result decides something, or is the text of a reply.
+    @ivar mayAnswerFalse: False is a result like others.  Elsewhere it is a fault: other libraries refuse with it.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    situation: Situation | None = None
+    isResultUsed: bool = attrs.field(kw_only=True)
+    mayAnswerFalse: bool = attrs.field(kw_only=True)
+
+    @isResultUsed.default
+    def _isResultUsed(self) -> bool:
+        return self.situation is not None
+
+    @mayAnswerFalse.default
+    def _mayAnswerFalse(self) -> bool:
+        return not self.isResultUsed
+
+
+# In the order of a connection's life.  RFC 3463 and the registry of RFC 5248: one reply code means different things in
+# different places (552 at RCPT is a full mailbox, after DATA a large message), hence enhanced codes for each hook.
+_ROWS = (
+    Hook("onConnect", ("session",), Situation(554, {450: "4.7.1", 451: "4.7.1"}), isResultUsed=False),
+    Hook(
+        "onSecure",
+        ("transport", "session"),
+        Situation(554, {450: "4.7.1", 451: "4.7.1", 550: "5.7.5", 554: "5.7.5"}),
+        isResultUsed=False,
+    ),
+    Hook("onHelo", ("hostname", "session"), Situation(550, {450: "4.7.1"})),
+    Hook(
+        "onAuth",
+        ("auth", "session"),
+        Situation(535, {450: "4.7.0", 451: "4.7.0", 454: "4.7.0", 534: "5.7.9", 550: "5.7.8", 554: "5.7.8"}),
+        mayAnswerFalse=True,
+    ),
+    Hook(
+        "onMailFrom",
+        ("address", "session"),
+        Situation(550, {450: "4.1.8", 451: "4.3.0", 452: "4.3.1", 552: "5.3.4", 553: "5.1.7"}),
+    ),
+    Hook(
+        "onRcptTo",
+        ("address", "session"),
+        Situation(550, {450: "4.2.0", 452: "4.2.2", 550: "5.1.1", 551: "5.1.6", 552: "5.2.2", 553: "5.1.3"}),
+    ),
+    Hook("onData", ("stream", "session"), Situation(450, {450: "4.3.0", 452: "4.3.1", 552: "5.3.4", 554: "5.6.0"})),
+    Hook("onReset", ("session",)),
+    Hook("onVrfy", ("text", "session"), Situation(550, {550: "5.1.1", 551: "5.1.6", 553: "5.1.4"})),
+    Hook("onClose", ("session",)),
+    Hook("onError", ("failure", "session")),
 )
 
+HOOKS = {hook.name: hook for hook in _ROWS}
+HOOK_NAMES = tuple(HOOKS)
+SITUATIONS = {hook.name: hook.situation for hook in _ROWS if hook.situation is not None}
 
-# What else an object of hooks may have that begins like a hook.
+# Further methods of an object of hooks that begin like a hook.
 _FURTHER_NAMES = ("onStart", "onStop", "onReply")
 _LIKE_A_HOOK = re.compile("on[A-Z]")
 
@@ -114,7 +167,52 @@ class Hooks:
     def onReset(self, session: Any) -> Any: ...
     def onVrfy(self, text: str, session: Any) -> Any: ...
     def onClose(self, session: Any) -> Any: ...
-    def onError(self, failure: Failure, session: Any) -> Any: ...
+    def onError(self, failure: Any, session: Any) -> Any: ...
+
+
+class HookAttributes:
+    """The hooks of a factory, each an attribute that may be set at any time; None where a hook is absent."""
+
+    onConnect: Callable[..., Any] | None = None
+    onSecure: Callable[..., Any] | None = None
+    onHelo: Callable[..., Any] | None = None
+    onAuth: Callable[..., Any] | None = None
+    onMailFrom: Callable[..., Any] | None = None
+    onRcptTo: Callable[..., Any] | None = None
+    onData: Callable[..., Any] | None = None
+    onReset: Callable[..., Any] | None = None
+    onVrfy: Callable[..., Any] | None = None
+    onClose: Callable[..., Any] | None = None
+    onError: Callable[..., Any] | None = None
+
+
+class AsyncioCoroutine:
+    """What a hook marked with L{asyncioHook} returns: a coroutine that has to run as a task of asyncio."""
+
+    __slots__ = ("coroutine",)
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.coroutine.__await__()
+
+
+_AsyncDef = TypeVar("_AsyncDef", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+
+def asyncioHook(hook: _AsyncDef) -> _AsyncDef:
+    """
+    Run an C{async def} hook as a task of asyncio, so that C{asyncio.timeout}, task groups and libraries such as aiohttp
+    work in it.  It needs Twisted's asyncio reactor.
+    """
+
+    @functools.wraps(hook)
+    def call(*arguments: Any, **named: Any) -> Any:
+        result = hook(*arguments, **named)
+        return AsyncioCoroutine(result) if type(result) is CoroutineType else result
+
+    return call  # type: ignore[return-value]
 
 
 def hookOf(hooks: object, name: str) -> Callable[..., Any] | None:
@@ -147,9 +245,9 @@ def faultOf(hooks: object, named: Mapping[str, Any]) -> str | None:
     for name, hook in {**found, **named}.items():
         if hook is not None and not callable(hook):
             return f"option {name} is {hook!r}, it wants something that can be called"
-        if hook is not None and not _takes(hook, ISMTPHooks[name].positional):
-            wanted = ISMTPHooks[name].getSignatureString()
-            return f"hook {name} is {nameOf(hook)}{_plainly(inspect.signature(hook))}, it is called as {name}{wanted}"
+        if hook is not None and not _takes(hook, HOOKS[name].arguments):
+            wanted = f"{name}({', '.join(HOOKS[name].arguments)})"
+            return f"hook {name} is {nameOf(hook)}{_plainly(inspect.signature(hook))}, it is called as {wanted}"
     return None
 
 

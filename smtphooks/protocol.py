@@ -42,8 +42,8 @@ from smtphooks.dialogue.steps import (
     Verdict,
     Wait,
 )
-from smtphooks.hooks import nameOf
-from smtphooks.replies import BROKEN_PROTOCOL, FAULTS, SITUATIONS, Reply, SMTPError
+from smtphooks.hooks import SITUATIONS, nameOf
+from smtphooks.replies import BROKEN_PROTOCOL, FAULTS, Reply, SMTPError
 from smtphooks.session import Envelope, Session
 from smtphooks.syntax.wire import Wire
 from smtphooks.tls.handshake import explainHandshakeFailure, record

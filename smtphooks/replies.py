@@ -194,20 +194,11 @@ def _wrap(line: bytes) -> list[bytes]:
     return pieces
 
 
-# RFC 3463 and the registry of RFC 5248: one reply code means different things in different places (552 at RCPT is a
-# full mailbox, after DATA a large message), so the enhanced code is looked up by place first, then by code alone.
-SITUATIONS = {
-    "onConnect": Situation(554, {450: "4.7.1", 451: "4.7.1"}),
-    "onSecure": Situation(554, {450: "4.7.1", 451: "4.7.1", 550: "5.7.5", 554: "5.7.5"}),
-    "onAuth": Situation(535, {450: "4.7.0", 451: "4.7.0", 454: "4.7.0", 534: "5.7.9", 550: "5.7.8", 554: "5.7.8"}),
-    "onHelo": Situation(550, {450: "4.7.1"}),
-    "onMailFrom": Situation(550, {450: "4.1.8", 451: "4.3.0", 452: "4.3.1", 552: "5.3.4", 553: "5.1.7"}),
-    "onRcptTo": Situation(550, {450: "4.2.0", 452: "4.2.2", 550: "5.1.1", 551: "5.1.6", 552: "5.2.2", 553: "5.1.3"}),
-    "onData": Situation(450, {450: "4.3.0", 452: "4.3.1", 552: "5.3.4", 554: "5.6.0"}),
-    "onVrfy": Situation(550, {550: "5.1.1", 551: "5.1.6", 553: "5.1.4"}),
-    "command": Situation(550, {}),
-    "parameter": Situation(501, {552: "5.3.4"}),
-}
+# Refusals outside of hooks: by the handler of a command that an extension adds, and of a parameter or argument.
+COMMAND_SITUATION = Situation(550, {})
+PARAMETER_SITUATION = Situation(501, {552: "5.3.4"})
+
+# The enhanced codes of RFC 3463, and of the registry of RFC 5248, where the situation has none for the reply code.
 _BY_CODE = {
     421: "4.3.2",
     450: "4.2.0",

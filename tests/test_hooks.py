@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import json
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from zope.interface.verify import verifyObject
 
 from smtphooks import AuthResponse, Extension, Hooks, ISMTPHooks, SMTPError, SMTPServerFactory
 from smtphooks.errors import OptionError
-from smtphooks.hooks import HOOK_NAMES, hookOf
+from smtphooks.hooks import HOOK_NAMES, SITUATIONS, HookAttributes, hookOf
+from smtphooks.hooks import HOOKS as TABLE
 from tests.conftest import Logged
 from tests.support import (
     ENVELOPE,
@@ -148,13 +150,27 @@ def test_a_method_of_the_base_that_is_not_overridden_is_absent() -> None:
     assert hookOf(Unbased(), "notAHook") is None
 
 
-def test_the_base_the_interface_and_the_factory_know_the_same_hooks() -> None:
+def test_the_base_the_interface_and_the_factory_know_the_hooks_of_the_table_and_no_others() -> None:
     assert verifyObject(ISMTPHooks, Hooks())
     assert set(ISMTPHooks.names()) == set(HOOK_NAMES)
-    base: Any = Hooks()
-    for name, method in ISMTPHooks.namesAndDescriptions():
-        assert getattr(base, name)(*method.positional) is None
-        assert getattr(SMTPServerFactory, name) is None
+    assert {name for name in vars(Hooks) if name.startswith("on")} == set(HOOK_NAMES)
+    assert set(HookAttributes.__annotations__) == set(HOOK_NAMES)
+    assert issubclass(SMTPServerFactory, HookAttributes)
+
+
+@pytest.mark.parametrize("name", HOOK_NAMES)
+def test_the_base_the_interface_and_the_factory_agree_on_a_hook(name: str) -> None:
+    arguments = TABLE[name].arguments
+    assert TABLE[name].name == name
+    assert ISMTPHooks[name].positional == arguments
+    assert tuple(inspect.signature(getattr(Hooks(), name)).parameters) == arguments
+    assert getattr(Hooks(), name)(*arguments) is None
+    assert getattr(SMTPServerFactory, name) is None
+
+
+def test_every_hook_that_can_refuse_is_tried_below() -> None:
+    """By a client in the clear, but for the two that want TLS or AUTH, which have tests of their own."""
+    assert {*HOOKS, "onSecure", "onAuth"} == set(SITUATIONS)
 
 
 # --- what hooks may answer ---
@@ -395,6 +411,16 @@ def test_False_is_a_fault_where_a_text_is_the_answer(name: str, kind: Kind, logg
     _, replies = reach(name, kind, lambda: False)
     assert replies[-1] == CRASHED
     assert len(logged.takeFailures(TypeError)) == 1
+
+
+def test_False_is_no_fault_where_the_result_is_ignored_or_may_be_a_false_user() -> None:
+    ignored = {"onConnect", "onSecure", "onReset", "onClose", "onError"}
+    assert {name for name in TABLE if TABLE[name].mayAnswerFalse} == {*ignored, "onAuth"}
+    assert {name for name in TABLE if not TABLE[name].isResultUsed} == ignored
+    client = connect(**dict.fromkeys(("onConnect", "onReset", "onClose"), lambda session: False))
+    assert client.codes() == [220]
+    assert client.last(HELLO, MAIL, "RSET") == "250 2.0.0 Flushed"
+    client.lose()
 
 
 @pytest.mark.parametrize("name", HOOKS)

@@ -89,6 +89,16 @@ def test_the_core_knows_no_twisted(module: str) -> None:
     assert not {name.split(".")[0] for name in importsOf(MODULES[module])} & REACTOR_SIDE
 
 
+@pytest.mark.parametrize("module", [module for module in MODULES if roomOf(module) in WITHOUT_TWISTED])
+def test_nothing_that_the_core_imports_brings_twisted_in(module: str) -> None:
+    seen, pending = {module}, [module]
+    while pending:
+        imported = pending.pop()
+        assert not {name.split(".")[0] for name in importsOf(MODULES[imported])} & {"twisted", "OpenSSL", "asyncio"}
+        pending += importsOfOurs(MODULES[imported]) - seen
+        seen |= importsOfOurs(MODULES[imported])
+
+
 @pytest.mark.parametrize(
     "source, imports",
     [

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtphooks import replies
-from smtphooks.replies import SITUATIONS, Reply, Situation, SMTPError
+from smtphooks import hooks, replies
+from smtphooks.replies import COMMAND_SITUATION, PARAMETER_SITUATION, Reply, Situation, SMTPError
+
+SITUATIONS = {**hooks.SITUATIONS, "command": COMMAND_SITUATION, "parameter": PARAMETER_SITUATION}
 
 STANDARD = {name: value for name, value in vars(replies).items() if isinstance(value, Reply)}
 
