@@ -30,7 +30,8 @@ from smtphooks.dialogue.extensions import Extensions, builtInExtensions
 from smtphooks.errors import OptionError
 from smtphooks.hooks import HOOK_NAMES, HookAttributes, faultOf, hookOf
 from smtphooks.netaddress import bracketed, maybeIP
-from smtphooks.options import Options, isSecret, isSecretPath, makeOptions
+from smtphooks.optionkinds import isSecret, isSecretPath
+from smtphooks.options import Options, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.replies import Reply
 from smtphooks.sasl.failures import AuthFailures

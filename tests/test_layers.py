@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "service": {"syntax", "sasl", "options", "dialogue", "admission", "tls", "connection", "server"},
 }
 # The modules at the root that are no values.
-ROOT = {"options": "options", "protocol": "server", "factory": "server"}
+ROOT = {"options": "options", "optionkinds": "options", "protocol": "server", "factory": "server"}
 
 # Octets and texts in, values out: whoever likes may run these without a reactor, or without Twisted.
 WITHOUT_TWISTED = ("syntax", "dialogue")

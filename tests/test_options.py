@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from smtphooks import options as module
 from smtphooks.errors import OptionError, unknownName
 from smtphooks.extension import Extension
-from smtphooks.options import OPTION_NAMES, Options, fillHeloResponse, makeOptions
+from smtphooks.options import (
+    HOST_OPTIONS,
+    OPTION_NAMES,
+    TLS_OPTIONS,
+    Options,
+    isPath,
+    isToBeHidden,
+    makeOptions,
+    optionsWith,
+)
 from smtphooks.service.toml import toTOML
 from tests.secrets import SCRAM_SECRET
 
@@ -409,37 +418,83 @@ def test_every_option_is_found_in_any_case(name: str) -> None:
     assert unknownName("option", name.upper(), OPTION_NAMES).endswith(f"did you mean {name}?")
 
 
-# --- The template ---
+# --- What options have in common ---
+
+
+def test_options_with_a_fact_are_found_in_their_order() -> None:
+    assert (
+        *("key", "cert", "ca", "requestCert", "rejectUnauthorized", "minVersion", "maxVersion", "ciphers"),
+    ) == HOST_OPTIONS
+    assert (*HOST_OPTIONS, "sniOptions") == TLS_OPTIONS
+    assert optionsWith("isSecret") == ("scramSecret", "key")
+    assert optionsWith("shared", "clients") == ("maxClients", "maxClientsPerAddress")
+    assert optionsWith("shared", "authFailures") == ("authFailuresPerAddress",)
+    assert optionsWith("shared", "unknownUsers") == ("scramSecret", "scramIterations", "scramSaltLength")
+    assert optionsWith("no such fact") == ()
+
+
+PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQ\n-----END PRIVATE KEY-----\n"
 
 
 @pytest.mark.parametrize(
-    "template, text",
+    ("name", "value", "path", "hidden"),
     [
-        ("%s Nice to meet you, %s", "mx Nice to meet you, c"),
-        ("%s says hello", "mx says hello"),
-        ("Hello", "Hello"),
-        ("", ""),
-        ("%s 100%% sure, %s", "mx 100% sure, c"),
-        ("%%s", "%s"),
-        ("%%%s", "%mx"),
-        ("%s%s", "mxc"),
+        ("key", "server.key", True, False),
+        ("key", PEM, False, True),
+        ("key", b"server.key", False, True),  # no configuration file has these
+        ("key", None, False, False),
+        ("cert", "server.pem", True, False),
+        ("cert", PEM, False, False),
+        ("ca", "ca.pem", True, False),
+        ("ca", "", False, False),
+        ("scramSecret", "./secret", True, False),
+        ("scramSecret", SCRAM_SECRET, False, True),
+        ("scramSecret", None, False, False),
+        ("name", "/etc/mailname", False, False),
+        ("kye", "server.key", False, False),
+        ("key", ["server.key"], False, True),
     ],
 )
-def test_template_may_name_both_the_server_alone_or_neither(template: str, text: str) -> None:
-    assert fillHeloResponse(template, "mx", "c") == text
+def test_options_that_hold_paths_or_secrets_are_known(name: str, value: Any, path: bool, hidden: bool) -> None:
+    assert (isPath(name, value), isToBeHidden(name, value)) == (path, hidden)
 
 
-def test_names_in_a_template_are_taken_as_they_are() -> None:
-    assert fillHeloResponse("%s %s", "%s%d", "%(x)s") == "%s%d %(x)s"
+# --- The repr ---
 
 
-@given(st.text())
-def test_template_that_is_accepted_can_be_filled(template: str) -> None:
-    try:
-        options = Options(heloResponse=template)
-    except OptionError:
-        return
-    assert isinstance(fillHeloResponse(options.heloResponse, "mx", "c"), str)
+def test_no_key_is_in_the_repr() -> None:
+    bare = "MC4CAQAwBQYDK2VwBCIEIA" * 2
+    for key in (PEM, PEM.encode(), bare):
+        for named in (
+            {"key": key, "cert": "c.pem"},
+            {"key": "k.pem", "cert": key},
+            {"ca": key},
+            {"sniOptions": {"a.example": {"key": key, "cert": "c.pem"}}},
+        ):
+            assert "MC4CAQ" not in repr(Options(**named))  # type: ignore[arg-type]
+
+
+def test_paths_are_in_the_repr_and_all_else() -> None:
+    shown = repr(Options(key="k.pem", cert="c.pem", size=5, sniOptions={"a.example": {"key": "a.pem"}}))
+    assert "key='k.pem', cert='c.pem', ca=None, " in shown
+    assert "sniOptions={'a.example': {'key': 'a.pem'}}" in shown
+    assert "size=5" in shown
+    assert "key=PEM text, cert='c.pem'" in repr(Options(key=PEM, cert="c.pem"))
+    assert "scramSecret=(not shown)" in repr(Options(scramSecret=SCRAM_SECRET))
+    assert "scramSecret=None" in repr(Options())
+
+
+@pytest.mark.parametrize(
+    "given", [{"key": [PEM], "cert": "c.pem"}, {"sniOptions": {"a.example": {"key": PEM}, "b.example": 5}}]
+)
+def test_no_key_is_in_an_error_wherever_it_stands(given: dict[str, Any]) -> None:
+    with pytest.raises(OptionError) as caught:
+        makeOptions(given)
+    assert "PEM text" in str(caught.value)
+    assert "MC4CAQ" not in str(caught.value) + caught.value.said(toTOML)
+
+
+# --- The modes of the wire ---
 
 
 def test_options_know_the_modes_of_the_wire() -> None:

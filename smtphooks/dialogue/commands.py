@@ -19,7 +19,7 @@ from smtphooks.dialogue import authentication, transaction
 from smtphooks.dialogue import xclient as proxied
 from smtphooks.dialogue.steps import AbandonMessage, Ask, Replies, StartTLS, State, Task, Wait
 from smtphooks.hooks import SITUATIONS
-from smtphooks.options import fillHeloResponse
+from smtphooks.optionkinds import fillHeloResponse
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.syntax import grammar
 

@@ -24,40 +24,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from twisted.logger import Logger
 
 from smtphooks.errors import OptionError
+from smtphooks.optionkinds import shownPEM
 from smtphooks.options import Options
 
 _log = Logger()
 
 _WANTS_PEM = "it wants PEM text or the path of a PEM file"
 _PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----", re.DOTALL)
-_BARE_BASE64 = re.compile(r"M[A-Za-z0-9+/=\s]{39,}")  # how a key without its PEM lines would look
-
-
-def isPath(text: str) -> bool:
-    """May this be the path of a file?  Nothing is that is or might be PEM, or a key without its PEM lines."""
-    return not ("-----BEGIN" in text or "\n" in text or _BARE_BASE64.fullmatch(text))
-
-
-@attrs.frozen(repr=False)
-class _NotShown:
-    """What stands in an error message, in any notation, in the place of what is or might be a key."""
-
-    description: str
-
-    def __repr__(self) -> str:
-        return self.description
-
-
-def _shown(value: str | bytes) -> object:
-    """A value for an error message: a path, but nothing that is or might be a key."""
-    text = value if isinstance(value, str) else value.decode("utf-8", "replace")
-    if isPath(text):
-        return text
-    return _NotShown("PEM text" if "-----BEGIN" in text else "text that is no PEM")
 
 
 def _wrong(name: str, value: str | bytes, why: object, wants: str = _WANTS_PEM) -> OptionError:
-    return OptionError(f"option {name} is {{!r}} ({{}}), {wants}", _shown(value), why, options=[name])
+    return OptionError(f"option {name} is {{!r}} ({{}}), {wants}", shownPEM(value), why, options=[name])
 
 
 def _read(name: str, value: str | bytes) -> bytes:
@@ -118,8 +95,8 @@ def loadCredentials(options: Options) -> Credentials | None:
     if not fits:
         raise OptionError(
             "option key is {!r}, it wants the private key of the first certificate in option cert ({!r})",
-            _shown(options.key),
-            _shown(options.cert),
+            shownPEM(options.key),
+            shownPEM(options.cert),
             options=["key", "cert"],
         )
     return Credentials(key, chain)

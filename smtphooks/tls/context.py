@@ -22,7 +22,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from smtphooks.errors import OptionError, unknownName
-from smtphooks.options import Options
+from smtphooks.options import HOST_OPTIONS, TLS_OPTIONS, Options
 from smtphooks.tls.certificates import Credentials, loadCertificates, loadCredentials, selfSigned
 from smtphooks.tls.handshake import (
     HOST_NAME,
@@ -46,11 +46,6 @@ __all__ = [
     "serverName",
     "verifiedCertificate",
 ]
-
-HOST_OPTIONS = ("key", "cert", "ca", "requestCert", "rejectUnauthorized", "minVersion", "maxVersion", "ciphers")
-"""The options that a server name in C{sniOptions} may have of its own."""
-
-TLS_OPTIONS = (*HOST_OPTIONS, "sniOptions")
 
 _VERSIONS = {
     "TLSv1": (SSL.TLS1_VERSION, TLSVersion.TLSv1_0),
