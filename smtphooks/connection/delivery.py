@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from smtphooks import replies
 from smtphooks.connection.calling import PendingAnswer
+from smtphooks.hooks import SITUATIONS
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.stream import MessageStream
 
@@ -150,6 +151,6 @@ def _worst(results: list[str | SMTPError | None]) -> str | SMTPError | None:
     """SMTP has one reply for all recipients: if any failed, the client must try again rather than lose a copy."""
     refusals = [result for result in results if isinstance(result, SMTPError)]
     for refusal in refusals:
-        if (refusal.responseCode or 450) < 500:
+        if refusal.reply(SITUATIONS["onData"]).code < 500:
             return refusal
     return refusals[0] if refusals else next((result for result in results if result), None)
