@@ -46,7 +46,8 @@ from smtphooks.hooks import SITUATIONS, nameOf
 from smtphooks.replies import BROKEN_PROTOCOL, FAULTS, Reply, SMTPError
 from smtphooks.session import Envelope, Session
 from smtphooks.syntax.wire import Wire
-from smtphooks.tls.handshake import explainHandshakeFailure, record
+from smtphooks.tls.failure import explainHandshakeFailure
+from smtphooks.tls.peer import record
 
 if TYPE_CHECKING:
     from smtphooks.factory import SMTPServerFactory

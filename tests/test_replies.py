@@ -175,7 +175,7 @@ def test_ok_takes_the_text_of_a_hook_and_nothing_else(answer: object, text: str)
 
 
 @pytest.mark.parametrize("code", [200, 250, 354, 399, 600, 0, -1, True, "550", 550.0, None])
-def test_refusal_has_a_code_from400_to599(code: Any) -> None:
+def test_refusal_has_a_code_from_400_to_599(code: Any) -> None:
     if code is None:
         assert SMTPError("No", code).responseCode is None
         return

@@ -72,14 +72,14 @@ def loadCertificates(name: str, value: str | bytes) -> list[x509.Certificate]:
 
 
 @attrs.frozen
-class Credentials:
+class KeyPair:
     """A private key and the certificates that go with it, leaf first."""
 
     key: Any
     chain: list[x509.Certificate]
 
 
-def loadCredentials(options: Options) -> Credentials | None:
+def loadKeyPair(options: Options) -> KeyPair | None:
     """
     What the options C{key} and C{cert} hold, None if they are not given.
 
@@ -99,11 +99,11 @@ def loadCredentials(options: Options) -> Credentials | None:
             shownPEM(options.cert),
             options=["key", "cert"],
         )
-    return Credentials(key, chain)
+    return KeyPair(key, chain)
 
 
 @functools.cache
-def selfSigned(name: str) -> Credentials:
+def selfSigned(name: str) -> KeyPair:
     """One pair per name and process: who asks twice, or has several factories, is not given a second certificate."""
     _log.warn(
         "no certificate for {name}: TLS uses a self-signed one that no client can verify; set the options key and cert",
@@ -127,4 +127,4 @@ def selfSigned(name: str) -> Credentials:
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return Credentials(key, [certificate])
+    return KeyPair(key, [certificate])

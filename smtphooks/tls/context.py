@@ -23,29 +23,9 @@ from zope.interface import implementer
 
 from smtphooks.errors import OptionError, unknownName
 from smtphooks.options import HOST_OPTIONS, TLS_OPTIONS, Options
-from smtphooks.tls.certificates import Credentials, loadCertificates, loadCredentials, selfSigned
-from smtphooks.tls.handshake import (
-    HOST_NAME,
-    describe,
-    explainHandshakeFailure,
-    exporter,
-    identityOf,
-    judge,
-    judgeOnly,
-    reasonsOf,
-    serverName,
-    verifiedCertificate,
-)
-
-__all__ = [
-    "SecureContext",
-    "describe",
-    "explainHandshakeFailure",
-    "exporter",
-    "identityOf",
-    "serverName",
-    "verifiedCertificate",
-]
+from smtphooks.tls.certificates import KeyPair, loadCertificates, loadKeyPair, selfSigned
+from smtphooks.tls.failure import reasonsOf
+from smtphooks.tls.peer import HOST_NAME, allowInvalid, requireValid, serverName
 
 _VERSIONS = {
     "TLSv1": (SSL.TLS1_VERSION, TLSVersion.TLSv1_0),
@@ -108,9 +88,7 @@ def _splitCiphers(options: Options) -> _Ciphers:
     return _Ciphers(acceptable, ":".join(suites), "".join(":" + level for level in levels))
 
 
-def _makeContext(
-    options: Options, credentials: Credentials | None, choose: Callable[[SSL.Connection], None]
-) -> SSL.Context:
+def _makeContext(options: Options, pair: KeyPair | None, choose: Callable[[SSL.Connection], None]) -> SSL.Context:
     """
     A context for what the options say.
 
@@ -139,10 +117,8 @@ def _makeContext(
     settings: dict[str, Any] = {"acceptableCiphers": ciphers.upToTLS12}
     lowest = _VERSIONS[options.minVersion][1]
     settings["raiseMinimumTo" if options.minVersion >= "TLSv1.2" else "insecurelyLowerMinimumTo"] = lowest
-    if credentials is not None:
-        settings.update(
-            privateKey=credentials.key, certificate=credentials.chain[0], extraCertChain=credentials.chain[1:]
-        )
+    if pair is not None:
+        settings.update(privateKey=pair.key, certificate=pair.chain[0], extraCertChain=pair.chain[1:])
     if options.requestCert and authorities:
         settings.update(verify=True, caCerts=[crypto.X509.from_cryptography(one) for one in authorities])
     elif options.requestCert:
@@ -181,9 +157,9 @@ class _Host:
     def of(cls, options: Options, context: SSL.Context) -> _Host:
         mode, verify = SSL.VERIFY_NONE, None
         if options.requestCert:
-            mode, verify = SSL.VERIFY_PEER | SSL.VERIFY_CLIENT_ONCE, judgeOnly
+            mode, verify = SSL.VERIFY_PEER | SSL.VERIFY_CLIENT_ONCE, allowInvalid
             if options.rejectUnauthorized:
-                mode, verify = mode | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, judge
+                mode, verify = mode | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, requireValid
         return cls(context, _VERSIONS[options.minVersion][0], mode, verify)
 
     def begin(self) -> SSL.Connection:
@@ -238,10 +214,10 @@ class _Hosts:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        credentials = loadCredentials(options)
-        # Without credentials this context is only a trial of the other options.
-        context = _makeContext(options, credentials, self._choose)
-        self._main = _Host.of(options, context) if credentials else None
+        pair = loadKeyPair(options)
+        # Without a key this context is only a trial of the other options.
+        context = _makeContext(options, pair, self._choose)
+        self._main = _Host.of(options, context) if pair else None
         self._named: dict[str, _Host] = {}
         for name, own in options.sniOptions.items():
             try:
@@ -256,7 +232,7 @@ class _Hosts:
                 "the name is {!r}, it wants a host name such as mail.example.org or *.example.org, once", name
             )
         options = _ofHost(self._options, own)
-        context = _makeContext(options, loadCredentials(options), self._choose)
+        context = _makeContext(options, loadKeyPair(options), self._choose)
         self._named[known] = _Host.of(options, context)
 
     def main(self) -> _Host:

@@ -1,8 +1,9 @@
 """
-Handshakes: what one says about its connection when it is over, or why it failed.
+What a peer showed in a TLS handshake: names, certificate, identity, channel binding and cipher.
 
-Functions of a pyOpenSSL connection that make values out of it; what the client put there (names, certificates) is
-checked to be text before it goes on.  This module knows no options and no contexts, and keeps no connection alive.
+Functions of a pyOpenSSL connection that make values out of it; L{record} writes them into a session.  What a client put
+there (names, certificates) is checked to be text before it goes on.
+This module knows no options and no contexts, and keeps no connection alive.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from weakref import WeakKeyDictionary
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
-from twisted.internet.error import ConnectionAborted, ConnectionClosed
-from twisted.python.failure import Failure
 
 from smtphooks.session import Session, TLSInfo
 
@@ -67,23 +66,36 @@ def serverName(connection: SSL.Connection) -> str | None:
     return name if HOST_NAME.fullmatch(name) and not name.startswith("*") else None
 
 
-_verdicts: WeakKeyDictionary[SSL.Connection, int] = WeakKeyDictionary()
-"""What the check of the client's certificate found first: C{X509VerificationCodes.OK}, or an error."""
+_verifyErrors: WeakKeyDictionary[SSL.Connection, int] = WeakKeyDictionary()
+"""The first error that OpenSSL found in a client's certificate; C{X509VerificationCodes.OK} if it found none."""
 
 
-def judge(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
-    """Called by OpenSSL for each certificate of a chain, the client's own (depth 0) last, and for each error."""
-    if not ok and not _verdicts.get(connection):
-        _verdicts[connection] = error
+def requireValid(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+    """
+    A callback for C{set_verify}: an invalid certificate ends the handshake.
+
+    OpenSSL calls it for each error, and for each certificate of a chain, the client's own (depth 0) last.
+    """
+    if not ok and not _verifyErrors.get(connection):
+        _verifyErrors[connection] = error
     elif ok and depth == 0:
-        _verdicts.setdefault(connection, SSL.X509VerificationCodes.OK)
+        _verifyErrors.setdefault(connection, SSL.X509VerificationCodes.OK)
     return bool(ok)
 
 
-def judgeOnly(*check: Any) -> bool:
-    """As L{judge}, but whatever it finds, the handshake goes on."""
-    judge(*check)
+def allowInvalid(*verified: Any) -> bool:
+    """A callback for C{set_verify}: the handshake goes on with an invalid certificate, which is only noted."""
+    requireValid(*verified)
     return True
+
+
+def verifyErrorOf(connection: SSL.Connection) -> int | None:
+    """
+    OpenSSL's code for what is wrong with the client's certificate, C{X509VerificationCodes.OK} if nothing is.
+
+    None without a certificate, and where the connection has other callbacks than those above.
+    """
+    return _verifyErrors.get(connection)
 
 
 def verifiedCertificate(connection: SSL.Connection) -> x509.Certificate | None:
@@ -91,8 +103,12 @@ def verifiedCertificate(connection: SSL.Connection) -> x509.Certificate | None:
     The client's certificate, if it gave one that option C{ca} (without it, the system's trust roots) vouches for.
 
     With C{rejectUnauthorized=False} it may have given another; the transport's C{getPeerCertificate} tells.
+
+    Always None where an endpoint such as C{ssl:} began TLS: its context has callbacks of its own, or none.  OpenSSL's
+    result of the verification is no substitute: pyOpenSSL offers no access to it, and sets it to success when a
+    callback accepts an invalid certificate.
     """
-    if _verdicts.get(connection) != SSL.X509VerificationCodes.OK:
+    if verifyErrorOf(connection) != SSL.X509VerificationCodes.OK:
         return None
     try:
         return connection.get_peer_certificate(as_cryptography=True)
@@ -144,58 +160,3 @@ def record(connection: SSL.Connection, session: Session) -> None:
     session.channelBinding = exporter(connection)
     session.peerCertificate = verifiedCertificate(connection)
     session.peerIdentity = None if session.peerCertificate is None else identityOf(session.peerCertificate)
-
-
-_EXPLANATIONS = {
-    "http request": "the client spoke HTTP, not TLS",
-    "https proxy request": "the client spoke HTTP, not TLS",
-    "wrong version number": "the client did not speak TLS (plain SMTP on a TLS port?)",
-    "unknown protocol": "the client did not speak TLS (plain SMTP on a TLS port?)",
-    "packet length too long": "the client did not speak TLS (plain SMTP on a TLS port?)",
-    "no shared cipher": "no cipher in common with the client",
-    "unsupported protocol": "no version of TLS in common with the client",
-    "version too low": "no version of TLS in common with the client",
-    "peer did not return a certificate": "the client gave no certificate",
-    "certificate verify failed": "the client's certificate is not accepted",
-    "unknown ca": "the client does not trust our certificate",
-    "bad certificate": "the client does not accept our certificate",
-    "certificate unknown": "the client does not accept our certificate",
-    "certificate expired": "the client finds our certificate expired",
-    "protocol version": "the client wants another version of TLS",
-    "handshake failure": "the client found nothing in common with us",
-}
-
-_VERIFY_ERRORS = {
-    getattr(SSL.X509VerificationCodes, code): code[4:].replace("_", " ").replace("CERT ", "certificate ").lower()
-    for code in dir(SSL.X509VerificationCodes)
-    if code.startswith("ERR_")
-}
-
-
-def reasonsOf(error: BaseException | None) -> list[str]:
-    """OpenSSL's reasons in an error, first cause first; none if the connection just ended."""
-    queue = error.args[0] if isinstance(error, SSL.Error) and error.args else None
-    return [str(entry[-1]) for entry in queue] if isinstance(queue, list) else []
-
-
-def explainHandshakeFailure(reason: Failure | BaseException, connection: SSL.Connection | None = None) -> str:
-    """
-    One line for the log that says why a handshake failed.
-
-    @param reason: what C{connectionLost} was given.
-    @param connection: tells what was wrong with a client's certificate.
-    """
-    error = reason.value if isinstance(reason, Failure) else reason
-    if not isinstance(error, (SSL.Error, ConnectionClosed)):
-        return f"TLS failed ({type(error).__name__})"
-    if isinstance(error, ConnectionAborted):
-        return "the client did not finish it in time"  # nothing else makes us abort a handshake
-    reasons = reasonsOf(error)
-    if not reasons or reasons[-1].startswith("unexpected eof"):
-        return "the client left within the handshake"
-    for text in reasons:
-        explanation = _EXPLANATIONS.get(text.rpartition(" alert ")[2])
-        if explanation is not None:
-            verdict = _verdicts.get(connection) if connection is not None else None
-            return f"{explanation} ({_VERIFY_ERRORS[verdict] if verdict else text})"
-    return f"TLS failed ({': '.join(reasons)})"

@@ -30,7 +30,7 @@ from tests.conftest import Logged
 from tests.real.programs import PATIENCE
 from tests.support import ENVELOPE, HELLO, MAIL, RCPT, Diary, Mailbox, Pending, cutUp
 from tests.test_tcp import BLOCK, BLOCKS, Flood, watch
-from tests.tls.test_context import clientContext
+from tests.tls.handshakes import clientContext
 
 pytestmark = [pytest.mark.usefixtures("logged"), pytest.mark.filterwarnings("error::DeprecationWarning")]
 
@@ -269,7 +269,7 @@ async def test_a_message_comes_by_TLS(serve: Any, secure: bool) -> None:
 
 
 @eventually
-async def test_LMTP_over_AUNIX_socket_begins_TLS_too(serve: Any, tmp_path: Path) -> None:
+async def test_LMTP_over_a_UNIX_socket_begins_TLS_too(serve: Any, tmp_path: Path) -> None:
     mailbox = Mailbox()
     path = tmp_path / "lmtp"
     server = await serve(f"unix:{path}:mode=660", lmtp=True, onData=mailbox.onData)
