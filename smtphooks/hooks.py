@@ -93,18 +93,18 @@ _LIKE_A_HOOK = re.compile("on[A-Z]")
 
 class ISMTPHooks(Interface):
     """
-    All hooks.  None has to be there; each may return its result, a L{Deferred} of it, or be C{async def}.
+    All hooks, each of them optional.  A hook returns its result or a L{Deferred} of it, or is an C{async def}.
 
-    While a hook is undecided the dialogue stands still.  L{SMTPError} refuses; any other exception is a fault of the
-    hook: the client gets 451, the log a traceback, and C{onError} the failure.
+    While a hook is pending the dialogue waits.  L{SMTPError} refuses.  Any other exception is a fault of the hook: the
+    client gets 451, the log a traceback, and C{onError} the failure.
     """
 
     def onConnect(session):  # type: ignore[no-untyped-def]
-        """A client has connected; no greeting has been sent.  A refusal is 554 and closes.  The result is ignored."""
+        """A client has connected; the greeting is yet to come.  A refusal is 554 and closes.  The result is ignored."""
 
     def onSecure(transport, session):  # type: ignore[no-untyped-def]
         """
-        A TLS handshake is done, that of an implicit TLS port or of STARTTLS.
+        A TLS handshake is done, of implicit TLS or of STARTTLS.
 
         C{transport.getPeerCertificate()} is the client's certificate.  A refusal is 554 and closes.  The result is
         ignored.
@@ -117,7 +117,7 @@ class ISMTPHooks(Interface):
         """
         An attempt to authenticate; L{Auth}.
 
-        The result is an L{AuthResponse}, or the user itself; a false user refuses.
+        The result is an L{AuthResponse} or the user itself; a false user refuses.
         """
 
     def onMailFrom(address, session):  # type: ignore[no-untyped-def]
@@ -135,26 +135,26 @@ class ISMTPHooks(Interface):
         """
 
     def onReset(session):  # type: ignore[no-untyped-def]
-        """A transaction that had begun ends without a message.  The result is ignored."""
+        """A transaction ends without a message.  The result is ignored."""
 
     def onVrfy(text, session):  # type: ignore[no-untyped-def]
         """VRFY.  The result is the text of the 250 reply, or None for 252."""
 
     def onClose(session):  # type: ignore[no-untyped-def]
-        """The connection is gone; called once, last.  The result is ignored."""
+        """The connection is gone; called once, after all other hooks.  The result is ignored."""
 
     def onError(failure, session):  # type: ignore[no-untyped-def]
         """
-        A L{Failure}: a hook crashed or the peer broke the protocol.  C{session} may be None.  The result is ignored.
+        A hook crashed, or the peer broke the protocol; a L{Failure}.  C{session} may be None.  The result is ignored.
         """
 
 
 @implementer(ISMTPHooks)
 class Hooks:
     """
-    A base for an object of hooks.
+    A base class for an object of hooks.
 
-    A method that a subclass does not override counts as absent and costs nothing.
+    A method that a subclass does not override counts as absent, and is never called.
     """
 
     def onConnect(self, session: Any) -> Any: ...
@@ -187,7 +187,7 @@ class HookAttributes:
 
 
 class AsyncioCoroutine:
-    """What a hook marked with L{asyncioHook} returns: a coroutine that has to run as a task of asyncio."""
+    """The result of a hook marked with L{asyncioHook}: a coroutine that must run as a task of asyncio."""
 
     __slots__ = ("coroutine",)
 
@@ -203,8 +203,9 @@ _AsyncDef = TypeVar("_AsyncDef", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 def asyncioHook(hook: _AsyncDef) -> _AsyncDef:
     """
-    Run an C{async def} hook as a task of asyncio, so that C{asyncio.timeout}, task groups and libraries such as aiohttp
-    work in it.  It needs Twisted's asyncio reactor.
+    Run an C{async def} hook as a task of asyncio, for C{asyncio.timeout}, task groups and libraries such as aiohttp.
+
+    It needs Twisted's asyncio reactor.
     """
 
     @functools.wraps(hook)
@@ -216,7 +217,7 @@ def asyncioHook(hook: _AsyncDef) -> _AsyncDef:
 
 
 def hookOf(hooks: object, name: str) -> Callable[..., Any] | None:
-    """The named hook of an object of hooks, None if it has no such method of its own."""
+    """The named hook of an object of hooks; None if the object has none, or only that of L{Hooks}."""
     hook = getattr(hooks, name, None)
     if not callable(hook) or getattr(hook, "__func__", None) is getattr(Hooks, name):
         return None
@@ -227,7 +228,7 @@ def faultOf(hooks: object, named: Mapping[str, Any]) -> str | None:
     """
     What is wrong with an object of hooks, or with hooks given by name; None if nothing is.
 
-    @param named: these win over the object's.
+    @param named: hooks by name, which replace those of the object.
     """
     if isinstance(hooks, type):
         return f"option hooks is {hooks!r}, it wants an instance of it"
@@ -255,14 +256,14 @@ def _isMethod(hooks: object, name: str) -> bool:
     try:
         return callable(getattr(hooks, name))
     except Exception:
-        return False  # a property that raises is none
+        return False  # a property that raises is no method
 
 
 def _takes(hook: Callable[..., Any], arguments: tuple[str, ...]) -> bool:
     """
-    May the hook be called with so many arguments?
+    Can the hook be called with these arguments?
 
-    A decorator may give the function below it more, or fewer, than it is called with itself.
+    A decorator may call the function that it wraps with more arguments, or fewer, than it takes itself.
     """
     return any(_binds(hook, arguments, isWrapped) for isWrapped in (True, False))
 
@@ -271,7 +272,7 @@ def _binds(hook: Callable[..., Any], arguments: tuple[str, ...], isWrapped: bool
     try:
         signature = inspect.signature(hook, follow_wrapped=isWrapped)
     except (TypeError, ValueError):
-        return True  # some that are written in C do not tell
+        return True  # some callables written in C have no signature
     try:
         signature.bind(*arguments)
     except TypeError:
@@ -280,7 +281,7 @@ def _binds(hook: Callable[..., Any], arguments: tuple[str, ...], isWrapped: bool
 
 
 def _plainly(signature: inspect.Signature) -> inspect.Signature:
-    """A signature without its types."""
+    """A signature without its annotations."""
     parameters = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
     return inspect.Signature(parameters)
 

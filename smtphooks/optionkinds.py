@@ -1,8 +1,8 @@
 """
 Kinds of options: how an option is declared, and what a value of each kind looks like.
 
-A kind is a function that declares one field of the class L{Options <smtphooks.options.Options>}: its default, the words
-for what it wants, and the check of it.  The facts that a declaration adds are listed there.
+A kind is a function that declares a field of C{Options}: its default, the words for what it wants, and the check of a
+value.  A declaration may add facts, which C{Options} lists.
 This module knows no option by name.
 """
 
@@ -29,12 +29,12 @@ def option(
     **facts: Any,
 ) -> Any:
     """
-    Declare an option of no particular kind.
+    Declare an option that is the only one of its kind.
 
-    @param default: None is then a value that fits as well; a function makes the default.
-    @param wants: completes "the option wants …" in the error for a value that does not fit; C{{true!r}} and
-        C{{false!r}} stand for what Python and TOML write differently.
-    @param show: what stands for the value in errors and in the repr of the options; None for the value itself.
+    @param default: if it is None, None fits as well; if it is a function, it makes the default.
+    @param wants: completes "the option wants …" in the error for a value that does not fit.  C{{true!r}} and
+        C{{false!r}} are written as Python or TOML writes them.
+    @param show: makes what errors and the repr of the options show of a value.
     @param facts: metadata of the field.
     """
 
@@ -99,7 +99,7 @@ def line(default: str) -> Any:
 
 
 def hostname(default: Callable[[], str]) -> Any:
-    """A host name as the greeting has it."""
+    """A host name for the greeting."""
     return option(
         default,
         "a host name",
@@ -133,7 +133,7 @@ def oneOf(default: str | None, wants: str, values: tuple[str, ...], **facts: Any
 
 
 def _toTuple(value: Any, convert: Callable[[Any], Any] = lambda item: item) -> Any:
-    """A list of any kind as a tuple; anything else as it is, for the check to find."""
+    """Any kind of list as a tuple; other values unchanged, for the check to reject."""
     isList = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
     return tuple(map(convert, value)) if isList else value
 
@@ -142,8 +142,8 @@ def listOf(default: tuple[Any, ...], wants: str, fits: Check, convert: Callable[
     """
     Several values.
 
-    @param fits: checks each of them, once it is converted.
-    @param convert: is given each, whatever it is.
+    @param fits: checks each value after its conversion.
+    @param convert: converts each value; it must accept values of any type.
     """
     return option(
         default,
@@ -154,7 +154,7 @@ def listOf(default: tuple[Any, ...], wants: str, fits: Check, convert: Callable[
 
 
 def toUpper(item: Any) -> Any:
-    """A text in upper case; anything else as it is."""
+    """A text in upper case; other values unchanged."""
     return item.upper() if isinstance(item, str) else item
 
 
@@ -164,7 +164,7 @@ def isText(item: Any) -> bool:
 
 
 def peers(default: bool | tuple[str, ...]) -> Any:
-    """Hosts by their addresses; True for all of them."""
+    """Peers by their addresses; True for all peers."""
     return option(
         default,
         "{true!r}, {false!r}, or a list of addresses and networks such as 10.0.0.0/8",
@@ -174,7 +174,7 @@ def peers(default: bool | tuple[str, ...]) -> Any:
 
 
 def objectWith(method: str, wants: str) -> Any:
-    """An object of the caller's that has a method, or None."""
+    """An object with a method of that name, or None."""
     return option(None, wants, lambda value: callable(getattr(value, method, None)))
 
 
@@ -183,7 +183,7 @@ def objectWith(method: str, wants: str) -> Any:
 
 @attrs.frozen(repr=False)
 class NotShown:
-    """Stands for a value that is or might be a secret, in whatever notation it is written."""
+    """Takes the place, in every notation, of a value that is or might be a secret."""
 
     description: str
 
@@ -195,12 +195,12 @@ _BARE_BASE64 = re.compile(r"M[A-Za-z0-9+/=\s]{39,}")  # a key without its PEM li
 
 
 def isPEMPath(text: str) -> bool:
-    """May this be the path of a file?  It is none if it is or might be PEM, or a key without its PEM lines."""
+    """May this be the path of a file, and neither PEM nor a key without its PEM lines?"""
     return not ("-----BEGIN" in text or "\n" in text or _BARE_BASE64.fullmatch(text))
 
 
 def shownPEM(value: Any) -> object:
-    """The value of an option that holds PEM, as it may be shown: paths, and nothing that is or might be a key."""
+    """A value for errors and logs: paths in it stay, and whatever is or might be a key is described."""
     if isinstance(value, Mapping):
         return {name: shownPEM(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -212,7 +212,7 @@ def shownPEM(value: Any) -> object:
 
 
 def pem(**facts: Any) -> Any:
-    """Keys or certificates, or the path of the file that has them."""
+    """A key or certificates, or the path of a file that holds them."""
     return option(
         None,
         "PEM text or the path of a PEM file",
@@ -227,17 +227,17 @@ _SECRET_OCTETS = 16
 
 
 def isSecret(octets: bytes) -> bool:
-    """Is it too long to be guessed?"""
+    """Are these octets too many to be guessed?"""
     return len(octets) >= _SECRET_OCTETS
 
 
 def isSecretPath(text: str) -> bool:
-    """Is this text of a secret the path of a file that holds it?"""
+    """Is this text the path of a file that holds a secret, and not the secret itself?"""
     return text.startswith(("/", "."))
 
 
 def secret(**facts: Any) -> Any:
-    """A secret, or the path of the file that has it; neither is shown, for one may look like the other."""
+    """A secret, or the path of a file that holds it.  Neither is shown: a secret may look like a path."""
 
     def fits(value: Any) -> bool:
         if isinstance(value, str):

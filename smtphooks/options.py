@@ -1,9 +1,9 @@
 """
 Options: one frozen, checked value that says how a server behaves.
 
-Every option is declared here once: its default, its kind, and the facts that hold for it, from which the lists of
-options with something in common are made.  The code that acts on an option reads it.  A wrong value is an
-L{OptionError} whose one sentence names the option, what it got and what it wants.
+Every option is declared here once: its kind, its default, and facts, from which the lists of options with something in
+common follow.  The code that acts on an option reads it.  A wrong value is an L{OptionError}, whose one sentence names
+the option, what it got and what it wants.
 This module knows nothing of configuration files, hooks or connections.
 """
 
@@ -51,11 +51,11 @@ class Options:
 
     Facts of an option, in the metadata of its field:
 
-    - C{wants}: the words of errors for what fits.
-    - C{perServerName}: a server name in C{sniOptions} may have its own.
-    - C{isPath}: says of a text whether it is the path of a file.
-    - C{isSecret}: nothing but a path may be shown of it.
-    - C{shared}: what the listeners of a service have in common by it.
+    - C{wants}: the words for what fits, in errors.
+    - C{perServerName}: a server name in C{sniOptions} may have its own value.
+    - C{isPath}: tells whether a text is the path of a file.
+    - C{isSecret}: only a path may be shown.
+    - C{shared}: what the listeners of a service share because of it.
 
     @raise OptionError: if a value does not fit its option.
     """
@@ -214,12 +214,12 @@ _IS_PATH = {field.name: field.metadata["isPath"] for field in attrs.fields(Optio
 
 
 def isPath(name: str, value: object) -> bool:
-    """Does an option of that name, with that value, name a file?"""
+    """Is the value of this option the path of a file?"""
     return name in _IS_PATH and isinstance(value, str) and value != "" and bool(_IS_PATH[name](value))
 
 
-def isToBeHidden(name: str, value: object) -> bool:
-    """Is it an option whose value may not be shown?"""
+def mustHide(name: str, value: object) -> bool:
+    """Is the value of this option a secret that must not be shown?"""
     return name in _SECRETS and value is not None and not isPath(name, value)
 
 
@@ -227,7 +227,7 @@ def makeOptions(given: dict[str, Any], otherNames: Iterable[str] = ()) -> Option
     """
     Check options given by name.
 
-    @param otherNames: what else could have been meant where the options came from (the names of hooks, say).
+    @param otherNames: further names that may have been meant by an unknown one, such as those of hooks.
     @raise OptionError: if one is unknown or wrong.
     """
     for name in given:
@@ -238,9 +238,9 @@ def makeOptions(given: dict[str, Any], otherNames: Iterable[str] = ()) -> Option
 
 def checkOption(name: str, value: object) -> None:
     """
-    Check one option, whatever the others are.
+    Check the value of one option by itself.
 
-    @raise OptionError: if its value fits in no company.
+    @raise OptionError: if it is wrong whatever the other options are.
     """
     field = attrs.fields_dict(Options)[name]
     check: Any = field.validator

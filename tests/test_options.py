@@ -1,4 +1,4 @@
-"""Options: every default is the documented one, and of what does not fit a sentence says what is wanted instead."""
+"""Options: every default is the documented one, and the error for a wrong value says what the option wants."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from smtphooks.options import (
     TLS_OPTIONS,
     Options,
     isPath,
-    isToBeHidden,
+    mustHide,
     makeOptions,
     optionsWith,
 )
 from smtphooks.service.toml import toTOML
 from tests.secrets import SCRAM_SECRET
 
-# The table of the design; what an issue adds to the options must stand here.
+# An independent list: a new option must be added here too.
 DEFAULTS: dict[str, Any] = {
     "name": socket.getfqdn(),
     "banner": "",
@@ -42,7 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "authRequiredMessage": "Authentication required",
     "portal": None,
     "scramSecret": None,
-    "scramIterations": None,  # the issue that asked for these has them
+    "scramIterations": None,
     "scramSaltLength": None,
     "hideSTARTTLS": False,
     "hideSize": False,
@@ -83,7 +83,7 @@ DEFAULTS: dict[str, Any] = {
     "logAddresses": True,
     "logRefusals": True,
     "debugPeers": (),
-    "slowHook": 0.5,  # DESIGN has it not yet; the issue that asked for it does
+    "slowHook": 0.5,
     "lenientAddressParsing": False,
     "key": None,
     "cert": None,
@@ -98,7 +98,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def mechanism(**given: Any) -> Any:
-    """An object that is a mechanism, but for what is given."""
+    """A mechanism with some of its attributes replaced."""
     return SimpleNamespace(**{"name": "X-MINE", "isAvailable": print, "exchange": print, **given})
 
 
@@ -106,7 +106,7 @@ MINE = mechanism()
 PORTAL = SimpleNamespace(login=print)
 RESOLVER = SimpleNamespace(lookupPointer=print)
 
-# What no option takes that has a default of this type, or this name.
+# Values that no option of this kind, or of this name, accepts.
 NOT_A_FLAG = [None, 0, 1, "", "no", "True", [], 1.0]
 NOT_A_NUMBER = [None, True, False, -1, "5", b"5", [], float("nan"), float("inf")]
 NOT_A_LINE = [None, True, 5, b"x", [], ["x"], "a\nb", "a\r", "a\0b", "a\x7fb"]
@@ -163,7 +163,7 @@ WRONG |= {
     "resolver": [True, 5, "192.0.2.53", ["192.0.2.53"], object(), SimpleNamespace(lookupPointer=None)],
 }
 
-# What each of them takes.
+# Values that each of them accepts.
 RIGHT = {
     "name": ["x", "mx.example.org", "[192.0.2.1]"],
     "heloResponse": ["", "Hello", "%s", "%s is glad, %s", "100%%", "%s 100%% %s", "%%s"],
@@ -456,7 +456,7 @@ PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQ\n-----END PRIVATE KEY-----\n"
     ],
 )
 def test_options_that_hold_paths_or_secrets_are_known(name: str, value: Any, path: bool, hidden: bool) -> None:
-    assert (isPath(name, value), isToBeHidden(name, value)) == (path, hidden)
+    assert (isPath(name, value), mustHide(name, value)) == (path, hidden)
 
 
 # --- The repr ---

@@ -1,4 +1,4 @@
-"""Replies: whatever the text, the octets are one well-formed reply; whatever the refusal, its codes agree."""
+"""Replies: any text makes one well-formed reply, and the codes of any refusal agree."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_reply_refuses_an_enhanced_code_of_another_class() -> None:
         Reply(550, "No", "4.1.1")
 
 
-# --- What smtphooks says by itself ---
+# --- The server's own replies ---
 
 
 @pytest.mark.parametrize("name", STANDARD)
@@ -226,12 +226,12 @@ def test_refusal_is_an_exception_with_its_text() -> None:
         (SMTPError("No", 452), "onMailFrom", "452 4.3.1 No"),
         (SMTPError("No", 552), "onMailFrom", "552 5.3.4 No"),
         (SMTPError("No", 452), "onData", "452 4.3.1 No"),
-        # Not in the table of the situation, then by the code alone, then by its class.
+        # A code that the situation does not list: by the code alone, then by its class.
         (SMTPError("No", 451), "onRcptTo", "451 4.3.0 No"),
         (SMTPError("No", 421), "onRcptTo", "421 4.3.2 No"),
         (SMTPError("No", 599), "onRcptTo", "599 5.0.0 No"),
         (SMTPError("No", 499), "onRcptTo", "499 4.0.0 No"),
-        # What the hook says itself counts.
+        # Codes that the hook names.
         (SMTPError("No", 550, "5.7.26"), "onRcptTo", "550 5.7.26 No"),
         (SMTPError("No", None, "5.2.1"), "onRcptTo", "550 5.2.1 No"),
         (SMTPError("No", None, "4.2.1"), "onRcptTo", "450 4.2.1 No"),

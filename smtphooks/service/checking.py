@@ -20,7 +20,7 @@ from smtphooks.admission.clients import Clients
 from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, hookOf
-from smtphooks.options import Options, checkOption, isToBeHidden, makeOptions, optionsWith
+from smtphooks.options import Options, checkOption, mustHide, makeOptions, optionsWith
 from smtphooks.service.checkers import makePortal
 from smtphooks.service.loading import lineOf, loadExtensions, loadHooks, searchIn
 from smtphooks.service.reading import (
@@ -314,4 +314,4 @@ def _written(given: Options) -> dict[str, Any]:
 
 
 def _withoutSecrets(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: NOT_SHOWN if isToBeHidden(name, value) else value for name, value in options.items()}
+    return {name: NOT_SHOWN if mustHide(name, value) else value for name, value in options.items()}

@@ -1,8 +1,8 @@
 """
-Credentials: private keys and certificates out of PEM files, checked; and a self-signed pair for want of them.
+Certificates: private keys and certificates read from PEM and checked, and a self-signed pair where there are none.
 
-What cannot be used is an L{OptionError} that names the option and the path, and never shows what is in a key.
-This module knows nothing of OpenSSL's contexts, of connections, or of which server name the credentials are for.
+An unusable file is an L{OptionError} that names the option and the path, and shows nothing of a key.
+This module knows no OpenSSL context, no connection, and not which server name a pair is for.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def _loadKey(value: str | bytes) -> Any:
 
 def loadCertificates(name: str, value: str | bytes) -> list[x509.Certificate]:
     """
-    The certificates in a value of an option, in their order; at least one.
+    The certificates in the value of an option, in their order; at least one.
 
-    @raise OptionError: if there is none.
+    @raise OptionError: if the value holds no certificate.
     """
     pem = _read(name, value)
     try:
@@ -73,7 +73,7 @@ def loadCertificates(name: str, value: str | bytes) -> list[x509.Certificate]:
 
 @attrs.frozen
 class KeyPair:
-    """A private key and the certificates that go with it, leaf first."""
+    """A private key and its certificate chain, leaf first."""
 
     key: Any
     chain: list[x509.Certificate]
@@ -81,9 +81,9 @@ class KeyPair:
 
 def loadKeyPair(options: Options) -> KeyPair | None:
     """
-    What the options C{key} and C{cert} hold, None if they are not given.
+    The pair that the options C{key} and C{cert} hold; None if they are not given.
 
-    @raise OptionError: if it cannot be read, or does not go together.
+    @raise OptionError: if one cannot be read, or the key is not that of the certificate.
     """
     if options.key is None or options.cert is None:
         return None
@@ -104,13 +104,13 @@ def loadKeyPair(options: Options) -> KeyPair | None:
 
 @functools.cache
 def selfSigned(name: str) -> KeyPair:
-    """One pair per name and process: who asks twice, or has several factories, is not given a second certificate."""
+    """A self-signed pair, one for each name in a process, so that all factories show clients the same certificate."""
     _log.warn(
         "no certificate for {name}: TLS uses a self-signed one that no client can verify; set the options key and cert",
         name=name,
     )
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])  # X.520 allows no longer one
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])  # the upper bound of X.520
     loopback = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
     names = [x509.DNSName(host) for host in dict.fromkeys((name, "localhost"))]
     begin = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=1)

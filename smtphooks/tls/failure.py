@@ -1,8 +1,8 @@
 """
-Why a TLS handshake failed, in one line for the log.
+Failures: why a TLS handshake failed, in one line of the log for the operator.
 
-In: the error that ended the connection, and pyOpenSSL's connection.  Out: a text for an operator who knows mail, and no
-OpenSSL; OpenSSL's own words stand behind it.
+In: the error that ended the connection, and the connection of pyOpenSSL.  Out: a sentence about the client, with
+OpenSSL's own words behind it.
 This module knows no options and no contexts.
 """
 
@@ -41,23 +41,23 @@ _VERIFY_ERRORS = {
 
 
 def reasonsOf(error: BaseException | None) -> list[str]:
-    """OpenSSL's reasons in an error, first cause first; none if the connection just ended."""
+    """OpenSSL's reasons in an error, the first cause first; empty if the connection merely ended."""
     queue = error.args[0] if isinstance(error, SSL.Error) and error.args else None
     return [str(entry[-1]) for entry in queue] if isinstance(queue, list) else []
 
 
 def explainHandshakeFailure(reason: Failure | BaseException, connection: SSL.Connection | None = None) -> str:
     """
-    One line for the log that says why a handshake failed.
+    Say in one line why a handshake failed.
 
-    @param reason: what C{connectionLost} was given.
-    @param connection: tells what was wrong with a client's certificate.
+    @param reason: the argument of C{connectionLost}.
+    @param connection: knows what is wrong with the client's certificate.
     """
     error = reason.value if isinstance(reason, Failure) else reason
     if not isinstance(error, (SSL.Error, ConnectionClosed)):
         return f"TLS failed ({type(error).__name__})"
     if isinstance(error, ConnectionAborted):
-        return "the client did not finish it in time"  # nothing else makes us abort a handshake
+        return "the client did not finish it in time"  # the server aborts a handshake for no other reason
     reasons = reasonsOf(error)
     if not reasons or reasons[-1].startswith("unexpected eof"):
         return "the client left within the handshake"

@@ -1,8 +1,8 @@
 """
-What a peer showed in a TLS handshake: names, certificate, identity, channel binding and cipher.
+Peers: the names, certificate, identity, channel binding and cipher of a client after its TLS handshake.
 
-Functions of a pyOpenSSL connection that make values out of it; L{record} writes them into a session.  What a client put
-there (names, certificates) is checked to be text before it goes on.
+In: a connection of pyOpenSSL.  Out: values, which L{record} writes into a session.  Texts that the client chose (the
+server name, names in its certificate) are values only if they are clean lines.
 This module knows no options and no contexts, and keeps no connection alive.
 """
 
@@ -20,7 +20,7 @@ from smtphooks.session import Session, TLSInfo
 
 
 def describe(connection: SSL.Connection) -> TLSInfo:
-    """What a finished handshake agreed upon."""
+    """Cipher and version that a finished handshake has agreed upon."""
     name = connection.get_cipher_name() or "(NONE)"
     return TLSInfo(name, standardName(name), connection.get_protocol_version_name())
 
@@ -38,10 +38,10 @@ _KEY_EXCHANGES = {
 
 def standardName(name: str) -> str:
     """
-    IANA's name of a cipher suite that OpenSSL calls C{name}; pyOpenSSL has no way to ask for it.
+    IANA's name of the cipher suite that OpenSSL calls C{name}; pyOpenSSL offers no access to it.
 
-    Those of TLS 1.3 are the same.  For the others OpenSSL leaves out what it takes for granted: RSA where no key
-    exchange is named, CBC where no mode is, and the underlines.
+    In TLS 1.3 both are the same.  OpenSSL's older names leave out RSA as the key exchange, CBC as the mode, and the
+    underscores.
     """
     if name.startswith(("TLS_", "(")):
         return name
@@ -53,7 +53,7 @@ def standardName(name: str) -> str:
     cipher = re.sub(r"CCM8$", "CCM_8", cipher).replace("POLY1305", "POLY1305_SHA256")
     key = _KEY_EXCHANGES.get(exchange, exchange.replace("-", "_"))
     if key == "DHE_PSK" and cipher.endswith("CCM_8"):
-        key = "PSK_DHE"  # so it stands in RFC 6655 and the registry
+        key = "PSK_DHE"  # the order of words in RFC 6655 and the registry
     return f"TLS_{key}_WITH_{cipher}"
 
 
@@ -61,7 +61,7 @@ HOST_NAME = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 
 
 def serverName(connection: SSL.Connection) -> str | None:
-    """The host name that the client asked for (SNI), in lower case; None if it sent none, or what is none."""
+    """The host name that the client asked for (SNI), in lower case; None without one, or if it is malformed."""
     name = (connection.get_servername() or b"").decode("ascii", "replace").lower()
     return name if HOST_NAME.fullmatch(name) and not name.startswith("*") else None
 
@@ -100,9 +100,9 @@ def verifyErrorOf(connection: SSL.Connection) -> int | None:
 
 def verifiedCertificate(connection: SSL.Connection) -> x509.Certificate | None:
     """
-    The client's certificate, if it gave one that option C{ca} (without it, the system's trust roots) vouches for.
+    The client's certificate, if it is valid by option C{ca}, or without it by the system's trust roots.
 
-    With C{rejectUnauthorized=False} it may have given another; the transport's C{getPeerCertificate} tells.
+    With C{rejectUnauthorized=False} the client may have an invalid one: C{getPeerCertificate} of the transport has it.
 
     Always None where an endpoint such as C{ssl:} began TLS: its context has callbacks of its own, or none.  OpenSSL's
     result of the verification is no substitute: pyOpenSSL offers no access to it, and sets it to success when a
@@ -113,14 +113,14 @@ def verifiedCertificate(connection: SSL.Connection) -> x509.Certificate | None:
     try:
         return connection.get_peer_certificate(as_cryptography=True)
     except (ValueError, x509.InvalidVersion):
-        return None  # OpenSSL reads some that cryptography does not
+        return None  # cryptography is stricter than OpenSSL
 
 
 def identityOf(certificate: x509.Certificate) -> str | None:
     """
-    Whom a certificate stands for: its mail address (subjectAltName), or if it has none the subject's common name.
+    The identity in a certificate: its mail address (subjectAltName), or without one the subject's common name.
 
-    Several of them, or one that is no clean line of text, stand for nobody.
+    None if there are several, or if it is not a clean line of text.
     """
     try:
         names = _namesIn(certificate)
@@ -142,10 +142,9 @@ def _namesIn(certificate: x509.Certificate) -> list[str] | list[str | bytes]:
 
 def exporter(connection: SSL.Connection) -> bytes | None:
     """
-    The C{tls-exporter} channel binding (RFC 9266 section 2), None where there is none.
+    The C{tls-exporter} channel binding (RFC 9266 section 2); None below TLS 1.3 and before the handshake is done.
 
-    Below TLS 1.3 it is only safe with the extended master secret (section 4.2), and pyOpenSSL does not tell whether
-    that was used.
+    TLS 1.2 would need the extended master secret (section 4.2), and pyOpenSSL does not tell whether it is in use.
     """
     if connection.get_protocol_version() < SSL.TLS1_3_VERSION or connection.get_finished() is None:
         return None
@@ -153,7 +152,7 @@ def exporter(connection: SSL.Connection) -> bytes | None:
 
 
 def record(connection: SSL.Connection, session: Session) -> None:
-    """Let the session say what a finished handshake has brought."""
+    """Write into the session what a finished handshake has shown."""
     session.secure = True
     session.tlsOptions = describe(connection)
     session.servername = serverName(connection)

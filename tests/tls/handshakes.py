@@ -80,7 +80,7 @@ class Handshake:
             move(self.client, self.server)
             self.error = self.error or advance(self.server)
             move(self.server, self.client)
-        # With TLS 1.3 the client believes itself done before the server has judged it.
+        # In TLS 1.3 the client is done before the server has verified its certificate.
         self.clientError = self.clientError or advance(self.client, lambda: self.client.recv(1))
 
     @property
@@ -90,7 +90,7 @@ class Handshake:
 
     @property
     def certificate(self) -> x509.Certificate:
-        """The one that the client was given."""
+        """The certificate that the server sent."""
         assert self.error is None
         found = self.client.get_peer_certificate(as_cryptography=True)
         assert found is not None

@@ -1,6 +1,6 @@
 """
-Certificates: keys and certificates that options hold as text, as bytes or in files, and the self-signed pair; what is
-wrong is said when the context is made, and shows no key.
+Certificates: keys and certificates in options, as text, as bytes or in files, and the self-signed pair.  A wrong one is
+an error when the context is made, and no error shows a key.
 """
 
 from __future__ import annotations

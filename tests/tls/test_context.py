@@ -138,7 +138,7 @@ class TestVersionsAndCiphers:
 
     def test_the_security_level_of_openssl_is_kept(self) -> None:
         assert Handshake(secure(ciphers="@SECLEVEL=2")).error is None
-        strict = secure(ciphers="ALL:@SECLEVEL=5")  # asks for more than the 256 bits of an elliptic curve's key
+        strict = secure(ciphers="ALL:@SECLEVEL=5")  # wants more than 256 bits of an elliptic curve
         assert Handshake(strict, highest=SSL.TLS1_2_VERSION).error is not None
 
     @pytest.mark.parametrize("ciphers", ["NONSENSE", "ALL:@SECLEVEL=x", "TLS_NONSENSE:ALL", "ALL:é", "!ALL"])
@@ -451,7 +451,7 @@ class TestMemory:
         context = secure(requestCert=True, rejectUnauthorized=False, ca=TRUSTED.pem, sniOptions={"a.test": own})
         shape = clientContext(ALICE)
         old = clientContext(highest=SSL.TLS1_2_VERSION)
-        gc.disable()  # nothing may hang on a cycle either
+        gc.disable()  # a cycle would keep connections until the next collection
         try:
             alive = [
                 weakref.ref(Handshake(context, name, context=client).server)
@@ -475,7 +475,7 @@ class TestMemory:
 
 
 class Echo(Protocol):
-    """Sends back what it gets, and keeps the reason of its end."""
+    """Sends back what it receives, and keeps the reason of its end."""
 
     reason: Failure | None = None
 

@@ -1,4 +1,4 @@
-"""Why a handshake failed: a line for the operator for every way that one is known to fail."""
+"""Why a handshake failed: every known way has its line for the operator."""
 
 from __future__ import annotations
 

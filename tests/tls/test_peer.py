@@ -1,4 +1,4 @@
-"""What a peer showed in a handshake: names, certificate, identity, channel binding and cipher."""
+"""Peers: names, certificate, identity, channel binding and cipher after a handshake."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class TestVerification:
             assert all(goOn) is (isValid or callback is allowInvalid)
 
     def test_a_certificate_that_another_context_has_verified_is_not_believed(self) -> None:
-        """Such as that of an endpoint that begins TLS by itself: its callback may have allowed anything."""
+        """An endpoint such as ssl: has a context of its own, whose callback may accept any certificate."""
         for callback in (lambda *verified: bool(verified[-1]), lambda *verified: True):
             theirs = SSL.Context(SSL.TLS_SERVER_METHOD)
             theirs.use_privatekey(SERVER.privateKey)
@@ -148,12 +148,12 @@ class TestPeer:
             (TRUSTED.issue("Jürgen"), "Jürgen"),
         ],
     )
-    def test_a_certificate_stands_for_its_one_mail_address_else_its_one_common_name(
+    def test_the_identity_is_the_one_mail_address_else_the_one_common_name(
         self, certificate: Pair, identity: str | None
     ) -> None:
         assert identityOf(certificate.certificate) == identity
 
-    def test_a_certificate_with_broken_names_stands_for_nobody(self) -> None:
+    def test_a_certificate_with_broken_names_is_no_identity(self) -> None:
         der = TRUSTED.issue("alice", emails=["alice@example.org"]).certificate.public_bytes(serialization.Encoding.DER)
         broken = der.replace(b"alice@example.org", b"alice\xff\xffxample.org")
         assert identityOf(x509.load_der_x509_certificate(broken)) is None
@@ -183,5 +183,5 @@ class TestPeer:
         context = SSL.Context(SSL.TLS_METHOD)
         context.set_cipher_list(b"ALL:COMPLEMENTOFALL:@SECLEVEL=0")
         here = SSL.Connection(context, None).get_cipher_list()
-        # That OpenSSL need not be the program's; what both have is the rule's, and no name of it comes out twice.
+        # The library may have other ciphers than the program; no two of them may get the same name.
         assert len({standardName(name) for name in here}) == len(here)
