@@ -20,8 +20,8 @@ from smtphooks.options import (
     TLS_OPTIONS,
     Options,
     isPath,
-    mustHide,
     makeOptions,
+    mustHide,
     optionsWith,
 )
 from smtphooks.service.toml import toTOML

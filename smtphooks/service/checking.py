@@ -20,7 +20,7 @@ from smtphooks.admission.clients import Clients
 from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, hookOf
-from smtphooks.options import Options, checkOption, mustHide, makeOptions, optionsWith
+from smtphooks.options import Options, checkOption, makeOptions, mustHide, optionsWith
 from smtphooks.service.checkers import makePortal
 from smtphooks.service.loading import lineOf, loadExtensions, loadHooks, searchIn
 from smtphooks.service.reading import (
