@@ -1,15 +1,29 @@
 """
 smtphooks: an SMTP and LMTP server for Twisted whose behaviour is decided by lifecycle hooks.
 
-This module only publishes names; C{from smtphooks import SMTPServerFactory} is where to start.
+C{from smtphooks import SMTPServerFactory} is where to start.  Octets go one way, through these folders:
+
+    syntax/      octets to values: command lines, message octets, addresses, headers of proxies; no Twisted
+    dialogue/    the state machine: a command in, a reply or a question for a hook out; no Twisted
+    connection/  one connection: its deadlines and back-pressure, calls of hooks, the message, writing
+
+with, at the side of that way:
+
+    admission/   which clients may connect: trusted proxies, reverse look-up, limits
+    tls/         certificates, contexts, what a peer showed, why a handshake failed
+    sasl/        the mechanisms of AUTH
+    stores/      ready-made hooks that keep messages
+    service/     twistd, the configuration file, systemd
+
+Beside the folders stands what users name: the factory, the protocol, hooks, options, replies, the session, the stream
+of a message, extensions.  This module only publishes these names.
 """
 
 from smtphooks._version import __version__
-from smtphooks.connection.calling import asyncioHook
 from smtphooks.errors import OptionError
 from smtphooks.extension import Extension
 from smtphooks.factory import SMTPServerFactory
-from smtphooks.hooks import Hooks, ISMTPHooks
+from smtphooks.hooks import Hooks, ISMTPHooks, asyncioHook
 from smtphooks.options import Options
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.replies import SMTPError

@@ -1,7 +1,7 @@
 """
-Errors of options: one sentence for the operator that names the option, what it got and what it wants.
+Errors of options: one sentence for the operator, which names the option, what it got and what it wants.
 
-This module knows no option, and nothing of where its value was written.
+This module knows no option, and not where a value was written.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class _Sentence(string.Formatter):
-    """Fills a sentence with values, C{{!r}} in one notation or another."""
+    """Fills a sentence; values marked C{{!r}} are written in a notation of the caller's."""
 
     def __init__(self, notation: Callable[[object], str]) -> None:
         self._notation = notation
@@ -24,17 +24,17 @@ class _Sentence(string.Formatter):
 
 class OptionError(ValueError):
     """
-    An option that does not exist, has a wrong value, or does not go with another; its text is for people.
+    An option that does not exist, has a wrong value, or conflicts with another.
 
-    Python's notation is C{str} of it; L{said} has others, such as that of a configuration file.
+    C{str} writes values as Python does; L{said} in any notation, such as that of a configuration file.
 
     @ivar options: the names of the options concerned.
-    @ivar host: whose of C{sniOptions} they are, None for the main ones.
+    @ivar host: the server name in C{sniOptions} that has them, None for the main options.
     """
 
     def __init__(self, sentence: str, *values: object, options: Iterable[str] = (), host: str | None = None) -> None:
         """
-        @param sentence: with C{{!r}} for each value; without values it is taken as it is.
+        @param sentence: has C{{!r}} for each value; without values it is not formatted.
         """
         super().__init__(sentence, *values)
         self._sentence = sentence
@@ -43,7 +43,7 @@ class OptionError(ValueError):
         self.host = host
 
     def said(self, notation: Callable[[object], str] = repr) -> str:
-        """The sentence with values in a notation, without a word on the host."""
+        """The sentence with its values in a notation, without the server name."""
         if not self._values:
             return self._sentence
         return _Sentence(notation).vformat(self._sentence, self._values, {"true": True, "false": False})
@@ -52,16 +52,16 @@ class OptionError(ValueError):
         return f"in sniOptions of {self.host}: {self.said()}" if self.host is not None else self.said()
 
     def ofOption(self, name: str) -> OptionError:
-        """The same, said of an option by what knows no names."""
+        """The same error with the name of its option, which the code that raised it did not know."""
         return OptionError(f"option {name} is wrong: {self._sentence}", *self._values, options=[name])
 
     def ofHost(self, host: str) -> OptionError:
-        """The same of a server name."""
+        """The same error for the options of a server name."""
         return OptionError(self._sentence, *self._values, options=self.options, host=host)
 
 
 def unknownName(what: str, name: str, known: Iterable[str]) -> str:
-    """The sentence for a name that is not known, with the nearest that is."""
+    """The sentence for an unknown name, with the nearest known one."""
     byLowerCase = {candidate.lower(): candidate for candidate in known}
     near = difflib.get_close_matches(str(name).lower(), byLowerCase, n=1)
     return f"unknown {what} {name}" + (f", did you mean {byLowerCase[near[0]]}?" if near else "")

@@ -24,8 +24,9 @@ from smtphooks.connection.registry import LiveConnections
 from smtphooks.connection.server import Server
 from smtphooks.dialogue.extensions import Extensions, builtInExtensions
 from smtphooks.errors import OptionError
-from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
-from smtphooks.options import Options, isSecret, isSecretPath, makeOptions
+from smtphooks.hooks import HOOK_NAMES, HookAttributes, faultOf, hookOf
+from smtphooks.optionkinds import isSecret, isSecretPath
+from smtphooks.options import Options, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.sasl.failures import AuthFailures
 from smtphooks.sasl.mechanisms import Mechanisms
@@ -44,7 +45,7 @@ _WANTS_SECRET_FILE = (
 )
 
 
-class SMTPServerFactory(ServerFactory):
+class SMTPServerFactory(HookAttributes, ServerFactory):
     """
     Makes SMTP or LMTP servers, to be listened on with any Twisted endpoint.
 
@@ -62,18 +63,6 @@ class SMTPServerFactory(ServerFactory):
 
     protocol = SMTPServerProtocol
     noisy = False
-
-    onConnect: Callable[..., Any] | None = None
-    onSecure: Callable[..., Any] | None = None
-    onHelo: Callable[..., Any] | None = None
-    onAuth: Callable[..., Any] | None = None
-    onMailFrom: Callable[..., Any] | None = None
-    onRcptTo: Callable[..., Any] | None = None
-    onData: Callable[..., Any] | None = None
-    onReset: Callable[..., Any] | None = None
-    onVrfy: Callable[..., Any] | None = None
-    onClose: Callable[..., Any] | None = None
-    onError: Callable[..., Any] | None = None
 
     def __init__(self, hooks: object = None, **given: Any) -> None:
         named = {name: given.pop(name) for name in HOOK_NAMES if name in given}

@@ -1,57 +1,110 @@
 """
-Hooks: what a user writes, and where they may stand.
+Hooks: what a user writes, and the one table that says what each hook is.
 
-L{ISMTPHooks} is the reference of every hook; an object with some of its methods will do.  A hook answers with a value,
-a Deferred or an awaitable, and may raise L{SMTPError}.
-This module knows no protocol and no transport, and not how a hook is called.
+A new hook is a row of L{HOOKS}, a method of L{ISMTPHooks} and of L{Hooks}, an attribute of L{HookAttributes}, and the
+call of it where its event happens.  A hook returns a value, a Deferred or an awaitable, and may raise L{SMTPError}.
+This module knows no dialogue and no transport, and not how a hook is called.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from types import CoroutineType
+from typing import Any, TypeVar
 
-from twisted.python.failure import Failure
+import attrs
 from zope.interface import Interface, implementer
 
-# The order of a connection's life.
-HOOK_NAMES = (
-    "onConnect",
-    "onSecure",
-    "onHelo",
-    "onAuth",
-    "onMailFrom",
-    "onRcptTo",
-    "onData",
-    "onReset",
-    "onVrfy",
-    "onClose",
-    "onError",
+from smtphooks.replies import Situation
+
+
+@attrs.frozen
+class Hook:
+    """
+    A row of the table.
+
+    @ivar arguments: the names of what the hook is called with.
+    @ivar situation: the codes of a refusal that names none.  None: the hook cannot refuse; what it raises is logged.
+    @ivar isResultUsed: the result decides something, or is the text of a reply.
+    @ivar mayAnswerFalse: False is a result like others.  Elsewhere it is a fault: other libraries refuse with it.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    situation: Situation | None = None
+    isResultUsed: bool = attrs.field(kw_only=True)
+    mayAnswerFalse: bool = attrs.field(kw_only=True)
+
+    @isResultUsed.default
+    def _isResultUsed(self) -> bool:
+        return self.situation is not None
+
+    @mayAnswerFalse.default
+    def _mayAnswerFalse(self) -> bool:
+        return not self.isResultUsed
+
+
+# In the order of a connection's life.  RFC 3463 and the registry of RFC 5248: one reply code means different things in
+# different places (552 at RCPT is a full mailbox, after DATA a large message), hence enhanced codes for each hook.
+_ROWS = (
+    Hook("onConnect", ("session",), Situation(554, {450: "4.7.1", 451: "4.7.1"}), isResultUsed=False),
+    Hook(
+        "onSecure",
+        ("transport", "session"),
+        Situation(554, {450: "4.7.1", 451: "4.7.1", 550: "5.7.5", 554: "5.7.5"}),
+        isResultUsed=False,
+    ),
+    Hook("onHelo", ("hostname", "session"), Situation(550, {450: "4.7.1"})),
+    Hook(
+        "onAuth",
+        ("auth", "session"),
+        Situation(535, {450: "4.7.0", 451: "4.7.0", 454: "4.7.0", 534: "5.7.9", 550: "5.7.8", 554: "5.7.8"}),
+        mayAnswerFalse=True,
+    ),
+    Hook(
+        "onMailFrom",
+        ("address", "session"),
+        Situation(550, {450: "4.1.8", 451: "4.3.0", 452: "4.3.1", 552: "5.3.4", 553: "5.1.7"}),
+    ),
+    Hook(
+        "onRcptTo",
+        ("address", "session"),
+        Situation(550, {450: "4.2.0", 452: "4.2.2", 550: "5.1.1", 551: "5.1.6", 552: "5.2.2", 553: "5.1.3"}),
+    ),
+    Hook("onData", ("stream", "session"), Situation(450, {450: "4.3.0", 452: "4.3.1", 552: "5.3.4", 554: "5.6.0"})),
+    Hook("onReset", ("session",)),
+    Hook("onVrfy", ("text", "session"), Situation(550, {550: "5.1.1", 551: "5.1.6", 553: "5.1.4"})),
+    Hook("onClose", ("session",)),
+    Hook("onError", ("failure", "session")),
 )
 
+HOOKS = {hook.name: hook for hook in _ROWS}
+HOOK_NAMES = tuple(HOOKS)
+SITUATIONS = {hook.name: hook.situation for hook in _ROWS if hook.situation is not None}
 
-# What else an object of hooks may have that begins like a hook.
+# Further methods of an object of hooks that begin like a hook.
 _FURTHER_NAMES = ("onStart", "onStop", "onReply")
 _LIKE_A_HOOK = re.compile("on[A-Z]")
 
 
 class ISMTPHooks(Interface):
     """
-    All hooks.  None has to be there; each may return its result, a L{Deferred} of it, or be C{async def}.
+    All hooks, each of them optional.  A hook returns its result or a L{Deferred} of it, or is an C{async def}.
 
-    While a hook is undecided the dialogue stands still.  L{SMTPError} refuses; any other exception is a fault of the
-    hook: the client gets 451, the log a traceback, and C{onError} the failure.
+    While a hook is pending the dialogue waits.  L{SMTPError} refuses.  Any other exception is a fault of the hook: the
+    client gets 451, the log a traceback, and C{onError} the failure.
     """
 
     def onConnect(session):  # type: ignore[no-untyped-def]
-        """A client has connected; no greeting has been sent.  A refusal is 554 and closes.  The result is ignored."""
+        """A client has connected; the greeting is yet to come.  A refusal is 554 and closes.  The result is ignored."""
 
     def onSecure(transport, session):  # type: ignore[no-untyped-def]
         """
-        A TLS handshake is done, that of an implicit TLS port or of STARTTLS.
+        A TLS handshake is done, of implicit TLS or of STARTTLS.
 
         C{transport.getPeerCertificate()} is the client's certificate.  A refusal is 554 and closes.  The result is
         ignored.
@@ -64,7 +117,7 @@ class ISMTPHooks(Interface):
         """
         An attempt to authenticate; L{Auth}.
 
-        The result is an L{AuthResponse}, or the user itself; a false user refuses.
+        The result is an L{AuthResponse} or the user itself; a false user refuses.
         """
 
     def onMailFrom(address, session):  # type: ignore[no-untyped-def]
@@ -82,26 +135,26 @@ class ISMTPHooks(Interface):
         """
 
     def onReset(session):  # type: ignore[no-untyped-def]
-        """A transaction that had begun ends without a message.  The result is ignored."""
+        """A transaction ends without a message.  The result is ignored."""
 
     def onVrfy(text, session):  # type: ignore[no-untyped-def]
         """VRFY.  The result is the text of the 250 reply, or None for 252."""
 
     def onClose(session):  # type: ignore[no-untyped-def]
-        """The connection is gone; called once, last.  The result is ignored."""
+        """The connection is gone; called once, after all other hooks.  The result is ignored."""
 
     def onError(failure, session):  # type: ignore[no-untyped-def]
         """
-        A L{Failure}: a hook crashed or the peer broke the protocol.  C{session} may be None.  The result is ignored.
+        A hook crashed, or the peer broke the protocol; a L{Failure}.  C{session} may be None.  The result is ignored.
         """
 
 
 @implementer(ISMTPHooks)
 class Hooks:
     """
-    A base for an object of hooks.
+    A base class for an object of hooks.
 
-    A method that a subclass does not override counts as absent and costs nothing.
+    A method that a subclass does not override counts as absent, and is never called.
     """
 
     def onConnect(self, session: Any) -> Any: ...
@@ -114,11 +167,57 @@ class Hooks:
     def onReset(self, session: Any) -> Any: ...
     def onVrfy(self, text: str, session: Any) -> Any: ...
     def onClose(self, session: Any) -> Any: ...
-    def onError(self, failure: Failure, session: Any) -> Any: ...
+    def onError(self, failure: Any, session: Any) -> Any: ...
+
+
+class HookAttributes:
+    """The hooks of a factory, each an attribute that may be set at any time; None where a hook is absent."""
+
+    onConnect: Callable[..., Any] | None = None
+    onSecure: Callable[..., Any] | None = None
+    onHelo: Callable[..., Any] | None = None
+    onAuth: Callable[..., Any] | None = None
+    onMailFrom: Callable[..., Any] | None = None
+    onRcptTo: Callable[..., Any] | None = None
+    onData: Callable[..., Any] | None = None
+    onReset: Callable[..., Any] | None = None
+    onVrfy: Callable[..., Any] | None = None
+    onClose: Callable[..., Any] | None = None
+    onError: Callable[..., Any] | None = None
+
+
+class AsyncioCoroutine:
+    """The result of a hook marked with L{asyncioHook}: a coroutine that must run as a task of asyncio."""
+
+    __slots__ = ("coroutine",)
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.coroutine.__await__()
+
+
+_AsyncDef = TypeVar("_AsyncDef", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+
+def asyncioHook(hook: _AsyncDef) -> _AsyncDef:
+    """
+    Run an C{async def} hook as a task of asyncio, for C{asyncio.timeout}, task groups and libraries such as aiohttp.
+
+    It needs Twisted's asyncio reactor.
+    """
+
+    @functools.wraps(hook)
+    def call(*arguments: Any, **named: Any) -> Any:
+        result = hook(*arguments, **named)
+        return AsyncioCoroutine(result) if type(result) is CoroutineType else result
+
+    return call  # type: ignore[return-value]
 
 
 def hookOf(hooks: object, name: str) -> Callable[..., Any] | None:
-    """The named hook of an object of hooks, None if it has no such method of its own."""
+    """The named hook of an object of hooks; None if the object has none, or only that of L{Hooks}."""
     hook = getattr(hooks, name, None)
     if not callable(hook) or getattr(hook, "__func__", None) is getattr(Hooks, name):
         return None
@@ -129,7 +228,7 @@ def faultOf(hooks: object, named: Mapping[str, Any]) -> str | None:
     """
     What is wrong with an object of hooks, or with hooks given by name; None if nothing is.
 
-    @param named: these win over the object's.
+    @param named: hooks by name, which replace those of the object.
     """
     if isinstance(hooks, type):
         return f"option hooks is {hooks!r}, it wants an instance of it"
@@ -147,9 +246,9 @@ def faultOf(hooks: object, named: Mapping[str, Any]) -> str | None:
     for name, hook in {**found, **named}.items():
         if hook is not None and not callable(hook):
             return f"option {name} is {hook!r}, it wants something that can be called"
-        if hook is not None and not _takes(hook, ISMTPHooks[name].positional):
-            wanted = ISMTPHooks[name].getSignatureString()
-            return f"hook {name} is {nameOf(hook)}{_plainly(inspect.signature(hook))}, it is called as {name}{wanted}"
+        if hook is not None and not _takes(hook, HOOKS[name].arguments):
+            wanted = f"{name}({', '.join(HOOKS[name].arguments)})"
+            return f"hook {name} is {nameOf(hook)}{_plainly(inspect.signature(hook))}, it is called as {wanted}"
     return None
 
 
@@ -157,14 +256,14 @@ def _isMethod(hooks: object, name: str) -> bool:
     try:
         return callable(getattr(hooks, name))
     except Exception:
-        return False  # a property that raises is none
+        return False  # a property that raises is no method
 
 
 def _takes(hook: Callable[..., Any], arguments: tuple[str, ...]) -> bool:
     """
-    May the hook be called with so many arguments?
+    Can the hook be called with these arguments?
 
-    A decorator may give the function below it more, or fewer, than it is called with itself.
+    A decorator may call the function that it wraps with more arguments, or fewer, than it takes itself.
     """
     return any(_binds(hook, arguments, isWrapped) for isWrapped in (True, False))
 
@@ -173,7 +272,7 @@ def _binds(hook: Callable[..., Any], arguments: tuple[str, ...], isWrapped: bool
     try:
         signature = inspect.signature(hook, follow_wrapped=isWrapped)
     except (TypeError, ValueError):
-        return True  # some that are written in C do not tell
+        return True  # some callables written in C have no signature
     try:
         signature.bind(*arguments)
     except TypeError:
@@ -182,7 +281,7 @@ def _binds(hook: Callable[..., Any], arguments: tuple[str, ...], isWrapped: bool
 
 
 def _plainly(signature: inspect.Signature) -> inspect.Signature:
-    """A signature without its types."""
+    """A signature without its annotations."""
     parameters = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
     return inspect.Signature(parameters)
 

@@ -1,10 +1,10 @@
 """
-Replies: the value, every text that smtphooks itself sends, and the refusal that hooks raise.
+Replies: L{Reply}, every reply that smtphooks itself sends, and L{SMTPError}, the refusal that hooks raise.
 
 In: a code, an enhanced status code and a text.  Out: bytes for the wire.
-Rules kept here, so that nobody else has to think of them: a reply never holds a control character (it cannot be split
-in two by its text, RFC 5321 section 4.2), no line is longer than 512 octets (section 4.5.3.1.5), and the class of an
-enhanced code is the first digit of its reply code (RFC 2034 section 4).
+Rules kept here for every caller: a reply never holds a control character (its text cannot split it in two, RFC 5321
+section 4.2), no line is longer than 512 octets (section 4.5.3.1.5), and the class of an enhanced code is the first
+digit of its reply code (RFC 2034 section 4).
 This module knows neither sessions nor transports.
 """
 
@@ -14,8 +14,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-# RFC 5321 section 4.5.3.1.5 allows 512 octets with code and CRLF; what remains for the text after "250-5.7.999 " is
-# less, and a round number leaves room for an enhanced code of any length RFC 3463 allows.
+# RFC 5321 section 4.5.3.1.5 allows 512 octets with code and CRLF.  "250-5.7.999 " takes its share of them, and a round
+# number leaves room for an enhanced code of any length that RFC 3463 allows.
 _LINE_OCTETS = 490
 
 _ENHANCED_CODE = re.compile(r"([245])\.[0-9]{1,3}\.[0-9]{1,3}")
@@ -23,18 +23,18 @@ _ENHANCED_CODE = re.compile(r"([245])\.[0-9]{1,3}\.[0-9]{1,3}")
 
 class SMTPError(Exception):
     """
-    A refusal: raised by a hook (or a parameter validator), it becomes the reply to the command at hand.
+    A refusal.  A hook (or the validator of a parameter) raises it, and it becomes the reply to the current command.
 
     @param message: the text of the reply; control characters in it are replaced.
     @type message: L{str}
-    @param responseCode: 400 to 599; 421 closes the connection after the reply.  None: the hook's own default code.
+    @param responseCode: 400 to 599; 421 closes the connection after the reply.  None: the default of the hook.
     @type responseCode: L{int} or None
     @param enhancedCode: an RFC 3463 code such as C{"5.1.1"}, of the same class as the reply code.
     @type enhancedCode: L{str} or None
-    @raise ValueError: if a code is none, or the two are of different classes.
+    @raise ValueError: if a code is malformed or refuses nothing, or if the two codes are of different classes.
     """
 
-    # For a subclass that does not call what follows.
+    # For a subclass whose __init__ does not call this one.
     _message = ""
     _responseCode: int | None = None
     _enhancedCode: str | None = None
@@ -51,7 +51,7 @@ class SMTPError(Exception):
         self._responseCode = responseCode
         self._enhancedCode = enhancedCode
 
-    # Read-only, or a refusal could be made an acknowledgement after it was checked.
+    # Read-only: after its check, a refusal must not become an acknowledgement.
 
     @property
     def message(self) -> str:
@@ -60,28 +60,28 @@ class SMTPError(Exception):
 
     @property
     def responseCode(self) -> int | None:
-        """The reply code, None for the hook's own default."""
+        """The reply code, None for the default of the hook."""
         return self._responseCode
 
     @property
     def enhancedCode(self) -> str | None:
-        """The enhanced code, None for the one that fits the reply code."""
+        """The enhanced code, None for the one that goes with the reply code."""
         return self._enhancedCode
 
     def reply(self, situation: Situation) -> Reply:
-        """This refusal as a L{Reply}; what it does not say itself follows from the situation."""
+        """This refusal as a L{Reply}; codes that it does not name follow from the situation."""
         code = self._responseCode
         if code is None:
             code = situation.code
             if self._enhancedCode is not None and int(self._enhancedCode[0]) != code // 100:
-                # The hook named only an enhanced code, of the other class: its "for now" or "for good" counts.
+                # The hook named only an enhanced code.  Its class decides between temporary and permanent.
                 code = 450 if self._enhancedCode[0] == "4" else 550
         enhancedCode = self._enhancedCode or situation.enhancedCodes.get(code) or _BY_CODE.get(code)
         return Reply(code, self._message or "Refused", enhancedCode or f"{code // 100}.0.0")
 
 
 class Situation(NamedTuple):
-    """Where a refusal happens: the code it has if it names none, and the enhanced code that fits each code there."""
+    """Where a refusal happens: the default reply code, and the enhanced code that goes with each reply code there."""
 
     code: int
     enhancedCodes: Mapping[int, str]
@@ -99,9 +99,9 @@ class Reply:
     One reply of one or more lines (RFC 5321 section 4.2.1).
 
     @ivar code: the three-digit reply code.
-    @ivar enhancedCode: the RFC 3463 code, or None where RFC 2034 section 4 wants none (greeting, EHLO, 3xx).
-    @ivar lines: the text, a line each; control characters have been replaced by spaces.
-    @ivar closes: the connection is closed after this reply.
+    @ivar enhancedCode: the RFC 3463 code, or None where RFC 2034 section 4 forbids one (greeting, EHLO, 3xx).
+    @ivar lines: the text by lines; spaces replace control characters.
+    @ivar closes: the server closes the connection after this reply.
     """
 
     __slots__ = ("_enhanced", "_plain", "closes", "code", "enhancedCode", "lines")
@@ -120,7 +120,7 @@ class Reply:
         self._enhanced: bytes | None = None
 
     def oneLine(self) -> str:
-        """The reply without its line ends and repeated codes."""
+        """The reply in one line, with its codes once."""
         return " ".join(filter(None, (str(self.code), self.enhancedCode, *self.lines)))
 
     def closing(self) -> Reply:
@@ -128,7 +128,7 @@ class Reply:
         return Reply(self.code, self.lines, self.enhancedCode, closes=True)
 
     def asError(self) -> SMTPError:
-        """The refusal that makes this reply."""
+        """The refusal whose reply this is."""
         return SMTPError(" ".join(self.lines), self.code, self.enhancedCode)
 
     def encode(self, enhanced: bool = True, utf8: bool = False) -> bytes:
@@ -143,7 +143,7 @@ class Reply:
             return octets
         octets = self._encode(enhanced, "utf-8" if utf8 else "ascii")
         if not utf8:
-            # Most replies are said to many clients, or many times.
+            # Most replies are sent to many clients, or many times.
             if enhanced:
                 self._enhanced = octets
             else:
@@ -182,7 +182,7 @@ def _scrub(text: str) -> str:
 
 
 def _wrap(line: bytes) -> list[bytes]:
-    """Cut a text that is too long for one line at its spaces, or inside a word where there are none."""
+    """Cut a text that is too long for one line, at spaces if it has any, else inside a word."""
     pieces = []
     while len(line) > _LINE_OCTETS:
         cut = line.rfind(b" ", 0, _LINE_OCTETS) + 1 or _LINE_OCTETS
@@ -194,20 +194,11 @@ def _wrap(line: bytes) -> list[bytes]:
     return pieces
 
 
-# RFC 3463 and the registry of RFC 5248: one reply code means different things in different places (552 at RCPT is a
-# full mailbox, after DATA a large message), so the enhanced code is looked up by place first, then by code alone.
-SITUATIONS = {
-    "onConnect": Situation(554, {450: "4.7.1", 451: "4.7.1"}),
-    "onSecure": Situation(554, {450: "4.7.1", 451: "4.7.1", 550: "5.7.5", 554: "5.7.5"}),
-    "onAuth": Situation(535, {450: "4.7.0", 451: "4.7.0", 454: "4.7.0", 534: "5.7.9", 550: "5.7.8", 554: "5.7.8"}),
-    "onHelo": Situation(550, {450: "4.7.1"}),
-    "onMailFrom": Situation(550, {450: "4.1.8", 451: "4.3.0", 452: "4.3.1", 552: "5.3.4", 553: "5.1.7"}),
-    "onRcptTo": Situation(550, {450: "4.2.0", 452: "4.2.2", 550: "5.1.1", 551: "5.1.6", 552: "5.2.2", 553: "5.1.3"}),
-    "onData": Situation(450, {450: "4.3.0", 452: "4.3.1", 552: "5.3.4", 554: "5.6.0"}),
-    "onVrfy": Situation(550, {550: "5.1.1", 551: "5.1.6", 553: "5.1.4"}),
-    "command": Situation(550, {}),
-    "parameter": Situation(501, {552: "5.3.4"}),
-}
+# Refusals outside of hooks: by a command of an extension, and of a parameter or argument.
+COMMAND_SITUATION = Situation(550, {})
+PARAMETER_SITUATION = Situation(501, {552: "5.3.4"})
+
+# Where the situation names no enhanced code for a reply code (RFC 3463, and the registry of RFC 5248).
 _BY_CODE = {
     421: "4.3.2",
     450: "4.2.0",
@@ -234,7 +225,7 @@ _BY_CODE = {
     556: "5.1.10",
 }
 
-# --- What smtphooks says by itself.  Named for the situation; a code may stand here many times. ---
+# --- The server's own replies, each named after its situation ---
 
 START_MESSAGE = Reply(354, "End data with <CR><LF>.<CR><LF>")
 OK = Reply(250, "OK", "2.0.0")
@@ -259,7 +250,7 @@ NO_ARGUMENT_ALLOWED = Reply(501, "No argument allowed", "5.5.4")
 HOSTNAME_WANTED = Reply(501, "Syntax: the command, then your host name or address literal", "5.5.4")
 MAIL_SYNTAX = Reply(501, "Syntax: MAIL FROM:<address> [parameters]", "5.5.4")
 RCPT_SYNTAX = Reply(501, "Syntax: RCPT TO:<address> [parameters]", "5.5.4")
-# The octets of a chunk whose length cannot be read cannot be told from commands: the connection ends here.
+# Without its length, the octets of a chunk cannot be told from commands: the connection ends here.
 BDAT_SYNTAX = Reply(501, "Syntax: BDAT size [LAST]", "5.5.4", closes=True)
 AUTH_SYNTAX = Reply(501, "Syntax: AUTH mechanism [initial-response]", "5.5.4")
 VRFY_SYNTAX = Reply(501, "Syntax: VRFY text", "5.5.4")
@@ -275,7 +266,7 @@ NOT_IN_TRANSACTION = Reply(503, "Not within a mail transaction", "5.5.1")
 STARTTLS_FIRST = Reply(530, "Must issue a STARTTLS command first", "5.7.0")
 ENCRYPTION_REQUIRED = Reply(538, "Encryption required for authentication", "5.7.11")
 UNKNOWN_MECHANISM = Reply(504, "Unrecognized authentication mechanism", "5.5.4")
-# RFC 3207 section 4.2 and invariant 4: commands that follow STARTTLS in the clear may be somebody else's.
+# RFC 3207 section 4.2 and invariant 4: commands in the clear behind STARTTLS may be an attacker's.
 TALKED_BEFORE_TLS = Reply(554, "Nothing may follow STARTTLS before TLS", "5.5.1", closes=True)
 NO_RECIPIENTS = Reply(554, "No valid recipients", "5.5.1")
 BINARY_NEEDS_BDAT = Reply(503, "A BINARYMIME message is sent with BDAT", "5.5.1")
@@ -302,15 +293,15 @@ HEADER_TOO_LARGE = Reply(552, "Message header exceeds the fixed maximum size", "
 BARE_NEWLINE = Reply(550, "Bare <CR> or <LF> in message, only <CR><LF> ends a line", "5.6.11")
 
 
-# What onError is told of: the peer speaks something else than SMTP.
+# The peer broke the protocol; onError is told of these.
 BROKEN_PROTOCOL = frozenset({BARE_LINE_END, BARE_NEWLINE, EARLY_TALKER, HTTP_REFUSED, TALKED_BEFORE_TLS, BDAT_SYNTAX})
 
-# What the server itself says of a message, whatever its hook does.
+# The server's own refusals of a message, whatever the hook answers.
 FAULTS = frozenset({TOO_LARGE, BARE_NEWLINE})
 
 
 def ok(text: object, default: Reply) -> Reply:
-    """The 250 reply with a hook's text, or the standing one if the hook gave no text."""
+    """The 250 reply with a hook's text, or the default if the hook gave none."""
     if isinstance(text, str) and text:
         return Reply(default.code, text, default.enhancedCode)
     return default

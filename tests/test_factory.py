@@ -23,12 +23,12 @@ LEAVE = "421 4.3.2 Server is shutting down"
 
 
 def limits(client: Client) -> int:
-    """How many times are being measured until clients are cut off."""
+    """The number of pending timers that abort connections."""
     return sum(call.func == client.factory.server.live._endByForce for call in client.clock.getDelayedCalls())
 
 
 class Closed:
-    """Whether the Deferred of C{close} has fired."""
+    """The Deferred of C{close}; true once it has fired."""
 
     def __init__(self, factory: SMTPServerFactory) -> None:
         self.results: list[Any] = []
@@ -63,7 +63,7 @@ def test_a_wrong_option_is_an_error_when_the_factory_is_made(given: dict[str, An
 
 
 def challengeOf(factory: SMTPServerFactory, username: str = "nobody") -> list[str]:
-    """What SCRAM shows for a user that no hook knows: a nonce, a salt, and a number of iterations."""
+    """The challenge of SCRAM for an unknown user: nonce, salt and number of iterations."""
     client = Client(factory)
     client.session.secure = True
     challenge = client.last(HELLO, f"AUTH SCRAM-SHA-256 {encoded(f'n,,n={username},r=x')}")
@@ -86,7 +86,7 @@ def test_unknown_users_have_their_salt_from_the_secret_whatever_holds_it(tmp_pat
     assert saltOf(makeScram(scramSecret=SCRAM_SECRET), "somebody") != salts[0]
     assert saltOf(makeScram(scramSecret=SCRAM_SECRET + "x")) != salts[0]
     assert saltOf(makeScram()) != salts[0]
-    assert saltOf(makeScram()) == saltOf(makeScram())  # one secret a process
+    assert saltOf(makeScram()) == saltOf(makeScram())  # a process has one secret
 
 
 def test_unknown_users_show_the_iterations_and_the_length_of_salt_that_are_given_from_the_start() -> None:
@@ -119,7 +119,7 @@ def test_a_file_without_a_secret_is_an_error(tmp_path: Path, content: bytes | No
         file.write_bytes(content)
     with pytest.raises(OptionError) as caught:
         makeScram(scramSecret=str(file))
-    # Not even the path, for it may have been meant as the secret.
+    # Without the path: it may be the secret itself, written in the wrong form.
     assert str(caught.value) == (
         f"option scramSecret is the path of a file {what}, it wants the path of a readable file with 16 octets or more;"
         " a secret that begins with / or . stands in a file"
@@ -267,7 +267,7 @@ def test_a_hook_is_waited_for() -> None:
     assert closed
 
 
-def test_who_is_not_done_in_time_is_cut_off() -> None:
+def test_a_client_that_is_not_done_in_time_is_aborted() -> None:
     mailbox, diary = Mailbox(), Diary()
     client = connect(onData=mailbox.onData, onClose=diary.hook("onClose"), closeTimeout=5)
     client.say(*ENVELOPE, "DATA", "half")
@@ -282,7 +282,7 @@ def test_who_is_not_done_in_time_is_cut_off() -> None:
     assert (mailbox, diary) == ([], ["onClose"])
 
 
-def test_without_a_close_timeout_nobody_is_cut_off() -> None:
+def test_without_a_close_timeout_no_client_is_aborted() -> None:
     client = connect(closeTimeout=0)
     client.say(HELLO, MAIL)
     Closed(client.factory)
@@ -327,7 +327,7 @@ def test_hooks_that_end_soon_after_their_connection_was_cut_off_are_waited_for()
 
 @pytest.mark.parametrize("isGone", [False, True])
 def test_hooks_that_do_not_end_are_cancelled_soon_after_close_timeout(isGone: bool) -> None:
-    """Even that of a message that was read whole: it was not acknowledged, so it will come again."""
+    """Even onData after the whole message: the client has no reply yet, so it will retry."""
     onData, onClose = Pending(), Pending()
     client = connect(onData=onData, onClose=onClose, closeTimeout=5)
     client.say(*ENVELOPE, "DATA", ".")
@@ -436,7 +436,7 @@ def test_a_client_that_reads_nothing_gets_421_when_it_reads_again() -> None:
 
 
 def test_a_transport_that_ends_at_once_does_no_harm() -> None:
-    """Its connectionLost comes from within loseConnection."""
+    """It calls connectionLost within loseConnection."""
 
     class Sudden(Transport):
         def loseConnection(self) -> None:
@@ -470,7 +470,7 @@ def test_a_close_is_done_though_the_factory_listens_again_meanwhile() -> None:
     assert not factory.clock.getDelayedCalls()  # type: ignore[union-attr]
 
 
-def test_listening_again_cuts_nobody_off_who_came_since() -> None:
+def test_listening_again_aborts_no_client_that_connected_since() -> None:
     factory = makeFactory(onData=lambda stream, session: None, closeTimeout=5)
     old = Client(factory)
     old.say(*ENVELOPE)

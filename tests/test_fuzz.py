@@ -44,7 +44,7 @@ from tests.conftest import takeBetrayals
 from tests.reading import Reading
 from tests.secrets import PASSWORD, TOKEN, WRONG_PASSWORD, encoded, plain
 from tests.support import Transport, cutUp, makeFactory
-from tests.tls.test_context import Handshake
+from tests.tls.handshakes import Handshake
 
 MEMORY = 131072
 SOCKET_BUFFER = 65536

@@ -1,9 +1,10 @@
-"""Hooks: where they may stand, what they may answer, and what becomes of what they raise."""
+"""Hooks: where they may be given, what they may return, and what happens to what they raise."""
 
 from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import json
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from zope.interface.verify import verifyObject
 
 from smtphooks import AuthResponse, Extension, Hooks, ISMTPHooks, SMTPError, SMTPServerFactory
 from smtphooks.errors import OptionError
-from smtphooks.hooks import HOOK_NAMES, hookOf
+from smtphooks.hooks import HOOK_NAMES, SITUATIONS, HookAttributes, hookOf
+from smtphooks.hooks import HOOKS as TABLE
 from tests.conftest import Logged
 from tests.support import (
     ENVELOPE,
@@ -43,7 +45,7 @@ SECRET = "secret-of-the-hook"
 CRASHED = "451 4.3.0 Temporary server error, please try again later"
 
 
-# --- where hooks may stand ---
+# --- where hooks may be given ---
 
 
 def test_hooks_given_as_options_are_called_in_the_order_of_a_connections_life() -> None:
@@ -148,16 +150,30 @@ def test_a_method_of_the_base_that_is_not_overridden_is_absent() -> None:
     assert hookOf(Unbased(), "notAHook") is None
 
 
-def test_the_base_the_interface_and_the_factory_know_the_same_hooks() -> None:
+def test_the_base_the_interface_and_the_factory_know_the_hooks_of_the_table_and_no_others() -> None:
     assert verifyObject(ISMTPHooks, Hooks())
     assert set(ISMTPHooks.names()) == set(HOOK_NAMES)
-    base: Any = Hooks()
-    for name, method in ISMTPHooks.namesAndDescriptions():
-        assert getattr(base, name)(*method.positional) is None
-        assert getattr(SMTPServerFactory, name) is None
+    assert {name for name in vars(Hooks) if name.startswith("on")} == set(HOOK_NAMES)
+    assert set(HookAttributes.__annotations__) == set(HOOK_NAMES)
+    assert issubclass(SMTPServerFactory, HookAttributes)
 
 
-# --- what hooks may answer ---
+@pytest.mark.parametrize("name", HOOK_NAMES)
+def test_the_base_the_interface_and_the_factory_agree_on_a_hook(name: str) -> None:
+    arguments = TABLE[name].arguments
+    assert TABLE[name].name == name
+    assert ISMTPHooks[name].positional == arguments
+    assert tuple(inspect.signature(getattr(Hooks(), name)).parameters) == arguments
+    assert getattr(Hooks(), name)(*arguments) is None
+    assert getattr(SMTPServerFactory, name) is None
+
+
+def test_every_hook_that_can_refuse_is_tried_below() -> None:
+    """By a client without TLS and AUTH; onSecure and onAuth have tests of their own."""
+    assert {*HOOKS, "onSecure", "onAuth"} == set(SITUATIONS)
+
+
+# --- what hooks may return ---
 
 
 class SlowAwaitable:
@@ -220,7 +236,7 @@ def refusing(error: BaseException) -> Callable[[], Any]:
 
 
 def reach(name: str, kind: Kind, decide: Callable[[], Any], **given: Any) -> tuple[Client, list[str]]:
-    """A client whose server has called the hook, and all replies."""
+    """A client that has brought its server to call the hook, and all replies."""
     clock = Clock()
     factory = makeFactory(**{name: lambda *arguments: kind(clock, decide), **given})
     client = Client(factory)
@@ -308,7 +324,7 @@ def test_a_result_that_is_no_text_leaves_the_standing_text(name: str, result: ob
 
 
 def test_a_generator_is_a_crash_and_not_taken_for_success(logged: Logged) -> None:
-    """Twisted's inlineCallbacks was forgotten: nothing of the hook has run, and the message would be lost."""
+    """Without inlineCallbacks nothing of the hook has run, and the message would be lost."""
 
     def forgotten(stream: Any, session: Any) -> Generator[Any, Any, Any]:
         yield stream.read()
@@ -323,7 +339,7 @@ def test_a_generator_is_a_crash_and_not_taken_for_success(logged: Logged) -> Non
         assert "generator" in str(failure.value)
 
 
-# --- answers that are none, and errors that are returned ---
+# --- errors that are returned, and results that are no answer ---
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -361,7 +377,7 @@ def test_an_exception_returned_from_a_hook_that_is_only_told_is_logged(name: str
 
 @pytest.mark.parametrize("error", [SMTPError("Invalid credentials", 535), ValueError(SECRET)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_error_returned_from_on_auth_logs_nobody_in(kind: Kind, error: Exception, logged: Logged) -> None:
+def test_an_error_returned_from_on_auth_is_no_login(kind: Kind, error: Exception, logged: Logged) -> None:
     clock = Clock()
     client = connect(allowInsecureAuth=True, onAuth=lambda *_: kind(clock, lambda: error))
     client.say(HELLO)
@@ -375,7 +391,7 @@ def test_an_error_returned_from_on_auth_logs_nobody_in(kind: Kind, error: Except
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_forgotten_await_is_made_up_for(name: str) -> None:
-    """A coroutine that a hook returns, however deep, decides: an object that is none of the answers is not a yes."""
+    """A coroutine that a hook returns is awaited, however deep; the coroutine itself must not pass as a result."""
 
     async def inner() -> Any:
         raise SMTPError("Not here", 554)
@@ -397,9 +413,19 @@ def test_False_is_a_fault_where_a_text_is_the_answer(name: str, kind: Kind, logg
     assert len(logged.takeFailures(TypeError)) == 1
 
 
+def test_False_is_no_fault_where_the_result_is_ignored_or_may_be_a_false_user() -> None:
+    ignored = {"onConnect", "onSecure", "onReset", "onClose", "onError"}
+    assert {name for name in TABLE if TABLE[name].mayAnswerFalse} == {*ignored, "onAuth"}
+    assert {name for name in TABLE if not TABLE[name].isResultUsed} == ignored
+    client = connect(**dict.fromkeys(("onConnect", "onReset", "onClose"), lambda session: False))
+    assert client.codes() == [220]
+    assert client.last(HELLO, MAIL, "RSET") == "250 2.0.0 Flushed"
+    client.lose()
+
+
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_deferred_that_failed_is_no_yes_when_it_is_returned_again(name: str, logged: Logged) -> None:
-    """A look-up that is remembered: what handles its failure leaves None in it."""
+    """A cached look-up: handling its failure has left None in it."""
     remembered: Deferred[None] = fail(SMTPError("Not here", 554))
 
     async def returned(*arguments: Any) -> Any:
@@ -430,7 +456,7 @@ def test_a_deferred_that_succeeded_answers_the_same_when_it_is_returned_again() 
 @pytest.mark.parametrize("error", [SMTPError("Not here", 554), KeyError(SECRET)])
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_deferred_that_failed_is_no_yes_when_it_is_awaited_again(name: str, error: Exception, logged: Logged) -> None:
-    """Twisted leaves None in a Deferred that a coroutine has awaited."""
+    """A cached look-up: Twisted leaves None in a Deferred that a coroutine has awaited."""
     for isPending in (True, False):
         remembered: Deferred[None] = Deferred()
         if not isPending:
@@ -535,7 +561,7 @@ def test_a_look_up_that_takes_too_long_for_one_client_goes_on_for_the_next() -> 
 
 @pytest.mark.parametrize("second", WAYS)
 @pytest.mark.parametrize("first", WAYS)
-def test_a_look_up_that_fails_refuses_for_all_who_wait(first: Any, second: Any) -> None:
+def test_a_look_up_that_fails_refuses_all_clients_that_wait(first: Any, second: Any) -> None:
     shared: Deferred[str] = Deferred()
     clients = twoThatWait(first, second, shared)
     shared.errback(SMTPError("Not here", 553))
@@ -543,7 +569,7 @@ def test_a_look_up_that_fails_refuses_for_all_who_wait(first: Any, second: Any) 
 
 
 def test_commands_that_wait_their_turn_find_the_same_as_the_first() -> None:
-    """They are run within the call that fires the Deferred."""
+    """The pipelined commands run within the call that fires the Deferred."""
     for result, reply in (("found", "250 2.1.5 found"), (SMTPError("Not here", 550), "550 5.1.1 Not here")):
         shared: Deferred[str] = Deferred()
         client = connect(onRcptTo=_awaits(shared))
@@ -721,7 +747,7 @@ def test_all_hooks_of_a_connection_share_a_context_and_no_two_connections_do() -
 
 
 def test_the_context_is_that_of_the_factory_and_not_of_the_moment() -> None:
-    """The reactor of asyncio calls what is due in the context of the code that asked for it last."""
+    """Asyncio's reactor runs a delayed call in the context of the code that scheduled it last."""
     mine: ContextVar[str] = ContextVar("mine", default="nobody's")
     seen: list[str] = []
     factory = makeFactory(onConnect=lambda session: seen.append(mine.get()))
@@ -729,11 +755,11 @@ def test_the_context_is_that_of_the_factory_and_not_of_the_moment() -> None:
     assert seen == ["nobody's"]
 
 
-# --- code of others that raises ---
+# --- cancellers that raise ---
 
 
 class Uncancellable(Exception):
-    """What a canceller raises."""
+    """Raised by cancellers."""
 
 
 def raisingDeferred() -> Deferred[Any]:
@@ -866,7 +892,7 @@ def test_a_hook_may_take_its_arguments_as_it_likes(hook: Callable[..., Any]) -> 
     makeFactory(onData=hook)
 
 
-# --- hooks that are only told ---
+# --- hooks that cannot refuse ---
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -967,7 +993,7 @@ def test_the_handler_of_an_extension_answers_as_a_hook_does(kind: Kind, logged: 
 
 
 def test_an_extension_that_crashes_within_the_dialogue_ends_with_451(logged: Logged) -> None:
-    """Its validator runs within the dialogue, which cannot go on from there."""
+    """Its validator runs within the dialogue, which cannot continue after that."""
     told = Pending()
     extension = Extension("XTRA", mailParameters={"XTRA": lambda value: int(value)})
     client = connect(extensions=[extension], onHelo=lambda *_: succeed(None), onError=told)
@@ -998,7 +1024,7 @@ def test_an_extension_that_crashes_behind_a_slow_hook_does_not_hang(logged: Logg
 def test_a_refusal_that_was_badly_made_refuses_all_the_same(name: str) -> None:
     class Mine(SMTPError):
         def __init__(self) -> None:
-            """Forgets to call that of its base."""
+            """Forgets to call the base class."""
 
     code = HOOKS[name][1]
     for kind in KINDS:

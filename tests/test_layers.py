@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "service": {"syntax", "sasl", "options", "dialogue", "admission", "tls", "connection", "server"},
 }
 # The modules at the root that are no values.
-ROOT = {"options": "options", "protocol": "server", "factory": "server"}
+ROOT = {"options": "options", "optionkinds": "options", "protocol": "server", "factory": "server"}
 
 # Octets and texts in, values out: whoever likes may run these without a reactor, or without Twisted.
 WITHOUT_TWISTED = ("syntax", "dialogue")
@@ -87,6 +87,16 @@ def test_every_folder_has_its_rule() -> None:
 @pytest.mark.parametrize("module", [module for module in MODULES if roomOf(module) in WITHOUT_TWISTED])
 def test_the_core_knows_no_twisted(module: str) -> None:
     assert not {name.split(".")[0] for name in importsOf(MODULES[module])} & REACTOR_SIDE
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if roomOf(module) in WITHOUT_TWISTED])
+def test_nothing_that_the_core_imports_brings_twisted_in(module: str) -> None:
+    seen, pending = {module}, [module]
+    while pending:
+        imported = pending.pop()
+        assert not {name.split(".")[0] for name in importsOf(MODULES[imported])} & {"twisted", "OpenSSL", "asyncio"}
+        pending += importsOfOurs(MODULES[imported]) - seen
+        seen |= importsOfOurs(MODULES[imported])
 
 
 @pytest.mark.parametrize(

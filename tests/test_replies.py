@@ -1,4 +1,4 @@
-"""Replies: whatever the text, the octets are one well-formed reply; whatever the refusal, its codes agree."""
+"""Replies: any text makes one well-formed reply, and the codes of any refusal agree."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtphooks import replies
-from smtphooks.replies import SITUATIONS, Reply, Situation, SMTPError
+from smtphooks import hooks, replies
+from smtphooks.replies import COMMAND_SITUATION, PARAMETER_SITUATION, Reply, Situation, SMTPError
+
+SITUATIONS = {**hooks.SITUATIONS, "command": COMMAND_SITUATION, "parameter": PARAMETER_SITUATION}
 
 STANDARD = {name: value for name, value in vars(replies).items() if isinstance(value, Reply)}
 
@@ -137,7 +139,7 @@ def test_reply_refuses_an_enhanced_code_of_another_class() -> None:
         Reply(550, "No", "4.1.1")
 
 
-# --- What smtphooks says by itself ---
+# --- The server's own replies ---
 
 
 @pytest.mark.parametrize("name", STANDARD)
@@ -173,7 +175,7 @@ def test_ok_takes_the_text_of_a_hook_and_nothing_else(answer: object, text: str)
 
 
 @pytest.mark.parametrize("code", [200, 250, 354, 399, 600, 0, -1, True, "550", 550.0, None])
-def test_refusal_has_a_code_from400_to599(code: Any) -> None:
+def test_refusal_has_a_code_from_400_to_599(code: Any) -> None:
     if code is None:
         assert SMTPError("No", code).responseCode is None
         return
@@ -224,12 +226,12 @@ def test_refusal_is_an_exception_with_its_text() -> None:
         (SMTPError("No", 452), "onMailFrom", "452 4.3.1 No"),
         (SMTPError("No", 552), "onMailFrom", "552 5.3.4 No"),
         (SMTPError("No", 452), "onData", "452 4.3.1 No"),
-        # Not in the table of the situation, then by the code alone, then by its class.
+        # A code that the situation does not list: by the code alone, then by its class.
         (SMTPError("No", 451), "onRcptTo", "451 4.3.0 No"),
         (SMTPError("No", 421), "onRcptTo", "421 4.3.2 No"),
         (SMTPError("No", 599), "onRcptTo", "599 5.0.0 No"),
         (SMTPError("No", 499), "onRcptTo", "499 4.0.0 No"),
-        # What the hook says itself counts.
+        # Codes that the hook names.
         (SMTPError("No", 550, "5.7.26"), "onRcptTo", "550 5.7.26 No"),
         (SMTPError("No", None, "5.2.1"), "onRcptTo", "550 5.2.1 No"),
         (SMTPError("No", None, "4.2.1"), "onRcptTo", "450 4.2.1 No"),

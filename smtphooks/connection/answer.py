@@ -12,6 +12,7 @@ from typing import Any
 from twisted.python.failure import Failure
 
 from smtphooks import replies
+from smtphooks.hooks import SITUATIONS
 from smtphooks.replies import SMTPError
 
 Result = str | SMTPError | None
@@ -63,6 +64,6 @@ def _worst(results: list[Result]) -> Result:
     """SMTP has one reply for all recipients: if any failed, the client must try again rather than lose a copy."""
     refusals = [result for result in results if isinstance(result, SMTPError)]
     for refusal in refusals:
-        if (refusal.responseCode or 450) < 500:
+        if refusal.reply(SITUATIONS["onData"]).code < 500:
             return refusal
     return refusals[0] if refusals else next((result for result in results if result), None)

@@ -11,20 +11,20 @@ This module knows neither sessions nor what an answer means.
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from time import perf_counter
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from smtphooks.connection.coroutines import WRONG_REACTOR, Begun, Run, begin, callAndBegin, checkedFuture
 from smtphooks.connection.sharing import Waiter, maybeDealtWith
+from smtphooks.hooks import AsyncioCoroutine
 
 _NEVER = float("inf")
 
@@ -229,35 +229,6 @@ class _Steps(Coroutine[Any, Any, Any]):
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
-
-
-class AsyncioCoroutine:
-    """What a hook marked with L{asyncioHook} returns: a coroutine that has to run as a task of asyncio."""
-
-    __slots__ = ("coroutine",)
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self.coroutine = coroutine
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return self.coroutine.__await__()
-
-
-Hook = TypeVar("Hook", bound=Callable[..., Coroutine[Any, Any, Any]])
-
-
-def asyncioHook(hook: Hook) -> Hook:
-    """
-    Run an C{async def} hook as a task of asyncio, so that C{asyncio.timeout}, task groups and libraries such as aiohttp
-    work in it.  It needs Twisted's asyncio reactor.
-    """
-
-    @functools.wraps(hook)
-    def call(*arguments: Any, **named: Any) -> Any:
-        result = hook(*arguments, **named)
-        return AsyncioCoroutine(result) if type(result) is CoroutineType else result
-
-    return call  # type: ignore[return-value]
 
 
 def needsAsyncio(error: BaseException | None) -> bool:

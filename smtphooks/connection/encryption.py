@@ -13,7 +13,8 @@ from twisted.python.failure import Failure
 
 from smtphooks.connection.wrappers import isHandshakeDone
 from smtphooks.session import Session
-from smtphooks.tls.handshake import explainHandshakeFailure, record
+from smtphooks.tls.failure import explainHandshakeFailure
+from smtphooks.tls.peer import record
 
 
 class Encryption:

@@ -39,7 +39,8 @@ from smtphooks.dialogue.steps import (
     Verdict,
     Wait,
 )
-from smtphooks.replies import SITUATIONS, Reply
+from smtphooks.hooks import SITUATIONS
+from smtphooks.replies import Reply
 from smtphooks.session import Session
 from smtphooks.syntax.wire import Wire
 

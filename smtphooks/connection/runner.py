@@ -23,16 +23,16 @@ from twisted.python.failure import Failure
 from smtphooks import replies
 from smtphooks.connection.calling import HookCaller, PendingAnswer, needsAsyncio
 from smtphooks.connection.coroutines import WRONG_REACTOR
-from smtphooks.hooks import nameOf
+from smtphooks.hooks import HOOKS, nameOf
 from smtphooks.replies import SMTPError
 from smtphooks.sasl.mechanisms import AuthResponse
 from smtphooks.session import Session
 
 # These hooks only learn of something: what they raise is logged and answers nobody.
-TOLD = frozenset({"onReset", "onClose", "onError"})
+TOLD = frozenset(name for name, hook in HOOKS.items() if hook.situation is None)
 
 # The answer of these is ignored, or it may well be False.
-_MAY_ANSWER_FALSE = TOLD | {"onConnect", "onSecure", "onAuth"}
+_MAY_ANSWER_FALSE = frozenset(name for name, hook in HOOKS.items() if hook.mayAnswerFalse)
 
 HOOK_TIMED_OUT = replies.HOOK_TIMED_OUT.asError()
 

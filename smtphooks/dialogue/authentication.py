@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from smtphooks import replies
 from smtphooks.dialogue import transaction
 from smtphooks.dialogue.steps import Ask, AuthFailed, Challenge, Question, StartTLS, Task, Wait
+from smtphooks.hooks import SITUATIONS
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.sasl.mechanisms import Auth, AuthResponse
 from smtphooks.sasl.scram import maybeBase64
@@ -99,7 +100,7 @@ def _initial(text: str) -> bytes | None:
 def refusalOf(response: AuthResponse) -> Reply:
     """The reply to an attempt that failed."""
     error = SMTPError(response.message or "Authentication credentials invalid", response.responseCode)
-    return error.reply(replies.SITUATIONS["onAuth"])
+    return error.reply(SITUATIONS["onAuth"])
 
 
 def _exchange(
@@ -116,7 +117,7 @@ def _exchange(
     resume: Callable[[Any], bytes | Auth] = exchange.send
     answer: bytes | AuthResponse | SMTPError | None = None
     refusal: SMTPError | None = None  # that of the hook
-    situation = replies.SITUATIONS["parameter"]
+    situation = replies.PARAMETER_SITUATION
     while True:
         try:
             wanted = resume(answer)
@@ -134,7 +135,7 @@ def _exchange(
             # The exchanges of many connections may have begun before the first of them failed.
             if _isBarred(dialogue):
                 return None
-            situation = replies.SITUATIONS["onAuth"]
+            situation = SITUATIONS["onAuth"]
             dialogue.attempt = wanted
             try:
                 answer = yield from judge(dialogue, wanted)
@@ -193,5 +194,5 @@ def secure(dialogue: Dialogue, step: StartTLS) -> Task:
     try:
         yield Ask("onSecure", (transport, dialogue.session))
     except SMTPError as refusal:
-        return refusal.reply(replies.SITUATIONS["onSecure"]).closing()
+        return refusal.reply(SITUATIONS["onSecure"]).closing()
     return ()

@@ -18,7 +18,8 @@ from smtphooks import replies
 from smtphooks.dialogue import authentication, transaction
 from smtphooks.dialogue import xclient as proxied
 from smtphooks.dialogue.steps import AbandonMessage, Ask, Replies, StartTLS, State, Task, Wait
-from smtphooks.options import fillHeloResponse
+from smtphooks.hooks import SITUATIONS
+from smtphooks.optionkinds import fillHeloResponse
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.syntax import grammar
 
@@ -48,7 +49,7 @@ def connect(dialogue: Dialogue, argument: str) -> Task:
     try:
         yield Ask("onConnect", (dialogue.session,))
     except SMTPError as refusal:
-        return refusal.reply(replies.SITUATIONS["onConnect"]).closing()
+        return refusal.reply(SITUATIONS["onConnect"]).closing()
     dialogue.state = State.GREETED
     return dialogue.greeting()
 

@@ -20,8 +20,9 @@ from smtphooks.dialogue.commands import COMMANDS
 from smtphooks.dialogue.extensions import Extensions, isDisabled
 from smtphooks.dialogue.steps import Ask, Question, Replies, State, Step, Task, Verdict
 from smtphooks.dialogue.transaction import Tally
+from smtphooks.hooks import SITUATIONS
 from smtphooks.options import Options
-from smtphooks.replies import SITUATIONS, Reply, Situation, SMTPError
+from smtphooks.replies import COMMAND_SITUATION, PARAMETER_SITUATION, Reply, Situation, SMTPError
 from smtphooks.sasl.failures import NOT_COUNTED, AuthFailures
 from smtphooks.sasl.mechanisms import NO_MECHANISMS, Auth, Mechanisms
 from smtphooks.session import Envelope, Session
@@ -333,8 +334,8 @@ class Dialogue:
     def _situation(self) -> Situation:
         """Where a refusal happens now: in a hook, or else in the argument of the command."""
         if not isinstance(self._question, Ask):
-            return SITUATIONS["parameter"]
-        return SITUATIONS.get(str(self._question.hook), SITUATIONS["command"])
+            return PARAMETER_SITUATION
+        return SITUATIONS.get(str(self._question.hook), COMMAND_SITUATION)
 
     def _conclude(self, answer: Replies) -> Replies:
         """The command at hand is done."""

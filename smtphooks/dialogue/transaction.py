@@ -27,7 +27,8 @@ from smtphooks.dialogue.steps import (
     Task,
     Verdict,
 )
-from smtphooks.replies import SITUATIONS, Reply, SMTPError
+from smtphooks.hooks import SITUATIONS
+from smtphooks.replies import Reply, SMTPError
 from smtphooks.session import Address, Envelope
 from smtphooks.syntax import grammar
 

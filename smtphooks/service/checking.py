@@ -20,7 +20,7 @@ from smtphooks.admission.clients import Clients
 from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, hookOf
-from smtphooks.options import Options, checkOption, isSecretPath, makeOptions
+from smtphooks.options import Options, checkOption, makeOptions, mustHide, optionsWith
 from smtphooks.service.checkers import makePortal
 from smtphooks.service.loading import lineOf, loadExtensions, loadHooks, searchIn
 from smtphooks.service.reading import (
@@ -31,17 +31,17 @@ from smtphooks.service.reading import (
     ListenerSettings,
     Settings,
     cause,
+    withoutKeys,
 )
 from smtphooks.service.toml import table, toTOML
-from smtphooks.tls.certificates import isPath
 
 # Options that hold over all listeners together where they are common, beside those of each listener alone.
-_SHARED = ("maxClients", "maxClientsPerAddress")
+_SHARED = optionsWith("shared", "clients")
 
 # What listeners have in common unless one of them is told something of its own: the count of failed AUTH, and what
 # SCRAM shows for unknown users.
-_COUNTING = ("authFailuresPerAddress",)
-_SHOWING = ("scramSecret", "scramIterations", "scramSaltLength")
+_COUNTING = optionsWith("shared", "authFailures")
+_SHOWING = optionsWith("shared", "unknownUsers")
 
 # Endpoints that begin with TLS by themselves; the second is that of the package txsni.
 _WITH_TLS = ("ssl", "tls")
@@ -274,7 +274,7 @@ def describe(configuration: Configuration) -> str:
         tables.append(table("[auth]", {"checkers": [NOT_SHOWN] * len(configuration.auth.checkers)}))
     for listener, options in zip(configuration.listeners, each, strict=True):
         tables += _tablesOf(listener, {name: value for name, value in options.items() if name not in common})
-    return "\n".join(tables)
+    return withoutKeys("\n".join(tables))  # the text of option cert may hold the key as well
 
 
 def _top(configuration: Configuration) -> str:
@@ -306,14 +306,11 @@ def _optionsOf(listener: Listener) -> dict[str, Any]:
 
 def _written(given: Options) -> dict[str, Any]:
     """Options as TOML has them, which has neither objects nor None, and without secrets."""
-    options = _withoutKeys(attrs.asdict(given, recurse=False))
-    if options["scramSecret"] is not None and not isSecretPath(options["scramSecret"]):
-        options["scramSecret"] = NOT_SHOWN
+    options = _withoutSecrets(attrs.asdict(given, recurse=False))
     del options["portal"]  # [auth] has made it
-    options["sniOptions"] = {host: _withoutKeys(own) for host, own in options["sniOptions"].items()}
+    options["sniOptions"] = {host: _withoutSecrets(own) for host, own in options["sniOptions"].items()}
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _withoutKeys(options: Mapping[str, Any]) -> dict[str, Any]:
-    key = options.get("key")
-    return dict(options) if key is None or isPath(key) else {**options, "key": NOT_SHOWN}
+def _withoutSecrets(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: NOT_SHOWN if mustHide(name, value) else value for name, value in options.items()}

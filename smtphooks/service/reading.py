@@ -18,10 +18,8 @@ from typing import Any
 import attrs
 
 from smtphooks.errors import unknownName
-from smtphooks.options import OPTION_NAMES, isSecretPath
+from smtphooks.options import HOST_OPTIONS, OPTION_NAMES, isPath
 from smtphooks.service.toml import toTOML
-from smtphooks.tls.certificates import isPath
-from smtphooks.tls.context import HOST_OPTIONS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,12 +49,17 @@ NOT_SHOWN = "(not shown)"
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
 
 
+def withoutKeys(text: str) -> str:
+    """A text without the private keys in it."""
+    return _PRIVATE_KEY.sub(NOT_SHOWN, text)
+
+
 class ConfigError(Exception):
     """Something in the configuration is wrong; its text is one sentence for people."""
 
     def __init__(self, sentence: str) -> None:
         # What a file has in the wrong place is shown, and may be a key.
-        super().__init__(_PRIVATE_KEY.sub(NOT_SHOWN, sentence))
+        super().__init__(withoutKeys(sentence))
 
 
 @attrs.frozen
@@ -214,14 +217,7 @@ def _folderOf(path: str) -> str:
 
 def _absolute(folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options, with paths taken from a folder: that of the file, for a service may run in any."""
-    found = dict(options)
-    for name in ("key", "cert", "ca"):
-        value = found.get(name)
-        if isinstance(value, str) and value and isPath(value):
-            found[name] = os.path.join(folder, value)
-    secret = found.get("scramSecret")
-    if isinstance(secret, str) and isSecretPath(secret):
-        found["scramSecret"] = os.path.join(folder, secret)
+    found = {name: os.path.join(folder, value) if isPath(name, value) else value for name, value in options.items()}
     hosts = found.get("sniOptions")
     if isinstance(hosts, Mapping):
         found["sniOptions"] = {

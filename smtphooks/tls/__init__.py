@@ -1,5 +1,5 @@
 """
-TLS: certificates and keys, OpenSSL's contexts made of them, what a peer showed in a handshake, and why one failed.
+TLS: certificates and keys, OpenSSL contexts made of them, what a peer showed in a handshake, and why one failed.
 
-These modules know options and sessions as values; they know no command and no connection beyond pyOpenSSL's.
+These modules know options and sessions as values.  They know no command, and no connection but pyOpenSSL's.
 """

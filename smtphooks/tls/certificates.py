@@ -1,8 +1,8 @@
 """
-Credentials: private keys and certificates out of PEM files, checked; and a self-signed pair for want of them.
+Certificates: private keys and certificates read from PEM and checked, and a self-signed pair where there are none.
 
-What cannot be used is an L{OptionError} that names the option and the path, and never shows what is in a key.
-This module knows nothing of OpenSSL's contexts, of connections, or of which server name the credentials are for.
+An unusable file is an L{OptionError} that names the option and the path, and shows nothing of a key.
+This module knows no OpenSSL context, no connection, and not which server name a pair is for.
 """
 
 from __future__ import annotations
@@ -24,40 +24,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from twisted.logger import Logger
 
 from smtphooks.errors import OptionError
+from smtphooks.optionkinds import shownPEM
 from smtphooks.options import Options
 
 _log = Logger()
 
 _WANTS_PEM = "it wants PEM text or the path of a PEM file"
 _PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----", re.DOTALL)
-_BARE_BASE64 = re.compile(r"M[A-Za-z0-9+/=\s]{39,}")  # how a key without its PEM lines would look
-
-
-def isPath(text: str) -> bool:
-    """May this be the path of a file?  Nothing is that is or might be PEM, or a key without its PEM lines."""
-    return not ("-----BEGIN" in text or "\n" in text or _BARE_BASE64.fullmatch(text))
-
-
-@attrs.frozen(repr=False)
-class _NotShown:
-    """What stands in an error message, in any notation, in the place of what is or might be a key."""
-
-    description: str
-
-    def __repr__(self) -> str:
-        return self.description
-
-
-def _shown(value: str | bytes) -> object:
-    """A value for an error message: a path, but nothing that is or might be a key."""
-    text = value if isinstance(value, str) else value.decode("utf-8", "replace")
-    if isPath(text):
-        return text
-    return _NotShown("PEM text" if "-----BEGIN" in text else "text that is no PEM")
 
 
 def _wrong(name: str, value: str | bytes, why: object, wants: str = _WANTS_PEM) -> OptionError:
-    return OptionError(f"option {name} is {{!r}} ({{}}), {wants}", _shown(value), why, options=[name])
+    return OptionError(f"option {name} is {{!r}} ({{}}), {wants}", shownPEM(value), why, options=[name])
 
 
 def _read(name: str, value: str | bytes) -> bytes:
@@ -83,9 +60,9 @@ def _loadKey(value: str | bytes) -> Any:
 
 def loadCertificates(name: str, value: str | bytes) -> list[x509.Certificate]:
     """
-    The certificates in a value of an option, in their order; at least one.
+    The certificates in the value of an option, in their order; at least one.
 
-    @raise OptionError: if there is none.
+    @raise OptionError: if the value holds no certificate.
     """
     pem = _read(name, value)
     try:
@@ -95,18 +72,18 @@ def loadCertificates(name: str, value: str | bytes) -> list[x509.Certificate]:
 
 
 @attrs.frozen
-class Credentials:
-    """A private key and the certificates that go with it, leaf first."""
+class KeyPair:
+    """A private key and its certificate chain, leaf first."""
 
     key: Any
     chain: list[x509.Certificate]
 
 
-def loadCredentials(options: Options) -> Credentials | None:
+def loadKeyPair(options: Options) -> KeyPair | None:
     """
-    What the options C{key} and C{cert} hold, None if they are not given.
+    The pair that the options C{key} and C{cert} hold; None if they are not given.
 
-    @raise OptionError: if it cannot be read, or does not go together.
+    @raise OptionError: if one cannot be read, or the key is not that of the certificate.
     """
     if options.key is None or options.cert is None:
         return None
@@ -118,22 +95,22 @@ def loadCredentials(options: Options) -> Credentials | None:
     if not fits:
         raise OptionError(
             "option key is {!r}, it wants the private key of the first certificate in option cert ({!r})",
-            _shown(options.key),
-            _shown(options.cert),
+            shownPEM(options.key),
+            shownPEM(options.cert),
             options=["key", "cert"],
         )
-    return Credentials(key, chain)
+    return KeyPair(key, chain)
 
 
 @functools.cache
-def selfSigned(name: str) -> Credentials:
-    """One pair per name and process: who asks twice, or has several factories, is not given a second certificate."""
+def selfSigned(name: str) -> KeyPair:
+    """A self-signed pair, one for each name in a process, so that all factories show clients the same certificate."""
     _log.warn(
         "no certificate for {name}: TLS uses a self-signed one that no client can verify; set the options key and cert",
         name=name,
     )
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])  # X.520 allows no longer one
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])  # the upper bound of X.520
     loopback = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
     names = [x509.DNSName(host) for host in dict.fromkeys((name, "localhost"))]
     begin = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=1)
@@ -150,4 +127,4 @@ def selfSigned(name: str) -> Credentials:
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return Credentials(key, [certificate])
+    return KeyPair(key, [certificate])

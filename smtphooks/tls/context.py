@@ -1,9 +1,8 @@
 """
-TLS: from options to OpenSSL contexts, and the choice of one by server name.
+Contexts: OpenSSL contexts made of options, and the choice of one by server name (SNI).
 
-L{SecureContext} is given to Twisted wherever it wants to know how to begin TLS.  All that its options name is loaded,
-matched and tried before the first client could meet it, so that a wrong file is an L{OptionError} and never a failed
-handshake.  What a handshake says when it is over is asked for with the functions of L{smtphooks.tls.handshake}.
+Twisted begins TLS with a L{SecureContext}.  Keys, certificates and ciphers are loaded, matched and tried when it is
+made, so that a wrong file is an L{OptionError} and never a failed handshake.
 This module knows no protocol, no session and no hooks, and keeps no connection alive.
 """
 
@@ -22,35 +21,10 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from smtphooks.errors import OptionError, unknownName
-from smtphooks.options import Options
-from smtphooks.tls.certificates import Credentials, loadCertificates, loadCredentials, selfSigned
-from smtphooks.tls.handshake import (
-    HOST_NAME,
-    describe,
-    explainHandshakeFailure,
-    exporter,
-    identityOf,
-    judge,
-    judgeOnly,
-    reasonsOf,
-    serverName,
-    verifiedCertificate,
-)
-
-__all__ = [
-    "SecureContext",
-    "describe",
-    "explainHandshakeFailure",
-    "exporter",
-    "identityOf",
-    "serverName",
-    "verifiedCertificate",
-]
-
-HOST_OPTIONS = ("key", "cert", "ca", "requestCert", "rejectUnauthorized", "minVersion", "maxVersion", "ciphers")
-"""The options that a server name in C{sniOptions} may have of its own."""
-
-TLS_OPTIONS = (*HOST_OPTIONS, "sniOptions")
+from smtphooks.options import HOST_OPTIONS, TLS_OPTIONS, Options
+from smtphooks.tls.certificates import KeyPair, loadCertificates, loadKeyPair, selfSigned
+from smtphooks.tls.failure import reasonsOf
+from smtphooks.tls.peer import HOST_NAME, allowInvalid, requireValid, serverName
 
 _VERSIONS = {
     "TLSv1": (SSL.TLS1_VERSION, TLSVersion.TLSv1_0),
@@ -62,9 +36,9 @@ _VERSIONS = {
 
 class _Context(SSL.Context):
     """
-    A context as C{CertificateOptions} fills it, but for two things that it has no words for.
+    A context that C{CertificateOptions} fills, with two settings that it does not offer.
 
-    @ivar securityLevel: OpenSSL's, to end the list of ciphers with; Twisted lists names only and so drops it.
+    @ivar securityLevel: OpenSSL's; it ends the list of ciphers, from which Twisted drops everything but names.
     """
 
     securityLevel = b""
@@ -73,12 +47,12 @@ class _Context(SSL.Context):
         super().set_cipher_list(cipher_list + self.securityLevel)
 
     def set_alpn_select_callback(self, callback: Callable[..., Any]) -> None:
-        """SMTP has no ALPN: an offer of it is ignored (RFC 7301 section 3.1), where Twisted would end the handshake."""
+        """SMTP has no ALPN.  An offer of it is ignored (RFC 7301 section 3.1); Twisted would end the handshake."""
 
 
 @attrs.frozen
 class _Ciphers:
-    """Option C{ciphers}, taken apart: OpenSSL and Twisted keep its three parts in three places."""
+    """Option C{ciphers} in three parts, each of which OpenSSL and Twisted take in a place of its own."""
 
     upToTLS12: Any
     suitesOfTLS13: str
@@ -97,10 +71,10 @@ def _splitCiphers(options: Options) -> _Ciphers:
             options=["ciphers", "minVersion"],
         )
     if not levels and options.minVersion < "TLSv1.2":
-        levels = ["@SECLEVEL=0"]  # else OpenSSL 3 refuses the versions that minVersion asks for, whatever the cipher
+        levels = ["@SECLEVEL=0"]  # above it OpenSSL 3 refuses these versions, whatever the cipher
     try:
         acceptable = AcceptableCiphers.fromOpenSSLCipherString(":".join(others + levels)) if others else None
-        # Names that OpenSSL does not know, and suites, are only complained about where they are set.
+        # OpenSSL complains of unknown names and suites only where they are set.
         trial = SSL.Context(SSL.TLS_METHOD)
         trial.set_tls13_ciphersuites(":".join(suites).encode())
         trial.set_cipher_list(":".join([*(others or ["ALL"]), *levels]).encode())
@@ -113,26 +87,24 @@ def _splitCiphers(options: Options) -> _Ciphers:
     return _Ciphers(acceptable, ":".join(suites), "".join(":" + level for level in levels))
 
 
-def _makeContext(
-    options: Options, credentials: Credentials | None, choose: Callable[[SSL.Connection], None]
-) -> SSL.Context:
+def _makeContext(options: Options, pair: KeyPair | None, choose: Callable[[SSL.Connection], None]) -> SSL.Context:
     """
-    A context for what the options say.
+    A context for these options.
 
-    Sessions are never resumed (Twisted's default, and C{set_session_id} is done by it): a resumed one would carry a
-    client's certificate past the check of it, and that of one server name to another; SMTP clients gain little.
+    Sessions are never resumed (Twisted's default; it calls C{set_session_id} too).  A resumed session would carry a
+    client's certificate past its verification, and from one server name to another; SMTP clients would gain little.
     """
     ciphers = _splitCiphers(options)
     authorities = [] if options.ca is None else loadCertificates("ca", options.ca)
 
     def makeEmpty(method: int) -> SSL.Context:
-        # All that is not Twisted's to set is set here, before it: pyOpenSSL takes no changes to a context in use, and
-        # for some versions the list of ciphers, which Twisted sets last, is use.
+        # Before Twisted sets anything: pyOpenSSL accepts no changes to a context in use, and in some versions a context
+        # is in use once its list of ciphers is set, which Twisted does last.
         context = _Context(method)
         context.securityLevel = ciphers.securityLevel.encode()
         context.set_options(SSL.OP_NO_RENEGOTIATION)
         if options.maxVersion is not None:
-            context.set_max_proto_version(_VERSIONS[options.maxVersion][0])  # Twisted's older ones stop a step short
+            context.set_max_proto_version(_VERSIONS[options.maxVersion][0])  # an older Twisted stops one version short
         context.set_tlsext_servername_callback(choose)
         if ciphers.suitesOfTLS13:
             context.set_tls13_ciphersuites(ciphers.suitesOfTLS13.encode())
@@ -144,10 +116,8 @@ def _makeContext(
     settings: dict[str, Any] = {"acceptableCiphers": ciphers.upToTLS12}
     lowest = _VERSIONS[options.minVersion][1]
     settings["raiseMinimumTo" if options.minVersion >= "TLSv1.2" else "insecurelyLowerMinimumTo"] = lowest
-    if credentials is not None:
-        settings.update(
-            privateKey=credentials.key, certificate=credentials.chain[0], extraCertChain=credentials.chain[1:]
-        )
+    if pair is not None:
+        settings.update(privateKey=pair.key, certificate=pair.chain[0], extraCertChain=pair.chain[1:])
     if options.requestCert and authorities:
         settings.update(verify=True, caCerts=[crypto.X509.from_cryptography(one) for one in authorities])
     elif options.requestCert:
@@ -164,17 +134,19 @@ def _makeContext(
 
 
 @functools.cache
-def _barrenContext() -> SSL.Context:
-    """Without a certificate every handshake up to TLS 1.2 fails, with an alert to the client."""
+def _emptyContext() -> SSL.Context:
+    """A context without a certificate: every handshake up to TLS 1.2 fails in it, with an alert to the client."""
     return SSL.Context(SSL.TLS_METHOD)
 
 
 @attrs.frozen(eq=False)
 class _Host:
     """
-    What a server name means to a handshake.
+    How handshakes for one server name go.
 
-    @ivar lowest: the version of TLS, as pyOpenSSL counts, below which clients are refused.
+    @ivar lowest: the lowest version of TLS, as a number of OpenSSL's.
+    @ivar verifyMode: whether a certificate of the client is asked for, or required.
+    @ivar verify: the callback that verifies it.
     """
 
     context: SSL.Context
@@ -186,9 +158,9 @@ class _Host:
     def of(cls, options: Options, context: SSL.Context) -> _Host:
         mode, verify = SSL.VERIFY_NONE, None
         if options.requestCert:
-            mode, verify = SSL.VERIFY_PEER | SSL.VERIFY_CLIENT_ONCE, judgeOnly
+            mode, verify = SSL.VERIFY_PEER | SSL.VERIFY_CLIENT_ONCE, allowInvalid
             if options.rejectUnauthorized:
-                mode, verify = mode | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, judge
+                mode, verify = mode | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, requireValid
         return cls(context, _VERSIONS[options.minVersion][0], mode, verify)
 
     def begin(self) -> SSL.Connection:
@@ -198,20 +170,20 @@ class _Host:
 
     def takeOver(self, connection: SSL.Connection) -> None:
         """
-        Called within the handshake, when the client has said whom it wants.
+        Make a connection that has begun with another host's context one of this host.
 
-        OpenSSL changes certificates, authorities and ciphers with the context; how to verify is the connection's own;
-        and the version has been agreed upon already, so that all there is left is to refuse.
+        OpenSSL takes certificates, authorities and ciphers from the new context; how to verify belongs to the
+        connection.  The version has been agreed upon already, so one that is too low can only be refused.
         """
         if connection.get_protocol_version() < self.lowest:
-            connection.set_context(_barrenContext())
+            connection.set_context(_emptyContext())
             return
         connection.set_context(self.context)
         connection.set_verify(self.verifyMode, self.verify)
 
 
 def _ofHost(main: Options, own: Mapping[str, Any]) -> Options:
-    """The options of one server name: its own ones, else the main ones."""
+    """The options of one server name: its own, and the main ones for the rest."""
     for option in own:
         if option not in HOST_OPTIONS:
             raise OptionError(unknownName("option", option, HOST_OPTIONS))
@@ -239,14 +211,14 @@ def _ofHost(main: Options, own: Mapping[str, Any]) -> Options:
 
 
 class _Hosts:
-    """All that handshakes choose from, made as a whole; it never changes, but for a main host that may be late."""
+    """All hosts that a handshake can choose from.  They never change; the main host may be made late."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        credentials = loadCredentials(options)
-        # Without credentials this context is only a trial of the other options.
-        context = _makeContext(options, credentials, self._choose)
-        self._main = _Host.of(options, context) if credentials else None
+        pair = loadKeyPair(options)
+        # Without a key this context is only a trial of the other options.
+        context = _makeContext(options, pair, self._choose)
+        self._main = _Host.of(options, context) if pair else None
         self._named: dict[str, _Host] = {}
         for name, own in options.sniOptions.items():
             try:
@@ -261,18 +233,18 @@ class _Hosts:
                 "the name is {!r}, it wants a host name such as mail.example.org or *.example.org, once", name
             )
         options = _ofHost(self._options, own)
-        context = _makeContext(options, loadCredentials(options), self._choose)
+        context = _makeContext(options, loadKeyPair(options), self._choose)
         self._named[known] = _Host.of(options, context)
 
     def main(self) -> _Host:
-        """For clients that name no server, or one that is not known."""
+        """The host for clients that name no server, or an unknown one.  The first call makes a missing certificate."""
         if self._main is None:
             context = _makeContext(self._options, selfSigned(self._options.name), self._choose)
             self._main = _Host.of(self._options, context)
         return self._main
 
     def _choose(self, connection: SSL.Connection) -> None:
-        """Called by OpenSSL in every handshake, with a name or without; it must not raise."""
+        """OpenSSL calls this in every handshake, with a name or without; it must not raise."""
         name = serverName(connection) or ""
         host = self._named.get(name) or self._named.get("*." + name.partition(".")[2])
         if host is not None:
@@ -282,10 +254,10 @@ class _Hosts:
 @implementer(IOpenSSLServerConnectionCreator)
 class SecureContext:
     """
-    The TLS options of a factory in force: what Twisted's C{startTLS} and C{TLSMemoryBIOFactory} are given.
+    TLS as the options of a factory want it; for Twisted's C{startTLS} and C{TLSMemoryBIOFactory}.
 
-    @ivar options: the L{Options} that were read last without an error.
-    @raise OptionError: if a file cannot be read, or what is in it does not go together.
+    @ivar options: the L{Options} in force.
+    @raise OptionError: if a file cannot be read, or key, certificates and ciphers do not fit.
     """
 
     def __init__(self, options: Options) -> None:
@@ -296,9 +268,9 @@ class SecureContext:
         """
         Use other certificates, or other options of TLS, from the next handshake on.
 
-        All files are read again, also when nothing is given.  If anything is wrong, all stays as it was.
+        All files are read again, even if no option is given.  After an error everything stays as it was.
 
-        @raise OptionError: if something is wrong.
+        @raise OptionError: if an option is unknown or wrong.
         """
         for name in given:
             if name not in TLS_OPTIONS:
@@ -307,5 +279,5 @@ class SecureContext:
         self._hosts, self.options = _Hosts(options), options
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """Called by Twisted when TLS begins on a connection."""
+        """C{IOpenSSLServerConnectionCreator}: TLS begins on a connection."""
         return self._hosts.main().begin()

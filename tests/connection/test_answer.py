@@ -13,6 +13,9 @@ from smtphooks.connection.answer import resultsOf
 REFUSED = SMTPError("Mailbox full", 552)
 TRY_LATER = SMTPError("Busy", 451)
 LATER_BY_DEFAULT = SMTPError("Not now")
+LATER_BY_ITS_ENHANCED_CODE = SMTPError("Not now", enhancedCode="4.2.0")
+GONE_BY_ITS_ENHANCED_CODE = SMTPError("Gone", enhancedCode="5.1.1")
+SAID_BY_THE_HOOK = (REFUSED, TRY_LATER, LATER_BY_DEFAULT, LATER_BY_ITS_ENHANCED_CODE, GONE_BY_ITS_ENHANCED_CODE)
 LOST = "451 4.3.0"
 
 
@@ -23,7 +26,7 @@ def resulting(answer: object, recipients: int | None = None) -> tuple[list[Any],
 
 
 def _asText(answer: str | SMTPError | None) -> object:
-    if not isinstance(answer, SMTPError) or answer in (REFUSED, TRY_LATER, LATER_BY_DEFAULT):
+    if not isinstance(answer, SMTPError) or answer in SAID_BY_THE_HOOK:
         return answer
     return f"{answer.responseCode} {answer.enhancedCode}"
 
@@ -89,6 +92,8 @@ def test_a_refusal_wrapped_in_a_failure_is_that_refusal() -> None:
         (["one", REFUSED], REFUSED),
         ([REFUSED, TRY_LATER], TRY_LATER),
         ([REFUSED, LATER_BY_DEFAULT, "one"], LATER_BY_DEFAULT),
+        ([REFUSED, LATER_BY_ITS_ENHANCED_CODE, "one"], LATER_BY_ITS_ENHANCED_CODE),
+        ([GONE_BY_ITS_ENHANCED_CODE, TRY_LATER, "one"], TRY_LATER),
         ([], LOST),
     ],
 )

@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import capturedLogs
 
 from smtphooks import SMTPError
-from smtphooks.connection.calling import HookCaller, PendingAnswer, asyncioHook
+from smtphooks.connection.calling import HookCaller, PendingAnswer
+from smtphooks.hooks import asyncioHook
 from tests.conftest import Logged
 from tests.support import ENVELOPE, HELLO, MAIL, RCPT, callHook, connect
 

@@ -28,9 +28,9 @@ from smtphooks import SMTPError
 from smtphooks.admission.admission import Admission
 from tests.conftest import Logged
 from tests.support import ENVELOPE, HELLO, Client, Diary, Pending, Transport, makeFactory
-from tests.tls.test_starttls import SERVER, Server, eventually
-from tests.tls.test_starttls import lines as lines  # a fixture
-from tests.tls.test_starttls import serve as serve
+from tests.test_starttls import SERVER, Server, eventually
+from tests.test_starttls import lines as lines  # a fixture
+from tests.test_starttls import serve as serve
 
 pytestmark = pytest.mark.usefixtures("logged")
 

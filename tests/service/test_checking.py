@@ -931,6 +931,12 @@ class TestTLS:
         assert written.count('key = "(not shown)"') == 3
         assert "main.pem" in written
 
+    def test_no_key_is_written_that_stands_with_its_certificate(self) -> None:
+        both = f"cert = '''\n{PAIRS['main'].key}{PAIRS['main'].cert}'''\nkey = 'main.key'\n"
+        written = describe(self.configured(f"[tls]\n{both}"))
+        assert "PRIVATE" not in written
+        assert describe(configured(written)) == written
+
     def test_paths_of_keys_are_written(self, folder: Path) -> None:
         written = describe(self.configured("[tls]\nkey = 'main.key'\ncert = 'main.pem'\n"))
         assert f'key = "{folder}/etc/main.key"\n' in written

@@ -1,202 +1,58 @@
 """
-TLS: handshakes in memory between an OpenSSL client and what L{SecureContext} makes, for every option; what is wrong
-is said when the context is made, and names the option.
+Contexts: what L{SecureContext} makes of every option of TLS, tried in handshakes.  A wrong value is an error when the
+context is made, and the error names the option.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import gc
-import shutil
-import subprocess
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, x25519
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.asymmetric import x25519
 from OpenSSL import SSL
-from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import LogLevel, globalLogPublisher
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from smtphooks.errors import OptionError
-from smtphooks.options import Options
-from smtphooks.tls.certificates import selfSigned
-from smtphooks.tls.context import (
-    SecureContext,
-    describe,
-    explainHandshakeFailure,
-    exporter,
-    identityOf,
-    serverName,
-    verifiedCertificate,
-)
-from smtphooks.tls.handshake import standardName
+from smtphooks.tls.context import SecureContext
+from smtphooks.tls.failure import explainHandshakeFailure
+from smtphooks.tls.peer import describe, serverName, verifiedCertificate
 from tests.certificates import DAY, Authority, Pair, rsaKey
+from tests.tls.handshakes import (
+    ALICE,
+    FOREIGN,
+    NAME,
+    OTHER,
+    SERVER,
+    TRUSTED,
+    Handshake,
+    advance,
+    clientContext,
+    move,
+    refusal,
+    secure,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-NAME = "mx.example.org"
-TRUSTED = Authority()
-FOREIGN = Authority("Foreign authority")
-SERVER = TRUSTED.server(NAME)
-OTHER = TRUSTED.server("other.example.org")
-ALICE = TRUSTED.client("alice")
 
-
-def secure(pair: Pair | None = SERVER, **given: Any) -> SecureContext:
-    own = {} if pair is None else {"key": pair.key, "cert": pair.cert}
-    return SecureContext(Options(**{"name": NAME, **own, **given}))
-
-
-def clientContext(
-    pair: Pair | None = None,
-    lowest: int = 0,
-    highest: int = 0,
-    ciphers: bytes = b"DEFAULT:@SECLEVEL=0",
-    suites: bytes | None = None,
-    trust: Authority | None = None,
-    alpn: list[bytes] | None = None,
-) -> SSL.Context:
-    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-    context.set_min_proto_version(lowest)
-    context.set_max_proto_version(highest)
-    if pair is not None:
-        context.use_certificate(pair.certificate)
-        context.use_privatekey(pair.privateKey)
-        for issuer in pair.issuers:
-            context.add_extra_chain_cert(issuer)
-    if trust is not None:
-        store = context.get_cert_store()
-        assert store is not None
-        store.add_cert(SSL.X509.from_cryptography(trust.certificate))
-        context.set_verify(SSL.VERIFY_PEER)
-    if alpn:
-        context.set_alpn_protos(alpn)
-    if suites:
-        context.set_tls13_ciphersuites(suites)
-    context.set_cipher_list(ciphers)
-    return context
-
-
-class Handshake:
-    """
-    A server and a client that talk until neither has anything to say.
-
-    @ivar error: what the server failed with, or None; C{clientError} the client's.
-    """
-
-    def __init__(self, server: SecureContext, name: bytes = b"", context: SSL.Context | None = None, **given: Any):
-        self.server = server.serverConnectionForTLS(None)  # type: ignore[arg-type]
-        self.server.set_accept_state()
-        self.client = SSL.Connection(context or clientContext(**given), None)
-        if name:
-            self.client.set_tlsext_host_name(name)
-        self.client.set_connect_state()
-        self.error: SSL.Error | None = None
-        self.clientError: SSL.Error | None = None
-        for _ in range(6):
-            self.clientError = self.clientError or advance(self.client)
-            move(self.client, self.server)
-            self.error = self.error or advance(self.server)
-            move(self.server, self.client)
-        # With TLS 1.3 the client believes itself done before the server has judged it.
-        self.clientError = self.clientError or advance(self.client, lambda: self.client.recv(1))
-
-    @property
-    def explanation(self) -> str:
-        assert self.error is not None
-        return explainHandshakeFailure(self.error, self.server)
-
-    @property
-    def certificate(self) -> x509.Certificate:
-        """The one that the client was given."""
-        assert self.error is None
-        found = self.client.get_peer_certificate(as_cryptography=True)
-        assert found is not None
-        return found
-
-
-def advance(connection: SSL.Connection, step: Callable[[], Any] | None = None) -> SSL.Error | None:
-    try:
-        (step or connection.do_handshake)()
-    except SSL.WantReadError:
-        return None
-    except SSL.Error as error:
-        return error.with_traceback(None)
-    return None
-
-
-def move(source: SSL.Connection, target: SSL.Connection) -> None:
-    with contextlib.suppress(SSL.WantReadError):
-        target.bio_write(source.bio_read(1 << 20))
-
-
-def refusal(**given: Any) -> str:
-    with pytest.raises(OptionError) as caught:
-        SecureContext(Options(**{"name": NAME, **given}))
-    return str(caught.value)
-
-
-@pytest.fixture
-def warnings() -> Any:
-    """What is logged as a warning."""
-    events: list[str] = []
-
-    def observe(event: Any) -> None:
-        if event["log_level"] is LogLevel.warn:
-            events.append(event["log_format"].format(**event))
-
-    globalLogPublisher.addObserver(observe)
-    selfSigned.cache_clear()
-    yield events
-    globalLogPublisher.removeObserver(observe)
-
-
-class TestFiles:
-    def test_key_and_cert_may_be_text_or_bytes_or_paths(self, tmp_path: Path) -> None:
-        files = SERVER.writeTo(tmp_path)
-        for given in (
-            {"key": SERVER.key, "cert": SERVER.cert},
-            {"key": SERVER.key.encode(), "cert": SERVER.cert.encode()},
-            files,
-            {option: path.encode() for option, path in files.items()},
-        ):
-            assert Handshake(secure(None, **given)).certificate == SERVER.certificate
-
+class TestCertificates:
     def test_the_whole_chain_is_sent(self) -> None:
         middle = Authority("Intermediate", TRUSTED)
         shaken = Handshake(secure(middle.server(NAME)), trust=TRUSTED)
         assert shaken.error is None
         assert shaken.clientError is None
         assert len(shaken.client.get_peer_cert_chain() or ()) == 2
-
-    def test_key_and_certificates_may_stand_in_one_file(self, tmp_path: Path) -> None:
-        path = tmp_path / "both.pem"
-        path.write_text(SERVER.cert + SERVER.key)
-        assert Handshake(secure(None, key=str(path), cert=str(path))).certificate == SERVER.certificate
-
-    def test_a_key_of_openssl_with_its_parameters_is_read(self) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        traditional = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-        )
-        parameters = b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
-        pair = TRUSTED.server(NAME, key=key)
-        context = secure(None, key=parameters + traditional, cert=pair.cert)
-        assert Handshake(context).certificate == pair.certificate
 
     def test_an_rsa_key_serves_too(self) -> None:
         pair = TRUSTED.server(NAME, key=rsaKey())
@@ -208,45 +64,6 @@ class TestFiles:
             "TLSv1.2",
         )
 
-    @pytest.mark.parametrize("option", ["key", "cert", "ca"])
-    def test_a_missing_file_is_named_with_its_option(self, option: str) -> None:
-        given = {"key": SERVER.key, "cert": SERVER.cert, option: "/nowhere/file.pem"}
-        assert refusal(**given) == (
-            f"option {option} is '/nowhere/file.pem' (No such file or directory),"
-            " it wants PEM text or the path of a PEM file"
-        )
-
-    def test_a_path_that_can_be_none_is_refused(self) -> None:
-        assert "option key is 'a\\x00b' (no path)" in refusal(key="a\0b", cert=SERVER.cert)
-
-    def test_a_file_without_what_it_should_hold_is_refused(self, tmp_path: Path) -> None:
-        files = SERVER.writeTo(tmp_path)
-        swapped = {"key": files["cert"], "cert": files["key"]}
-        assert refusal(**swapped).startswith(f"option key is '{files['cert']}' (no private key in it), it wants PEM")
-        assert refusal(key=SERVER.key, cert=files["key"]).startswith(
-            f"option cert is '{files['key']}' (no readable certificate in it), it wants PEM"
-        )
-        assert "option ca is PEM text (no readable" in refusal(key=SERVER.key, cert=SERVER.cert, ca=SERVER.key)
-
-    def test_a_damaged_key_is_refused(self) -> None:
-        lines = SERVER.key.splitlines()
-        damaged = "\n".join([lines[0], lines[1][:40], *lines[2:]])
-        assert refusal(key=damaged, cert=SERVER.cert).startswith("option key is PEM text (damaged, or of an unknown")
-
-    def test_an_encrypted_key_is_refused_with_a_clear_sentence(self, tmp_path: Path) -> None:
-        path = tmp_path / "locked.key"
-        path.write_bytes(SERVER.keyPEM(b"secret"))
-        assert refusal(key=str(path), cert=SERVER.cert) == (
-            f"option key is '{path}' (encrypted), it wants a key without a passphrase"
-        )
-
-    def test_a_key_of_another_certificate_is_refused(self, tmp_path: Path) -> None:
-        files = SERVER.writeTo(tmp_path)
-        assert refusal(key=OTHER.key, cert=files["cert"]) == (
-            "option key is PEM text, it wants the private key of the first certificate in option cert"
-            f" ('{files['cert']}')"
-        )
-
     def test_a_key_that_cannot_sign_is_refused(self) -> None:
         pair = TRUSTED.server(NAME, key=x25519.X25519PrivateKey.generate())
         assert refusal(key=pair.key, cert=pair.cert).startswith("option cert is refused by OpenSSL (unknown cert")
@@ -256,71 +73,9 @@ class TestFiles:
         pair = TRUSTED.server(NAME, key=mldsa.MLDSA65PrivateKey.generate())
         assert "option cert is refused by OpenSSL (a key of an unknown kind)" in refusal(key=pair.key, cert=pair.cert)
 
-    def test_a_certificate_with_a_key_that_is_not_read_is_refused(self) -> None:
-        der = SERVER.certificate.public_bytes(serialization.Encoding.DER)
-        curve = bytes.fromhex("06082a8648ce3d030107")  # prime256v1
-        assert der.count(curve) == 1
-        strange = x509.load_der_x509_certificate(der.replace(curve, curve[:-1] + b"\x63"))
-        pem = strange.public_bytes(serialization.Encoding.PEM)
-        assert "option key is PEM text, it wants the private key of" in refusal(key=SERVER.key, cert=pem)
-
     def test_a_key_too_weak_for_openssl_is_refused(self) -> None:
         pair = TRUSTED.server(NAME, key=rsaKey(1024))
         assert "option cert is refused by OpenSSL (ee key too small)" in refusal(key=pair.key, cert=pair.cert)
-
-    def test_no_error_shows_a_key(self) -> None:
-        der = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        bare = "".join(
-            line
-            for line in TRUSTED.server(NAME, key=serialization.load_der_private_key(der, None)).key.splitlines()[1:-1]
-        )
-        for key in (bare, bare.encode(), bare[:50] + "\n" + bare[50:], f"PRIVATE {bare}\n"):
-            text = refusal(key=key, cert=SERVER.cert)
-            assert text.startswith("option key is text that is no PEM")
-            assert bare[:20] not in text
-
-
-class TestSelfSigned:
-    def test_without_a_certificate_one_is_made_on_first_use_with_one_warning(self, warnings: list[str]) -> None:
-        first, second = secure(None), secure(None)
-        assert warnings == []
-        certificate = Handshake(first).certificate
-        assert Handshake(first).certificate == Handshake(second).certificate == certificate
-        assert warnings == [
-            f"no certificate for {NAME}: TLS uses a self-signed one that no client can verify;"
-            " set the options key and cert"
-        ]
-
-    def test_it_bears_the_name_and_is_valid_from_an_hour_ago_for_a_year(self, warnings: list[str]) -> None:
-        certificate = Handshake(secure(None)).certificate
-        now = datetime.datetime.now(datetime.timezone.utc)
-        age = now - certificate.not_valid_before_utc
-        assert datetime.timedelta(minutes=59) < age < datetime.timedelta(minutes=62)
-        assert certificate.not_valid_after_utc - certificate.not_valid_before_utc == 365 * DAY
-        assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == NAME
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        assert names.get_values_for_type(x509.DNSName) == [NAME, "localhost"]
-        assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
-        key = certificate.public_key()
-        assert isinstance(key, ec.EllipticCurvePublicKey)
-        assert key.curve.name == "secp256r1"
-
-    def test_any_name_that_the_option_takes_will_do(self, warnings: list[str]) -> None:
-        for name in ("localhost", "[192.0.2.1]", "a" * 200 + ".example.org", "under_score"):
-            assert Handshake(secure(None, name=name)).error is None
-        assert len(warnings) == 4
-
-    def test_a_real_pair_makes_none(self, warnings: list[str]) -> None:
-        context = secure(None)
-        context.update(key=SERVER.key, cert=SERVER.cert)
-        assert Handshake(context).certificate == SERVER.certificate
-        assert warnings == []
-
-    def test_other_options_are_checked_before_it_is_made(self, warnings: list[str]) -> None:
-        assert "option ciphers" in refusal(ciphers="NONSENSE")
-        assert warnings == []
 
 
 class TestVersionsAndCiphers:
@@ -383,7 +138,7 @@ class TestVersionsAndCiphers:
 
     def test_the_security_level_of_openssl_is_kept(self) -> None:
         assert Handshake(secure(ciphers="@SECLEVEL=2")).error is None
-        strict = secure(ciphers="ALL:@SECLEVEL=5")  # asks for more than the 256 bits of an elliptic curve's key
+        strict = secure(ciphers="ALL:@SECLEVEL=5")  # wants more than 256 bits of an elliptic curve
         assert Handshake(strict, highest=SSL.TLS1_2_VERSION).error is not None
 
     @pytest.mark.parametrize("ciphers", ["NONSENSE", "ALL:@SECLEVEL=x", "TLS_NONSENSE:ALL", "ALL:é", "!ALL"])
@@ -502,15 +257,6 @@ class TestClientCertificates:
         assert verifiedCertificate(server) == ALICE.certificate
         assert server.master_key() != first.server.master_key()
 
-    def test_a_certificate_that_openssl_reads_and_cryptography_does_not_is_none(self) -> None:
-        class Strange(SSL.Connection):
-            def get_peer_certificate(self, **given: Any) -> Any:
-                raise ValueError("not for cryptography")
-
-        shaken = self.ask(ALICE)
-        shaken.server.__class__ = Strange
-        assert verifiedCertificate(shaken.server) is None
-
 
 class TestServerNames:
     def hosts(self, **own: Any) -> SecureContext:
@@ -539,12 +285,6 @@ class TestServerNames:
         }
         for name, certificate in expected.items():
             assert Handshake(context, name, highest=highest).certificate == certificate, name
-
-    def test_the_name_that_the_client_asked_for_is_known(self) -> None:
-        context = self.hosts()
-        assert serverName(Handshake(context, b"Any.Example.Org").server) == "any.example.org"
-        assert serverName(Handshake(context, b"unknown.example.net").server) == "unknown.example.net"
-        assert serverName(Handshake(context).server) is None
 
     @pytest.mark.parametrize(
         "name", [b"a\r\nb", b"a b", b"\xff\xfe", "bücher.example".encode(), b"a\x1b[31m", b"*.example.org", b"-." * 127]
@@ -711,7 +451,7 @@ class TestMemory:
         context = secure(requestCert=True, rejectUnauthorized=False, ca=TRUSTED.pem, sniOptions={"a.test": own})
         shape = clientContext(ALICE)
         old = clientContext(highest=SSL.TLS1_2_VERSION)
-        gc.disable()  # nothing may hang on a cycle either
+        gc.disable()  # a cycle would keep connections until the next collection
         try:
             alive = [
                 weakref.ref(Handshake(context, name, context=client).server)
@@ -735,7 +475,7 @@ class TestMemory:
 
 
 class Echo(Protocol):
-    """Sends back what it gets, and keeps the reason of its end."""
+    """Sends back what it receives, and keeps the reason of its end."""
 
     reason: Failure | None = None
 
@@ -789,128 +529,3 @@ class TestWithTwisted:
         assert explainHandshakeFailure(echo.reason) == (
             "the client did not speak TLS (plain SMTP on a TLS port?) (wrong version number)"
         )
-
-
-class TestQuestions:
-    def test_the_exporter_is_the_clients_and_another_in_each_connection(self) -> None:
-        first, second = Handshake(secure()), Handshake(secure())
-        value = exporter(first.server)
-        assert value is not None
-        assert len(value) == 32
-        assert value == first.client.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
-        assert value == first.client.export_keying_material(b"EXPORTER-Channel-Binding", 32)
-        assert value != exporter(second.server)
-
-    def test_there_is_no_exporter_below_TLSv1_3_or_before_the_handshake_is_done(self) -> None:
-        assert exporter(Handshake(secure(), highest=SSL.TLS1_2_VERSION).server) is None
-        assert exporter(secure().serverConnectionForTLS(None)) is None  # type: ignore[arg-type]
-
-    def test_before_the_handshake_there_is_no_cipher(self) -> None:
-        assert describe(secure().serverConnectionForTLS(None))[:2] == ("(NONE)", "(NONE)")  # type: ignore[arg-type]
-
-    @pytest.mark.parametrize(
-        ("certificate", "identity"),
-        [
-            (TRUSTED.issue("alice"), "alice"),
-            (TRUSTED.issue("Alice Ay", emails=["alice@example.org"]), "alice@example.org"),
-            (TRUSTED.issue("Alice", names=["host.example.org"]), "Alice"),
-            (TRUSTED.issue("alice", emails=["a@example.org", "b@example.org"]), None),
-            (TRUSTED.issue(), None),
-            (TRUSTED.issue("alice", "root"), None),
-            (TRUSTED.issue("alice\nroot"), None),
-            (TRUSTED.issue(" alice"), None),
-            (TRUSTED.issue(" "), None),
-            (TRUSTED.issue("Jürgen"), "Jürgen"),
-        ],
-    )
-    def test_a_certificate_stands_for_its_one_mail_address_else_its_one_common_name(
-        self, certificate: Pair, identity: str | None
-    ) -> None:
-        assert identityOf(certificate.certificate) == identity
-
-    def test_a_certificate_with_broken_names_stands_for_nobody(self) -> None:
-        der = TRUSTED.issue("alice", emails=["alice@example.org"]).certificate.public_bytes(serialization.Encoding.DER)
-        broken = der.replace(b"alice@example.org", b"alice\xff\xffxample.org")
-        assert identityOf(x509.load_der_x509_certificate(broken)) is None
-
-    @pytest.mark.parametrize(
-        ("name", "standard"),
-        [
-            ("TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
-            ("ECDHE-RSA-AES128-SHA", "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA"),
-            ("AES256-SHA256", "TLS_RSA_WITH_AES_256_CBC_SHA256"),
-            ("ADH-AES256-GCM-SHA384", "TLS_DH_anon_WITH_AES_256_GCM_SHA384"),
-            ("DHE-PSK-AES256-CCM8", "TLS_PSK_DHE_WITH_AES_256_CCM_8"),
-            ("ECDHE-ARIA256-GCM-SHA384", "TLS_ECDHE_RSA_WITH_ARIA_256_GCM_SHA384"),
-        ],
-    )
-    def test_IAN_as_names(self, name: str, standard: str) -> None:
-        assert standardName(name) == standard
-
-    @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl")
-    def test_IANAs_names_are_those_of_openssl_for_every_cipher(self) -> None:
-        command = ["openssl", "ciphers", "-stdname", "ALL:COMPLEMENTOFALL:@SECLEVEL=0"]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        theirs = {line.split()[2]: line.split()[0] for line in listed.splitlines()}
-        assert len(theirs) > 100
-        assert {name: standardName(name) for name in theirs} == theirs
-
-        context = SSL.Context(SSL.TLS_METHOD)
-        context.set_cipher_list(b"ALL:COMPLEMENTOFALL:@SECLEVEL=0")
-        here = SSL.Connection(context, None).get_cipher_list()
-        # That OpenSSL need not be the program's; what both have is the rule's, and no name of it comes out twice.
-        assert len({standardName(name) for name in here}) == len(here)
-
-
-class TestExplanations:
-    @pytest.mark.parametrize(
-        ("sent", "text"),
-        [
-            (b"EHLO a\r\n", "the client did not speak TLS (plain SMTP on a TLS port?) (wrong version number)"),
-            (b"QUIT\r\n", "the client did not speak TLS (plain SMTP on a TLS port?) (wrong version number)"),
-            (b"GET / HTTP/1.1\r\n\r\n", "the client spoke HTTP, not TLS (http request)"),
-            (b"CONNECT a:25 HTTP/1.1\r\n\r\n", "the client spoke HTTP, not TLS (https proxy request)"),
-            (b"\x16\x03\x01\x00\x05hello", "TLS failed (unexpected message)"),
-        ],
-    )
-    def test_what_is_no_TLS_is_told_apart(self, sent: bytes, text: str) -> None:
-        server = secure().serverConnectionForTLS(None)  # type: ignore[arg-type]
-        server.set_accept_state()
-        server.bio_write(sent)
-        error = advance(server)
-        assert error is not None
-        assert explainHandshakeFailure(error) == explainHandshakeFailure(Failure(error), server) == text
-
-    def test_a_client_that_does_not_trust_us_is_told_apart(self) -> None:
-        shaken = Handshake(secure(), trust=FOREIGN)
-        assert shaken.explanation == "the client does not trust our certificate (tlsv1 alert unknown ca)"
-        expired = Handshake(secure(TRUSTED.server(NAME, end=-DAY / 2)), trust=TRUSTED)
-        assert expired.explanation.startswith("the client finds our certificate expired (")
-
-    def test_a_refused_client_without_its_connection_is_explained_less(self) -> None:
-        context = secure(requestCert=True, ca=TRUSTED.pem)
-        error = Handshake(context, pair=FOREIGN.client("mallory")).error
-        assert error is not None
-        text = "the client's certificate is not accepted (certificate verify failed)"
-        assert explainHandshakeFailure(error) == text
-
-    @pytest.mark.parametrize(
-        "error",
-        [
-            ConnectionDone(),
-            ConnectionLost(),
-            SSL.SysCallError(-1, "Unexpected EOF"),
-            SSL.ZeroReturnError(),
-            SSL.Error([]),
-            SSL.Error([("SSL routines", "", "unexpected eof while reading")]),
-        ],
-    )
-    def test_a_client_that_just_leaves_is_told_apart(self, error: Exception) -> None:
-        assert explainHandshakeFailure(Failure(error)) == "the client left within the handshake"
-
-    def test_a_client_that_was_cut_off_is_told_apart(self) -> None:
-        assert explainHandshakeFailure(Failure(ConnectionAborted())) == "the client did not finish it in time"
-
-    def test_anything_else_is_named_for_what_it_is(self) -> None:
-        assert explainHandshakeFailure(ValueError("secret")) == "TLS failed (ValueError)"
-        assert explainHandshakeFailure(SSL.Error([("a", "", "b"), ("c", "", "d")])) == "TLS failed (b: d)"

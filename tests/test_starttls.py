@@ -1,4 +1,4 @@
-"""TLS on real sockets: what STARTTLS forgets and what it never reads, handshakes that fail, and what outlives them."""
+"""TLS on real sockets: STARTTLS resets the session and reads nothing in the clear; failed handshakes leave nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.conftest import Logged
 from tests.real.programs import PATIENCE
 from tests.support import ENVELOPE, HELLO, MAIL, RCPT, Diary, Mailbox, Pending, cutUp
 from tests.test_tcp import BLOCK, BLOCKS, Flood, watch
-from tests.tls.test_context import clientContext
+from tests.tls.handshakes import clientContext
 
 pytestmark = [pytest.mark.usefixtures("logged"), pytest.mark.filterwarnings("error::DeprecationWarning")]
 
@@ -48,7 +48,7 @@ READY = b"220 2.0.0 Ready to start TLS\r\n"
 
 @implementer(IOpenSSLClientConnectionCreator)
 class ClientTLS:
-    """What a client of Twisted's begins TLS with; its own has certificates that pyOpenSSL does not like any more."""
+    """Begins TLS for a client of Twisted's, whose own class uses certificates that pyOpenSSL has deprecated."""
 
     def __init__(self, context: SSL.Context, name: str = "mx.test") -> None:
         self._context = context
@@ -89,7 +89,7 @@ class Talk(Protocol):
                 seen.callback(taken)
 
     def until(self, expected: bytes) -> Deferred[bytes]:
-        """Wait for these octets; all up to their end is taken."""
+        """Wait for these octets, and take everything up to their end."""
         return self._wait(lambda: self.received.find(expected) + len(expected) if expected in self.received else 0)
 
     def octets(self, count: int) -> Deferred[bytes]:
@@ -115,7 +115,7 @@ class Talk(Protocol):
         self.send("".join(line + "\r\n" for line in lines).encode())
 
     def beginTLS(self, name: str = "mx.test", pair: Pair | None = None, trust: Authority = AUTHORITY) -> Deferred[None]:
-        """Begin TLS, with no word of SMTP."""
+        """Begin TLS without a word of SMTP."""
         self.transport.startTLS(ClientTLS(clientContext(pair, trust=trust), name))  # type: ignore[union-attr]
         return self.secured
 
@@ -171,7 +171,7 @@ class Server:
         return await connectProtocol(clientFromString(reactor, description), Talk())
 
     async def secureClient(self, **given: Any) -> Talk:
-        """A client that has begun TLS in the way that the server wants it."""
+        """A client that has begun TLS, implicitly or with STARTTLS, as the server is set up."""
         client = await self.connect()
         if self.factory.options.secure:
             await client.beginTLS(**given)
@@ -201,7 +201,7 @@ class Server:
 
 @pytest.fixture
 def serve() -> Iterator[Any]:
-    """A maker of servers, which are stopped in the end."""
+    """A function that starts servers; they are stopped when the test ends."""
     servers: list[Server] = []
 
     async def serve(description: str = "tcp:0:interface=127.0.0.1", **given: Any) -> Server:
@@ -217,7 +217,7 @@ def serve() -> Iterator[Any]:
 
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
-    """The lines that are logged by smtphooks, but for the session that they name."""
+    """The lines that smtphooks logs, without the session that they name."""
     found: list[str] = []
 
     def observe(event: Any) -> None:
@@ -232,7 +232,7 @@ def lines() -> Iterator[list[str]]:
 
 
 def eventually(test: Any) -> Any:
-    """Run a test that awaits; what never comes fails it."""
+    """Run a test that awaits; it fails if what it awaits never comes."""
 
     @functools.wraps(test)
     async def run(*arguments: Any, **named: Any) -> None:
@@ -244,7 +244,7 @@ def eventually(test: Any) -> Any:
 inBothWays = pytest.mark.parametrize("secure", [False, True], ids=["STARTTLS", "implicit"])
 
 
-# --- TLS at all ---
+# --- a dialogue over TLS ---
 
 
 @eventually
@@ -269,7 +269,7 @@ async def test_a_message_comes_by_TLS(serve: Any, secure: bool) -> None:
 
 
 @eventually
-async def test_LMTP_over_AUNIX_socket_begins_TLS_too(serve: Any, tmp_path: Path) -> None:
+async def test_LMTP_over_a_UNIX_socket_begins_TLS_too(serve: Any, tmp_path: Path) -> None:
     mailbox = Mailbox()
     path = tmp_path / "lmtp"
     server = await serve(f"unix:{path}:mode=660", lmtp=True, onData=mailbox.onData)
@@ -388,7 +388,7 @@ async def test_a_dialogue_is_the_same_by_TLS_as_in_the_clear(serve: Any, name: s
     assert all(result == results[0] for result in results)
 
 
-# --- what STARTTLS forgets ---
+# --- STARTTLS resets the session ---
 
 
 @eventually
@@ -435,7 +435,7 @@ async def test_on_reset_is_not_called_by_STARTTLS_without_a_transaction(serve: A
     assert server.diary == ["onHelo"]
 
 
-# --- what is never read: everything said in the clear behind STARTTLS ---
+# --- octets in the clear behind STARTTLS are never read ---
 
 INJECTED = "".join(f"{line}\r\n" for line in ["RSET", *ENVELOPE, "DATA", "injected", "."]).encode()
 
@@ -465,19 +465,19 @@ async def test_nothing_behind_STARTTLS_is_processed_wherever_it_is_cut(
         server.heard.clear()
         client.send(data[:cut])
         await server.hears(cut)
-        # Who is told goodbye while he still writes may never hear it: that is how TCP is.
+        # A client that still writes when the connection is closed may never read the reply: TCP resets.
         reply = await client.until(b"\r\n") if cut >= len(begin) else b""
         client.send(data[cut:])
         await client.lost
         if cut == len(begin):
-            # Between the reply and the handshake TLS alone is heard, and spoken.
+            # Between the reply and the handshake both sides speak nothing but TLS.
             assert reply == READY and isTLS(client.received)
             assert len(lines) == 1 and lines[0].startswith("TLS handshake with 127.0.0.1 failed: the client did not")
             assert len(server.errors) == 1
         else:
             said = reply + client.received
             assert said.startswith(b"554 5.5.1 ") and said.count(b"\r\n") == 1
-            # An address has ten lines about refusals in a second, which the connections before this one may have had.
+            # The log has ten lines a second about refusals of one address, and earlier connections may have had them.
             assert lines[0] == "commands behind STARTTLS in the clear"
             said = "127.0.0.1 refused by server: 554 5.5.1 Nothing may follow STARTTLS before TLS"
             assert lines[1:] in ([], [said])
@@ -489,7 +489,7 @@ async def test_nothing_behind_STARTTLS_is_processed_wherever_it_is_cut(
 @eventually
 @pytest.mark.parametrize("behind", [b"\r\n", b"\n", b"\0", b"\x16\x03\x01", b"R", b"x" * 1000])
 async def test_a_single_octet_behind_STARTTLS_is_too_much(serve: Any, behind: bytes) -> None:
-    """Even a ClientHello: who sends it before the 220 has not read that TLS may begin (RFC 3207 section 4)."""
+    """Even a ClientHello: a client must not send it before it has read the 220 (RFC 3207 section 4)."""
     server = await serve()
     client = await server.connect()
     await client.until(b"220 mx.test ESMTP\r\n")
@@ -535,7 +535,7 @@ async def test_what_comes_in_the_clear_within_the_handshake_is_never_processed(s
 
 @eventually
 async def test_the_server_says_nothing_in_the_clear_behind_its_reply(serve: Any) -> None:
-    """Whatever its hooks do meanwhile, and however long the client waits."""
+    """Not even when the server shuts down, or the client is too slow, before the handshake begins."""
     clock = Clock()
     server = await serve(socketTimeout=10)
     server.factory.clock = clock
@@ -599,7 +599,7 @@ class Handshake:
         self.isDone = False
 
     def flight(self) -> bytes:
-        """What it says next."""
+        """The octets that it sends next."""
         try:
             self.connection.do_handshake()
             self.isDone = True
@@ -615,7 +615,7 @@ class Handshake:
 
 
 async def begin(server: Server) -> Talk:
-    """A client that may begin its handshake."""
+    """A client that has read that it may begin its handshake."""
     client = await server.connect()
     if not server.factory.options.secure:
         await client.until(b"220 ")
@@ -625,7 +625,7 @@ async def begin(server: Server) -> Talk:
 
 
 async def flights(client: Talk, version: int = SSL.TLS1_3_VERSION, pair: Pair | None = None) -> AsyncIterator[bytes]:
-    """What a client has to send in a handshake, as it goes on."""
+    """The flights of a client in a handshake."""
     handshake = Handshake(version, pair)
     while True:
         flight = handshake.flight()
@@ -651,7 +651,7 @@ async def sendPart(server: Server, version: int, number: int, octets: slice) -> 
     return None
 
 
-# Not at places that are numbered from the first octet to the last: how long a signature is is chance.
+# Cuts are relative to the flights: the length of a signature varies, and with it the number of octets.
 CUTS = [slice(end) for end in (0, 1, 4, 5, 6, *range(40, 240, 61), -100, -30, -2, -1)]
 
 
@@ -660,14 +660,16 @@ VERSIONS = pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VE
 
 def parts() -> Iterator[tuple[int, slice]]:
     """Where to cut a handshake: around the borders of its flights, and here and there within."""
-    # Two flights, whatever the version.
+    # A client has two flights in every version of TLS.
     return itertools.product([0, 1], CUTS)
 
 
 @eventually
 @inBothWays
 @VERSIONS
-async def test_a_handshake_that_is_left_harms_nobody(serve: Any, secure: bool, version: int, lines: list[str]) -> None:
+async def test_a_handshake_that_is_left_harms_no_other(
+    serve: Any, secure: bool, version: int, lines: list[str]
+) -> None:
     server = await serve(secure=secure, requestCert=True, ca=AUTHORITY.pem)
     for part in parts():
         lines.clear()
@@ -764,7 +766,7 @@ async def test_TLS_on_a_port_that_begins_in_the_clear_is_named_in_the_log(serve:
         ({"pair": ALICE, "trust": Authority("Another")}, "the client does not trust our certificate ("),
     ],
 )
-async def test_who_trusts_whom_is_settled_by_the_handshake(
+async def test_trust_is_settled_by_the_handshake(
     serve: Any, lines: list[str], secure: bool, given: dict[str, Any], why: str
 ) -> None:
     server = await serve(secure=secure, requestCert=True, ca=AUTHORITY.pem)
@@ -780,7 +782,7 @@ async def test_who_trusts_whom_is_settled_by_the_handshake(
 @eventually
 @inBothWays
 @pytest.mark.parametrize("pair", [None, MALLORY, ALICE], ids=["none", "mallory", "alice"])
-async def test_without_reject_unauthorized_only_a_verified_certificate_names_somebody(
+async def test_without_reject_unauthorized_only_a_verified_certificate_is_an_identity(
     serve: Any, secure: bool, pair: Pair | None
 ) -> None:
     seen: list[Any] = []
@@ -803,7 +805,7 @@ async def test_without_reject_unauthorized_only_a_verified_certificate_names_som
 
 
 def nameOf(client: Talk) -> str:
-    """Whom the server's certificate names."""
+    """The name in the server's certificate."""
     return client.transport.getPeerCertificate().to_cryptography().subject.rfc4514_string().removeprefix("CN=")  # type: ignore[union-attr, no-any-return]
 
 
@@ -819,13 +821,13 @@ async def test_new_handshakes_get_the_new_certificate_and_open_connections_go_on
     await old.until(b"250 2.0.0 Message accepted\r\n")
     new = await server.secureClient(name="other.test")
     assert (nameOf(old), nameOf(new)) == ("mx.test", "other.test")
-    # Who was told to begin, and has not, begins with either, and loses nothing.
+    # A client that has read the 220 and not begun its handshake yet may get either certificate.
     await waiting.beginTLS(name="mx.test")
     assert len(server.factory.connections) == 3
 
 
 @eventually
-async def test_a_broken_new_certificate_leaves_the_old_one_in_force_and_drops_nobody(
+async def test_a_broken_new_certificate_leaves_the_old_one_in_force_and_ends_no_connection(
     serve: Any, tmp_path: Path
 ) -> None:
     files = SERVER.writeTo(tmp_path)
@@ -846,8 +848,8 @@ async def test_a_broken_new_certificate_leaves_the_old_one_in_force_and_drops_no
 
 
 def alive() -> dict[str, int]:
-    """What is there of connections, once the garbage is gone."""
-    # Until somebody begins to log, Twisted remembers the last events, and whose they are.
+    """The objects of connections that are left after a garbage collection."""
+    # Until logging begins, Twisted keeps the last events, and with them their sources.
     for _ in range(1000):
         Logger().debug("forget the others")
     gc.collect()
@@ -871,7 +873,7 @@ async def test_a_thousand_handshakes_leave_nothing_alive(serve: Any, secure: boo
             client.send(b"\x16\x03\x01\x02\x00\x01" if number % 2 else b"no TLS at all\r\n")
             client.transport.loseWriteConnection()
         else:
-            # One context for all clients: to make it takes longer than the handshake.
+            # One context for all clients: making it takes longer than the handshake.
             client.transport.startTLS(ClientTLS(context))
             await client.secured
             client.say("QUIT")
@@ -887,7 +889,7 @@ async def test_a_thousand_handshakes_leave_nothing_alive(serve: Any, secure: boo
         await once(number)
     assert len(os.listdir("/proc/self/fd")) <= files
     after = alive()
-    # Of what other tests have left behind, some may have gone meanwhile.
+    # Some objects that other tests left may have gone meanwhile.
     assert all(after[kind] <= before[kind] for kind in after), (before, after)
 
 

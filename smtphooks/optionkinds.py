@@ -1,0 +1,264 @@
+"""
+Kinds of options: how an option is declared, and what a value of each kind looks like.
+
+A kind is a function that declares a field of C{Options}: its default, the words for what it wants, and the check of a
+value.  A declaration may add facts, which C{Options} lists.
+This module knows no option by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import attrs
+
+from smtphooks.errors import OptionError
+
+Check = Callable[[Any], bool]
+
+
+def option(
+    default: Any,
+    wants: str,
+    fits: Check,
+    converter: Callable[[Any], Any] | None = None,
+    show: Callable[[Any], object] | None = None,
+    **facts: Any,
+) -> Any:
+    """
+    Declare an option that is the only one of its kind.
+
+    @param default: if it is None, None fits as well; if it is a function, it makes the default.
+    @param wants: completes "the option wants …" in the error for a value that does not fit.  C{{true!r}} and
+        C{{false!r}} are written as Python or TOML writes them.
+    @param show: makes what errors and the repr of the options show of a value.
+    @param facts: metadata of the field.
+    """
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not (default is None and value is None) and not fits(value):
+            shown = value if show is None else show(value)
+            raise OptionError(f"option {attribute.name} is {{!r}}, it wants {wants}", shown, options=[attribute.name])
+
+    factory = default if callable(default) else None
+    return attrs.field(
+        default=attrs.NOTHING if factory else default,
+        factory=factory,
+        validator=check,
+        converter=converter,
+        repr=True if show is None else lambda value: repr(show(value)),
+        metadata={"wants": wants, **facts},
+    )
+
+
+# --- Flags and numbers ---
+
+
+def flag(default: bool, **facts: Any) -> Any:
+    """True or False."""
+    return option(default, "{true!r} or {false!r}", lambda value: isinstance(value, bool), **facts)
+
+
+def within(least: int, most: float = float("inf")) -> Check:
+    """The check for a whole number."""
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+_isCount = within(0)
+
+
+def count(default: int, unit: str, **facts: Any) -> Any:
+    """A whole number."""
+    return option(default, f"a whole number of {unit}, 0 for no limit", _isCount, **facts)
+
+
+def seconds(default: float) -> Any:
+    """A duration."""
+    infinity = float("inf")
+    return option(
+        default,
+        "a number of seconds, 0 for no limit",
+        lambda value: _isCount(value) or (isinstance(value, float) and 0 <= value < infinity),
+    )
+
+
+# --- Texts ---
+
+
+def isLine(value: Any) -> bool:
+    """Is it a text without control characters?"""
+    return isinstance(value, str) and (not value or value.isprintable())
+
+
+def line(default: str) -> Any:
+    """A text that becomes part of a reply."""
+    return option(default, "one line of text without control characters", isLine)
+
+
+def hostname(default: Callable[[], str]) -> Any:
+    """A host name for the greeting."""
+    return option(
+        default,
+        "a host name",
+        lambda value: isLine(value) and 0 < len(value) <= 255 and value.isascii() and " " not in value,
+    )
+
+
+def heloTemplate(default: str) -> Any:
+    """The text of the reply to HELO; L{fillHeloResponse} fills it."""
+
+    def fits(value: Any) -> bool:
+        try:
+            return isLine(value) and isinstance(fillHeloResponse(value, "", ""), str)
+        except (TypeError, ValueError):
+            return False
+
+    return option(default, "one line of text with at most two %s (server name, client name)", fits)
+
+
+def fillHeloResponse(template: str, name: str, client: str) -> str:
+    """The text of the reply to HELO; the template may name both, the server alone, or neither."""
+    return template % (name, client)[: template.replace("%%", "").count("%s")]
+
+
+def oneOf(default: str | None, wants: str, values: tuple[str, ...], **facts: Any) -> Any:
+    """One of a few words."""
+    return option(default, wants, lambda value: isinstance(value, str) and value in values, **facts)
+
+
+# --- Lists and objects ---
+
+
+def _toTuple(value: Any, convert: Callable[[Any], Any] = lambda item: item) -> Any:
+    """Any kind of list as a tuple; other values unchanged, for the check to reject."""
+    isList = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+    return tuple(map(convert, value)) if isList else value
+
+
+def listOf(default: tuple[Any, ...], wants: str, fits: Check, convert: Callable[[Any], Any] = lambda item: item) -> Any:
+    """
+    Several values.
+
+    @param fits: checks each value after its conversion.
+    @param convert: converts each value; it must accept values of any type.
+    """
+    return option(
+        default,
+        wants,
+        lambda value: isinstance(value, tuple) and all(map(fits, value)),
+        partial(_toTuple, convert=convert),
+    )
+
+
+def toUpper(item: Any) -> Any:
+    """A text in upper case; other values unchanged."""
+    return item.upper() if isinstance(item, str) else item
+
+
+def isText(item: Any) -> bool:
+    """Is it a text?"""
+    return isinstance(item, str)
+
+
+def peers(default: bool | tuple[str, ...]) -> Any:
+    """Peers by their addresses; True for all peers."""
+    return option(
+        default,
+        "{true!r}, {false!r}, or a list of addresses and networks such as 10.0.0.0/8",
+        lambda value: isinstance(value, bool) or (isinstance(value, tuple) and all(map(isText, value))),
+        _toTuple,
+    )
+
+
+def objectWith(method: str, wants: str) -> Any:
+    """An object with a method of that name, or None."""
+    return option(None, wants, lambda value: callable(getattr(value, method, None)))
+
+
+# --- Files and secrets ---
+
+
+@attrs.frozen(repr=False)
+class NotShown:
+    """Takes the place, in every notation, of a value that is or might be a secret."""
+
+    description: str
+
+    def __repr__(self) -> str:
+        return self.description
+
+
+_BARE_BASE64 = re.compile(r"M[A-Za-z0-9+/=\s]{39,}")  # a key without its PEM lines
+
+
+def isPEMPath(text: str) -> bool:
+    """May this be the path of a file, and neither PEM nor a key without its PEM lines?"""
+    return not ("-----BEGIN" in text or "\n" in text or _BARE_BASE64.fullmatch(text))
+
+
+def shownPEM(value: Any) -> object:
+    """A value for errors and logs: paths in it stay, and whatever is or might be a key is described."""
+    if isinstance(value, Mapping):
+        return {name: shownPEM(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [shownPEM(item) for item in value]
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if not isinstance(text, str) or isPEMPath(text):
+        return value
+    return NotShown("PEM text" if "-----BEGIN" in text else "text that is no PEM")
+
+
+def pem(**facts: Any) -> Any:
+    """A key or certificates, or the path of a file that holds them."""
+    return option(
+        None,
+        "PEM text or the path of a PEM file",
+        lambda value: isinstance(value, (str, bytes)) and bool(value),
+        show=shownPEM,
+        isPath=isPEMPath,
+        **facts,
+    )
+
+
+_SECRET_OCTETS = 16
+
+
+def isSecret(octets: bytes) -> bool:
+    """Are these octets too many to be guessed?"""
+    return len(octets) >= _SECRET_OCTETS
+
+
+def isSecretPath(text: str) -> bool:
+    """Is this text the path of a file that holds a secret, and not the secret itself?"""
+    return text.startswith(("/", "."))
+
+
+def secret(**facts: Any) -> Any:
+    """A secret, or the path of a file that holds it.  Neither is shown: a secret may look like a path."""
+
+    def fits(value: Any) -> bool:
+        if isinstance(value, str):
+            return isSecretPath(value) or isSecret(value.encode(errors="replace"))
+        return isinstance(value, bytes) and isSecret(value)
+
+    def show(value: Any) -> NotShown | None:
+        if value is None or fits(value):
+            return None if value is None else NotShown("(not shown)")
+        return NotShown("too short" if isinstance(value, (str, bytes)) else f"of type {type(value).__name__}")
+
+    wants = f"{_SECRET_OCTETS} octets or more, or the path of a file that has them: a path begins with / or ./"
+    return option(None, wants, fits, show=show, isPath=isSecretPath, isSecret=True, **facts)
+
+
+def serverNames() -> Any:
+    """A table of options for each of several server names."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, Mapping) and all(
+            isinstance(name, str) and name and isinstance(own, Mapping) for name, own in value.items()
+        )
+
+    return option(dict, "a table of host names, each with its own key and cert", fits, show=shownPEM)

@@ -1,0 +1,103 @@
+"""Kinds of options: what a value of each kind looks like; the options themselves are tried in C{test_options.py}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtphooks.errors import OptionError
+from smtphooks.optionkinds import NotShown, fillHeloResponse, isPEMPath, isSecret, isSecretPath, shownPEM, within
+from smtphooks.options import Options
+from smtphooks.service.toml import toTOML
+
+# --- The template ---
+
+
+@pytest.mark.parametrize(
+    "template, text",
+    [
+        ("%s Nice to meet you, %s", "mx Nice to meet you, c"),
+        ("%s says hello", "mx says hello"),
+        ("Hello", "Hello"),
+        ("", ""),
+        ("%s 100%% sure, %s", "mx 100% sure, c"),
+        ("%%s", "%s"),
+        ("%%%s", "%mx"),
+        ("%s%s", "mxc"),
+    ],
+)
+def test_template_may_name_both_the_server_alone_or_neither(template: str, text: str) -> None:
+    assert fillHeloResponse(template, "mx", "c") == text
+
+
+def test_names_in_a_template_are_taken_as_they_are() -> None:
+    assert fillHeloResponse("%s %s", "%s%d", "%(x)s") == "%s%d %(x)s"
+
+
+@given(st.text())
+def test_template_that_is_accepted_can_be_filled(template: str) -> None:
+    try:
+        options = Options(heloResponse=template)
+    except OptionError:
+        return
+    assert isinstance(fillHeloResponse(options.heloResponse, "mx", "c"), str)
+
+
+# --- Numbers ---
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"), [(7, False), (8, True), (10, True), (11, False), (9.0, False), (True, False), ("9", False)]
+)
+def test_a_number_is_whole_and_within_its_bounds(value: Any, fits: bool) -> None:
+    assert within(8, 10)(value) is fits
+    assert within(0)(10**30)
+
+
+# --- Files and secrets ---
+
+BARE = "MC4CAQAwBQYDK2VwBCIEIA" * 2
+
+
+@pytest.mark.parametrize("text", ["k.pem", "/etc/ssl/private/server.key", "MX", "M" * 39, "a b"])
+def test_what_may_be_a_path_is_shown(text: str) -> None:
+    assert isPEMPath(text)
+    assert shownPEM(text) == text
+    assert shownPEM(text.encode()) == text.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "description"),
+    [
+        ("-----BEGIN CERTIFICATE-----", "PEM text"),
+        (f"key\n{BARE}", "text that is no PEM"),
+        (BARE, "text that is no PEM"),
+    ],
+)
+def test_what_may_be_a_key_is_described_wherever_it_stands(text: str, description: str) -> None:
+    assert not isPEMPath(text)
+    for value in (text, text.encode()):
+        assert shownPEM(value) == NotShown(description)
+        assert shownPEM({"a": {"key": value}, "b": [value, 5]}) == {
+            "a": {"key": NotShown(description)},
+            "b": [NotShown(description), 5],
+        }
+
+
+def test_what_is_not_shown_is_described_in_every_notation() -> None:
+    assert repr(NotShown("PEM text")) == toTOML(NotShown("PEM text")) == "PEM text"
+
+
+@pytest.mark.parametrize(
+    ("text", "path"), [("/etc/secret", True), ("./secret", True), ("../secret", True), ("secret", False), ("", False)]
+)
+def test_the_path_of_a_secret_begins_as_one(text: str, path: bool) -> None:
+    assert isSecretPath(text) is path
+
+
+def test_a_secret_has_sixteen_octets() -> None:
+    assert isSecret(bytes(16))
+    assert not isSecret(bytes(15))
