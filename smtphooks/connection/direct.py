@@ -55,7 +55,7 @@ class DirectTransport:
     """
     Writes to a TCP connection.
 
-    @ivar connection: whose socket it is.
+    @ivar connection: the owner of the socket.
     @ivar isFull: the transport holds octets that nothing may overtake.
     """
 
@@ -77,7 +77,7 @@ class DirectTransport:
             return
         sent = self.connection.writeSomeData(octets)
         if sent != len(octets):
-            # What is no number is an error, which the transport meets again and ends the connection for.
+            # A non-integer result is a connection error, which the transport will meet again and report.
             self._below.write(octets[sent:] if isinstance(sent, int) else octets)
             self.waitUntilWritten()
 

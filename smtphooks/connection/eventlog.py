@@ -34,12 +34,12 @@ _MOST_LINES = 10
 
 
 def addressForLog(address: str, isShown: bool) -> str:
-    """A mail address, or what stands for it always and tells it to nobody who does not know it already."""
+    """A mail address, or a hash of it: the same address always has the same hash."""
     return address if isShown or not address else hashlib.sha256(address.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _info(text: str, **event: Any) -> None:
-    """What C{Logger.info} does, which takes most of its time to sort all levels that there are, for each event."""
+    """What C{Logger.info} does, without its cost: for each event it sorts all log levels."""
     event["log_logger"] = _log
     event["log_level"] = _INFO
     event["log_namespace"] = _log.namespace
@@ -51,7 +51,7 @@ def _info(text: str, **event: Any) -> None:
 
 class LineLimit:
     """
-    So many lines may an address write in any second; of the rest only the number is logged.
+    Limits the lines that an address causes within a second; of the rest only the number is logged.
 
     Of IPv6 a network of 64 bits counts as an address.  All listeners of a service share one.
     """
@@ -156,7 +156,7 @@ class EventLog:
 
     def messageEnded(self, verb: str, envelope: Envelope, octets: int, code: int) -> None:
         """
-        A message has been judged.
+        A message was accepted or refused.
 
         @param verb: the command that ended it.
         @param code: of the reply, 0 if the client had left.

@@ -28,7 +28,7 @@ from smtphooks.replies import SMTPError
 from smtphooks.sasl.mechanisms import AuthResponse
 from smtphooks.session import Session
 
-# These hooks only learn of something: what they raise is logged and answers nobody.
+# These hooks are only told of something: what they raise is logged, and the client gets no reply to it.
 TOLD = frozenset(name for name, hook in HOOKS.items() if hook.situation is None)
 
 # The answer of these is ignored, or it may well be False.
@@ -39,7 +39,7 @@ HOOK_TIMED_OUT = replies.HOOK_TIMED_OUT.asError()
 _log = Logger()
 
 _CANCELLED = (CancelledError, asyncio.CancelledError)
-# How a hook ends whose connection, or whose message, has come to an end.
+# How a hook ends after its connection, or its message, has come to an end.
 _EXPECTED = (*_CANCELLED, ConnectionLost, SMTPError)
 
 
@@ -180,14 +180,14 @@ def _leavesOf(error: BaseException | None) -> list[BaseException]:
 
 
 def _ofGroup(failure: Failure) -> Failure:
-    """The refusal that a group of tasks has raised, for whoever raised it knew nothing of the group."""
+    """The first refusal of an exception group that holds nothing else: a task knows nothing of its group."""
     leaves = _leavesOf(failure.value)
     isRefusal = leaves != [failure.value] and all(isinstance(leaf, SMTPError) for leaf in leaves)
     return Failure(leaves[0]) if isRefusal else failure
 
 
 def _isNoUser(user: object) -> bool:
-    """What is never meant as a user: an error, or something that should have been awaited."""
+    """It is never meant as a user: an error, or something that should have been awaited."""
     if isinstance(user, CoroutineType):
         user.close()  # or else Python warns that it was never awaited
         return True

@@ -1,8 +1,8 @@
 """
-Sharing: to wait for a Deferred for which others may wait too, such as a look-up that is remembered.
+Sharing: several hooks that wait for one Deferred, such as a look-up that is cached.
 
-Twisted has one who waits: a failure that was dealt with leaves None in the Deferred, which a second client would take
-for a yes; and who cancels it cancels it for all.  A L{Waiter} takes nothing out, and only the last one cancels.
+Twisted's Deferred has one consumer: a failure that it handled leaves None, which a second client would take for a yes;
+and cancelling it cancels it for all.  A L{Waiter} leaves the result in place, and only the last waiter cancels.
 This module knows neither hooks nor coroutines.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, DebugInfo, Deferred
 from twisted.python.failure import Failure
 
-# How many wait for a Deferred; the count stands in itself, for a subclass may be equal to others, or not be hashable.
+# The number of waiters is kept in the Deferred itself: a subclass may compare equal to others, or not be hashable.
 _COUNT = "_smtphooksWaiters"
 
 
@@ -41,7 +41,7 @@ class Waiter:
         self._shared.addBoth(self._passOn)
 
     def cancel(self) -> None:
-        """Wait no longer; the Deferred is told if nobody else does, and then it may take its time to end."""
+        """Wait no longer.  The last waiter cancels the Deferred, which may still take a while to fire."""
         raised = self._raised
         if raised is None:
             return
@@ -57,7 +57,7 @@ class Waiter:
     def _passOn(self, result: Any) -> Any:
         if self._fired is not None:
             if isinstance(result, Failure):
-                # Before whoever waits goes on, for that may be to wait for the same Deferred once more.
+                # Before the hook goes on, which may wait for the same Deferred once more.
                 _markDealtWith(self._shared, result)
             self._fire(result)
         return result
@@ -78,9 +78,9 @@ def maybeDealtWith(deferred: Deferred[Any]) -> Failure | None:
 
 class _DealtWith(DebugInfo):
     """
-    In the place of Twisted's note that nobody has looked at a failure: somebody has looked at this one.
+    Takes the place of Twisted's C{DebugInfo}, which logs a failure that no errback has handled.
 
-    It stays in the Deferred for the next who looks, and Twisted must not complain that there may be none.
+    A waiter has passed this failure on; it stays in the Deferred for the next waiter, if there is one.
     """
 
     def __init__(self, failure: Failure) -> None:
@@ -97,7 +97,7 @@ class _DealtWith(DebugInfo):
 
 
 def _markDealtWith(deferred: Deferred[Any], failure: Failure) -> None:
-    """The attribute is Twisted's own; without it Twisted would complain, and nothing else would be different."""
+    """The attribute is private to Twisted; without it Twisted would log the failure, and nothing else would differ."""
     info = _DealtWith(failure)
     before = getattr(deferred, "_debugInfo", None)
     if before is not None:

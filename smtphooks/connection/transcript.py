@@ -1,8 +1,8 @@
 """
 The transcript: the dialogue of a client in the log, both ways (option C{debugPeers}).
 
-Secrets never are in it: not what follows the mechanism of AUTH, no response to a challenge and no challenge, and
-nothing of a line that is no known command, for a password may have gone astray.  Of a message only octets are counted.
+It holds no secrets: not the initial response of AUTH, no challenge and no response, and nothing of a line that is not a
+known command, for that may be a password gone astray.  Of a message only the octets are counted.
 This module knows lines and octets, not what they mean.
 """
 
@@ -20,7 +20,7 @@ _log = Logger()
 
 
 class Transcript:
-    """What one connection says and hears."""
+    """The dialogue of one connection, both ways."""
 
     __slots__ = ("_hasMechanism", "_isKnown", "_peers", "_session")
 
@@ -32,7 +32,7 @@ class Transcript:
         hasMechanism: Callable[[str], bool],
     ) -> None:
         """
-        @param peers: whose dialogue is written; XCLIENT may change whose this one is.
+        @param peers: the peers whose dialogue is logged; XCLIENT may change the peer of this one.
         @param isKnown: may the argument of this verb be shown?
         @param hasMechanism: is this the name of a mechanism?
         """
@@ -51,7 +51,7 @@ class Transcript:
         if verb.upper() == "AUTH":
             mechanism, _, rest = argument.partition(" ")
             if not self._hasMechanism(mechanism):
-                # What stands in its place may be a password.
+                # A client may have sent a password in its place.
                 mechanism, rest = "", argument
             self._write("C", " ".join(filter(None, (verb, mechanism, "(not shown)" if rest else ""))))
         elif self._isKnown(verb.upper()):
