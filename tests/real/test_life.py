@@ -343,7 +343,7 @@ def check(log: Sequence[Mapping[str, Any]]) -> None:
     (connection,) = [event for event in log if "commands" in event]
     assert message["session"] == connection["session"]
     assert (message["peer"], message["verb"], message["code"]) == ("127.0.0.1", "DATA", 250)
-    assert message["namespace"] == connection["namespace"] == "smtphooks.connection.eventlog"
+    assert message["namespace"] == connection["namespace"] == "smtphooks.eventlog"
     assert all(isinstance(event["milliseconds"], int) for event in (message, connection))
 
 
