@@ -26,7 +26,8 @@ from smtphooks.admission.clients import Clients
 from smtphooks.admission.lookup import ReverseLookup
 from smtphooks.connection.eventlog import LineLimit
 from smtphooks.connection.runner import HookRunner
-from smtphooks.dialogue.extensions import Extensions, builtInExtensions
+from smtphooks.dialogue.builtin import builtInExtensions
+from smtphooks.dialogue.extensions import Extensions
 from smtphooks.errors import OptionError
 from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
 from smtphooks.netaddress import bracketed, maybeIP
@@ -100,10 +101,6 @@ class SMTPServerFactory(ServerFactory):
         self.refusalLines = LineLimit(self._seconds)
         self.authLines = LineLimit(self._seconds)
         self.proxies = _peersOf("useProxy", self.options.useProxy)
-        self._proxyCommands = {
-            "XCLIENT": _peersOf("useXClient", self.options.useXClient),
-            "XFORWARD": _peersOf("useXForward", self.options.useXForward),
-        }
         self._lookup: ReverseLookup | None = None
         self.now = 0.0
         self._tick: IDelayedCall | None = None
@@ -187,10 +184,6 @@ class SMTPServerFactory(ServerFactory):
         if self._lookup is None:
             self._lookup = ReverseLookup(options.resolver, self.reactor())
         return self._lookup.hostnameOf(address)
-
-    def proxyCommandsOf(self, address: str) -> frozenset[str]:
-        """The commands of trusted proxies that a peer may use."""
-        return frozenset([verb for verb, peers in self._proxyCommands.items() if peers.trusts(address)])
 
     def remember(self, connection: SMTPServerProtocol) -> None:
         """A connection has been made."""

@@ -16,7 +16,8 @@ import attrs
 
 from smtphooks.errors import OptionError, unknownName
 from smtphooks.extension import Extension
-from smtphooks.sasl.mechanisms import MECHANISM_NAMES, Mechanism, isMechanism
+from smtphooks.sasl.auth import Mechanism
+from smtphooks.sasl.mechanisms import MECHANISM_NAMES, isMechanism
 from smtphooks.syntax.wire import ACCEPT, NORMALIZE, REJECT
 
 

@@ -171,7 +171,6 @@ class SMTPServerProtocol(Protocol):
         session.remoteAddress, session.remotePort = client.remoteAddress, client.remotePort
         session.localAddress, session.localPort = client.localAddress, client.localPort
         session.clientHostname = client.hostname
-        session.proxies = self.factory.proxyCommandsOf(client.remoteAddress)
         return session
 
     def dataReceived(self, data: bytes) -> None:

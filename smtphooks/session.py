@@ -140,7 +140,7 @@ class Session:
     One connection as hooks see it.
 
     @ivar id: unique text, for logs and C{Received} fields.
-    @ivar serverName: the server's own name (option C{name}).
+    @ivar localName: the server's own name (option C{name}).
     @ivar secure: the connection is encrypted, here or upstream.
     @ivar servername: the name the client asked for in TLS (SNI), or None.
     @ivar localAddress: address the client connected to; C{localPort} its port.
@@ -157,14 +157,12 @@ class Session:
     @ivar transaction: number of the transaction at hand, from 1.
     @ivar envelope: L{Envelope} at hand.
     @ivar xClient: attributes a trusted proxy gave with XCLIENT; C{xForward} those with XFORWARD.
-    @ivar proxies: the commands of trusted proxies that this peer may use: C{"XCLIENT"}, C{"XFORWARD"};
-        none once XCLIENT has said which address the client has.
     @ivar disabledCommands: this session's own list of commands to refuse, or None for the server's.
     @ivar state: a dict for the hooks' own use; it lives as long as the connection.
     @ivar error: text of the last 4xx or 5xx reply, or None.
     """
 
-    serverName: str = "localhost"
+    localName: str = "localhost"
     lmtp: bool = False
     id: str = attrs.field(factory=_newID)
     secure: bool = False
@@ -186,7 +184,6 @@ class Session:
     envelope: Envelope = attrs.field(factory=Envelope)
     xClient: dict[str, str] = attrs.field(factory=dict)
     xForward: dict[str, str] = attrs.field(factory=dict)
-    proxies: frozenset[str] = frozenset()
     disabledCommands: list[str] | None = None
     state: dict[Any, Any] = attrs.field(factory=dict)
     error: str | None = None
@@ -218,7 +215,7 @@ class Session:
         lines = [f"Received: from {client}" + (f" ({tcpInfo})" if tcpInfo else "")]
         if self.tlsOptions:
             lines.append(f"(using {self.tlsOptions.version} with cipher {self.tlsOptions.name})")
-        lines.append(f"by {self.serverName} with {self.transmissionType} id {self.id}.{self.transaction}")
+        lines.append(f"by {self.localName} with {self.transmissionType} id {self.id}.{self.transaction}")
         if recipient is None and len(self.envelope.rcptTo) == 1:
             recipient = self.envelope.rcptTo[0]
         if recipient is not None:

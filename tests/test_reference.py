@@ -41,7 +41,7 @@ from smtphooks import (
 from smtphooks.hooks import HOOK_NAMES
 from smtphooks.options import Options
 from smtphooks.replies import SITUATIONS
-from smtphooks.sasl.mechanisms import Auth
+from smtphooks.sasl.auth import Auth
 from smtphooks.sasl.scram import ScramCredentials
 from smtphooks.service import supervision
 from smtphooks.service.tap import Options as Flags

@@ -25,7 +25,7 @@ from smtphooks.connection.calling import HookCaller, PendingAnswer, needsAsyncio
 from smtphooks.connection.coroutines import WRONG_REACTOR
 from smtphooks.hooks import nameOf
 from smtphooks.replies import SMTPError
-from smtphooks.sasl.mechanisms import AuthResponse
+from smtphooks.sasl.auth import AuthResponse
 from smtphooks.session import Session
 
 # These hooks only learn of something: what they raise is logged and answers nobody.

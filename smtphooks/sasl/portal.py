@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
-from smtphooks.sasl.mechanisms import Auth, AuthResponse
+from smtphooks.sasl.auth import Auth, AuthResponse
 from smtphooks.session import Session
 
 

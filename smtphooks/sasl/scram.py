@@ -13,10 +13,11 @@ import hashlib
 import hmac
 import os
 import re
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from typing import NamedTuple
 
 from smtphooks.replies import SMTPError
+from smtphooks.sasl.auth import decodeBase64, malformed
 
 _BINDING = "tls-exporter"
 _FIRST = re.compile(
@@ -103,7 +104,7 @@ class ScramServer:
         """
         match = _FIRST.fullmatch(first)
         if match is None:
-            raise SMTPError("Malformed authentication data", 501, "5.5.2")
+            raise malformed()
         flag, bindingName, authorizationId, self._bareFirst, username, self._clientNonce = match.groups()
         self.username = unescapeName(username)
         self.authorizationId = unescapeName(authorizationId or "")
@@ -130,13 +131,13 @@ class ScramServer:
         """
         match = _FINAL.fullmatch(final)
         if match is None:
-            raise SMTPError("Malformed authentication data", 501, "5.5.2")
+            raise malformed()
         withoutProof, channel, nonce, proof = match.groups()
         message = f"{self._bareFirst},{self._first},{withoutProof}".encode()
-        isBound = hmac.compare_digest(_decode(channel), self._channel)
+        isBound = hmac.compare_digest(decodeBase64(channel), self._channel)
         isFresh = hmac.compare_digest(nonce.encode(), self._nonce.encode())
         signature = _hmac(self._credentials.storedKey, message)
-        given = _decode(proof).ljust(len(signature), b"\0")
+        given = decodeBase64(proof).ljust(len(signature), b"\0")
         clientKey = bytes(one ^ other for one, other in zip(given, signature, strict=False))
         knows = len(given) == len(signature) and hmac.compare_digest(
             hashlib.sha256(clientKey).digest(), self._credentials.storedKey
@@ -146,25 +147,8 @@ class ScramServer:
         return f"v={b64encode(_hmac(self._credentials.serverKey, message)).decode()}"
 
 
-def maybeBase64(text: str | bytes) -> bytes | None:
-    """What a text in base64 stands for; None if it is anything else."""
-    try:
-        octets = b64decode(text, validate=True)
-    except ValueError:
-        return None
-    # Not every Python minds padding where none is needed.
-    return None if len(text) % 4 else octets
-
-
-def _decode(text: str) -> bytes:
-    octets = maybeBase64(text)
-    if octets is None:
-        raise SMTPError("Malformed authentication data", 501, "5.5.2")
-    return octets
-
-
 def unescapeName(name: str) -> str:
     """RFC 5802 section 5.1: a comma and an equals sign in a name are written =2C and =3D, any other =XX is an error."""
     if any(code is None for code in (match[1] for match in _ESCAPE.finditer(name))):
-        raise SMTPError("Malformed authentication data", 501, "5.5.2")
+        raise malformed()
     return name.replace("=2C", ",").replace("=3D", "=")

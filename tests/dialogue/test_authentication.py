@@ -17,7 +17,8 @@ from smtphooks import replies
 from smtphooks.dialogue.authentication import AUTH_LINE_LENGTH
 from smtphooks.dialogue.steps import Ask, AuthFailed, StartTLS, State, Verdict, Wait
 from smtphooks.replies import SMTPError
-from smtphooks.sasl.mechanisms import MECHANISM_NAMES, Auth, AuthResponse, Exchange
+from smtphooks.sasl.auth import Auth, AuthResponse, Exchange
+from smtphooks.sasl.mechanisms import MECHANISM_NAMES
 from smtphooks.session import Session
 from smtphooks.syntax.wire import LineFault
 from tests.conftest import Logged
@@ -235,7 +236,7 @@ def test_who_has_a_user_from_elsewhere_is_authenticated() -> None:
     assert talk.say(AUTH_PLAIN) == "503 5.5.1 Already authenticated"
 
 
-@pytest.mark.parametrize("options", [{"isJudged": False}, {"disabledCommands": ["auth"]}], ids=repr)
+@pytest.mark.parametrize("options", [{"hasHook": False}, {"disabledCommands": ["auth"]}], ids=repr)
 def test_AUTH_is_not_there_where_nobody_judges_or_it_is_disabled(options: dict[str, Any]) -> None:
     talk = begun(ANN, **options)
     assert talk.say(AUTH_PLAIN) == "502 5.5.1 Command not implemented"

@@ -108,7 +108,7 @@ PROXY_MATRIX = MATRIX | {
     "XCLIENT ADDR=192.0.2.9": "220 G   220 G       503 =   503 =       503 =",
     "XFORWARD IDENT=1":      "250 =    250 =       503 =   503 =       503 =",
 }  # fmt: skip
-PROXY = {"proxies": frozenset({"XCLIENT", "XFORWARD"})}
+PROXY = {"useXClient": True, "useXForward": True}
 
 LETTERS = {
     "G": State.GREETED,
@@ -137,7 +137,7 @@ def talkAt(state: State, lmtp: bool = False, **given: Any) -> Talk:
         (MATRIX, {}),
         (LMTP_MATRIX, {"lmtp": True}),
         (SECURE_MATRIX, {"secured": True}),
-        (PROXY_MATRIX, {"session": PROXY}),
+        (PROXY_MATRIX, PROXY),
     ],
     ids=["SMTP", "LMTP", "SMTPS", "proxy"],
 )
@@ -312,7 +312,7 @@ _likeCommands = st.builds(
 _lines = st.one_of(_plausible, _likeCommands, st.binary(max_size=80), st.sampled_from(LineFault))
 _responses = st.one_of(st.binary(max_size=40).map(b64encode), _lines)
 _refusals = st.builds(SMTPError, st.text(max_size=30), st.sampled_from([None, 421, 450, 550]))
-_sessions = st.sampled_from([{}, PROXY])
+_proxies = st.sampled_from([{}, PROXY])
 _answers = st.one_of(st.none(), st.text(max_size=700), st.integers(), _refusals)
 
 
@@ -332,7 +332,7 @@ def test_any_lines_and_any_answers_give_one_reply_for_each_command(
     lmtp: bool, lines: list[bytes | LineFault], data: st.DataObject
 ) -> None:
     methods = ["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER"]
-    talk = Talk(lmtp=lmtp, allowInsecureAuth=True, authMethods=methods, session=data.draw(_sessions))
+    talk = Talk(lmtp=lmtp, allowInsecureAuth=True, authMethods=methods, **data.draw(_proxies))
     dialogue = talk.dialogue
     for line in [b"LHLO x" if lmtp else b"EHLO x", *lines]:
         if talk.state is State.CLOSED:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtphooks.dialogue.extensions import Extensions
+from smtphooks.dialogue.extensions import ClientExtensions, Extensions
 from smtphooks.dialogue.steps import Ask, State
 from smtphooks.extension import Extension
 from smtphooks.replies import Reply, SMTPError
@@ -65,7 +65,7 @@ SECURE = [line for line in ALL if line != "STARTTLS"]
         ({"hideDSN": False}, [*ALL[:6], "DSN", *ALL[6:]]),
         ({"hideSTARTTLS": True}, SECURE),
         ({"disabledCommands": ["starttls"]}, SECURE),
-        ({"secured": True, "isJudged": False}, SECURE),
+        ({"secured": True, "hasHook": False}, SECURE),
         ({"secured": True, "authMethods": []}, SECURE),
         ({"secured": True, "disabledCommands": ["auth"]}, SECURE),
         ({"secured": True}, [*SECURE[:4], "AUTH PLAIN LOGIN", *SECURE[4:]]),
@@ -398,10 +398,10 @@ class _Own(Extension):
 
 def test_a_subclass_may_have_its_own_way_to_tell_its_parameters() -> None:
     extensions = Extensions([_Own("XOWN"), Extension("XSAME", "A B"), Extension("XNONE", None), Extension("XBARE")])
-    assert extensions.ehloLines(Session(secure=True)) == ["XOWN TO-YOU", "XSAME A B", "XBARE"]
-    assert extensions.ehloLines(Session()) == ["XSAME A B", "XBARE"]
+    assert ClientExtensions(extensions, Session(secure=True)).ehloLines() == ["XOWN TO-YOU", "XSAME A B", "XBARE"]
+    assert ClientExtensions(extensions, Session()).ehloLines() == ["XSAME A B", "XBARE"]
 
 
 def test_parameters_are_shown_as_text_whatever_they_are() -> None:
     extensions = Extensions([Extension("XCOUNT", lambda session: 100), Extension("XSPACE", lambda session: "a ")])  # type: ignore[arg-type, return-value]
-    assert extensions.ehloLines(Session()) == ["XCOUNT 100", "XSPACE a"]
+    assert ClientExtensions(extensions, Session()).ehloLines() == ["XCOUNT 100", "XSPACE a"]

@@ -19,7 +19,7 @@ from zope.interface.verify import verifyObject
 from smtphooks import SMTPServerFactory
 from smtphooks.errors import OptionError
 from smtphooks.sasl import portal as cred
-from smtphooks.sasl.mechanisms import Auth, AuthResponse
+from smtphooks.sasl.auth import Auth, AuthResponse
 from smtphooks.sasl.portal import ISMTPUser, UserNameRealm, canCheck, onAuthOf
 from smtphooks.session import Session
 from tests.conftest import Logged

@@ -15,7 +15,8 @@ from scramp import ScramClient, ScramException, ScramMechanism
 
 from smtphooks.replies import SMTPError
 from smtphooks.sasl import scram
-from smtphooks.sasl.mechanisms import Auth, AuthResponse, Mechanisms
+from smtphooks.sasl.auth import Auth, AuthResponse
+from smtphooks.sasl.mechanisms import Mechanisms
 from smtphooks.sasl.scram import ScramCredentials, ScramServer, UnknownUsers
 from smtphooks.session import Session
 from tests.secrets import SCRAM_PASSWORD, UNICODE_PASSWORD, WRONG_PASSWORD

@@ -1,0 +1,199 @@
+"""
+The context: what the handlers of commands read and change, and what they may call.
+
+In: nothing but values, and calls of the handlers.  Out: the state of the dialogue between two commands.
+The handlers stand above this module, and the engine that calls them above both.  It knows no command by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import attrs
+
+from smtphooks.dialogue.extensions import ClientExtensions, Extensions, isDisabled
+from smtphooks.dialogue.limits import Counts, Tally
+from smtphooks.dialogue.steps import Replies, State, Task
+from smtphooks.options import Options
+from smtphooks.replies import SITUATIONS, Reply, SMTPError
+from smtphooks.sasl.auth import Auth
+from smtphooks.sasl.failures import AuthFailures
+from smtphooks.sasl.mechanisms import Mechanisms
+from smtphooks.session import Envelope, Session
+
+# The states of a transaction.
+_WITHIN = frozenset({State.MAIL, State.RECIPIENTS, State.MESSAGE, State.CHUNKS})
+
+# The connection ends if one of these hooks refuses.
+_CLOSING = ("onConnect", "onSecure")
+
+
+def refusalBy(hook: object, error: SMTPError) -> Reply:
+    """
+    The reply that refuses a command.
+
+    @param hook: the name of the hook that raised the error, or the handler of an extension's command; C{"parameter"}
+        where the command itself is at fault.
+    """
+    if not isinstance(hook, str):
+        return error.reply(SITUATIONS["command"])
+    reply = error.reply(SITUATIONS[hook])
+    return reply.closing() if hook in _CLOSING else reply
+
+
+@lru_cache(maxsize=16)
+def _greeting(*words: str) -> Reply:
+    # The same for all clients of a server, so that its octets are made once.
+    return Reply(220, " ".join(filter(None, words)))
+
+
+class CurrentCommand:
+    """
+    The current command; the next line takes its place.
+
+    @ivar verb: in upper case; empty if the line was no text.
+    @ivar lineLength: octets, the line end included.
+    @ivar subject: the sender or recipient that it is about.
+    @ivar refuser: the hook that has refused it, or the handler of an extension; empty if it is the server itself.
+    @ivar attempt: the last attempt of AUTH that C{onAuth} was asked about.
+    @ivar hasFailed: the AUTH has failed, which has been counted and logged.
+    """
+
+    __slots__ = ("attempt", "hasFailed", "lineLength", "refuser", "subject", "verb")
+
+    def __init__(self) -> None:
+        self.verb = ""
+        self.lineLength = 0
+        self.subject: str | None = None
+        self.refuser: str | Callable[..., Any] = ""
+        self.attempt: Auth | None = None
+        self.hasFailed = False
+
+
+class Context:
+    """
+    The state of one dialogue.
+
+    @ivar extensions: as this client may use them.
+    @ivar failuresByAddress: failed AUTH, over all connections.
+    @ivar state: where the dialogue stands.
+    @ivar command: the current command.
+    @ivar counts: what the client has done so far.
+    @ivar tally: what the dialogue itself knows of the current transaction.
+    @ivar speaksUtf8: the client has asked for SMTPUTF8, so the next reply may leave ASCII (RFC 6531 section 3.7.4).
+    """
+
+    __slots__ = (
+        "command",
+        "counts",
+        "extensions",
+        "failuresByAddress",
+        "flavour",
+        "mechanisms",
+        "options",
+        "session",
+        "speaksUtf8",
+        "state",
+        "tally",
+    )
+
+    def __init__(
+        self,
+        options: Options,
+        extensions: Extensions,
+        session: Session,
+        flavour: Flavour,
+        mechanisms: Mechanisms,
+        failuresByAddress: AuthFailures,
+    ) -> None:
+        self.options = options
+        self.extensions = ClientExtensions(extensions, session)
+        self.session = session
+        self.flavour = flavour
+        self.mechanisms = mechanisms
+        self.failuresByAddress = failuresByAddress
+        self.state = State.CONNECTED
+        self.command = CurrentCommand()
+        self.counts = Counts()
+        self.tally = Tally()
+        self.speaksUtf8 = False
+
+    @property
+    def inTransaction(self) -> bool:
+        """MAIL was accepted and the transaction has not ended; what the envelope says meanwhile is up to the hooks."""
+        return self.state in _WITHIN
+
+    def reset(self) -> None:
+        """End the current transaction, if any."""
+        if self.state in _WITHIN:
+            self.session.transaction += 1
+            self.session.envelope = Envelope()
+            self.tally = Tally()
+        # XFORWARD was said of one message, which may never have begun; it must not be taken for that of the next.
+        self.session.xForward = {}
+        self.state = State.GREETED if self.session.openingCommand is None else State.IDENTIFIED
+
+    def startAnew(self) -> None:
+        """Forget all that the client has said, as TLS begins (RFC 3207 section 4.2)."""
+        session = self.session
+        session.openingCommand, session.hostNameAppearsAs, session.user = None, "", None
+        if self.state is not State.CONNECTED:
+            self.reset()
+
+    def greeting(self) -> Reply:
+        """RFC 5321 section 4.2: the host name, then what it speaks."""
+        return _greeting(self.options.name, self.flavour.protocol, self.options.banner)
+
+    def verbs(self) -> list[str]:
+        """The commands that this client may use."""
+        verbs = [*filter(self._isOffered, self.flavour.commands), *self.extensions.verbs()]
+        return [verb for verb in dict.fromkeys(verbs) if not isDisabled(verb, self.options, self.session)]
+
+    def _isOffered(self, verb: str) -> bool:
+        extension = self.flavour.commands[verb].extension
+        return not extension or self.extensions.isInForce(extension)
+
+
+# A handler gets the argument of the command.  It returns a reply, or is a generator that yields what it must know first
+# and returns the reply: so it reads as RFC 5321 tells it.  A SMTPError that it raises becomes the reply.
+Handler: TypeAlias = Callable[[Context, str], Replies | Task]
+
+
+@attrs.frozen
+class Command:
+    """
+    A row of the table of commands.
+
+    @ivar handle: makes the reply.
+    @ivar refusals: in these states the command gets this reply instead.
+    @ivar bare: it takes no argument.
+    @ivar extension: the extension that brings it.
+    @ivar encrypted: option C{needsUpgrade} asks for TLS before it (RFC 3207 section 4).
+    @ivar always: its handler is called even where the command is disabled, for it must read what follows.
+    @ivar junk: it brings no message on, so option C{maxJunkCommands} counts it.
+    """
+
+    handle: Handler
+    refusals: Mapping[State, Reply] = {}
+    bare: bool = False
+    extension: str = ""
+    encrypted: bool = False
+    always: bool = False
+    junk: bool = False
+
+
+@attrs.frozen
+class Flavour:
+    """
+    What differs between SMTP and LMTP, chosen once for a connection.
+
+    @ivar protocol: its name in the greeting.
+    @ivar commands: the rows of the table that it has.
+    @ivar noRecipients: the reply to a message without a recipient: RFC 2033 section 4.2 leaves LMTP no choice.
+    """
+
+    protocol: str
+    commands: Mapping[str, Command]
+    noRecipients: Reply
