@@ -62,6 +62,10 @@ from smtphooks.syntax.wire import LineFault
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 
+HELLO = "EHLO client.example"
+MAIL = "MAIL FROM:<ann@a.example>"
+RCPT = "RCPT TO:<joe@b.example>"
+
 _INSIDE = {State.MAIL, State.RECIPIENTS, State.MESSAGE, State.CHUNKS}
 
 
@@ -190,6 +194,28 @@ _NAMES: dict[type, str] = {
 def recipients(dialogue: Dialogue) -> int:
     """How many results a verdict must have."""
     return dialogue.context.tally.recipients if dialogue.context.options.lmtp else 1
+
+
+def shown(**options: Any) -> list[str]:
+    """The lines of the EHLO reply behind the first."""
+    return [line[4:] for line in Talk(**options).say(HELLO).splitlines()[1:]]
+
+
+def mail(parameters: str, **options: Any) -> Talk:
+    """A talk in which this MAIL command was accepted."""
+    talk = Talk(**options)
+    talk.say(HELLO)
+    assert talk.say(f"{MAIL} {parameters}") == "250 2.1.0 Sender OK"
+    return talk
+
+
+def mailRefused(parameters: str, **options: Any) -> str:
+    talk = Talk(**options)
+    talk.say(HELLO)
+    reply = talk.say(f"{MAIL} {parameters}")
+    assert talk.state is State.IDENTIFIED
+    assert "onMailFrom" not in talk.hooks()
+    return reply
 
 
 # --- Transcripts ---

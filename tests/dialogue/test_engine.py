@@ -17,10 +17,7 @@ from smtphooks.dialogue.steps import Ask, Challenge, DiscardChunk, ReceiveMessag
 from smtphooks.extension import Extension
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.syntax.wire import LineFault
-from tests.talk import TRANSCRIPTS, Talk, checkSanity, makeDialogue, play
-
-MAIL = "MAIL FROM:<ann@a.example>"
-RCPT = "RCPT TO:<joe@b.example>"
+from tests.talk import MAIL, RCPT, TRANSCRIPTS, Talk, checkSanity, makeDialogue, play
 
 # --- Transcripts ---
 

@@ -13,10 +13,7 @@ from smtphooks.dialogue.steps import AbandonMessage, Ask, DiscardChunk, ReceiveC
 from smtphooks.replies import SMTPError
 from smtphooks.session import Address, EnvelopeDSN
 from tests.support import Client, Pending, connect
-from tests.talk import Talk
-
-MAIL = "MAIL FROM:<ann@a.example>"
-RCPT = "RCPT TO:<joe@b.example>"
+from tests.talk import MAIL, RCPT, Talk
 
 
 def begun(*lines: str, lmtp: bool = False, answers: dict[Any, Any] | None = None, **options: Any) -> Talk:

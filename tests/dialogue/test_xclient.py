@@ -10,7 +10,7 @@ from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import Portal
 from twisted.internet.address import IPv4Address
 
-from smtphooks import AuthResponse, SMTPError
+from smtphooks import AuthResponse, Extension, OptionError, SMTPError
 from smtphooks.dialogue.steps import Ask, State
 from smtphooks.sasl.portal import UserNameRealm
 from smtphooks.session import Session
@@ -109,6 +109,66 @@ def test_STARTTLS_gives_nobody_the_proxys_rights_back() -> None:
     assert "XCLIENT" not in talk.say(HELLO)
     assert talk.say("XCLIENT ADDR=198.51.100.77") == NOT_THERE
     assert talk.session.remoteAddress == "203.0.113.5"
+
+
+@pytest.mark.parametrize("hook", ["onConnect", "onHelo"])
+@pytest.mark.parametrize("address", [PROXY, OTHER])
+def test_hook_that_changes_the_address_of_the_session_changes_no_trust(hook: str, address: str) -> None:
+    answers = {hook: lambda question: setattr(question.arguments[-1], "remoteAddress", address)}
+    trusted = talkOf(HELLO, answers=answers)
+    assert trusted.session.remoteAddress == address
+    assert trusted.say("XCLIENT NAME=spike.example") == GREETING
+    untrusted = talkOf(HELLO, answers=answers, trusted=frozenset())
+    assert untrusted.session.remoteAddress == address
+    for line in (COMPLETE, FORWARD):
+        assert untrusted.say(line) == NOT_THERE
+
+
+@pytest.mark.parametrize("change", [{"remoteAddress": PROXY}, {"xClient": {}}, {"remoteAddress": PROXY, "xClient": {}}])
+def test_hook_cannot_make_the_client_behind_the_proxy_trusted(change: dict[str, Any]) -> None:
+    talk = talkOf(COMPLETE)
+    for name, value in change.items():
+        setattr(talk.session, name, value)
+    reply = talk.say(HELLO)
+    assert "XCLIENT" not in reply and "XFORWARD" not in reply
+    for line in (COMPLETE, FORWARD):
+        assert talk.say(line) == NOT_THERE
+    talk.say("STARTTLS")
+    assert talk.say(COMPLETE) == NOT_THERE
+
+
+@pytest.mark.parametrize("verb", OFFERED)
+def test_extension_of_a_user_does_not_make_the_command_available(verb: str) -> None:
+    own = Extension(verb, "ADDR", commands={verb: lambda argument, session: "mine"})
+    talk = talkOf(HELLO, trusted=frozenset(), extensions=[own])
+    assert talk.say(f"{verb} ADDR=203.0.113.5") == NOT_THERE
+
+
+def test_command_is_named_in_HELP_where_its_place_is() -> None:
+    assert talkOf().say("HELP").endswith(" HELP STARTTLS XCLIENT XFORWARD QUIT")
+
+
+@pytest.mark.parametrize("trusted", [frozenset(), BOTH], ids=len)
+def test_command_is_known_to_the_log_whoever_sends_it(trusted: frozenset[str]) -> None:
+    talk = talkOf(trusted=trusted)
+    for verb in OFFERED:
+        talk.say(f"{verb} NAME=spike.example")
+        assert talk.dialogue.knownVerb == verb
+        assert talk.dialogue.shows(verb)
+
+
+@pytest.mark.parametrize("trusted", [frozenset(), BOTH], ids=len)
+@pytest.mark.parametrize("verb", OFFERED)
+def test_command_counts_as_junk_whoever_sends_it(verb: str, trusted: frozenset[str]) -> None:
+    talk = talkOf(trusted=trusted, maxJunkCommands=2)
+    talk.sayAll(*[f"{verb} NAME=spike.example"] * 2)
+    assert talk.say(f"{verb} NAME=spike.example") == "421 4.7.0 Too many commands without a message"
+
+
+@pytest.mark.parametrize("option", ["useXClient", "useXForward"])
+def test_list_of_peers_that_is_wrong_names_its_option(option: str) -> None:
+    with pytest.raises(OptionError, match=f"option {option} is wrong: 'proxy.example' is neither an address"):
+        makeFactory(**{option: ["proxy.example"]})
 
 
 def test_attributes_may_come_in_several_commands_address_last() -> None:
