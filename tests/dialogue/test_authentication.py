@@ -173,6 +173,25 @@ def test_malformed_response_is_refused_and_costs_no_time(line: str) -> None:
     assert talk.waits() == []
 
 
+def test_what_is_known_of_an_attempt_is_forgotten_with_the_next_command() -> None:
+    talk = begun({"onAuth": False})
+    talk.say(GUESS)
+    dialogue = talk.dialogue
+    assert dialogue.attempt == Auth(method="PLAIN", username="ann", password=WRONG_PASSWORD)
+    assert (dialogue.verb, dialogue.hasFailed) == ("AUTH", True)
+    talk.say("NOOP")
+    assert (dialogue.verb, dialogue.hasFailed, dialogue.attempt) == ("NOOP", False, None)
+
+
+@pytest.mark.parametrize("answer", [AuthResponse(responseCode=454), SMTPError("Later", 454)], ids=repr)
+def test_with_too_many_errors_it_is_the_server_that_refuses(answer: object) -> None:
+    talk = begun({"onAuth": answer}, maxErrors=1)
+    talk.say(AUTH_PLAIN)
+    assert talk.dialogue.refuser == "onAuth"
+    assert talk.say(AUTH_PLAIN) == "421 4.7.0 Too many errors"
+    assert talk.dialogue.refuser == ""
+
+
 # --- Which mechanism, and when ---
 
 

@@ -497,6 +497,11 @@ def test_what_is_no_name_of_a_mechanism_finds_none(name: str) -> None:
     assert Mechanisms(MECHANISM_NAMES, lambda: True).find(name, makeSession()) is None
 
 
+def test_built_in_mechanisms_are_named_in_the_order_of_their_classes() -> None:
+    wanted = "PLAIN LOGIN CRAM-MD5 XOAUTH2 OAUTHBEARER SCRAM-SHA-256 SCRAM-SHA-256-PLUS EXTERNAL"
+    assert MECHANISM_NAMES == tuple(wanted.split())
+
+
 def test_no_mechanisms_are_none() -> None:
     assert not NO_MECHANISMS
     assert not NO_MECHANISMS.hasHook()
