@@ -222,7 +222,7 @@ def mailRefused(parameters: str, **options: Any) -> str:
 
 
 def play(lines: Iterable[str]) -> None:
-    """Play a transcript; an L{AssertionError} names the line that did not come true."""
+    """Play a transcript; an L{AssertionError} names the line that is not true."""
     player = _Player()
     for number, line in enumerate(lines, 1):
         try:

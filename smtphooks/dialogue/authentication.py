@@ -1,9 +1,8 @@
 """
 The commands that make a connection trusted: AUTH (RFC 4954) and STARTTLS (RFC 3207).
 
-A handler gets the dialogue and the argument of the command, yields what it must know first and returns the reply.
-This module knows base64 and the order of things; what is in a response only the mechanism knows, and neither ever says
-it.
+A handler gets the context and the argument of the command, yields what it must know first and returns the reply.
+This module carries challenges and responses; only the mechanism knows what is in them, and no reply ever tells.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from smtphooks.syntax.wire import LineFault
 # RFC 4954 section 4: octets of a line with base64, CRLF included.
 AUTH_LINE_LENGTH = 12288
 
-# Seconds that a failure costs the client: the first one, and what it grows to by doubling.
+# Seconds that the client waits after a failure: after the first, and the most that doubling leads to.
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 16.0
 
 _SYNTAX_ERRORS = (500, 501)
@@ -57,7 +56,7 @@ def auth(context: Context, argument: str) -> Task:
     if not response.accepts:
         refusal = failureReply(response)
         if refusal.code >= 500:
-            yield from _failed(context, refusal)
+            yield from _slowDown(context, refusal)
         return refusal
     session.user = response.user
     context.counts.authFailures = 0
@@ -65,15 +64,15 @@ def auth(context: Context, argument: str) -> Task:
 
 
 def _isBarred(context: Context) -> bool:
-    # The address of now: behind a proxy it is that of the client, once XCLIENT has said so.
+    # The current address: behind a proxy, that of the client once XCLIENT has given it.
     return context.failuresByAddress.isBarred(context.session.remoteAddress)
 
 
-def _count(context: Context, reply: Reply) -> Generator[Question, Any, None]:
+def _countFailure(context: Context, reply: Reply) -> Generator[Question, Any, None]:
     """
-    An attempt has failed: it counts, and is logged, once and as soon as that is known.
+    Count and log a failed attempt, once and as soon as it has failed.
 
-    The client may leave before it has its reply, or learn it from a challenge (RFC 7628 section 3.2.3).
+    The client may leave before it gets the reply, or learn of the failure from a challenge (RFC 7628 section 3.2.3).
     """
     if not context.command.hasFailed:
         context.command.hasFailed = True
@@ -81,9 +80,9 @@ def _count(context: Context, reply: Reply) -> Generator[Question, Any, None]:
         yield AuthFailed(reply)
 
 
-def _failed(context: Context, reply: Reply) -> Generator[Question, Any, None]:
-    """A client that guesses passwords shall not do it fast, nor from many connections; no other client waits."""
-    yield from _count(context, reply)
+def _slowDown(context: Context, reply: Reply) -> Generator[Question, Any, None]:
+    """Count a failure and let the client wait for it, so that guessing passwords takes time."""
+    yield from _countFailure(context, reply)
     context.counts.authFailures += 1
     yield Wait(min(_FIRST_DELAY * 2 ** (context.counts.authFailures - 1), _LONGEST_DELAY))
 
@@ -91,7 +90,7 @@ def _failed(context: Context, reply: Reply) -> Generator[Question, Any, None]:
 def _initial(text: str) -> bytes | None:
     if not text:
         return None
-    # RFC 4954 section 4: a response that is there but empty is written "=".
+    # RFC 4954 section 4: an initial response that is present but empty is written "=".
     return b"" if text == "=" else decodeBase64(text, _UNDECODABLE)
 
 
@@ -107,15 +106,16 @@ def _exchange(
     """
     Carry challenges and responses between the mechanism and the client, and attempts to the hook.
 
-    What the hook refuses counts at once, as a challenge may say so to the client; but not where the mechanism hides
-    which users there are (C{isHidden}), or a client that breaks off could tell them by what has been counted.
+    A refusal by the hook counts at once, as a challenge may tell the client of it.
 
-    Returns None if the client's address has been barred meanwhile.
+    @param isHidden: the mechanism hides which users exist.  Then a refusal counts at the end only, or a client that
+        breaks off could tell them by what has been counted.
+    @return: None if the client's address has been barred meanwhile.
     """
     resume: Callable[[Any], bytes | Auth] = exchange.send
     answer: bytes | AuthResponse | SMTPError | None = None
-    refusal: SMTPError | None = None  # that of the hook
-    hook = "parameter"  # what the mechanism raises is at first a fault of the response
+    refusal: SMTPError | None = None  # by the hook
+    hook = "parameter"  # until the hook is asked, an error of the mechanism is about the response
     while True:
         try:
             wanted = resume(answer)
@@ -124,13 +124,13 @@ def _exchange(
             return result
         except SMTPError as error:
             reply = refusalBy(hook, error)
-            # Neither what is refused only for now nor, from a mechanism, what is malformed is a guess that failed.
+            # Neither a temporary refusal nor a malformed response is a failed guess.
             if reply.code >= 500 and (error is refusal or reply.code not in _SYNTAX_ERRORS):
-                yield from _failed(context, reply)
+                yield from _slowDown(context, reply)
             raise
         resume = exchange.send
         if isinstance(wanted, Auth):
-            # The exchanges of many connections may have begun before the first of them failed.
+            # The client may have begun exchanges on many connections before the first of them failed.
             if _isBarred(context):
                 return None
             hook = "onAuth"
@@ -138,23 +138,23 @@ def _exchange(
             try:
                 answer = yield from askOnAuth(context, wanted)
                 if not answer.accepts and not isHidden and (reply := failureReply(answer)).code >= 500:
-                    yield from _count(context, reply)
+                    yield from _countFailure(context, reply)
             except SMTPError as error:
                 if not isHidden and (reply := refusalBy(hook, error)).code >= 500:
-                    yield from _count(context, reply)
-                # For the mechanism to hide, if the client could learn from it which users there are.
+                    yield from _countFailure(context, reply)
+                # The mechanism may hide it, if it would tell the client which users exist.
                 resume, answer = exchange.throw, (refusal := error)
             continue
         line = yield Challenge(b"334 %s\r\n" % b64encode(wanted))
         try:
             answer = _response(line)
         except SMTPError as error:
-            # For the mechanism to let pass, if all is decided already.
+            # The mechanism may ignore it, if the hook has decided already.
             resume, answer = exchange.throw, error
 
 
 def askOnAuth(context: Context, attempt: Auth) -> Generator[Question, Any, AuthResponse]:
-    """Ask C{onAuth}."""
+    """Ask C{onAuth}, whose answer may be the user itself."""
     answer = yield Ask("onAuth", (attempt, context.session))
     response = answer if isinstance(answer, AuthResponse) else AuthResponse(user=answer or None)
     context.command.refuser = "" if response.accepts else "onAuth"
@@ -163,7 +163,7 @@ def askOnAuth(context: Context, attempt: Auth) -> Generator[Question, Any, AuthR
 
 def _response(line: bytes | LineFault) -> bytes:
     if isinstance(line, LineFault):
-        # RFC 4954 section 6 has a code of its own for this.
+        # The enhanced code is that of RFC 4954 section 6.
         raise SMTPError("Authentication exchange line is too long or has a bare line end", 500, "5.5.6")
     if line == b"*":
         raise SMTPError("Authentication cancelled", 501, "5.7.0")
@@ -179,7 +179,7 @@ def starttls(context: Context, argument: str) -> Task:
 
 
 def secure(context: Context, step: StartTLS) -> Task:
-    """Begin TLS; nothing of what the client said before is believed after it (section 4.2)."""
+    """Begin TLS, and forget all that the client has said before (section 4.2)."""
     transport = yield step
     context.startAnew()
     yield Ask("onSecure", (transport, context.session))

@@ -2,7 +2,7 @@
 The built-in service extensions: what each one shows in EHLO, and the validators of its parameters.
 
 To add an ESMTP parameter, write its validator and its extension here, and give it a row in L{builtInExtensions}.
-This module knows options as values; it knows neither the dialogue nor hooks.
+This module knows options as values; it knows neither the state of the dialogue nor hooks.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from smtphooks.options import fillHeloResponse
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.syntax import grammar
 
-# The end of a request line, and the beginning of a field (RFC 9112 sections 3 and 5): a browser was led here, and what
-# follows may be somebody's commands.
+# The end of a request line, and the beginning of a field (RFC 9112 sections 3 and 5): a web page can make browsers send
+# requests to this port, with commands of the attacker in the body.
 _REQUEST = re.compile(r" HTTP/\d(\.\d)?$", re.ASCII | re.IGNORECASE)
 _FIELD = re.compile(r"[A-Z0-9-]+:")
 
@@ -28,7 +28,7 @@ def connect(context: Context, argument: str) -> Task:
     if context.options.greetDelay:
         hasTalked = yield Wait(context.options.greetDelay)
         if hasTalked:
-            # RFC 5321 section 4.3.1: a client waits for the greeting; those that do not are mostly no mail servers.
+            # RFC 5321 section 4.3.1: a client waits for the greeting; hardly any mail server does not.
             return replies.EARLY_TALKER
     yield Ask("onConnect", (context.session,))
     context.state = State.GREETED
@@ -71,7 +71,7 @@ def noop(context: Context, argument: str) -> Reply:
 
 
 def vrfy(context: Context, argument: str) -> Task:
-    """RFC 5321 section 4.1.1.6, and 3.5.3 for the answer that says nothing."""
+    """RFC 5321 section 4.1.1.6, and 3.5.3 for the reply 252."""
     if not argument:
         return replies.VRFY_SYNTAX
     answer = yield Ask("onVrfy", (argument, context.session))
@@ -114,7 +114,7 @@ def _isHTTP(context: Context, argument: str) -> bool:
     return context.state is State.GREETED and _FIELD.match(context.command.verb) is not None
 
 
-# States MESSAGE and CLOSED stand nowhere: no command is read in them.
+# States MESSAGE and CLOSED are in no row: no command is read in them.
 _CHUNKED = {State.CHUNKS: replies.NOT_WITHIN_CHUNKS}
 _BEFORE_HELLO = {State.GREETED: replies.HELLO_FIRST}
 
@@ -139,7 +139,7 @@ COMMANDS = {
     "NOOP": Command(noop, junk=True),
     "VRFY": Command(vrfy, junk=True),
     "HELP": Command(help, junk=True),
-    # Not only after EHLO: there are clients that know what they want.
+    # Before EHLO as well, as some clients do not look at what is advertised.
     "STARTTLS": Command(authentication.starttls, bare=True, extension="STARTTLS"),
     "AUTH": Command(authentication.auth, _BEFORE_HELLO, extension="AUTH", encrypted=True),
     **xclient.COMMANDS,
@@ -154,5 +154,5 @@ def _without(*verbs: str) -> dict[str, Command]:
 SMTP = Flavour("ESMTP", _without("LHLO"), replies.NO_RECIPIENTS)
 LMTP = Flavour("LMTP", _without("HELO", "EHLO"), replies.RCPT_FIRST)
 
-# RFC 5321 names them, smtphooks does not have them (section 4.2.4: 502, not 500).
+# RFC 5321 names them, but smtphooks does not implement them (section 4.2.4: 502, not 500).
 NOT_IMPLEMENTED = frozenset({"EXPN", "TURN", "SEND", "SOML", "SAML"})

@@ -1,8 +1,8 @@
 """
 The context: what the handlers of commands read and change, and what they may call.
 
-In: nothing but values, and calls of the handlers.  Out: the state of the dialogue between two commands.
-The handlers stand above this module, and the engine that calls them above both.  It knows no command by name.
+It is all that lasts from one command to the next: the state, the counts, and what this client may use.
+This module knows no command by name: the handlers import it, and the engine imports the handlers.
 """
 
 from __future__ import annotations
@@ -32,14 +32,12 @@ _CLOSING = ("onConnect", "onSecure")
 
 def refusalBy(hook: object, error: SMTPError) -> Reply:
     """
-    The reply that refuses a command.
+    The reply to a command that was refused.
 
     @param hook: the name of the hook that raised the error, or the handler of an extension's command; C{"parameter"}
-        where the command itself is at fault.
+        if no hook did, so that the argument of the command is at fault.
     """
-    if not isinstance(hook, str):
-        return error.reply(SITUATIONS["command"])
-    reply = error.reply(SITUATIONS[hook])
+    reply = error.reply(SITUATIONS.get(str(hook), SITUATIONS["command"]))
     return reply.closing() if hook in _CLOSING else reply
 
 
@@ -53,12 +51,12 @@ class CurrentCommand:
     """
     The current command; the next line takes its place.
 
-    @ivar verb: in upper case; empty if the line was no text.
+    @ivar verb: in upper case; empty if the line could not be read.
     @ivar lineLength: octets, the line end included.
     @ivar subject: the sender or recipient that it is about.
-    @ivar refuser: the hook that has refused it, or the handler of an extension; empty if it is the server itself.
+    @ivar refuser: the hook that has refused it, or the handler of an extension; empty if the server itself has.
     @ivar attempt: the last attempt of AUTH that C{onAuth} was asked about.
-    @ivar hasFailed: the AUTH has failed, which has been counted and logged.
+    @ivar hasFailed: it is an AUTH that has failed, which has been counted and logged.
     """
 
     __slots__ = ("attempt", "hasFailed", "lineLength", "refuser", "subject", "verb")
@@ -131,7 +129,7 @@ class Context:
             self.session.transaction += 1
             self.session.envelope = Envelope()
             self.tally = Tally()
-        # XFORWARD was said of one message, which may never have begun; it must not be taken for that of the next.
+        # XFORWARD is about one message, even one that never began; the next must not inherit it.
         self.session.xForward = {}
         self.state = State.GREETED if self.session.openingCommand is None else State.IDENTIFIED
 
@@ -156,8 +154,8 @@ class Context:
         return not extension or self.extensions.isInForce(extension)
 
 
-# A handler gets the argument of the command.  It returns a reply, or is a generator that yields what it must know first
-# and returns the reply: so it reads as RFC 5321 tells it.  A SMTPError that it raises becomes the reply.
+# A handler gets the argument of the command.  It returns the reply, or is a generator that yields what it must know
+# first and returns the reply: so it reads as RFC 5321 tells it.  An SMTPError that it raises becomes the reply.
 Handler: TypeAlias = Callable[[Context, str], Replies | Task]
 
 
@@ -171,7 +169,7 @@ class Command:
     @ivar bare: it takes no argument.
     @ivar extension: the extension that brings it.
     @ivar encrypted: option C{needsUpgrade} asks for TLS before it (RFC 3207 section 4).
-    @ivar always: its handler is called even where the command is disabled, for it must read what follows.
+    @ivar always: its handler is called even if the command is disabled, as it must read what follows.
     @ivar junk: it brings no message on, so option C{maxJunkCommands} counts it.
     """
 

@@ -4,7 +4,7 @@ The engine: the state machine of SMTP and LMTP, one command at a time.
 In: a line, or the answer to what was asked.  Out: a step, which is a reply, or a question without whose answer the
 dialogue does not go on.  It never looks at anything beyond the current command, so replies are in command order
 (invariant 1).  This module knows the table of commands and the context that their handlers share; it knows no socket,
-no Deferred and not what a hook is.
+no Deferred and no hook.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Dialogue:
         """The open question has been answered with a refusal."""
         assert self._task is not None, "no question is open"
         self.context.command.refuser = self._asked
-        # A failed AUTH is an error of the client, an unwanted recipient is none.
+        # A failed AUTH counts as an error of the client, a recipient that a hook rejects does not.
         self._refusedByHook = self._asked != "onAuth"
         return self._advance(self._task.throw, error)
 
@@ -220,7 +220,7 @@ class Dialogue:
         if refusal is None:
             return self._handle(command.handle, argument)
         if verb in _KEYWORDS:
-            transaction.seeSubject(context, argument, _KEYWORDS[verb])
+            transaction.noteSubject(context, argument, _KEYWORDS[verb])
         return self._conclude(refusal)
 
     def _handle(self, handle: Handler, argument: str) -> Step:
@@ -251,7 +251,7 @@ class Dialogue:
             self._asked = question.hook
         command = self.context.command
         if command.refuser:
-            command.refuser = ""  # The hook's refusal was not the end of it.
+            command.refuser = ""  # The handler went on, so the reply will not be the hook's refusal.
         return question
 
     def _conclude(self, answer: Replies) -> Replies:

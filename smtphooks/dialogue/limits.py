@@ -1,7 +1,7 @@
 """
 Limits: what the dialogue counts of a client and of its transaction, and how much is too much.
 
-What hooks see is theirs to change; these counts are not among it, so that no hook lifts a limit by accident.
+Hooks may change the session and the envelope, but not these counts, so no hook lifts a limit by accident.
 This module knows neither options nor commands nor replies.
 """
 

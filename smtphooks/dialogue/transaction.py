@@ -1,10 +1,10 @@
 """
 The commands of a mail transaction: MAIL, RCPT, DATA, BDAT, RSET (RFC 5321 section 3.3, RFC 3030, RFC 2033).
 
-A handler gets the dialogue and the argument of the command.  It yields what it must know first and returns the reply.
-The envelope holds what hooks accepted, and the sender that C{onMailFrom} is asked about.  Hooks may change it: what the
-protocol itself depends on is in the L{Tally}.
-This module knows neither octets nor transports; what parameters mean is known to the extensions alone.
+A handler gets the context and the argument of the command, yields what it must know first and returns the reply.
+The envelope holds what hooks accepted, and the sender that C{onMailFrom} is asked about.  Hooks may change it; what the
+protocol itself depends on is in the C{Tally}.
+This module knows neither octets nor transports; only the extensions know what parameters mean.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from smtphooks.replies import Reply, SMTPError
 from smtphooks.session import Address, Envelope
 from smtphooks.syntax import grammar
 
-# RFC 3030 section 2: chunk-size is 1*DIGIT; twenty of them are more than any disk holds.
+# RFC 3030 section 2: chunk-size is 1*DIGIT; twenty digits are more than any disk holds.
 _CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.ASCII | re.IGNORECASE)
 
 
@@ -38,10 +38,10 @@ def mail(context: Context, argument: str) -> Task:
     """RFC 5321 section 4.1.1.2."""
     options, session = context.options, context.session
     if session.user is None and not options.authOptional:
-        seeSubject(context, argument, "FROM")
+        noteSubject(context, argument, "FROM")
         return Reply(530, options.authRequiredMessage, "5.7.0")
     if options.maxTransactions and context.counts.messages >= options.maxTransactions:
-        seeSubject(context, argument, "FROM")
+        noteSubject(context, argument, "FROM")
         return replies.TOO_MANY_TRANSACTIONS
     lenient = options.lenientAddressParsing
     parts = grammar.commonPath(argument, "FROM") or grammar.splitPath(argument, "FROM", lenient)
@@ -64,7 +64,7 @@ def mail(context: Context, argument: str) -> Task:
     session.envelope = Envelope(address)
     try:
         answer = yield Ask("onMailFrom", (address, session))
-    except (SMTPError, GeneratorExit):  # The latter if the connection is gone: onClose sees the old envelope as well.
+    except (SMTPError, GeneratorExit):  # GeneratorExit: the connection is gone, and onClose must see the old envelope.
         session.envelope = before
         raise
     context.tally.isBinary = arguments.get("BODY") == "BINARYMIME"
@@ -78,7 +78,7 @@ def rcpt(context: Context, argument: str) -> Task:
     """RFC 5321 section 4.1.1.3."""
     options, session, tally = context.options, context.session, context.tally
     if not tally.hasRoom(options.maxRecipients, context.command.lineLength):
-        seeSubject(context, argument, "TO")
+        noteSubject(context, argument, "TO")
         return replies.TOO_MANY_REFUSED_RECIPIENTS if tally.addRefused() else replies.TOO_MANY_RECIPIENTS
     lenient = options.lenientAddressParsing
     parts = grammar.commonPath(argument, "TO") or grammar.splitPath(argument, "TO", lenient)
@@ -102,8 +102,8 @@ def rcpt(context: Context, argument: str) -> Task:
     return replies.ok(answer, replies.RECIPIENT_OK)
 
 
-def seeSubject(context: Context, argument: str, keyword: str) -> None:
-    """Of a command that is refused unseen the log wants to know whom it was about, if that is easily said."""
+def noteSubject(context: Context, argument: str, keyword: str) -> None:
+    """Note for the log the address in a command that is refused before it is parsed, if it has the common form."""
     parts = grammar.commonPath(argument, keyword)
     context.command.subject = None if parts is None else parts[0][0]
 
@@ -123,11 +123,11 @@ def data(context: Context, argument: str) -> Task:
         return replies.BINARY_NEEDS_BDAT  # RFC 3030 section 3
     context.state = State.MESSAGE
     verdict = yield ReceiveMessage(replies.START_MESSAGE, tally.recipients)
-    return _conclude(context, verdict)
+    return _finish(context, verdict)
 
 
 def bdat(context: Context, argument: str) -> Task:
-    """RFC 3030 section 2.  The octets are read even where they are refused, or they would be taken for commands."""
+    """RFC 3030 section 2.  The octets are read even if the chunk is refused, or they would be taken for commands."""
     chunk = _CHUNK.fullmatch(argument)
     if chunk is None:
         return replies.BDAT_SYNTAX
@@ -142,7 +142,7 @@ def bdat(context: Context, argument: str) -> Task:
     verdict = yield ReceiveChunk(octets, first, last, tally.recipients, tally.isBinary)
     if verdict is None:
         return Reply(250, f"{octets} octets received", "2.0.0")
-    answers = _conclude(context, verdict)
+    answers = _finish(context, verdict)
     # RFC 2033 section 4.3: only the last chunk has a reply for each recipient.
     return answers if last or isinstance(answers, Reply) else answers[0]
 
@@ -157,7 +157,7 @@ def _refusalOfChunks(context: Context) -> Reply | None:
     return None
 
 
-def _conclude(context: Context, verdict: Verdict) -> Replies:
+def _finish(context: Context, verdict: Verdict) -> Replies:
     """The replies to a whole message: with LMTP one for each recipient (RFC 2033 section 4.2), else just one."""
     answers = [_replyTo(result, verdict.fault) for result in verdict.results]
     context.reset()
@@ -179,7 +179,7 @@ def rset(context: Context, argument: str) -> Task:
 
 
 def abandon(context: Context) -> Generator[Question, object, None]:
-    """End the transaction at hand, if there is one, without a message."""
+    """End the current transaction, if any, without a message."""
     if context.state is State.CHUNKS:
         yield AbandonMessage()
     if context.inTransaction:

@@ -1,10 +1,10 @@
 """
 SCRAM-SHA-256, the server's side of its three messages (RFC 5802, RFC 7677).
 
-In: the client's messages and the stored credentials.  Out: the server's messages, or none if the proof is wrong.
+In: the client's messages and the stored credentials.  Out: the server's messages, None if the proof is wrong.
 The C{scramp} package makes credentials (C{ScramMechanism("SCRAM-SHA-256").make_auth_info(password)}); the exchange
 itself is done here because scramp refuses the C{tls-exporter} binding of RFC 9266, which is the only one that TLS 1.3
-has.  This module knows neither SMTP nor who stores credentials.
+has.  This module knows neither SMTP nor where credentials are stored.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ def _hmac(key: bytes, message: bytes) -> bytes:
     return hmac.digest(key, message, "sha256")
 
 
-# For servers that are given no secret; all of one process pretend the same.
+# For servers without option scramSecret; all servers of a process show the same.
 _PROCESS_SECRET = os.urandom(32)
 
 
 class UnknownUsers:
     """
-    Credentials for users that do not exist, so that a client cannot tell them from others (RFC 5802 section 9).
+    Credentials of users that do not exist, so that a client cannot tell them from others (RFC 5802 section 9).
 
-    They fit no password.  A name has the same salt each time; its length and the number of iterations are those that
-    are given, or else those of the last known user.
+    They fit no password.  A name has the same salt each time.  The length of the salt and the number of iterations are
+    those given here, or else those of the last known user.
     """
 
     def __init__(
         self, secret: bytes | None = None, iterations: int | None = None, saltLength: int | None = None
     ) -> None:
         """
-        @param secret: what they are derived from; without it, they change when the process ends.
+        @param secret: what they are derived from; without it, they change with each start of the process.
         @param iterations: None to learn the number from known users.
         @param saltLength: in octets; None to learn it as well.
         """
@@ -71,14 +71,14 @@ class UnknownUsers:
         self._saltLength = 32 if saltLength is None else saltLength
 
     def imitate(self, credentials: ScramCredentials) -> None:
-        """From now on look like this known user, but for what is given."""
+        """Show from now on the salt length and iterations of this known user, unless they were given."""
         if self._learnsIterations:
             self._iterations = credentials.iterations
         if self._learnsSaltLength:
             self._saltLength = len(credentials.salt)
 
     def credentialsOf(self, username: str) -> ScramCredentials:
-        """What is shown for this name."""
+        """The credentials that an unknown user of this name has."""
         salt = self._derive("salt", username, self._saltLength)
         storedKey, serverKey = (self._derive(key, username, 32) for key in ("StoredKey", "ServerKey"))
         return ScramCredentials(salt, storedKey, serverKey, self._iterations)
@@ -92,7 +92,7 @@ class ScramServer:
     """
     One exchange.
 
-    @ivar username: who the client says it is; C{authorizationId} as whom it wants to act, or C{""}.
+    @ivar username: the authentication identity; C{authorizationId} the identity to act as, or C{""}.
     """
 
     def __init__(self, first: str, binding: bytes | None, required: bool) -> None:
@@ -111,7 +111,7 @@ class ScramServer:
         if required != (bindingName is not None) or (required and bindingName != _BINDING):
             raise SMTPError(f"Channel binding {_BINDING} belongs to SCRAM-SHA-256-PLUS alone", 501, "5.5.4")
         if flag == "y" and binding is not None:
-            # RFC 5802 section 6: the client could bind and was told that we cannot; somebody stands between us.
+            # RFC 5802 section 6: a man in the middle has removed it from what the server advertised.
             raise SMTPError("Channel binding was offered, but the client did not see it", 535, "5.7.8")
         header = first[: len(first) - len(self._bareFirst)]
         self._channel = header.encode() + (binding or b"" if required else b"")

@@ -26,7 +26,7 @@ SECURE = [line for line in ALL if line != "STARTTLS"]
         ({"hideSize": True}, [line for line in ALL if line != "SIZE"]),
         ({"hideSMTPUTF8": True}, [line for line in ALL if line != "SMTPUTF8"]),
         ({"hideENHANCEDSTATUSCODES": True}, [line for line in ALL if line != "ENHANCEDSTATUSCODES"]),
-        # BINARYMIME is nothing without both of the others (RFC 3030 section 3).
+        # BINARYMIME needs both of the others (RFC 3030 section 3).
         ({"hide8BITMIME": True}, [line for line in ALL if line not in ("8BITMIME", "BINARYMIME")]),
         ({"hideCHUNKING": True}, ALL[:6]),
         ({"disabledCommands": ["bdat"]}, ALL[:6]),
@@ -116,7 +116,7 @@ def test_parameter_of_MAIL_is_checked_and_kept(parameters: str, options: dict[st
         ("NOTIFY=NEVER", {"hideDSN": False}, "555 5.5.4 Parameter NOTIFY not recognized or not implemented"),
         ("X-FOO=1", {}, "555 5.5.4 Parameter X-FOO not recognized or not implemented"),
         ("x-foo", {}, "555 5.5.4 Parameter X-FOO not recognized or not implemented"),
-        # Hidden is not there (RFC 5321 section 4.1.1.11).
+        # A hidden extension is not in force (RFC 5321 section 4.1.1.11).
         ("SIZE=1", {"hideSize": True}, "555 5.5.4 Parameter SIZE not recognized or not implemented"),
         ("BODY=7BIT", {"hide8BITMIME": True}, "555 5.5.4 Parameter BODY not recognized or not implemented"),
         ("SMTPUTF8", {"hideSMTPUTF8": True}, "555 5.5.4 Parameter SMTPUTF8 not recognized or not implemented"),

@@ -41,7 +41,7 @@ def test_transcript_comes_true(transcript: Path) -> None:
         (["? onConnect -> ok", "S: 220 mx.example.org ESMTP", '= state: "mail"'], "it is 'greeted'"),
     ],
 )
-def test_transcript_that_is_false_fails(falsified: list[str], complaint: str) -> None:
+def test_false_transcript_fails(falsified: list[str], complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint.replace(".", r"\.")):
         play(falsified)
 
@@ -226,7 +226,7 @@ def test_connection_lost_between_commands_closes_the_dialogue() -> None:
 
 @pytest.mark.parametrize("line", ["R\u017fET", "r\u017fet", "\ufb01NOOP", "qu\u0131t", "\uff2eOOP"])
 def test_verb_is_ASCII(line: str) -> None:
-    # Upper case of some letters beyond ASCII is ASCII: no command may hide behind them from whoever filters commands.
+    # The upper case of some letters beyond ASCII is ASCII: no command may pass a filter of commands in this form.
     talk = talkAt(State.IDENTIFIED)
     assert talk.say(line) == "500 5.5.2 Command not recognized"
 
@@ -314,7 +314,7 @@ _answers = st.one_of(st.none(), st.text(max_size=700), st.integers(), _refusals)
 
 
 def checkReply(octets: bytes) -> None:
-    """A well-formed reply: lines of one code, each short enough, nothing in them that a terminal would obey."""
+    """A well-formed reply: lines of one code, each short enough, without control characters."""
     assert octets.endswith(b"\r\n")
     lines = octets[:-2].split(b"\r\n")
     assert all(len(line) <= 510 for line in lines)

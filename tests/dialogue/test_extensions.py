@@ -35,7 +35,7 @@ def noteFor(session: Session) -> str | None:
     return "here" if session.user else None
 
 
-def test_extension_is_in_force_only_for_the_sessions_it_shows_itself_to() -> None:
+def test_extension_is_in_force_only_for_sessions_to_which_it_is_advertised() -> None:
     extension = Extension(
         "X-NOTE",
         noteFor,
@@ -58,7 +58,7 @@ def test_extension_is_in_force_only_for_the_sessions_it_shows_itself_to() -> Non
     assert talk.session.envelope.rcptTo[0].args == {"NOTE": "y"}
 
 
-def test_extension_hidden_with_none_is_in_force_for_nobody() -> None:
+def test_extension_hidden_with_None_is_never_in_force() -> None:
     extension = Extension("X", None, mailParameters={"X": lambda value: value}, commands={"XX": print})
     assert mailRefused("X=1", extensions=[extension]).startswith("555 ")
     assert Talk(extensions=[extension]).say("XX").startswith("500 ")
@@ -94,7 +94,7 @@ def test_validator_refuses_with_its_own_words(error: SMTPError, reply: str) -> N
     assert talk.say(f"{MAIL} X=1") == reply
 
 
-def test_value_beyond_ASCII_needs_SMTP_utf8() -> None:
+def test_value_beyond_ASCII_needs_SMTPUTF8() -> None:
     extension = Extension("X", mailParameters={"X": lambda value: value}, rcptParameters={"X": lambda value: value})
     options: dict[str, Any] = {"extensions": [extension]}
     refusal = "501 5.5.4 Parameters outside of ASCII need SMTPUTF8"
@@ -236,13 +236,13 @@ def test_extension_for_trusted_peers_is_in_force_for_them_alone() -> None:
     check(extensions, isTrusted=False)
 
 
-def test_extension_for_trusted_peers_is_for_nobody_where_none_is_listed() -> None:
+def test_extension_for_trusted_peers_is_never_in_force_without_listed_peers() -> None:
     extensions = ClientExtensions(forPeer(), Session(remoteAddress="192.0.2.1"))
     extensions.trust("192.0.2.1")
     check(extensions, isTrusted=False)
 
 
-def test_trust_in_one_client_is_none_in_another() -> None:
+def test_trust_in_one_client_does_not_extend_to_another() -> None:
     known = forPeer("192.0.2.1")
     one, other = (ClientExtensions(known, Session()) for _ in range(2))
     one.trust("192.0.2.1")

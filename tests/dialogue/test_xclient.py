@@ -1,4 +1,4 @@
-"""XCLIENT and XFORWARD: who may use them, when, and what the session is afterwards (invariant 8)."""
+"""XCLIENT and XFORWARD: which peers may use them, when, and what the session is afterwards (invariant 8)."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def talkOf(*lines: str, trusted: frozenset[str] = BOTH, **given: Any) -> Talk:
 
 
 def identity(session: Session) -> dict[str, Any]:
-    """All that says who the client is, and where the session stands."""
+    """All attributes of the session but the last error."""
     whole = attrs.asdict(session, recurse=False)
     return {name: value for name, value in whole.items() if name != "error"}
 
 
-# --- who may ---
+# --- which peers ---
 
 
 @pytest.mark.parametrize("verb", OFFERED)
@@ -96,13 +96,13 @@ def test_client_behind_the_proxy_may_not_use_what_the_proxy_may() -> None:
 
 
 @pytest.mark.parametrize("value", ["[UNAVAILABLE]", "[TEMPUNAVAIL]", PROXY])
-def test_address_is_set_once_even_if_it_is_not_known(value: str) -> None:
+def test_address_is_set_once_even_if_it_is_unknown(value: str) -> None:
     talk = talkOf(f"XCLIENT ADDR={value}")
     assert talk.say("XCLIENT ADDR=203.0.113.5") == NOT_THERE
     assert talk.session.remoteAddress == ("" if value[0] == "[" else PROXY)
 
 
-def test_STARTTLS_gives_nobody_the_proxys_rights_back() -> None:
+def test_STARTTLS_does_not_restore_the_trust_in_the_proxy() -> None:
     talk = talkOf(COMPLETE, HELLO)
     talk.say("STARTTLS")
     assert talk.session.secure
@@ -144,12 +144,12 @@ def test_extension_of_a_user_does_not_make_the_command_available(verb: str) -> N
     assert talk.say(f"{verb} ADDR=203.0.113.5") == NOT_THERE
 
 
-def test_command_is_named_in_HELP_where_its_place_is() -> None:
+def test_HELP_names_the_commands_before_QUIT() -> None:
     assert talkOf().say("HELP").endswith(" HELP STARTTLS XCLIENT XFORWARD QUIT")
 
 
 @pytest.mark.parametrize("trusted", [frozenset(), BOTH], ids=len)
-def test_command_is_known_to_the_log_whoever_sends_it(trusted: frozenset[str]) -> None:
+def test_command_is_known_to_the_log_from_any_peer(trusted: frozenset[str]) -> None:
     talk = talkOf(trusted=trusted)
     for verb in OFFERED:
         talk.say(f"{verb} NAME=spike.example")
@@ -159,7 +159,7 @@ def test_command_is_known_to_the_log_whoever_sends_it(trusted: frozenset[str]) -
 
 @pytest.mark.parametrize("trusted", [frozenset(), BOTH], ids=len)
 @pytest.mark.parametrize("verb", OFFERED)
-def test_command_counts_as_junk_whoever_sends_it(verb: str, trusted: frozenset[str]) -> None:
+def test_command_counts_as_junk_from_any_peer(verb: str, trusted: frozenset[str]) -> None:
     talk = talkOf(trusted=trusted, maxJunkCommands=2)
     talk.sayAll(*[f"{verb} NAME=spike.example"] * 2)
     assert talk.say(f"{verb} NAME=spike.example") == "421 4.7.0 Too many commands without a message"
@@ -187,7 +187,7 @@ def test_attributes_may_come_in_several_commands_address_last() -> None:
     assert (session.remoteAddress, session.remotePort) == ("203.0.113.5", 1)
 
 
-def test_user_of_an_earlier_command_is_forgotten_when_the_proxy_does_not_know_it_any_more() -> None:
+def test_user_of_an_earlier_command_is_forgotten_when_the_proxy_withdraws_it() -> None:
     talk = talkOf("XCLIENT LOGIN=ann", answers={"onAuth": "ann"})
     assert talk.session.user == "ann"
     talk.say("XCLIENT LOGIN=[UNAVAILABLE]")
@@ -313,7 +313,7 @@ def test_name_that_the_client_gave_wins_over_that_of_the_proxy() -> None:
 
 
 @pytest.mark.parametrize("line", ["XCLIENT ADDR=203.0.113.5", "XCLIENT ADDR=203.0.113.5 HELO=[UNAVAILABLE]"])
-def test_where_the_proxy_does_not_know_it_the_client_gives_its_name_itself(line: str) -> None:
+def test_client_names_itself_where_the_proxy_does_not_know_its_name(line: str) -> None:
     talk = talkOf(line, HELLO)
     assert talk.session.hostNameAppearsAs == "client.test"
 
@@ -381,7 +381,7 @@ def test_refused_login_changes_nothing(answer: object, reply: str) -> None:
     assert talk.waits() == []
 
 
-def test_login_is_asked_before_anything_is_believed() -> None:
+def test_login_is_decided_before_any_attribute_counts() -> None:
     talk = talkOf(HELLO)
     step = talk.dialogue.receive(f"{COMPLETE} LOGIN=ann".encode())
     assert isinstance(step, Ask)
@@ -414,7 +414,7 @@ def test_name_of_a_user_may_hold_any_letter() -> None:
 
 
 @pytest.mark.parametrize("value", ["[UNAVAILABLE]", "[TEMPUNAVAIL]"])
-def test_user_that_the_proxy_does_not_know_is_nobody(value: str) -> None:
+def test_unknown_login_is_no_user(value: str) -> None:
     talk = talkOf(answers={"onAuth": "ann"})
     assert talk.say(f"XCLIENT LOGIN={value}") == GREETING
     assert "onAuth" not in talk.hooks()
@@ -453,7 +453,7 @@ def test_attributes_are_there_for_the_transaction_that_follows() -> None:
     assert talk.session.xForward == expected
 
 
-def test_it_says_nothing_of_the_session_itself() -> None:
+def test_XFORWARD_does_not_change_the_session_itself() -> None:
     talk = talkOf(HELLO)
     before = identity(talk.session)
     talk.say(FORWARD)
@@ -514,12 +514,12 @@ def test_address_of_the_connection_decides(peer: str, trusted: set[str]) -> None
         assert (client.last(f"{verb} ADDR=203.0.113.5")[0] == "2") is (verb in trusted)
 
 
-@pytest.mark.parametrize(("address", "believed"), [("10.0.0.1", True), ("203.0.113.5", False)])
-def test_behind_a_balancer_the_address_in_its_header_decides(address: str, believed: bool) -> None:
+@pytest.mark.parametrize(("address", "trusted"), [("10.0.0.1", True), ("203.0.113.5", False)])
+def test_behind_a_load_balancer_the_address_in_the_PROXY_header_decides(address: str, trusted: bool) -> None:
     client = come(useProxy=["10.0.0.1"])
     assert client.say(f"PROXY TCP4 {address} 198.51.100.1 4000 25")[0].startswith("220 ")
-    assert (client.last("XCLIENT ADDR=198.51.100.77")[:3] == "220") is believed
-    assert client.session.remoteAddress == ("198.51.100.77" if believed else address)
+    assert (client.last("XCLIENT ADDR=198.51.100.77")[:3] == "220") is trusted
+    assert client.session.remoteAddress == ("198.51.100.77" if trusted else address)
 
 
 def test_whole_message_of_a_client_behind_the_proxy() -> None:
@@ -544,14 +544,14 @@ def test_slow_login_holds_the_dialogue() -> None:
     assert (client.session.user, client.session.remoteAddress) == ("ann", "203.0.113.5")
 
 
-def test_without_a_hook_nobodys_name_is_believed() -> None:
+def test_without_a_hook_no_login_is_accepted() -> None:
     client = come()
     assert client.last("XCLIENT ADDR=203.0.113.5 LOGIN=ann").startswith("535 ")
     assert client.session.remoteAddress == "10.0.0.1"
 
 
 @pytest.mark.parametrize("password", ["secret", ""])
-def test_portal_cannot_vouch_for_whom_the_proxy_names(password: str) -> None:
+def test_portal_never_accepts_a_login_of_the_proxy(password: str) -> None:
     checker = InMemoryUsernamePasswordDatabaseDontUse(ann=password.encode())
     client = come(portal=Portal(UserNameRealm(), [checker]))
     assert client.last("XCLIENT ADDR=203.0.113.5 LOGIN=ann").startswith("535 ")

@@ -124,7 +124,7 @@ def test_user_may_have_the_code_of_success() -> None:
 
 
 @pytest.mark.parametrize("user", ["ann", True, {}, "", 0, 0.0, (), [], b""])
-def test_user_counts_unless_it_is_none_or_false(user: Any) -> None:
+def test_user_counts_unless_it_is_None_or_False(user: Any) -> None:
     assert AuthResponse(user).accepts
     for nobody in (None, False):
         assert not AuthResponse(nobody, data={}).accepts

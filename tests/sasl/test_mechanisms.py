@@ -1,4 +1,4 @@
-"""The mechanisms by themselves: what each takes, what it refuses, what it asks the hook, and what it never says."""
+"""The mechanisms by themselves: what each accepts and refuses, what it asks the hook, and what it never tells."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Attempt:
         method: str,
         initial: bytes | None,
         *responses: bytes | SMTPError,
-        judge: Any = "ann",
+        decision: Any = "ann",
         session: Session | None = None,
         offered: tuple[str, ...] = MECHANISM_NAMES,
     ) -> None:
@@ -57,7 +57,7 @@ class Attempt:
                 if isinstance(wanted, Auth):
                     assert self.auth is None
                     self.auth = wanted
-                    answer = judge if isinstance(judge, AuthResponse) else AuthResponse(user=judge)
+                    answer = decision if isinstance(decision, AuthResponse) else AuthResponse(user=decision)
                     resume = exchange.send
                 else:
                     self.challenges.append(wanted)
@@ -93,7 +93,7 @@ def test_PLAIN_brings_three_parts(password: str, authorizationId: str, hasInitia
     assert attempt.user == "ann"
 
 
-def test_PLAIN_without_a_user_takes_the_name_it_wants_to_act_as() -> None:
+def test_PLAIN_without_a_user_takes_its_authorization_identity() -> None:
     attempt = Attempt("PLAIN", f"ann\0\0{PASSWORD}".encode())
     assert asked(attempt, method="PLAIN", username="ann", password=PASSWORD, authorizationId="ann")
 
@@ -126,7 +126,7 @@ def cramDigest(challenge: bytes, password: str = PASSWORD) -> str:
     return hmac.new(password.encode(), challenge, "md5").hexdigest()
 
 
-def cram(respond: Any, judge: Any = "ann") -> Attempt:
+def cram(respond: Any, decision: Any = "ann") -> Attempt:
     """An attempt whose response is a function of the challenge."""
     session = makeSession()
     mechanism = Mechanisms(["CRAM-MD5"], lambda: True).find("CRAM-MD5", session)
@@ -140,7 +140,7 @@ def cram(respond: Any, judge: Any = "ann") -> Attempt:
     assert isinstance(wanted, Auth)
     attempt.auth = wanted
     with pytest.raises(StopIteration) as end:
-        exchange.send(AuthResponse(user=judge))
+        exchange.send(AuthResponse(user=decision))
     attempt.response = end.value.value
     return attempt
 
@@ -270,23 +270,23 @@ GOOGLE_ERROR = b'{"status":"401","schemes":"bearer mac","scope":"https://mail.go
 )
 @pytest.mark.parametrize("method, initial", [("XOAUTH2", XOAUTH2), ("OAUTHBEARER", OAUTHBEARER)])
 @pytest.mark.parametrize("answer", [b"", b"\1", b"\xff", SMTPError("cancelled", 501)], ids=repr)
-def test_reason_of_a_refused_token_is_a_challenge_whose_answer_counts_nothing(
+def test_reason_of_a_refused_token_is_a_challenge_with_any_answer(
     method: str, initial: bytes, data: Any, challenge: bytes, answer: Any
 ) -> None:
-    judged = AuthResponse(message="No", data=data)
-    attempt = Attempt(method, initial, answer, judge=judged)
+    answered = AuthResponse(message="No", data=data)
+    attempt = Attempt(method, initial, answer, decision=answered)
     assert attempt.challenges == [challenge]
-    assert attempt.response is judged
+    assert attempt.response is answered
 
 
 @pytest.mark.parametrize("method, initial", [("XOAUTH2", XOAUTH2), ("OAUTHBEARER", OAUTHBEARER)])
-@pytest.mark.parametrize("judged", [AuthResponse(), AuthResponse(user="ann", data={"status": "fine"})], ids=repr)
+@pytest.mark.parametrize("answered", [AuthResponse(), AuthResponse(user="ann", data={"status": "fine"})], ids=repr)
 def test_token_that_is_taken_or_refused_without_reason_needs_no_challenge(
-    method: str, initial: bytes, judged: AuthResponse
+    method: str, initial: bytes, answered: AuthResponse
 ) -> None:
-    attempt = Attempt(method, initial, judge=judged)
+    attempt = Attempt(method, initial, decision=answered)
     assert attempt.challenges == []
-    assert attempt.response is judged
+    assert attempt.response is answered
 
 
 # --- EXTERNAL ---
@@ -387,7 +387,7 @@ def test_no_control_character_reaches_the_hook_by_any_mechanism(control: str) ->
 
 
 @pytest.mark.parametrize("letter", NO_CONTROLS, ids=ascii)
-def test_other_characters_are_for_the_hook_to_judge(letter: str) -> None:
+def test_other_characters_are_left_to_the_hook(letter: str) -> None:
     name = f"a{letter}n"
     for method, response in (
         ("PLAIN", f"\0{name}\0{name}"),
@@ -420,7 +420,7 @@ STORED = ScramCredentials(b"salt", b"x" * 32, b"y" * 32, 4096)
     st.sampled_from([None, STORED]),
 )
 def test_any_octets_are_taken_or_refused_and_nothing_else(
-    method: str, initial: bytes | None, responses: list[bytes], judge: Any
+    method: str, initial: bytes | None, responses: list[bytes], decision: Any
 ) -> None:
     session = makeSession(peerIdentity="ann", channelBinding=BINDING)
     mechanism = Mechanisms(MECHANISM_NAMES, lambda: True).find(method, session)
@@ -430,9 +430,9 @@ def test_any_octets_are_taken_or_refused_and_nothing_else(
     try:
         for response in [*responses, b""]:
             wanted = exchange.send(answer)
-            answer = AuthResponse(user=judge, data={}) if isinstance(wanted, Auth) else response
+            answer = AuthResponse(user=decision, data={}) if isinstance(wanted, Auth) else response
             if isinstance(wanted, Auth) and method.startswith("SCRAM"):
-                answer = AuthResponse(user=judge)
+                answer = AuthResponse(user=decision)
     except StopIteration as end:
         assert isinstance(end.value, AuthResponse)
     except SMTPError as refusal:
@@ -440,8 +440,8 @@ def test_any_octets_are_taken_or_refused_and_nothing_else(
 
 
 @pytest.mark.parametrize("method, initial", [("XOAUTH2", XOAUTH2), ("OAUTHBEARER", OAUTHBEARER)])
-def test_reason_is_none_where_a_false_user_is_accepted(method: str, initial: bytes) -> None:
-    attempt = Attempt(method, initial, judge=AuthResponse(user={}, data={"status": "fine"}))
+def test_no_reason_is_sent_where_a_false_user_is_accepted(method: str, initial: bytes) -> None:
+    attempt = Attempt(method, initial, decision=AuthResponse(user={}, data={"status": "fine"}))
     assert (attempt.challenges, attempt.user) == ([], {})
 
 
@@ -483,7 +483,7 @@ def test_user_may_replace_a_built_in_mechanism() -> None:
     assert mechanisms.find("PLAIN", makeSession(remoteAddress="192.0.2.1")) is mine
 
 
-def test_mechanisms_are_available_to_who_can_use_them() -> None:
+def test_mechanisms_are_available_to_clients_that_can_use_them() -> None:
     mechanisms = Mechanisms(MECHANISM_NAMES, lambda: True)
     always = [name for name in MECHANISM_NAMES if name not in ("SCRAM-SHA-256-PLUS", "EXTERNAL")]
     assert mechanisms.namesFor(makeSession()) == always
@@ -493,16 +493,16 @@ def test_mechanisms_are_available_to_who_can_use_them() -> None:
 
 
 @pytest.mark.parametrize("name", ["LOG\u0131N", "PLA\u0131N", "", "PLAIN ", "NTLM"])
-def test_what_is_no_name_of_a_mechanism_finds_none(name: str) -> None:
+def test_unknown_name_finds_no_mechanism(name: str) -> None:
     assert Mechanisms(MECHANISM_NAMES, lambda: True).find(name, makeSession()) is None
 
 
 def test_built_in_mechanisms_are_named_in_the_order_of_their_classes() -> None:
     wanted = "PLAIN LOGIN CRAM-MD5 XOAUTH2 OAUTHBEARER SCRAM-SHA-256 SCRAM-SHA-256-PLUS EXTERNAL"
-    assert MECHANISM_NAMES == tuple(wanted.split())
+    assert tuple(wanted.split()) == MECHANISM_NAMES
 
 
-def test_no_mechanisms_are_none() -> None:
+def test_server_without_mechanisms_has_none() -> None:
     assert not NO_MECHANISMS
     assert not NO_MECHANISMS.hasHook()
     assert NO_MECHANISMS.namesFor(makeSession()) == []
