@@ -123,7 +123,10 @@ Exchange: TypeAlias = Generator["bytes | Auth", Any, AuthResponse]
 
 class Mechanism(Protocol):
     """
-    What a mechanism must have; an object in option C{authMethods} that has it is one as well.
+    What a mechanism must have; a user's own, in option C{authMethods}, has it as well.
+
+    It may also have a true C{hidesRefusals}: then a refusal by the hook counts at the end of the exchange only, as the
+    mechanism hides from the client which users exist.
 
     @ivar name: as EHLO shows it and AUTH names it.
     """
