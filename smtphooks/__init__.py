@@ -27,7 +27,7 @@ from smtphooks.hooks import Hooks, ISMTPHooks, asyncioHook
 from smtphooks.options import Options
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.replies import SMTPError
-from smtphooks.sasl.mechanisms import Auth, AuthResponse
+from smtphooks.sasl.auth import Auth, AuthResponse
 from smtphooks.service.service import SMTPService
 from smtphooks.session import Address, Envelope, Session, TLSInfo
 from smtphooks.stream import ConsumerStopped, MessageStream

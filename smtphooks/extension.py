@@ -42,14 +42,14 @@ class Extension:
 
     @ivar keyword: its EHLO keyword.
     @type keyword: L{str}
-    @ivar parameters: what follows the keyword in the EHLO line: a text, or a function of the L{Session} that answers
+    @ivar parameters: what follows the keyword in the EHLO line: a text, or a function of the L{Session} that returns
         one.  None hides the extension and takes it out of force for that session.
     @type parameters: L{str}, callable or None
     @ivar mailParameters: parameters of MAIL that it defines: keyword to validator.  A validator gets the text of the
         value (True if there was none), returns what C{address.args} shall hold, or raises L{SMTPError}.
     @ivar rcptParameters: the same for RCPT.
     @ivar commands: commands that it adds: verb to C{handler(argument, session)}, whose result is that of a hook: the
-        text of the 250 reply or None, directly, as a Deferred or by C{async def}; it may raise L{SMTPError}.
+        text of the 250 reply or None, returned as it is, as a Deferred or by C{async def}; it may raise L{SMTPError}.
     @ivar commandLength: octets by which it lengthens a command line (RFC 5321 section 4.5.3.1.4).
     @raise ValueError: if a keyword has other characters than letters, digits and hyphens.
     """
@@ -62,9 +62,9 @@ class Extension:
     commandLength: int = 0
 
     def parametersFor(self, session: Session) -> str | None:
-        """What EHLO shows behind the keyword to this client; None if the extension is not in force for it."""
+        """What EHLO shows this client behind the keyword; None if the extension is not in force."""
         return self.parameters(session) if callable(self.parameters) else self.parameters
 
     def takesParameters(self, session: Session) -> bool:
-        """Are the parameters of MAIL and RCPT that it defines taken from this client?"""
+        """May this client use the parameters of MAIL and RCPT that it defines?"""
         return self.parametersFor(session) is not None

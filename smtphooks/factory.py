@@ -22,7 +22,8 @@ from smtphooks.admission.clients import Clients
 from smtphooks.connection.eventlog import LineLimits
 from smtphooks.connection.registry import LiveConnections
 from smtphooks.connection.server import Server
-from smtphooks.dialogue.extensions import Extensions, builtInExtensions
+from smtphooks.dialogue.builtin import builtInExtensions
+from smtphooks.dialogue.extensions import Extensions
 from smtphooks.errors import OptionError
 from smtphooks.hooks import HOOK_NAMES, HookAttributes, faultOf, hookOf
 from smtphooks.optionkinds import isSecret, isSecretPath

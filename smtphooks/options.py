@@ -37,7 +37,8 @@ from smtphooks.optionkinds import (
     toUpper,
     within,
 )
-from smtphooks.sasl.mechanisms import MECHANISM_NAMES, Mechanism, isMechanism
+from smtphooks.sasl.auth import Mechanism
+from smtphooks.sasl.mechanisms import MECHANISM_NAMES, isMechanism
 from smtphooks.syntax.wire import ACCEPT, NORMALIZE, REJECT
 
 _TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")

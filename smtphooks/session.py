@@ -1,8 +1,8 @@
 """
 What hooks read: the session of a connection, the envelope of a transaction, and the addresses in it.
 
-All of it is data with names; what the parameters of an address mean is derived from them here and stored nowhere twice.
-This module knows no bytes, no replies and no transport.
+All of it is plain data; what the parameters of an address mean is derived from them here and stored nowhere twice.
+This module knows no octets, no replies and no transport.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class RecipientDSN(NamedTuple):
     orcpt: str | None
 
 
-# HELO takes anything that is printable (RFC 5321 section 4.1.4); in a Received field these would begin a comment, an
-# address or the date, and so forge the rest of it.  Postfix neuters them as well.
+# HELO takes anything that is printable (RFC 5321 section 4.1.4); in a Received field these characters would begin a
+# comment, an address or the date, and so forge the rest of the field.  Postfix neuters them as well.
 _NOT_IN_A_NAME = re.compile(r'[^!-~]|[()<>,;@"\\]')
 
 
@@ -95,7 +95,7 @@ class Address:
 @attrs.define
 class Envelope:
     """
-    The mail transaction at hand (RFC 5321 section 3.3).  It only ever holds what hooks accepted, and the sender that
+    The current mail transaction (RFC 5321 section 3.3).  It holds only what hooks accepted, and the sender that
     C{onMailFrom} is asked about; a reset makes a new one.
 
     @ivar mailFrom: the reverse-path, None before MAIL.
@@ -103,7 +103,7 @@ class Envelope:
     """
 
     mailFrom: Address | None = None
-    # A list, whatever iterable a hook sets; what is none fails where the hook sets it.
+    # A list, whatever iterable a hook sets; any other value fails where the hook sets it.
     rcptTo: list[Address] = attrs.field(factory=list, converter=list)
 
     def _argument(self, keyword: str) -> str | bool | None:
@@ -140,7 +140,7 @@ class Session:
     One connection as hooks see it.
 
     @ivar id: unique text, for logs and C{Received} fields.
-    @ivar serverName: the server's own name (option C{name}).
+    @ivar localName: the server's own name (option C{name}).
     @ivar secure: the connection is encrypted, here or upstream.
     @ivar servername: the name the client asked for in TLS (SNI), or None.
     @ivar localAddress: address the client connected to; C{localPort} its port.
@@ -150,21 +150,19 @@ class Session:
     @ivar hostNameAppearsAs: the name the client gave with it.
     @ivar tlsOptions: L{TLSInfo} or None.
     @ivar peerCertificate: the client's certificate (C{cryptography.x509.Certificate}) if it was verified, or None.
-    @ivar peerIdentity: whom that certificate names, or None.
+    @ivar peerIdentity: the mail address or common name in that certificate, or None.
     @ivar channelBinding: octets that only the two ends of this TLS connection know (RFC 9266), or None.
-    @ivar user: what C{onAuth} gave as the user, or None.
-    @ivar logout: what a Portal wants to have called when the user leaves, or None.
-    @ivar transaction: number of the transaction at hand, from 1.
-    @ivar envelope: L{Envelope} at hand.
-    @ivar xClient: attributes a trusted proxy gave with XCLIENT; C{xForward} those with XFORWARD.
-    @ivar proxies: the commands of trusted proxies that this peer may use: C{"XCLIENT"}, C{"XFORWARD"};
-        none once XCLIENT has said which address the client has.
+    @ivar user: the user that C{onAuth} gave, or None.
+    @ivar logout: the logout function of a Portal, called at the end of the connection, or None.
+    @ivar transaction: number of the current transaction, from 1.
+    @ivar envelope: current L{Envelope}.
+    @ivar xClient: attributes that a trusted proxy gave with XCLIENT; C{xForward} those with XFORWARD.
     @ivar disabledCommands: this session's own list of commands to refuse, or None for the server's.
     @ivar state: a dict for the hooks' own use; it lives as long as the connection.
     @ivar error: text of the last 4xx or 5xx reply, or None.
     """
 
-    serverName: str = "localhost"
+    localName: str = "localhost"
     lmtp: bool = False
     id: str = attrs.field(factory=_newID)
     secure: bool = False
@@ -186,7 +184,6 @@ class Session:
     envelope: Envelope = attrs.field(factory=Envelope)
     xClient: dict[str, str] = attrs.field(factory=dict)
     xForward: dict[str, str] = attrs.field(factory=dict)
-    proxies: frozenset[str] = frozenset()
     disabledCommands: list[str] | None = None
     state: dict[Any, Any] = attrs.field(factory=dict)
     error: str | None = None
@@ -203,13 +200,13 @@ class Session:
 
     def receivedHeader(self, recipient: str | Address | None = None) -> str:
         """
-        The C{Received} field of RFC 5321 section 4.4 for the message at hand, CRLF at its end included.
+        The C{Received} field of RFC 5321 section 4.4 for the current message, CRLF at its end included.
 
-        A hook that writes it on top of a message must put an empty line between, unless the message begins with a
-        header field: it could extend this one.  C{stream.prepend} does so.
+        A hook that writes it in front of a message must put an empty line between, unless the message begins with a
+        header field: another first line could continue this field.  C{stream.prepend} does so.
 
-        @param recipient: named in the "for" clause; without it the only recipient is, and of several none (so that
-            blind copies stay blind).
+        @param recipient: named in the "for" clause.  Without it a single recipient is named, and of several none, so
+            that blind copies stay blind.
         """
         peer = _neuter(addressLiteral(self.remoteAddress)) if self.remoteAddress else ""
         name = _neuter(self.clientHostname) if self.clientHostname.strip("[]") != self.remoteAddress else ""
@@ -218,7 +215,7 @@ class Session:
         lines = [f"Received: from {client}" + (f" ({tcpInfo})" if tcpInfo else "")]
         if self.tlsOptions:
             lines.append(f"(using {self.tlsOptions.version} with cipher {self.tlsOptions.name})")
-        lines.append(f"by {self.serverName} with {self.transmissionType} id {self.id}.{self.transaction}")
+        lines.append(f"by {self.localName} with {self.transmissionType} id {self.id}.{self.transaction}")
         if recipient is None and len(self.envelope.rcptTo) == 1:
             recipient = self.envelope.rcptTo[0]
         if recipient is not None:
@@ -228,7 +225,7 @@ class Session:
 
 
 def _neuter(name: str) -> str:
-    """A name that means nothing but itself in a header field."""
+    """A name without the characters that have a meaning in a header field."""
     return _NOT_IN_A_NAME.sub("?", name)
 
 

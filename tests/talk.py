@@ -35,8 +35,9 @@ from pathlib import Path
 from typing import Any
 
 from smtphooks import replies
+from smtphooks.dialogue.builtin import builtInExtensions
 from smtphooks.dialogue.engine import Dialogue
-from smtphooks.dialogue.extensions import Extensions, builtInExtensions
+from smtphooks.dialogue.extensions import Extensions
 from smtphooks.dialogue.steps import (
     AbandonMessage,
     Ask,
@@ -54,38 +55,43 @@ from smtphooks.dialogue.steps import (
 )
 from smtphooks.options import Options
 from smtphooks.replies import Reply, SMTPError
-from smtphooks.sasl.mechanisms import Auth, AuthResponse, Mechanisms
+from smtphooks.sasl.auth import Auth, AuthResponse
+from smtphooks.sasl.mechanisms import Mechanisms
 from smtphooks.session import Session
 from smtphooks.syntax.wire import LineFault
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 
+HELLO = "EHLO client.example"
+MAIL = "MAIL FROM:<ann@a.example>"
+RCPT = "RCPT TO:<joe@b.example>"
+
 _INSIDE = {State.MAIL, State.RECIPIENTS, State.MESSAGE, State.CHUNKS}
 
 
-def makeDialogue(isJudged: bool = True, **given: Any) -> Dialogue:
+def makeDialogue(hasHook: bool = True, **given: Any) -> Dialogue:
     """
     A dialogue with a client of 192.0.2.1; what is given are options.
 
-    @param isJudged: there is a hook C{onAuth}.
+    @param hasHook: there is a hook C{onAuth}.
     """
     options = Options(**{"name": "mx.example.org", "authOptional": True, **given})
     session = Session(
         options.name, options.lmtp, remoteAddress="192.0.2.1", clientHostname="[192.0.2.1]", secure=options.secured
     )
-    mechanisms = Mechanisms(options.authMethods, lambda: isJudged)
+    mechanisms = Mechanisms(options.authMethods, lambda: hasHook)
     return Dialogue(options, Extensions(builtInExtensions(options, mechanisms)), session, mechanisms)
 
 
 def checkSanity(dialogue: Dialogue) -> None:
     """What must hold between any two commands."""
-    state, session = dialogue.state, dialogue.session
+    state, session = dialogue.state, dialogue.context.session
     if state is State.CLOSED:
         return
     assert dialogue.inTransaction is (session.envelope.mailFrom is not None)
     assert dialogue.inTransaction is (state in _INSIDE)
     assert bool(session.envelope.rcptTo) is (state in _INSIDE - {State.MAIL})
-    assert dialogue.tally.recipients == len(session.envelope.rcptTo)
+    assert dialogue.context.tally.recipients == len(session.envelope.rcptTo)
     if state is State.GREETED:
         assert session.openingCommand is None
     if state is State.IDENTIFIED:
@@ -105,15 +111,15 @@ class Talk:
         self,
         answers: dict[Any, Any] | None = None,
         session: dict[str, Any] | None = None,
-        isJudged: bool = True,
+        hasHook: bool = True,
         **options: Any,
     ) -> None:
         """
         @param session: attributes of the session.
-        @param isJudged: there is a hook C{onAuth}.
+        @param hasHook: there is a hook C{onAuth}.
         """
-        self.dialogue = makeDialogue(isJudged, **options)
-        self.session = self.dialogue.session
+        self.dialogue = makeDialogue(hasHook, **options)
+        self.session = self.dialogue.context.session
         for name, value in (session or {}).items():
             setattr(self.session, name, value)
         self.answers = answers or {}
@@ -187,14 +193,36 @@ _NAMES: dict[type, str] = {
 
 def recipients(dialogue: Dialogue) -> int:
     """How many results a verdict must have."""
-    return dialogue.tally.recipients if dialogue.options.lmtp else 1
+    return dialogue.context.tally.recipients if dialogue.context.options.lmtp else 1
+
+
+def shown(**options: Any) -> list[str]:
+    """The lines of the EHLO reply behind the first."""
+    return [line[4:] for line in Talk(**options).say(HELLO).splitlines()[1:]]
+
+
+def mail(parameters: str, **options: Any) -> Talk:
+    """A talk in which this MAIL command was accepted."""
+    talk = Talk(**options)
+    talk.say(HELLO)
+    assert talk.say(f"{MAIL} {parameters}") == "250 2.1.0 Sender OK"
+    return talk
+
+
+def mailRefused(parameters: str, **options: Any) -> str:
+    talk = Talk(**options)
+    talk.say(HELLO)
+    reply = talk.say(f"{MAIL} {parameters}")
+    assert talk.state is State.IDENTIFIED
+    assert "onMailFrom" not in talk.hooks()
+    return reply
 
 
 # --- Transcripts ---
 
 
 def play(lines: Iterable[str]) -> None:
-    """Play a transcript; an L{AssertionError} names the line that did not come true."""
+    """Play a transcript; an L{AssertionError} names the line that is not true."""
     player = _Player()
     for number, line in enumerate(lines, 1):
         try:
@@ -229,7 +257,7 @@ class _Player:
         if self.dialogue is None:
             self.dialogue = makeDialogue(**self.options)
             for name, value in self.attributes.items():
-                setattr(self.dialogue.session, name, value)
+                setattr(self.dialogue.context.session, name, value)
             self.take(self.dialogue.open())
         return self.dialogue
 
@@ -283,7 +311,7 @@ class _Player:
 
     def holds(self, text: str) -> None:
         path, _, wanted = text.partition(": ")
-        value: Any = {"session": self.begin().session, "state": self.begin().state.value}
+        value: Any = {"session": self.begin().context.session, "state": self.begin().state.value}
         for name in path.split("."):
             if isinstance(value, dict) or name.isdigit():
                 value = value[int(name) if name.isdigit() else name]
@@ -302,7 +330,7 @@ class _Player:
             self.take(dialogue.refuse(answer) if isinstance(answer, SMTPError) else dialogue.answer(answer))
         elif how in ("done", "more"):
             if isinstance(self.step, StartTLS):
-                dialogue.session.secure = True
+                dialogue.context.session.secure = True
             self.take(dialogue.answer(None))
         else:
             self.take(dialogue.answer(_verdict(how)))

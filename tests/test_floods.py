@@ -50,9 +50,7 @@ def many(number: int, *texts: str) -> bytes:
 
 def flooded(data: bytes, *begin: str, trusts: bool = False, **given: Any) -> tuple[Client, int]:
     """A client that has sent what it could of these octets, and the most memory that this took."""
-    client = Client(makeFactory(**given), Sink())
-    if trusts:
-        client.session.proxies = frozenset({"XCLIENT", "XFORWARD"})
+    client = Client(makeFactory(useXClient=trusts, useXForward=trusts, **given), Sink())
     client.feed(lines(*begin))
     pieces = [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
     gc.collect()

@@ -483,8 +483,8 @@ JUNK = "421 4.7.0 Too many commands without a message"
 def trusted(*lines: str, **given: Any) -> Client:
     """A client that may use all commands, none of which is limited in another way; and what it has said."""
     extension = Extension("XTRA", commands={"XTRA": lambda argument, session: None})
-    client = Client(makeFactory(maxErrors=0, maxUnrecognizedCommands=0, extensions=[extension], **given))
-    client.session.proxies = frozenset({"XCLIENT", "XFORWARD"})
+    options = {"maxErrors": 0, "maxUnrecognizedCommands": 0, "useXClient": True, "useXForward": True}
+    client = Client(makeFactory(**options, extensions=[extension], **given))
     client.say(*lines)
     return client
 
@@ -595,7 +595,7 @@ def test_recipients_too_many_are_no_errors_and_the_message_is_delivered_to_the_o
     assert client.codes() == [250] * 11 + [452] * 40 + [354]
     assert client.last("text", ".") == "250 2.0.0 Message accepted"
     assert delivered == [[f"user{number}" for number in range(10)]]
-    assert client.pump.dialogue.errors == 0
+    assert client.pump.dialogue.context.counts.errors == 0
 
 
 def names(session: Any) -> list[str]:

@@ -40,7 +40,7 @@ from smtphooks import (
 )
 from smtphooks.hooks import HOOK_NAMES, HOOKS
 from smtphooks.options import Options
-from smtphooks.sasl.mechanisms import Auth
+from smtphooks.sasl.auth import Auth
 from smtphooks.sasl.scram import ScramCredentials
 from smtphooks.service import supervision
 from smtphooks.service.tap import Options as Flags

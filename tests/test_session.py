@@ -126,7 +126,7 @@ def test_transmission_type_is_registered_with_IANA(
 # --- Received ---
 
 
-def test_received_field_says_who_from_by_with_and_when() -> None:
+def test_received_field_says_from_by_with_and_when() -> None:
     session = makeSession(clientHostname="client.dns.example", transaction=3)
     session.envelope.rcptTo.append(Address("joe@b.example"))
     parts = received(session)
@@ -170,7 +170,7 @@ def test_received_field_says_how_it_was_encrypted() -> None:
         ({"remoteAddress": "", "clientHostname": "", "hostNameAppearsAs": ""}, "unknown", None),
     ],
 )
-def test_received_field_says_of_the_client_what_is_known(
+def test_received_field_names_the_client_as_far_as_it_is_known(
     attributes: dict[str, Any], helo: str, tcp: str | None
 ) -> None:
     parts = received(makeSession(**attributes))

@@ -19,7 +19,7 @@ from twisted.logger import Logger, LogLevel
 from smtphooks.netaddress import networkOf
 from smtphooks.options import Options
 from smtphooks.replies import Reply
-from smtphooks.sasl.mechanisms import Auth
+from smtphooks.sasl.auth import Auth
 from smtphooks.session import Envelope, Session
 
 _log = Logger("smtphooks.eventlog")

@@ -169,7 +169,7 @@ class Pump:
     def _pullHandshake(self) -> bool:
         if not self.encryption.isDone:
             return False
-        self.encryption.record(self.dialogue.session)
+        self.encryption.record(self.dialogue.context.session)
         if self.replier.transcript is not None:
             self.replier.transcript.secured()
         self._do(self.driver.advance(self.dialogue.answer, self._transport))

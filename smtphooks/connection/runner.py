@@ -25,7 +25,7 @@ from smtphooks.connection.calling import HookCaller, PendingAnswer, needsAsyncio
 from smtphooks.connection.coroutines import WRONG_REACTOR
 from smtphooks.hooks import HOOKS, nameOf
 from smtphooks.replies import SMTPError
-from smtphooks.sasl.mechanisms import AuthResponse
+from smtphooks.sasl.auth import AuthResponse
 from smtphooks.session import Session
 
 # These hooks are only told of something: what they raise is logged, and the client gets no reply to it.

@@ -1,9 +1,9 @@
 """
 The steps of a dialogue: where it stands, and what it wants before it can go on.
 
-These values are all that the dialogue and the protocol say to each other beside lines and replies.  The protocol
-answers every one but a reply with C{Dialogue.answer} or C{Dialogue.refuse}; until then the dialogue stands still.
-This module knows nothing of how a step is done.
+These values are all that the dialogue and the connection exchange beside lines and replies.  The connection answers
+every question with C{Dialogue.answer} or C{Dialogue.refuse}; until then the dialogue stands still.
+This module does not know how a step is done.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class State(Enum):
     IDENTIFIED = "identified"  # HELO, EHLO or LHLO was accepted
     MAIL = "mail"  # a transaction has begun
     RECIPIENTS = "recipients"  # and has a recipient
-    MESSAGE = "message"  # its message is being received or judged
+    MESSAGE = "message"  # its message is being received, or C{onData} is pending
     CHUNKS = "chunks"  # a part of its message has come by BDAT, more is to come
     CLOSED = "closed"
 
@@ -50,7 +50,7 @@ class Ask:
 @attrs.define
 class ReceiveMessage:
     """
-    A message follows, ended by CRLF.CRLF; C{onData} gets it.  Answered with a L{Verdict} when both are done.
+    A message follows, ended by CRLF.CRLF, for C{onData}.  Answered with a L{Verdict} when both have ended.
 
     @ivar reply: sent first.
     @ivar recipients: how many were accepted.
@@ -63,14 +63,15 @@ class ReceiveMessage:
 @attrs.define
 class ReceiveChunk:
     """
-    So many octets of a message follow (RFC 3030); C{onData} gets them.
+    A chunk of a message follows (RFC 3030), for C{onData}.
 
-    Answered with None when they have been received, or with a L{Verdict} if the message is thereby decided.
+    Answered with None when it has been received, or with a L{Verdict} if that ends the message.
 
+    @ivar octets: the size of the chunk.
     @ivar first: C{onData} has yet to be called.
-    @ivar last: the message is whole with this chunk.
+    @ivar last: the message is complete with this chunk.
     @ivar recipients: how many were accepted.
-    @ivar binary: the message is BINARYMIME, no line end of which is touched.
+    @ivar binary: the message is BINARYMIME, whose line ends are left as they are.
     """
 
     octets: int
@@ -82,21 +83,25 @@ class ReceiveChunk:
 
 @attrs.define
 class DiscardChunk:
-    """So many octets follow that belong to no message.  Answered with None when they have been received."""
+    """
+    A chunk follows that belongs to no message.  Answered with None when it has been received.
+
+    @ivar octets: the size of the chunk.
+    """
 
     octets: int
 
 
 @attrs.define
 class AbandonMessage:
-    """The message begun with BDAT will not be finished.  Answered with None when its C{onData} has ended."""
+    """The client abandons the message that it began with BDAT.  Answered with None when its C{onData} has ended."""
 
 
 @attrs.define
 class Challenge:
     """
-    The client must respond to a challenge of SASL (RFC 4954 section 4).  Answered with its line, or what is wrong with
-    it.
+    The client must respond to a challenge of SASL (RFC 4954 section 4).  Answered with its line, or with the
+    C{LineFault}.
 
     @ivar octets: the whole line to send; base64 is never wrapped.
     """
@@ -107,10 +112,9 @@ class Challenge:
 @attrs.define
 class StartTLS:
     """
-    TLS begins.  Answered with the transport when the handshake is done and the session says what came of it; refused if
-    the client has already sent more in the clear.
+    TLS begins.  Answered with the transport when the handshake is done and the session has its outcome.
 
-    @ivar reply: sent first, the last in the clear; None where TLS begins without a word.
+    @ivar reply: sent first, the last in the clear; None with implicit TLS.
     """
 
     reply: Reply | None
@@ -119,9 +123,11 @@ class StartTLS:
 @attrs.define
 class Wait:
     """
-    The client must wait for so many seconds.
+    The client must wait.
 
     Answered with whether it has sent anything meanwhile; before the greeting, as soon as it has.
+
+    @ivar seconds: for how long.
     """
 
     seconds: float
@@ -130,9 +136,9 @@ class Wait:
 @attrs.define
 class AuthFailed:
     """
-    An attempt of AUTH has failed, which is to be logged before the client learns of it.  Answered with None, at once.
+    An attempt of AUTH has failed, which must be logged before the client learns of it.  Answered with None, at once.
 
-    @ivar reply: what the client will get, unless it is hidden by the mechanism.
+    @ivar reply: what the client will get, unless the mechanism hides it.
     """
 
     reply: Reply
@@ -141,12 +147,11 @@ class AuthFailed:
 @attrs.define
 class Verdict:
     """
-    What became of a message.
+    The outcome of a message.
 
-    @ivar results: what C{onData} answered: with LMTP a text, None or L{SMTPError} per recipient, else just one of
-        these.
-    @ivar octets: its size.
-    @ivar fault: the refusal by the server itself of a message that C{onData} may have taken.
+    @ivar results: what C{onData} answered: a text, None or an L{SMTPError}; with LMTP one of these per recipient.
+    @ivar fault: the server's own refusal, which replaces the acceptance by C{onData}.
+    @ivar octets: the size of the message.
     """
 
     results: tuple[str | SMTPError | None, ...]
@@ -160,5 +165,5 @@ Question: TypeAlias = (
 Replies: TypeAlias = Reply | tuple[Reply, ...]
 Step: TypeAlias = Question | Replies
 
-# What a handler is while it has questions: it yields them and returns the replies.
+# A handler with questions: it yields them and returns the replies.
 Task: TypeAlias = Generator[Question, Any, Replies]

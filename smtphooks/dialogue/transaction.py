@@ -1,20 +1,19 @@
 """
 The commands of a mail transaction: MAIL, RCPT, DATA, BDAT, RSET (RFC 5321 section 3.3, RFC 3030, RFC 2033).
 
-A handler gets the dialogue and the argument of the command.  It yields what it must know first and returns the reply.
-The envelope holds what hooks accepted, and the sender that C{onMailFrom} is asked about.  Hooks may change it: what the
-protocol itself depends on is in the L{Tally}.
-This module knows neither octets nor transports; what parameters mean is known to the extensions alone.
+A handler gets the context and the argument of the command, yields what it must know first and returns the reply.
+The envelope holds what hooks accepted, and the sender that C{onMailFrom} is asked about.  Hooks may change it; what the
+protocol itself depends on is in the C{Tally}.
+This module knows neither octets nor transports; only the extensions know what parameters mean.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-import attrs
+from collections.abc import Generator
 
 from smtphooks import replies
+from smtphooks.dialogue.context import Context, refusalBy
 from smtphooks.dialogue.steps import (
     AbandonMessage,
     Ask,
@@ -27,58 +26,22 @@ from smtphooks.dialogue.steps import (
     Task,
     Verdict,
 )
-from smtphooks.hooks import SITUATIONS
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.session import Address, Envelope
 from smtphooks.syntax import grammar
 
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from smtphooks.dialogue.engine import Dialogue
-
-# RFC 3030 section 2: chunk-size is 1*DIGIT; twenty of them are more than any disk holds.
+# RFC 3030 section 2: chunk-size is 1*DIGIT; twenty digits are more than any disk holds.
 _CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.ASCII | re.IGNORECASE)
 
 
-# Where the number of recipients is limited, so is the memory that they take: octets of the MAIL and RCPT commands that
-# were accepted.  A thousand recipients with the longest paths, or with usual ones and DSN parameters, have room in it.
-_ENVELOPE_OCTETS = 512 * 1024
-
-# RFC 5321 section 4.5.3.1.10: a client may send any number of recipients and try the refused ones again later.  As with
-# Postfix (smtpd_recipient_overshoot_limit), so many more are refused before the client is.
-_RECIPIENTS_REFUSED = 1000
-
-
-@attrs.define
-class Tally:
-    """
-    What the dialogue itself knows of the transaction at hand, whatever hooks do to the envelope.
-
-    @ivar isBinary: the message is BINARYMIME.
-    @ivar recipients: how many were accepted.
-    @ivar refused: how many had no room.
-    @ivar octets: of the MAIL and RCPT commands that were accepted.
-    """
-
-    isBinary: bool = False
-    recipients: int = 0
-    refused: int = 0
-    octets: int = 0
-
-    def hasRoom(self, most: int, octets: int) -> bool:
-        """May a further recipient, of so many octets, be accepted where there may be so many?  0 is no limit."""
-        return not most or (self.recipients < most and self.octets + octets <= _ENVELOPE_OCTETS)
-
-
-def mail(dialogue: Dialogue, argument: str) -> Task:
+def mail(context: Context, argument: str) -> Task:
     """RFC 5321 section 4.1.1.2."""
-    options, session = dialogue.options, dialogue.session
+    options, session = context.options, context.session
     if session.user is None and not options.authOptional:
-        seeSubject(dialogue, argument, "FROM")
+        noteSubject(context, argument, "FROM")
         return Reply(530, options.authRequiredMessage, "5.7.0")
-    if options.maxTransactions and dialogue.messages >= options.maxTransactions:
-        seeSubject(dialogue, argument, "FROM")
+    if options.maxTransactions and context.counts.messages >= options.maxTransactions:
+        noteSubject(context, argument, "FROM")
         return replies.TOO_MANY_TRANSACTIONS
     lenient = options.lenientAddressParsing
     parts = grammar.commonPath(argument, "FROM") or grammar.splitPath(argument, "FROM", lenient)
@@ -86,14 +49,14 @@ def mail(dialogue: Dialogue, argument: str) -> Task:
         return replies.MAIL_SYNTAX
     path, parameters = parts
     if not isinstance(path, str):
-        dialogue.subject = path[0]
+        context.command.subject = path[0]
     arguments = {}
     if parameters:
-        arguments = dialogue.extensions.mailArguments(grammar.parseParameters(parameters, utf8=True), session)
+        arguments = context.extensions.mailArguments(grammar.parseParameters(parameters, utf8=True))
     utf8 = "SMTPUTF8" in arguments
     if isinstance(path, str):
         path = grammar.parseReversePath(path, utf8=utf8, lenient=lenient)
-    dialogue.subject = path[0]
+    context.command.subject = path[0]
     if parameters:
         _checkCharset(parameters, utf8)
     address = Address(*path, arguments)
@@ -101,51 +64,48 @@ def mail(dialogue: Dialogue, argument: str) -> Task:
     session.envelope = Envelope(address)
     try:
         answer = yield Ask("onMailFrom", (address, session))
-    except (SMTPError, GeneratorExit):  # The latter if the connection is gone: onClose sees the old envelope as well.
+    except (SMTPError, GeneratorExit):  # GeneratorExit: the connection is gone, and onClose must see the old envelope.
         session.envelope = before
         raise
-    dialogue.tally.isBinary = arguments.get("BODY") == "BINARYMIME"
-    dialogue.tally.octets = dialogue.lineLength
-    dialogue.speaksUtf8 = utf8
-    dialogue.state = State.MAIL
+    context.tally.isBinary = arguments.get("BODY") == "BINARYMIME"
+    context.tally.octets = context.command.lineLength
+    context.speaksUtf8 = utf8
+    context.state = State.MAIL
     return replies.ok(answer, replies.SENDER_OK)
 
 
-def rcpt(dialogue: Dialogue, argument: str) -> Task:
+def rcpt(context: Context, argument: str) -> Task:
     """RFC 5321 section 4.1.1.3."""
-    options, session = dialogue.options, dialogue.session
-    tally = dialogue.tally
-    if not tally.hasRoom(options.maxRecipients, dialogue.lineLength):
-        seeSubject(dialogue, argument, "TO")
-        tally.refused += 1
-        isEnough = tally.refused > _RECIPIENTS_REFUSED
-        return replies.TOO_MANY_REFUSED_RECIPIENTS if isEnough else replies.TOO_MANY_RECIPIENTS
+    options, session, tally = context.options, context.session, context.tally
+    if not tally.hasRoom(options.maxRecipients, context.command.lineLength):
+        noteSubject(context, argument, "TO")
+        return replies.TOO_MANY_REFUSED_RECIPIENTS if tally.addRefused() else replies.TOO_MANY_RECIPIENTS
     lenient = options.lenientAddressParsing
     parts = grammar.commonPath(argument, "TO") or grammar.splitPath(argument, "TO", lenient)
     if parts is None:
         return replies.RCPT_SYNTAX
     path, parameters = parts
-    utf8 = dialogue.speaksUtf8
+    utf8 = context.speaksUtf8
     if isinstance(path, str):
         path = grammar.parseForwardPath(path, utf8=utf8, lenient=lenient)
-    dialogue.subject = path[0]
+    context.command.subject = path[0]
     arguments = {}
     if parameters:
-        arguments = dialogue.extensions.rcptArguments(grammar.parseParameters(parameters, utf8=True), session)
+        arguments = context.extensions.rcptArguments(grammar.parseParameters(parameters, utf8=True))
         _checkCharset(parameters, utf8)
     address = Address(*path, arguments)
     answer = yield Ask("onRcptTo", (address, session))
     session.envelope.rcptTo.append(address)
     tally.recipients += 1
-    tally.octets += dialogue.lineLength
-    dialogue.state = State.RECIPIENTS
+    tally.octets += context.command.lineLength
+    context.state = State.RECIPIENTS
     return replies.ok(answer, replies.RECIPIENT_OK)
 
 
-def seeSubject(dialogue: Dialogue, argument: str, keyword: str) -> None:
-    """Of a command that is refused unseen the log wants to know whom it was about, if that is easily said."""
+def noteSubject(context: Context, argument: str, keyword: str) -> None:
+    """Note for the log the address in a command that is refused before it is parsed, if it has the common form."""
     parts = grammar.commonPath(argument, keyword)
-    dialogue.subject = None if parts is None else parts[0][0]
+    context.command.subject = None if parts is None else parts[0][0]
 
 
 def _checkCharset(parameters: str, utf8: bool) -> None:
@@ -154,74 +114,74 @@ def _checkCharset(parameters: str, utf8: bool) -> None:
         raise SMTPError("Parameters outside of ASCII need SMTPUTF8", 501, "5.5.4")
 
 
-def data(dialogue: Dialogue, argument: str) -> Task:
+def data(context: Context, argument: str) -> Task:
     """RFC 5321 section 4.1.1.4."""
-    if dialogue.state is State.MAIL:
-        return dialogue.flavour.noRecipients
-    tally = dialogue.tally
+    if context.state is State.MAIL:
+        return context.flavour.noRecipients
+    tally = context.tally
     if tally.isBinary:
         return replies.BINARY_NEEDS_BDAT  # RFC 3030 section 3
-    dialogue.state = State.MESSAGE
+    context.state = State.MESSAGE
     verdict = yield ReceiveMessage(replies.START_MESSAGE, tally.recipients)
-    return _judge(dialogue, verdict)
+    return _finish(context, verdict)
 
 
-def bdat(dialogue: Dialogue, argument: str) -> Task:
-    """RFC 3030 section 2.  The octets are read even where they are refused, or they would be taken for commands."""
+def bdat(context: Context, argument: str) -> Task:
+    """RFC 3030 section 2.  The octets are read even if the chunk is refused, or they would be taken for commands."""
     chunk = _CHUNK.fullmatch(argument)
     if chunk is None:
         return replies.BDAT_SYNTAX
     octets, last = int(chunk[1]), chunk[2] is not None
-    refusal = _refusalOfChunks(dialogue)
+    refusal = _refusalOfChunks(context)
     if refusal is not None:
         yield DiscardChunk(octets)
         return refusal
-    first = dialogue.state is not State.CHUNKS
-    dialogue.state = State.CHUNKS
-    tally = dialogue.tally
+    first = context.state is not State.CHUNKS
+    context.state = State.CHUNKS
+    tally = context.tally
     verdict = yield ReceiveChunk(octets, first, last, tally.recipients, tally.isBinary)
     if verdict is None:
         return Reply(250, f"{octets} octets received", "2.0.0")
-    answers = _judge(dialogue, verdict)
+    answers = _finish(context, verdict)
     # RFC 2033 section 4.3: only the last chunk has a reply for each recipient.
     return answers if last or isinstance(answers, Reply) else answers[0]
 
 
-def _refusalOfChunks(dialogue: Dialogue) -> Reply | None:
-    if not dialogue.extensions.inForce("CHUNKING", dialogue.session):
+def _refusalOfChunks(context: Context) -> Reply | None:
+    if not context.extensions.isInForce("CHUNKING"):
         return replies.NOT_IMPLEMENTED
-    if dialogue.state is State.MAIL:
-        return dialogue.flavour.noRecipients
-    if dialogue.state not in (State.RECIPIENTS, State.CHUNKS):
+    if context.state is State.MAIL:
+        return context.flavour.noRecipients
+    if context.state not in (State.RECIPIENTS, State.CHUNKS):
         return replies.RCPT_FIRST
     return None
 
 
-def _judge(dialogue: Dialogue, verdict: Verdict) -> Replies:
+def _finish(context: Context, verdict: Verdict) -> Replies:
     """The replies to a whole message: with LMTP one for each recipient (RFC 2033 section 4.2), else just one."""
-    answers = [_judgeOne(result, verdict.fault) for result in verdict.results]
-    dialogue.reset()
-    dialogue.junkCommands = 0
-    dialogue.messages += 1
+    answers = [_replyTo(result, verdict.fault) for result in verdict.results]
+    context.reset()
+    context.counts.junk = 0
+    context.counts.messages += 1
     return answers[0] if len(answers) == 1 else tuple(answers)
 
 
-def _judgeOne(result: str | SMTPError | None, fault: Reply | None) -> Reply:
+def _replyTo(result: str | SMTPError | None, fault: Reply | None) -> Reply:
     if isinstance(result, SMTPError):
-        return result.reply(SITUATIONS["onData"])
+        return refusalBy("onData", result)
     return fault or replies.ok(result, replies.MESSAGE_OK)
 
 
-def rset(dialogue: Dialogue, argument: str) -> Task:
+def rset(context: Context, argument: str) -> Task:
     """RFC 5321 section 4.1.1.5."""
-    yield from abandon(dialogue)
+    yield from abandon(context)
     return replies.RESET
 
 
-def abandon(dialogue: Dialogue) -> Generator[Question, object, None]:
-    """End the transaction at hand, if there is one, without a message."""
-    if dialogue.state is State.CHUNKS:
+def abandon(context: Context) -> Generator[Question, object, None]:
+    """End the current transaction, if any, without a message."""
+    if context.state is State.CHUNKS:
         yield AbandonMessage()
-    if dialogue.inTransaction:
-        yield Ask("onReset", (dialogue.session,))
-    dialogue.reset()
+    if context.inTransaction:
+        yield Ask("onReset", (context.session,))
+    context.reset()

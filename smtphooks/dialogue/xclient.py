@@ -1,57 +1,84 @@
 """
-The commands of a trusted proxy or filter: XCLIENT and XFORWARD, as Postfix documents them.
+XCLIENT and XFORWARD, the extensions for trusted proxies and filters that Postfix documents, and their commands.
 
-XCLIENT makes the session that of somebody else, XFORWARD only says who it was.  Both are believed from listed peers
-alone (invariant 8), and are applied wholly or not at all.
-A handler gets the dialogue and the argument of the command, yields what it must know first and returns the reply.
+XCLIENT makes the session that of another client, XFORWARD only names that client for the next message.  Both are taken
+from listed peers alone (invariant 8), and their attributes count all together or not at all.
+This module knows what becomes of an attribute; its syntax is known to L{smtphooks.syntax.xclient} alone.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from smtphooks import replies
 from smtphooks.dialogue import authentication
+from smtphooks.dialogue.context import Command, Context
+from smtphooks.dialogue.extensions import PeerExtension, isDisabled
 from smtphooks.dialogue.steps import Task
+from smtphooks.errors import OptionError
 from smtphooks.netaddress import bracketed
+from smtphooks.options import Options
 from smtphooks.replies import Reply
-from smtphooks.sasl.mechanisms import Auth
+from smtphooks.sasl.auth import Auth
+from smtphooks.session import Session
 from smtphooks.syntax import xclient
-
-if TYPE_CHECKING:
-    from smtphooks.dialogue.engine import Dialogue
-    from smtphooks.session import Session
+from smtphooks.syntax.proxyheader import TrustedPeers
 
 
-def xClient(dialogue: Dialogue, argument: str) -> Task:
+def extensionsOf(options: Options) -> tuple[PeerExtension, PeerExtension]:
+    """Both extensions, for the peers that the options list."""
+
+    def extension(verb: str, attributes: str, peers: TrustedPeers | None) -> PeerExtension:
+        return PeerExtension(
+            verb, lambda session: None if isDisabled(verb, options, session) else attributes, peers=peers
+        )
+
+    return (
+        extension("XCLIENT", xclient.xClientKeywords, _peers("useXClient", options.useXClient)),
+        extension("XFORWARD", xclient.xForwardKeywords, _peers("useXForward", options.useXForward)),
+    )
+
+
+def _peers(option: str, value: object) -> TrustedPeers | None:
+    try:
+        return TrustedPeers(value) if value else None
+    except OptionError as error:
+        raise error.ofOption(option) from None
+
+
+def xClient(context: Context, argument: str) -> Task:
     """XCLIENT_README: the session starts anew, as that of the client named, and with a greeting."""
-    session = dialogue.session
-    if not dialogue.extensions.inForce("XCLIENT", session):
+    session = context.session
+    if not context.extensions.isInForce("XCLIENT"):
         return replies.NOT_IMPLEMENTED
-    if dialogue.inTransaction:
+    if context.inTransaction:
         return replies.NOT_NOW
     attributes = xclient.parseXClient(argument)
     # Attributes may come in several commands.
     user = session.user if session.xClient.get("LOGIN") and "LOGIN" not in attributes else None
     if attributes.get("LOGIN"):
-        # The proxy has asked for the password, but whose name is worth anything is still the hook's to say.
-        response = yield from authentication.judge(dialogue, Auth(method="XCLIENT", username=attributes["LOGIN"] or ""))
+        # The proxy has verified the password; whether the name may act here is for the hook to decide.
+        attempt = Auth(method="XCLIENT", username=attributes["LOGIN"] or "")
+        response = yield from authentication.askOnAuth(context, attempt)
         if not response.accepts:
-            return authentication.refusalOf(response)
+            return authentication.failureReply(response)
         user = response.user
-    dialogue.startAnew()
+    context.startAnew()
     session.user = user
-    session.xClient = {**session.xClient, **{name: value or "" for name, value in attributes.items()}}
+    session.xClient = {**session.xClient, **_known(attributes)}
+    if "ADDR" in attributes:
+        # From here on the client speaks, and it is not trusted with what it says of itself.
+        context.extensions.distrust()
     _become(session, attributes)
-    return dialogue.greeting()
+    return context.greeting()
+
+
+def _known(attributes: dict[str, str | None]) -> dict[str, str]:
+    return {name: value or "" for name, value in attributes.items()}
 
 
 def _become(session: Session, attributes: dict[str, str | None]) -> None:
     if "ADDR" in attributes:
         session.remoteAddress = attributes["ADDR"] or ""
         session.remotePort = 0
-        # From here on it is the client who speaks, and nobody believes what that says of itself.
-        session.proxies = frozenset()
     if "ADDR" in attributes or "NAME" in attributes:
         session.clientHostname = _hostnameOf(session.xClient.get("NAME", ""), session.remoteAddress)
     if "PORT" in attributes:
@@ -70,13 +97,18 @@ def _hostnameOf(name: str, address: str) -> str:
     return bracketed(address)
 
 
-def xForward(dialogue: Dialogue, argument: str) -> Reply:
-    """XFORWARD_README: for the log of who gets the next message; nothing else depends on it."""
-    session = dialogue.session
-    if not dialogue.extensions.inForce("XFORWARD", session):
+def xForward(context: Context, argument: str) -> Reply:
+    """XFORWARD_README: for the log and the hooks of the next message; nothing else depends on it."""
+    session = context.session
+    if not context.extensions.isInForce("XFORWARD"):
         return replies.NOT_IMPLEMENTED
-    if dialogue.inTransaction:
+    if context.inTransaction:
         return replies.NOT_NOW
-    attributes = xclient.parseXForward(argument)
-    session.xForward = {**session.xForward, **{name: value or "" for name, value in attributes.items()}}
+    session.xForward = {**session.xForward, **_known(xclient.parseXForward(argument))}
     return replies.OK
+
+
+COMMANDS = {
+    "XCLIENT": Command(xClient, extension="XCLIENT", junk=True),
+    "XFORWARD": Command(xForward, extension="XFORWARD", junk=True),
+}

@@ -1,8 +1,8 @@
 """
-Counts: what is counted by the network that a client comes from, over all connections.
+Failed attempts to authenticate, counted by network over all connections.
 
-In: addresses, as sessions have them.  Out: whether a network has had enough.
-This module knows neither sessions nor Twisted; what time it is, it is told.
+In: addresses, as sessions have them.  Out: whether a network is barred.
+This module knows neither sessions nor Twisted; its clock is given.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ _MAX_NETWORKS = 10000
 
 class AuthFailures:
     """
-    Failed attempts to authenticate, by network, so that a new connection is no new start for who guesses passwords.
+    Failed attempts by network, so that a new connection gains nothing for guessing passwords.
 
-    Memory is bounded: of the networks the one whose last failure is longest ago is forgotten first.
+    Memory is bounded: the network whose last failure is the oldest is forgotten first.
     """
 
     def __init__(self, limit: int, seconds: Callable[[], float]) -> None:
         """
         @param limit: failures that a network may have in ten minutes, 0 for no limit.
-        @param seconds: what time it is.
+        @param seconds: the clock.
         """
         self._limit = limit
         self._seconds = seconds
-        self._failures: dict[str, deque[float]] = {}  # times, by network; the last to fail is the last
+        self._failures: dict[str, deque[float]] = {}  # times by network, in the order of the last failure
 
     def add(self, address: str) -> None:
-        """A client of this address has failed; what is no IP address has no network, and does not count."""
+        """Count a failure of a client with this address; only IP addresses count."""
         if not self._limit or maybeIP(address) is None:
             return
         network, now = networkOf(address), self._seconds()
@@ -51,7 +51,7 @@ class AuthFailures:
         return times is not None and len(times) >= self._limit and times[0] > self._seconds() - _PERIOD
 
     def _forget(self, now: float) -> None:
-        """Drop what no longer counts, and what is too much."""
+        """Drop failures that have expired, and networks beyond the limit."""
         while True:
             network, times = next(iter(self._failures.items()))
             if len(self._failures) <= _MAX_NETWORKS and times[-1] > now - _PERIOD:

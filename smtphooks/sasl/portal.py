@@ -1,8 +1,8 @@
 """
-Twisted's cred: an C{onAuth} hook that asks a Portal.
+An C{onAuth} hook that asks a Portal of C{twisted.cred}.
 
 In: an L{Auth}.  Out: the avatar that the portal's realm gives, which becomes C{session.user}.
-This module knows neither the dialogue nor mechanisms beyond the credentials that they make.
+This module knows no dialogue, and of mechanisms only the credentials that they yield.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
-from smtphooks.sasl.mechanisms import Auth, AuthResponse
+from smtphooks.sasl.auth import Auth, AuthResponse
 from smtphooks.session import Session
 
 
 class ISMTPUser(Interface):
-    """What a realm is asked for: whatever it gives becomes C{session.user}."""
+    """The interface that a realm is asked for; the avatar becomes C{session.user}."""
 
 
 class _Password(UsernamePassword):
-    """A password that a checker may compare without telling by the time it takes how much of it is right."""
+    """A password that is compared in constant time."""
 
     def checkPassword(self, password: bytes) -> bool:
         """Is this the password?"""
@@ -38,7 +38,7 @@ class _Password(UsernamePassword):
 @implementer(IUsernameHashedPassword)
 @attrs.frozen
 class _ChallengedPassword:
-    """A CRAM-MD5 response, whose password a checker can only try."""
+    """A CRAM-MD5 response, against which a checker can try passwords."""
 
     username: bytes
     _auth: Auth = attrs.field(repr=False)
@@ -50,21 +50,21 @@ class _ChallengedPassword:
 
 @implementer(IRealm)
 class UserNameRealm:
-    """The realm for who needs no more than a name: C{session.user} becomes the text of the avatar's name."""
+    """A realm whose avatars are names: C{session.user} becomes the user name as text."""
 
     def requestAvatar(self, avatarId: bytes | tuple[()], mind: object, *interfaces: Any) -> tuple[Any, Any, Any]:
         """C{IRealm}"""
-        # Not every checker keeps to octets; an anonymous avatar (an empty tuple) is nobody.
+        # Some checkers return text; an anonymous avatar (an empty tuple) is no user.
         name = avatarId.decode() if isinstance(avatarId, bytes) else (avatarId or None)
         return interfaces[0], name, lambda: None
 
 
-# What a portal needs to have a checker for, by mechanism.
+# The credentials that the portal must have a checker for, by mechanism.
 _CREDENTIALS = {"PLAIN": IUsernamePassword, "LOGIN": IUsernamePassword, "CRAM-MD5": IUsernameHashedPassword}
 
 
 def canCheck(portal: Portal, method: str) -> bool:
-    """Has the portal a checker for what this mechanism brings?"""
+    """Has the portal a checker for the credentials of this mechanism?"""
     wanted = _CREDENTIALS.get(method)
     return wanted is not None and wanted in portal.listCredentialsInterfaces()
 
@@ -74,9 +74,9 @@ def onAuthOf(portal: Portal) -> Callable[[Auth, Session], Deferred[AuthResponse]
 
     def onAuth(auth: Auth, session: Session) -> Deferred[AuthResponse]:
         if auth.authorizationId not in ("", auth.username):
-            return succeed(AuthResponse())  # a portal knows who somebody is, not as whom he may act
+            return succeed(AuthResponse())  # a portal cannot authorize one user to act as another
         if auth.password is None and auth.challengeResponse is None:
-            return succeed(AuthResponse())  # and only by what it can check
+            return succeed(AuthResponse())  # and has no credentials for other mechanisms
         username = auth.username.encode()
         credentials: ICredentials
         if auth.challengeResponse is not None:
@@ -88,7 +88,7 @@ def onAuthOf(portal: Portal) -> Callable[[Auth, Session], Deferred[AuthResponse]
 
     def loggedIn(login: tuple[Any, Any, Callable[[], Any]], auth: Auth, session: Session) -> AuthResponse:
         _, avatar, logout = login
-        # Nobody leaves at once, and so does who was there before TLS began.
+        # A failed login logs out at once; so does the previous user on a new login.
         left, session.logout = (session.logout, logout) if avatar else (logout, session.logout)
         if left is not None:
             left()

@@ -1,10 +1,10 @@
 """
 SCRAM-SHA-256, the server's side of its three messages (RFC 5802, RFC 7677).
 
-In: the client's messages and the stored credentials.  Out: the server's messages, or none if the proof is wrong.
+In: the client's messages and the stored credentials.  Out: the server's messages, None if the proof is wrong.
 The C{scramp} package makes credentials (C{ScramMechanism("SCRAM-SHA-256").make_auth_info(password)}); the exchange
 itself is done here because scramp refuses the C{tls-exporter} binding of RFC 9266, which is the only one that TLS 1.3
-has.  This module knows neither SMTP nor who stores credentials.
+has.  This module knows neither SMTP nor where credentials are stored.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import hashlib
 import hmac
 import os
 import re
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from typing import NamedTuple
 
 from smtphooks.replies import SMTPError
+from smtphooks.sasl.auth import decodeBase64, malformed
 
 _BINDING = "tls-exporter"
 _FIRST = re.compile(
@@ -43,23 +44,23 @@ def _hmac(key: bytes, message: bytes) -> bytes:
     return hmac.digest(key, message, "sha256")
 
 
-# For servers that are given no secret; all of one process pretend the same.
+# For servers without option scramSecret; all servers of a process show the same.
 _PROCESS_SECRET = os.urandom(32)
 
 
 class UnknownUsers:
     """
-    Credentials for users that do not exist, so that a client cannot tell them from others (RFC 5802 section 9).
+    Credentials of users that do not exist, so that a client cannot tell them from others (RFC 5802 section 9).
 
-    They fit no password.  A name has the same salt each time; its length and the number of iterations are those that
-    are given, or else those of the last known user.
+    They fit no password.  A name has the same salt each time.  The length of the salt and the number of iterations are
+    those given here, or else those of the last known user.
     """
 
     def __init__(
         self, secret: bytes | None = None, iterations: int | None = None, saltLength: int | None = None
     ) -> None:
         """
-        @param secret: what they are derived from; without it, they change when the process ends.
+        @param secret: what they are derived from; without it, they change with each start of the process.
         @param iterations: None to learn the number from known users.
         @param saltLength: in octets; None to learn it as well.
         """
@@ -70,14 +71,14 @@ class UnknownUsers:
         self._saltLength = 32 if saltLength is None else saltLength
 
     def imitate(self, credentials: ScramCredentials) -> None:
-        """From now on look like this known user, but for what is given."""
+        """Show from now on the salt length and iterations of this known user, unless they were given."""
         if self._learnsIterations:
             self._iterations = credentials.iterations
         if self._learnsSaltLength:
             self._saltLength = len(credentials.salt)
 
     def credentialsOf(self, username: str) -> ScramCredentials:
-        """What is shown for this name."""
+        """The credentials that an unknown user of this name has."""
         salt = self._derive("salt", username, self._saltLength)
         storedKey, serverKey = (self._derive(key, username, 32) for key in ("StoredKey", "ServerKey"))
         return ScramCredentials(salt, storedKey, serverKey, self._iterations)
@@ -91,7 +92,7 @@ class ScramServer:
     """
     One exchange.
 
-    @ivar username: who the client says it is; C{authorizationId} as whom it wants to act, or C{""}.
+    @ivar username: the authentication identity; C{authorizationId} the identity to act as, or C{""}.
     """
 
     def __init__(self, first: str, binding: bytes | None, required: bool) -> None:
@@ -103,14 +104,14 @@ class ScramServer:
         """
         match = _FIRST.fullmatch(first)
         if match is None:
-            raise SMTPError("Malformed authentication data", 501, "5.5.2")
+            raise malformed()
         flag, bindingName, authorizationId, self._bareFirst, username, self._clientNonce = match.groups()
         self.username = unescapeName(username)
         self.authorizationId = unescapeName(authorizationId or "")
         if required != (bindingName is not None) or (required and bindingName != _BINDING):
             raise SMTPError(f"Channel binding {_BINDING} belongs to SCRAM-SHA-256-PLUS alone", 501, "5.5.4")
         if flag == "y" and binding is not None:
-            # RFC 5802 section 6: the client could bind and was told that we cannot; somebody stands between us.
+            # RFC 5802 section 6: a man in the middle has removed it from what the server advertised.
             raise SMTPError("Channel binding was offered, but the client did not see it", 535, "5.7.8")
         header = first[: len(first) - len(self._bareFirst)]
         self._channel = header.encode() + (binding or b"" if required else b"")
@@ -130,13 +131,13 @@ class ScramServer:
         """
         match = _FINAL.fullmatch(final)
         if match is None:
-            raise SMTPError("Malformed authentication data", 501, "5.5.2")
+            raise malformed()
         withoutProof, channel, nonce, proof = match.groups()
         message = f"{self._bareFirst},{self._first},{withoutProof}".encode()
-        isBound = hmac.compare_digest(_decode(channel), self._channel)
+        isBound = hmac.compare_digest(decodeBase64(channel), self._channel)
         isFresh = hmac.compare_digest(nonce.encode(), self._nonce.encode())
         signature = _hmac(self._credentials.storedKey, message)
-        given = _decode(proof).ljust(len(signature), b"\0")
+        given = decodeBase64(proof).ljust(len(signature), b"\0")
         clientKey = bytes(one ^ other for one, other in zip(given, signature, strict=False))
         knows = len(given) == len(signature) and hmac.compare_digest(
             hashlib.sha256(clientKey).digest(), self._credentials.storedKey
@@ -146,25 +147,8 @@ class ScramServer:
         return f"v={b64encode(_hmac(self._credentials.serverKey, message)).decode()}"
 
 
-def maybeBase64(text: str | bytes) -> bytes | None:
-    """What a text in base64 stands for; None if it is anything else."""
-    try:
-        octets = b64decode(text, validate=True)
-    except ValueError:
-        return None
-    # Not every Python minds padding where none is needed.
-    return None if len(text) % 4 else octets
-
-
-def _decode(text: str) -> bytes:
-    octets = maybeBase64(text)
-    if octets is None:
-        raise SMTPError("Malformed authentication data", 501, "5.5.2")
-    return octets
-
-
 def unescapeName(name: str) -> str:
     """RFC 5802 section 5.1: a comma and an equals sign in a name are written =2C and =3D, any other =XX is an error."""
     if any(code is None for code in (match[1] for match in _ESCAPE.finditer(name))):
-        raise SMTPError("Malformed authentication data", 501, "5.5.2")
+        raise malformed()
     return name.replace("=2C", ",").replace("=3D", "=")

@@ -1,13 +1,13 @@
 """
-XCLIENT and XFORWARD: what a trusted proxy or filter says about the client before it, as Postfix documents both.
+The attributes of XCLIENT and XFORWARD, by which a trusted proxy or filter describes its client.
 
 In: the argument of a command.  Out: its attributes; or the refusal, an L{SMTPError}, which names the attribute.
-Rules kept here: all attributes are valid, or none is given out; what is given out holds no control character and no
-character beyond ASCII (but for a login name), and an address is in its usual form.
-This module knows syntax alone: not who is trusted, not the session, not what becomes of an attribute.
+Rules kept here: either all attributes are valid, or none is returned; what is returned holds no control character and
+no character beyond ASCII (except in a login name), and an address is in its usual form.
+This module knows syntax alone: not which peer is trusted, not the session, not what becomes of an attribute.
 
-Postfix's C{XCLIENT_README} and C{XFORWARD_README} say what attributes mean.  Where they are looser than what Postfix
-does (XFORWARD's ADDR), this follows Postfix.
+Postfix's C{XCLIENT_README} and C{XFORWARD_README} say what attributes mean.  Where the text is looser than Postfix's
+code (XFORWARD's ADDR), this module follows the code.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping
 from smtphooks.netaddress import unmapped
 from smtphooks.replies import SMTPError
 
-# For NAME alone it matters why the name is unknown: a look-up that may work later is no reason to refuse for good.
-# The value of NAME is then this text, which no host name can be.
+# Only for NAME does it matter why it is unknown: a look-up that may work later is no reason for a permanent refusal.
+# The value of NAME is then this text, which cannot be a host name.
 TEMPORARILY_UNKNOWN = "[TEMPUNAVAIL]"
 _UNKNOWN = "[UNAVAILABLE]"
 
@@ -28,7 +28,7 @@ _VALUE_OCTETS = 255  # XFORWARD_README, note 1
 _PROTOCOL_OCTETS = 64
 
 _ATTRIBUTE_NAME = re.compile("[A-Za-z_]{1,32}")
-# RFC 3461 section 4.  Postfix also takes lower-case digits.
+# RFC 3461 section 4.  Postfix also accepts lower-case digits.
 _XTEXT = re.compile(r"[!-*,-<>-~]*(?:\+[0-9A-Fa-f]{2}[!-*,-<>-~]*)*")
 _HEXCHAR = re.compile(rb"\+(..)")
 
@@ -42,7 +42,7 @@ _IPV6_TAG = "IPV6:"
 def _hostname(value: str) -> str | None:
     name = value.removesuffix(".")
     labels = name.split(".")
-    # What ends in a number is an address, or looks like one.
+    # A name whose last label is a number is an address, or looks like one.
     if labels[-1].isdigit() or not all(_LABEL.fullmatch(label) for label in labels):
         return None
     return name
@@ -50,9 +50,9 @@ def _hostname(value: str) -> str | None:
 
 def _visible(value: str) -> str | None:
     """
-    A name that need not be one in DNS: what HELO itself may hold.
+    A name that need not be in DNS: anything that HELO itself may hold.
 
-    Characters that mean something in a header field are as welcome as there: a C{Received} field neuters them.
+    Characters with a meaning in header fields are accepted, as in HELO; C{Session.receivedHeader} neuters them.
     """
     return value if _VISIBLE.fullmatch(value) else None
 
@@ -69,7 +69,7 @@ def _address(value: str) -> str | None:
     isTagged = value[: len(_IPV6_TAG)].upper() == _IPV6_TAG
     text = value[len(_IPV6_TAG) :] if isTagged else value
     try:
-        # Postfix takes an IPv6 address without its tag, too.
+        # Postfix also accepts an IPv6 address without its tag.
         address = ipaddress.IPv6Address(text) if isTagged else ipaddress.ip_address(text)
     except ValueError:
         return None
@@ -115,8 +115,8 @@ def parseXClient(argument: str) -> dict[str, str | None]:
     """
     The attributes of XCLIENT: upper-case name to value, decoded; None where the proxy does not know it.
 
-    C{NAME=[TEMPUNAVAIL]} is L{TEMPORARILY_UNKNOWN}: the name could not be looked up just now.  Port 0, which Postfix
-    sends for mail that came by no port, is None as well.
+    C{NAME=[TEMPUNAVAIL]} is L{TEMPORARILY_UNKNOWN}: the look-up of the name failed for now.  Port 0, which Postfix
+    sends for mail that did not come over TCP, is None as well.
 
     @raise SMTPError: 501 5.5.4, if any of it is wrong.
     """
@@ -124,7 +124,7 @@ def parseXClient(argument: str) -> dict[str, str | None]:
 
 
 def parseXForward(argument: str) -> dict[str, str | None]:
-    """The attributes of XFORWARD, in the same way; its names of hosts and protocols need not be those of SMTP."""
+    """The attributes of XFORWARD, likewise; its names of hosts and protocols need not be those of SMTP."""
     return _parse(argument, _XFORWARD)
 
 
@@ -167,7 +167,7 @@ def _decode(text: str) -> str | None:
     """
     Decode xtext, the octets being those of UTF-8.
 
-    L{smtphooks.syntax.grammar.decodeXtext} knows only ASCII, as ORCPT and ENVID demand; a login name may be any.
+    L{smtphooks.syntax.grammar.decodeXtext} decodes only ASCII, as ORCPT and ENVID demand; a login name may hold more.
     """
     if _XTEXT.fullmatch(text) is None:
         return None

@@ -12,8 +12,9 @@ from smtphooks import SMTPError
 from smtphooks.connection.driver import Driver
 from smtphooks.connection.runner import HookRunner
 from smtphooks.connection.state import ConnectionState, Phase
+from smtphooks.dialogue.builtin import builtInExtensions
 from smtphooks.dialogue.engine import Dialogue
-from smtphooks.dialogue.extensions import Extensions, builtInExtensions
+from smtphooks.dialogue.extensions import Extensions
 from smtphooks.dialogue.steps import Step
 from smtphooks.options import makeOptions
 from smtphooks.replies import Reply

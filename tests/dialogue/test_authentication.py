@@ -1,4 +1,4 @@
-"""AUTH (RFC 4954) and STARTTLS (RFC 3207) as commands: who may use them and when, and what a failure costs."""
+"""AUTH (RFC 4954) and STARTTLS (RFC 3207) as commands: which clients may use them, when, and what a failure costs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from smtphooks import replies
 from smtphooks.dialogue.authentication import AUTH_LINE_LENGTH
 from smtphooks.dialogue.steps import Ask, AuthFailed, StartTLS, State, Verdict, Wait
 from smtphooks.replies import SMTPError
-from smtphooks.sasl.mechanisms import MECHANISM_NAMES, Auth, AuthResponse, Exchange
+from smtphooks.sasl.auth import Auth, AuthResponse, Exchange
+from smtphooks.sasl.mechanisms import MECHANISM_NAMES
 from smtphooks.session import Session
 from smtphooks.syntax.wire import LineFault
 from tests.conftest import Logged
@@ -84,7 +85,7 @@ def test_empty_response_is_an_empty_line() -> None:
     assert talk.say("AUTH EXTERNAL") == "334 "
     assert talk.say("") == SUCCESS
     assert attempts(talk)[0].authorizationId == ""
-    # An equals sign is something else there.
+    # An equals sign has no meaning there.
     talk = begun(ANN, session={"peerIdentity": "ann@a.example"}, authMethods=["EXTERNAL"])
     talk.say("AUTH EXTERNAL")
     assert talk.say("=") == NO_BASE64
@@ -114,7 +115,7 @@ def test_client_may_cancel(before: tuple[str, ...]) -> None:
     assert talk.say(AUTH_PLAIN) == SUCCESS
 
 
-def test_asterisk_in_the_command_is_no_base64() -> None:
+def test_asterisk_in_the_command_is_not_base64() -> None:
     assert begun(ANN).say("AUTH PLAIN *") == NO_BASE64
 
 
@@ -135,7 +136,7 @@ def test_asterisk_in_the_command_is_no_base64() -> None:
         "AAAA AAAA",
     ],
 )
-def test_what_is_no_base64_is_refused(text: str) -> None:
+def test_response_that_is_not_base64_is_refused(text: str) -> None:
     talk = begun(ANN)
     assert talk.say(f"AUTH PLAIN {text}") in (NO_BASE64, MALFORMED)
     talk.say("AUTH PLAIN")
@@ -147,7 +148,7 @@ def test_what_is_no_base64_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["NOOP", "QUIT", "RSET", "EHLO x"])
-def test_command_is_none_while_a_response_is_awaited(line: str) -> None:
+def test_line_is_a_response_and_no_command_within_an_exchange(line: str) -> None:
     talk = begun(ANN)
     talk.say("AUTH PLAIN")
     assert talk.say(line) in (NO_BASE64, MALFORMED)
@@ -155,7 +156,7 @@ def test_command_is_none_while_a_response_is_awaited(line: str) -> None:
 
 
 @pytest.mark.parametrize("fault", LineFault)
-def test_line_that_is_none_ends_the_exchange(fault: LineFault) -> None:
+def test_line_fault_ends_the_exchange(fault: LineFault) -> None:
     talk = begun(ANN)
     talk.say("AUTH PLAIN")
     assert talk.say(fault) == "500 5.5.6 Authentication exchange line is too long or has a bare line end"
@@ -170,6 +171,25 @@ def test_malformed_response_is_refused_and_costs_no_time(line: str) -> None:
     assert talk.say(line) == MALFORMED
     assert attempts(talk) == []
     assert talk.waits() == []
+
+
+def test_what_is_known_of_an_attempt_is_forgotten_with_the_next_command() -> None:
+    talk = begun({"onAuth": False})
+    talk.say(GUESS)
+    dialogue = talk.dialogue
+    assert dialogue.attempt == Auth(method="PLAIN", username="ann", password=WRONG_PASSWORD)
+    assert (dialogue.verb, dialogue.hasFailed) == ("AUTH", True)
+    talk.say("NOOP")
+    assert (dialogue.verb, dialogue.hasFailed, dialogue.attempt) == ("NOOP", False, None)
+
+
+@pytest.mark.parametrize("answer", [AuthResponse(responseCode=454), SMTPError("Later", 454)], ids=repr)
+def test_with_too_many_errors_it_is_the_server_that_refuses(answer: object) -> None:
+    talk = begun({"onAuth": answer}, maxErrors=1)
+    talk.say(AUTH_PLAIN)
+    assert talk.dialogue.refuser == "onAuth"
+    assert talk.say(AUTH_PLAIN) == "421 4.7.0 Too many errors"
+    assert talk.dialogue.refuser == ""
 
 
 # --- Which mechanism, and when ---
@@ -230,13 +250,13 @@ def test_AUTH_in_the_clear_may_be_allowed() -> None:
     assert begun(ANN, secured=False, allowInsecureAuth=True).say(AUTH_PLAIN) == SUCCESS
 
 
-def test_who_has_a_user_from_elsewhere_is_authenticated() -> None:
+def test_client_with_a_user_from_elsewhere_is_authenticated() -> None:
     talk = begun(ANN, session={"user": "joe"})
     assert talk.say(AUTH_PLAIN) == "503 5.5.1 Already authenticated"
 
 
-@pytest.mark.parametrize("options", [{"isJudged": False}, {"disabledCommands": ["auth"]}], ids=repr)
-def test_AUTH_is_not_there_where_nobody_judges_or_it_is_disabled(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", [{"hasHook": False}, {"disabledCommands": ["auth"]}], ids=repr)
+def test_AUTH_is_not_implemented_without_a_hook_or_where_it_is_disabled(options: dict[str, Any]) -> None:
     talk = begun(ANN, **options)
     assert talk.say(AUTH_PLAIN) == "502 5.5.1 Command not implemented"
     assert "AUTH" not in talk.say("EHLO x")
@@ -244,7 +264,7 @@ def test_AUTH_is_not_there_where_nobody_judges_or_it_is_disabled(options: dict[s
     assert talk.say(f"{MAIL} AUTH=<>").startswith("555 5.5.4 ")
 
 
-def test_without_mechanisms_there_is_none_to_name() -> None:
+def test_without_mechanisms_every_name_is_unknown() -> None:
     talk = begun(ANN, authMethods=[])
     assert talk.say(AUTH_PLAIN) == "504 5.5.4 Unrecognized authentication mechanism"
     assert "AUTH" not in talk.say("EHLO x")
@@ -264,7 +284,7 @@ def offered(talk: Talk, hello: str = "EHLO x") -> list[str]:
     return [line[4:] for line in talk.say(hello).splitlines() if line[4:].startswith("AUTH")]
 
 
-def test_AUTH_is_offered_once_with_its_mechanisms_in_order() -> None:
+def test_AUTH_is_advertised_once_with_its_mechanisms_in_order() -> None:
     methods = ["CRAM-MD5", "plain", "SCRAM-SHA-256", "EXTERNAL"]
     assert offered(begun(authMethods=methods)) == ["AUTH CRAM-MD5 PLAIN SCRAM-SHA-256"]
     assert offered(begun(authMethods=methods, lmtp=True), "LHLO x") == ["AUTH CRAM-MD5 PLAIN SCRAM-SHA-256"]
@@ -285,7 +305,7 @@ def test_AUTH_is_offered_once_with_its_mechanisms_in_order() -> None:
     ],
     ids=repr,
 )
-def test_AUTH_is_offered_where_it_would_be_taken(options: dict[str, Any], isOffered: bool) -> None:
+def test_AUTH_is_advertised_where_it_would_be_accepted(options: dict[str, Any], isOffered: bool) -> None:
     talk = begun(ANN, **options)
     assert bool(offered(talk)) is isOffered
     assert (talk.say(AUTH_PLAIN) == SUCCESS) is isOffered
@@ -331,7 +351,7 @@ def test_failed_attempt_makes_no_user() -> None:
 def test_MAIL_names_the_submitter(value: str, submitter: str) -> None:
     for talk in (begun(), begun(ANN), begun(secured=False, allowInsecureAuth=True)):
         if talk.answers:
-            assert talk.say(AUTH_PLAIN) == SUCCESS  # AUTH is not shown any more, but its parameter is taken
+            assert talk.say(AUTH_PLAIN) == SUCCESS  # AUTH is no longer advertised, but its parameter is accepted
         assert talk.say(f"{MAIL} auth={value}") == "250 2.1.0 Sender OK"
         assert talk.session.envelope.mailFrom is not None
         assert talk.session.envelope.mailFrom.args == {"AUTH": submitter}
@@ -355,7 +375,7 @@ def test_submitter_is_a_parameter_only_where_AUTH_is() -> None:
 # --- Lengths ---
 
 
-def test_line_of_AUTH_may_have12288_octets() -> None:
+def test_line_of_AUTH_may_have_12288_octets() -> None:
     # RFC 4954 section 4: CRLF included.
     talk = begun(ANN)
     assert talk.dialogue.lineLimit == AUTH_LINE_LENGTH == 12288
@@ -368,7 +388,7 @@ def test_line_of_AUTH_may_have12288_octets() -> None:
 
 
 @pytest.mark.parametrize("isResponse", [False, True])
-def test_line_of_the_protocol_ends_at12288_octets(isResponse: bool) -> None:
+def test_line_of_the_protocol_ends_at_12288_octets(isResponse: bool) -> None:
     def sent(length: int) -> list[str]:
         passwords: list[str] = []
         one = connect(
@@ -382,7 +402,7 @@ def test_line_of_the_protocol_ends_at12288_octets(isResponse: bool) -> None:
         room = length - 2 - len(before)
         token = "x" * (room // 4 * 3 - len(message) - 2)
         line = before + b64encode(f"{message}{token}\1\1".encode()).decode()
-        # What base64 cannot fill up, spaces behind the command can.
+        # The rest, which base64 cannot fill, is filled with spaces behind the command.
         line = line.ljust(length - 2) if not isResponse else line
         one.say(line)
         return passwords
@@ -442,7 +462,7 @@ def test_answer_of_the_hook_makes_the_reply(answer: Any, reply: str, user: Any) 
 
 @pytest.mark.parametrize("user", [{}, "", 0, False])
 def test_false_user_is_authenticated_everywhere(user: Any) -> None:
-    # Whatever made it one: AUTH, XCLIENT or a hook that sets it.
+    # Be it from AUTH, from XCLIENT or set by a hook.
     talk = begun({"onAuth": AuthResponse(user)}, authOptional=False)
     talk.session.user = user
     assert "AUTH" not in talk.say("EHLO x")
@@ -464,11 +484,11 @@ ERROR = '{"status":"invalid_token"}'
 )
 @pytest.mark.parametrize("dummy", ["AQ==", "", "*", "no base64", LineFault.TOO_LONG])
 def test_refused_token_gets_its_reason_then_the_reply(method: str, response: str, dummy: Any) -> None:
-    judged = AuthResponse(message="Token expired", data={"status": "invalid_token"})
-    talk = begun({"onAuth": judged}, authMethods=["XOAUTH2", "OAUTHBEARER"])
+    answered = AuthResponse(message="Token expired", data={"status": "invalid_token"})
+    talk = begun({"onAuth": answered}, authMethods=["XOAUTH2", "OAUTHBEARER"])
     challenge = talk.say(f"AUTH {method} {encoded(response)}")
     assert challenge == f"334 {b64encode(ERROR.encode()).decode()}"
-    # Whoever leaves in the middle of it shall not learn faster that he guessed wrong.
+    # A client that leaves in the middle must not learn sooner that the guess was wrong.
     assert talk.say(dummy) == "535 5.7.8 Token expired"
     assert talk.waits() == [1]
     assert attempts(talk)[0].accessToken == TOKEN
@@ -512,7 +532,7 @@ def test_time_is_spent_before_the_reply_and_behind_the_hook() -> None:
     ],
     ids=repr,
 )
-def test_what_is_the_clients_fault_costs_time(answer: Any, waits: list[float]) -> None:
+def test_failure_of_the_client_costs_time(answer: Any, waits: list[float]) -> None:
     talk = begun({"onAuth": answer})
     talk.say(GUESS)
     assert talk.waits() == waits
@@ -524,7 +544,7 @@ def test_syntax_error_of_the_hook_is_a_failure() -> None:
     assert talk.waits() == [1]
 
 
-def test_refusal_for_now_makes_the_next_failure_no_dearer() -> None:
+def test_temporary_refusal_does_not_lengthen_the_next_delay() -> None:
     talk = begun({"onAuth": AuthResponse(responseCode=454)})
     talk.sayAll(GUESS, GUESS)
     talk.answers.clear()
@@ -532,11 +552,11 @@ def test_refusal_for_now_makes_the_next_failure_no_dearer() -> None:
     assert talk.waits() == [1]
 
 
-def test_SCRAM_costs_the_same_whoever_it_is_that_is_not_believed() -> None:
+def test_SCRAM_costs_the_same_for_unknown_users_and_wrong_passwords() -> None:
     stored = ScramMechanism("SCRAM-SHA-256").make_auth_info(SCRAM_PASSWORD)
     said = []
-    for judged in (None, stored, SMTPError("No such user"), AuthResponse(message="No such user")):
-        talk = begun({"onAuth": judged}, authMethods=["SCRAM-SHA-256"])
+    for answered in (None, stored, SMTPError("No such user"), AuthResponse(message="No such user")):
+        talk = begun({"onAuth": answered}, authMethods=["SCRAM-SHA-256"])
         client = ScramClient(["SCRAM-SHA-256"], "ann", WRONG_PASSWORD)
         challenge = talk.say(f"AUTH SCRAM-SHA-256 {encoded(client.get_client_first())}")
         client.set_server_first(b64decode(challenge[4:]).decode())
@@ -628,7 +648,7 @@ def test_every_recipient_of_a_message_has_its_reply_beyond_the_limit_too() -> No
     assert talk.say("FOO") == "421 4.7.0 Too many errors"
 
 
-def test_no_limit_is_none() -> None:
+def test_zero_is_no_limit_of_errors() -> None:
     talk = begun(maxErrors=0)
     for _ in range(100):
         assert talk.say("DATA").startswith("503 ")
@@ -638,7 +658,7 @@ def test_no_limit_is_none() -> None:
 
 
 class Twice:
-    """Asks for the name twice; takes who says the same."""
+    """Asks for the name twice, and accepts the same answer."""
 
     name = "x-twice"
 
@@ -715,7 +735,7 @@ def test_session_begins_anew_with_TLS(lines: list[str]) -> None:
     begunMail, number = session.envelope.mailFrom is not None, session.transaction
     talk.asked.clear()
     assert talk.say("STARTTLS") == "220 2.0.0 Ready to start TLS"
-    # onReset sees what is given up; nothing else is asked before the handshake.
+    # onReset sees the envelope that is dropped; no other hook is asked before the handshake.
     kinds = [question.hook if isinstance(question, Ask) else type(question).__name__ for question in talk.asked]
     assert [kind for kind in kinds if kind != "AbandonMessage"] == ["onReset"] * begunMail + ["StartTLS", "onSecure"]
     assert talk.session is session
@@ -728,7 +748,7 @@ def test_session_begins_anew_with_TLS(lines: list[str]) -> None:
     assert talk.say("STARTTLS") == "503 5.5.1 TLS is already in use"
 
 
-def test_STARTTLS_is_the_last_word_in_the_clear() -> None:
+def test_nothing_is_sent_in_the_clear_after_the_reply_to_STARTTLS() -> None:
     talk = Talk()
     step = talk.dialogue.receive(b"starttls")
     assert isinstance(step, StartTLS)
@@ -804,16 +824,16 @@ def test_REQUIRETLS_is_taken_over_TLS_only() -> None:
 
 
 def client(**given: Any) -> Client:
-    one = connect(**{"allowInsecureAuth": True, "onAuth": judge, **given})
+    one = connect(**{"allowInsecureAuth": True, "onAuth": decide, **given})
     one.say(HELLO)
     return one
 
 
-def judge(auth: Auth, session: Session) -> Any:
+def decide(auth: Auth, session: Session) -> Any:
     return auth.username if auth.validatePassword(PASSWORD) else None
 
 
-def test_hook_of_the_factory_judges() -> None:
+def test_hook_of_the_factory_decides() -> None:
     one = client()
     assert one.say(AUTH_PLAIN, "NOOP") == [SUCCESS, "250 2.0.0 OK"]
     assert one.session.user == "ann"
@@ -823,7 +843,7 @@ def test_hook_set_later_makes_AUTH_available() -> None:
     one = client(onAuth=None)
     assert "AUTH" not in " ".join(one.say(HELLO))
     assert one.say(AUTH_PLAIN) == ["502 5.5.1 Command not implemented"]
-    one.factory.onAuth = judge
+    one.factory.onAuth = decide
     assert "250-AUTH PLAIN LOGIN" in one.say(HELLO)
     assert one.say(AUTH_PLAIN) == [SUCCESS]
 
@@ -880,7 +900,7 @@ def test_hook_that_crashes_is_not_the_clients_fault(logged: Logged, isLater: boo
     assert said == ["451 4.3.0 Temporary server error, please try again later"]
     assert [type(error) for error in told] == [ZeroDivisionError]
     assert len(logged.takeFailures(ZeroDivisionError)) == 1
-    one.factory.onAuth = judge
+    one.factory.onAuth = decide
     assert one.say(AUTH_PLAIN) == [SUCCESS]
 
 
@@ -978,13 +998,13 @@ def test_client_that_waits_is_not_timed_out() -> None:
 
 
 def test_other_connections_do_not_wait() -> None:
-    factory = makeFactory(allowInsecureAuth=True, onAuth=judge)
+    factory = makeFactory(allowInsecureAuth=True, onAuth=decide)
     one, other = Client(factory), Client(factory)
     one.say(HELLO)
     other.say(HELLO)
     assert one.say(GUESS) == []
     assert other.say(*ENVELOPE[1:], "RSET", AUTH_PLAIN)[-1] == SUCCESS
-    # And what one has failed costs nobody else anything.
+    # And the failures of one client delay no other.
     third = Client(factory)
     third.say(HELLO, GUESS)
     factory.clock.advance(1)  # type: ignore[union-attr]

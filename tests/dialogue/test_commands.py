@@ -80,7 +80,7 @@ def test_hello_without_a_text_gets_that_of_the_options(answer: object) -> None:
     assert talk.say("HELO client.example") == "250 Hello from mx.example.org"
 
 
-def test_hello_names_the_client_as_it_is_known_or_as_it_names_itself() -> None:
+def test_hello_names_the_client_by_its_host_name_or_as_it_names_itself() -> None:
     talk = Talk()
     assert talk.say("HELO client.example") == "250 mx.example.org Nice to meet you, [192.0.2.1]"
     talk.session.clientHostname = ""
@@ -162,7 +162,7 @@ def test_HELP_names_the_commands_that_this_client_may_use(options: dict[str, Any
 
 
 @pytest.mark.parametrize("verb", [verb for verb, command in COMMANDS.items() if command.bare])
-def test_argument_is_refused_where_there_is_none(verb: str) -> None:
+def test_argument_is_refused_where_the_command_takes_none(verb: str) -> None:
     talk = Talk()
     talk.sayAll("EHLO x", "MAIL FROM:<a@b>", "RCPT TO:<c@d>")
     assert talk.say(f"{verb} now") == "501 5.5.4 No argument allowed"

@@ -17,10 +17,7 @@ from smtphooks.dialogue.steps import Ask, Challenge, DiscardChunk, ReceiveMessag
 from smtphooks.extension import Extension
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.syntax.wire import LineFault
-from tests.talk import TRANSCRIPTS, Talk, checkSanity, makeDialogue, play
-
-MAIL = "MAIL FROM:<ann@a.example>"
-RCPT = "RCPT TO:<joe@b.example>"
+from tests.talk import MAIL, RCPT, TRANSCRIPTS, Talk, checkSanity, makeDialogue, play
 
 # --- Transcripts ---
 
@@ -44,7 +41,7 @@ def test_transcript_comes_true(transcript: Path) -> None:
         (["? onConnect -> ok", "S: 220 mx.example.org ESMTP", '= state: "mail"'], "it is 'greeted'"),
     ],
 )
-def test_transcript_that_is_false_fails(falsified: list[str], complaint: str) -> None:
+def test_false_transcript_fails(falsified: list[str], complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint.replace(".", r"\.")):
         play(falsified)
 
@@ -108,7 +105,7 @@ PROXY_MATRIX = MATRIX | {
     "XCLIENT ADDR=192.0.2.9": "220 G   220 G       503 =   503 =       503 =",
     "XFORWARD IDENT=1":      "250 =    250 =       503 =   503 =       503 =",
 }  # fmt: skip
-PROXY = {"proxies": frozenset({"XCLIENT", "XFORWARD"})}
+PROXY = {"useXClient": True, "useXForward": True}
 
 LETTERS = {
     "G": State.GREETED,
@@ -137,7 +134,7 @@ def talkAt(state: State, lmtp: bool = False, **given: Any) -> Talk:
         (MATRIX, {}),
         (LMTP_MATRIX, {"lmtp": True}),
         (SECURE_MATRIX, {"secured": True}),
-        (PROXY_MATRIX, {"session": PROXY}),
+        (PROXY_MATRIX, PROXY),
     ],
     ids=["SMTP", "LMTP", "SMTPS", "proxy"],
 )
@@ -229,7 +226,7 @@ def test_connection_lost_between_commands_closes_the_dialogue() -> None:
 
 @pytest.mark.parametrize("line", ["R\u017fET", "r\u017fet", "\ufb01NOOP", "qu\u0131t", "\uff2eOOP"])
 def test_verb_is_ASCII(line: str) -> None:
-    # Upper case of some letters beyond ASCII is ASCII: no command may hide behind them from whoever filters commands.
+    # The upper case of some letters beyond ASCII is ASCII: no command may pass a filter of commands in this form.
     talk = talkAt(State.IDENTIFIED)
     assert talk.say(line) == "500 5.5.2 Command not recognized"
 
@@ -312,12 +309,12 @@ _likeCommands = st.builds(
 _lines = st.one_of(_plausible, _likeCommands, st.binary(max_size=80), st.sampled_from(LineFault))
 _responses = st.one_of(st.binary(max_size=40).map(b64encode), _lines)
 _refusals = st.builds(SMTPError, st.text(max_size=30), st.sampled_from([None, 421, 450, 550]))
-_sessions = st.sampled_from([{}, PROXY])
+_proxies = st.sampled_from([{}, PROXY])
 _answers = st.one_of(st.none(), st.text(max_size=700), st.integers(), _refusals)
 
 
 def checkReply(octets: bytes) -> None:
-    """A well-formed reply: lines of one code, each short enough, nothing in them that a terminal would obey."""
+    """A well-formed reply: lines of one code, each short enough, without control characters."""
     assert octets.endswith(b"\r\n")
     lines = octets[:-2].split(b"\r\n")
     assert all(len(line) <= 510 for line in lines)
@@ -332,7 +329,7 @@ def test_any_lines_and_any_answers_give_one_reply_for_each_command(
     lmtp: bool, lines: list[bytes | LineFault], data: st.DataObject
 ) -> None:
     methods = ["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER"]
-    talk = Talk(lmtp=lmtp, allowInsecureAuth=True, authMethods=methods, session=data.draw(_sessions))
+    talk = Talk(lmtp=lmtp, allowInsecureAuth=True, authMethods=methods, **data.draw(_proxies))
     dialogue = talk.dialogue
     for line in [b"LHLO x" if lmtp else b"EHLO x", *lines]:
         if talk.state is State.CLOSED:

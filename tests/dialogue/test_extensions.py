@@ -1,4 +1,4 @@
-"""Extensions, built-in and a user's own: what EHLO shows, which parameters are taken, which commands are added."""
+"""A user's own extensions, and all extensions as one client may use them."""
 
 from __future__ import annotations
 
@@ -6,236 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from smtphooks.dialogue.extensions import Extensions
+from smtphooks.dialogue.extensions import ClientExtensions, Extensions, PeerExtension
 from smtphooks.dialogue.steps import Ask, State
 from smtphooks.extension import Extension
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.session import Session
-from tests.talk import Talk
-
-HELLO = "EHLO client.example"
-MAIL = "MAIL FROM:<ann@a.example>"
-RCPT = "RCPT TO:<joe@b.example>"
-
-
-def shown(**options: Any) -> list[str]:
-    """The lines of the EHLO reply behind the first."""
-    return [line[4:] for line in Talk(**options).say(HELLO).splitlines()[1:]]
-
-
-def mail(parameters: str, **options: Any) -> Talk:
-    """A talk in which this MAIL command was accepted."""
-    talk = Talk(**options)
-    talk.say(HELLO)
-    assert talk.say(f"{MAIL} {parameters}") == "250 2.1.0 Sender OK"
-    return talk
-
-
-def mailRefused(parameters: str, **options: Any) -> str:
-    talk = Talk(**options)
-    talk.say(HELLO)
-    reply = talk.say(f"{MAIL} {parameters}")
-    assert talk.state is State.IDENTIFIED
-    assert "onMailFrom" not in talk.hooks()
-    return reply
-
-
-# --- What EHLO shows ---
-
-ALL = ["PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "STARTTLS", "ENHANCEDSTATUSCODES", "CHUNKING", "BINARYMIME"]
-
-SECURE = [line for line in ALL if line != "STARTTLS"]
-
-
-@pytest.mark.parametrize(
-    "options, lines",
-    [
-        ({}, ALL),
-        ({"hidePIPELINING": True}, [line for line in ALL if line != "PIPELINING"]),
-        ({"hideSize": True}, [line for line in ALL if line != "SIZE"]),
-        ({"hideSMTPUTF8": True}, [line for line in ALL if line != "SMTPUTF8"]),
-        ({"hideENHANCEDSTATUSCODES": True}, [line for line in ALL if line != "ENHANCEDSTATUSCODES"]),
-        # BINARYMIME is nothing without both of the others (RFC 3030 section 3).
-        ({"hide8BITMIME": True}, [line for line in ALL if line not in ("8BITMIME", "BINARYMIME")]),
-        ({"hideCHUNKING": True}, ALL[:6]),
-        ({"disabledCommands": ["bdat"]}, ALL[:6]),
-        ({"hideDSN": False}, [*ALL[:6], "DSN", *ALL[6:]]),
-        ({"hideSTARTTLS": True}, SECURE),
-        ({"disabledCommands": ["starttls"]}, SECURE),
-        ({"secured": True, "isJudged": False}, SECURE),
-        ({"secured": True, "authMethods": []}, SECURE),
-        ({"secured": True, "disabledCommands": ["auth"]}, SECURE),
-        ({"secured": True}, [*SECURE[:4], "AUTH PLAIN LOGIN", *SECURE[4:]]),
-        ({"secured": True, "hideREQUIRETLS": False, "authMethods": []}, [*SECURE[:4], "REQUIRETLS", *SECURE[4:]]),
-        ({"hideREQUIRETLS": False}, ALL),
-        ({"allowInsecureAuth": True}, [*ALL[:5], "AUTH PLAIN LOGIN", *ALL[5:]]),
-        ({"allowInsecureAuth": True, "needsUpgrade": True}, ALL),
-        ({"size": 26214400}, [line.replace("SIZE", "SIZE 26214400") for line in ALL]),
-        ({"hideLIMITS": False}, [*ALL, "LIMITS RCPTMAX=1000"]),
-        ({"hideLIMITS": False, "maxRecipients": 0}, ALL),
-        ({"hideLIMITS": False, "maxRecipients": 5}, [*ALL, "LIMITS RCPTMAX=5"]),
-        ({"hideLIMITS": False, "maxTransactions": 3, "maxRecipients": 0}, [*ALL, "LIMITS MAILMAX=3"]),
-        ({"hideLIMITS": False, "maxTransactions": 3, "maxRecipients": 5}, [*ALL, "LIMITS MAILMAX=3 RCPTMAX=5"]),
-        ({"maxRecipients": 5}, ALL),
-    ],
-    ids=repr,
-)
-def test_EHLO_shows_what_the_options_put_in_force(options: dict[str, Any], lines: list[str]) -> None:
-    assert shown(**options) == lines
-
-
-def test_HELO_shows_no_extension() -> None:
-    assert Talk().say("HELO client.example") == "250 mx.example.org Nice to meet you, [192.0.2.1]"
-
-
-def test_LHLO_shows_them_too() -> None:
-    assert [line[4:] for line in Talk(lmtp=True).say("LHLO client.example").splitlines()[1:]] == ALL
-
-
-# --- Parameters of MAIL ---
-
-
-@pytest.mark.parametrize(
-    "parameters, options, args",
-    [
-        ("SIZE=0", {}, {"SIZE": "0"}),
-        ("size=99999999999999999999", {}, {"SIZE": "99999999999999999999"}),
-        ("SIZE=1000", {"size": 1000}, {"SIZE": "1000"}),
-        ("SIZE=1001", {"size": 1000, "rejectOversized": False}, {"SIZE": "1001"}),
-        ("BODY=7BIT", {}, {"BODY": "7BIT"}),
-        ("body=8bitmime", {}, {"BODY": "8BITMIME"}),
-        ("BODY=BinaryMIME", {}, {"BODY": "BINARYMIME"}),
-        ("SMTPUTF8", {}, {"SMTPUTF8": True}),
-        ("RET=full", {"hideDSN": False}, {"RET": "FULL"}),
-        ("ENVID=a+20b", {"hideDSN": False}, {"ENVID": "a b"}),
-        (f"ENVID={'x' * 100}", {"hideDSN": False}, {"ENVID": "x" * 100}),
-        ("SIZE=5 BODY=8BITMIME SMTPUTF8", {}, {"SIZE": "5", "BODY": "8BITMIME", "SMTPUTF8": True}),
-    ],
-    ids=repr,
-)
-def test_parameter_of_MAIL_is_checked_and_kept(parameters: str, options: dict[str, Any], args: dict[str, Any]) -> None:
-    address = mail(parameters, **options).session.envelope.mailFrom
-    assert address is not None
-    assert address.args == args
-
-
-@pytest.mark.parametrize(
-    "parameters, options, reply",
-    [
-        ("SIZE=1001", {"size": 1000}, "552 5.3.4 Message exceeds the fixed maximum size"),
-        ("SIZE", {}, "501 5.5.4 Invalid value of parameter SIZE"),
-        ("SIZE=x", {}, "501 5.5.4 Invalid value of parameter SIZE"),
-        ("SIZE=-1", {}, "501 5.5.4 Invalid value of parameter SIZE"),
-        (f"SIZE={'1' * 21}", {}, "501 5.5.4 Invalid value of parameter SIZE"),
-        ("SIZE=", {}, "501 5.5.4 Malformed value of parameter SIZE"),
-        ("SIZE=1 SIZE=1", {}, "501 5.5.4 Parameter SIZE given twice"),
-        ("SIZE=\u0661 SMTPUTF8", {}, "501 5.5.4 Invalid value of parameter SIZE"),
-        ("BODY", {}, "501 5.5.4 Invalid value of parameter BODY"),
-        ("BODY=9BIT", {}, "501 5.5.4 Invalid value of parameter BODY"),
-        ("BODY=BINARYMIME", {"hideCHUNKING": True}, "501 5.5.4 Invalid value of parameter BODY"),
-        ("BODY=BINARYMIME", {"disabledCommands": ["BDAT"]}, "501 5.5.4 Invalid value of parameter BODY"),
-        ("SMTPUTF8=1", {}, "501 5.5.4 Parameter SMTPUTF8 takes no value"),
-        ("RET=ALL", {"hideDSN": False}, "501 5.5.4 Invalid value of parameter RET"),
-        ("RET", {"hideDSN": False}, "501 5.5.4 Invalid value of parameter RET"),
-        ("ENVID", {"hideDSN": False}, "501 5.5.4 Invalid value of parameter ENVID"),
-        (f"ENVID={'x' * 101}", {"hideDSN": False}, "501 5.5.4 Invalid value of parameter ENVID"),
-        ("ENVID=a+0D+0Ab", {"hideDSN": False}, "501 5.5.4 Only printable ASCII may be encoded as xtext here"),
-        ("ENVID=a+b", {"hideDSN": False}, "501 5.5.4 Malformed xtext (RFC 3461 section 4)"),
-        # Of RCPT, not of MAIL.
-        ("NOTIFY=NEVER", {"hideDSN": False}, "555 5.5.4 Parameter NOTIFY not recognized or not implemented"),
-        ("X-FOO=1", {}, "555 5.5.4 Parameter X-FOO not recognized or not implemented"),
-        ("x-foo", {}, "555 5.5.4 Parameter X-FOO not recognized or not implemented"),
-        # Hidden is not there (RFC 5321 section 4.1.1.11).
-        ("SIZE=1", {"hideSize": True}, "555 5.5.4 Parameter SIZE not recognized or not implemented"),
-        ("BODY=7BIT", {"hide8BITMIME": True}, "555 5.5.4 Parameter BODY not recognized or not implemented"),
-        ("SMTPUTF8", {"hideSMTPUTF8": True}, "555 5.5.4 Parameter SMTPUTF8 not recognized or not implemented"),
-        ("RET=FULL", {}, "555 5.5.4 Parameter RET not recognized or not implemented"),
-        ("ENVID=x", {}, "555 5.5.4 Parameter ENVID not recognized or not implemented"),
-        ("=x", {}, "501 5.5.4 Malformed parameter"),
-    ],
-    ids=repr,
-)
-def test_parameter_of_MAIL_is_refused(parameters: str, options: dict[str, Any], reply: str) -> None:
-    assert mailRefused(parameters, **options) == reply
-
-
-def test_value_beyond_ASCII_needs_SMTP_utf8() -> None:
-    extension = Extension("X", mailParameters={"X": lambda value: value}, rcptParameters={"X": lambda value: value})
-    options: dict[str, Any] = {"extensions": [extension]}
-    refusal = "501 5.5.4 Parameters outside of ASCII need SMTPUTF8"
-    assert mailRefused("X=\u00fc", **options) == refusal
-    talk = mail("X=u", **options)
-    assert talk.say(f"{RCPT} X=\u00fc") == refusal
-    assert talk.state is State.MAIL
-    talk = mail("X=\u00fc SMTPUTF8", **options)
-    assert talk.say(f"{RCPT} X=\u00fc") == "250 2.1.5 Recipient OK"
-    assert talk.session.envelope.rcptTo[0].args == {"X": "\u00fc"}
-
-
-# --- Parameters of RCPT ---
-
-
-@pytest.mark.parametrize(
-    "parameters, args",
-    [
-        ("NOTIFY=NEVER", {"NOTIFY": "NEVER"}),
-        ("notify=never", {"NOTIFY": "NEVER"}),
-        ("NOTIFY=DELAY,SUCCESS,FAILURE", {"NOTIFY": "DELAY,SUCCESS,FAILURE"}),
-        ("NOTIFY=DELAY,DELAY", {"NOTIFY": "DELAY"}),
-        ("ORCPT=RFC822;joe+2Bx@b.example", {"ORCPT": "rfc822;joe+x@b.example"}),
-        (f"ORCPT=rfc822;{'x' * 493}", {"ORCPT": f"rfc822;{'x' * 493}"}),
-    ],
-)
-def test_parameter_of_RCPT_is_checked_and_kept(parameters: str, args: dict[str, Any]) -> None:
-    talk = mail("", hideDSN=False)
-    assert talk.say(f"{RCPT} {parameters}") == "250 2.1.5 Recipient OK"
-    assert talk.session.envelope.rcptTo[0].args == args
-
-
-@pytest.mark.parametrize(
-    "parameters, options, reply",
-    [
-        ("NOTIFY", {}, "501 5.5.4 Invalid value of parameter NOTIFY"),
-        ("NOTIFY=", {}, "501 5.5.4 Malformed value of parameter NOTIFY"),
-        ("NOTIFY=NEVER,SUCCESS", {}, "501 5.5.4 Invalid value of parameter NOTIFY"),
-        ("NOTIFY=NEVER,NEVER", {}, "501 5.5.4 Invalid value of parameter NOTIFY"),
-        ("NOTIFY=SOMETIMES", {}, "501 5.5.4 Invalid value of parameter NOTIFY"),
-        ("NOTIFY=DELAY,", {}, "501 5.5.4 Invalid value of parameter NOTIFY"),
-        ("ORCPT", {}, "501 5.5.4 Invalid value of parameter ORCPT"),
-        ("ORCPT=joe@b.example", {}, "501 5.5.4 Invalid value of parameter ORCPT"),
-        ("ORCPT=;joe@b.example", {}, "501 5.5.4 Invalid value of parameter ORCPT"),
-        ("ORCPT=rfc822;", {}, "501 5.5.4 Invalid value of parameter ORCPT"),
-        ("ORCPT=rfc_822;x", {}, "501 5.5.4 Invalid value of parameter ORCPT"),
-        (f"ORCPT=rfc822;{'x' * 494}", {}, "501 5.5.4 Invalid value of parameter ORCPT"),
-        ("ORCPT=rfc822;a+0Ab", {}, "501 5.5.4 Only printable ASCII may be encoded as xtext here"),
-        ("SIZE=1", {}, "555 5.5.4 Parameter SIZE not recognized or not implemented"),
-        ("X", {}, "555 5.5.4 Parameter X not recognized or not implemented"),
-        ("NOTIFY=NEVER", {"hideDSN": True}, "555 5.5.4 Parameter NOTIFY not recognized or not implemented"),
-        ("ORCPT=rfc822;x", {"hideDSN": True}, "555 5.5.4 Parameter ORCPT not recognized or not implemented"),
-    ],
-    ids=repr,
-)
-def test_parameter_of_RCPT_is_refused(parameters: str, options: dict[str, Any], reply: str) -> None:
-    talk = mail("", **{"hideDSN": False, **options})
-    assert talk.say(f"{RCPT} {parameters}") == reply
-    assert talk.state is State.MAIL
-    assert "onRcptTo" not in talk.hooks()
-
-
-@given(st.text(st.characters(codec="ascii", min_codepoint=33, max_codepoint=126), max_size=60))
-def test_any_value_of_a_built_in_parameter_is_taken_or_refused(value: str) -> None:
-    talk = Talk(hideDSN=False, size=1000)
-    talk.say(HELLO)
-    for keyword in ("SIZE", "BODY", "SMTPUTF8", "RET", "ENVID"):
-        assert talk.say(f"{MAIL} {keyword}={value}")[:3] in ("250", "501", "552")
-        talk.say("RSET")
-    talk.say(MAIL)
-    for keyword in ("NOTIFY", "ORCPT"):
-        assert talk.say(f"{RCPT} {keyword}={value}")[:3] in ("250", "501")
-
+from smtphooks.syntax.proxyheader import TrustedPeers
+from tests.talk import HELLO, MAIL, RCPT, Talk, mail, mailRefused, shown
 
 # --- A user's own ---
 
@@ -257,7 +35,7 @@ def noteFor(session: Session) -> str | None:
     return "here" if session.user else None
 
 
-def test_extension_is_in_force_only_for_the_sessions_it_shows_itself_to() -> None:
+def test_extension_is_in_force_only_for_sessions_to_which_it_is_advertised() -> None:
     extension = Extension(
         "X-NOTE",
         noteFor,
@@ -280,7 +58,7 @@ def test_extension_is_in_force_only_for_the_sessions_it_shows_itself_to() -> Non
     assert talk.session.envelope.rcptTo[0].args == {"NOTE": "y"}
 
 
-def test_extension_hidden_with_none_is_in_force_for_nobody() -> None:
+def test_extension_hidden_with_None_is_never_in_force() -> None:
     extension = Extension("X", None, mailParameters={"X": lambda value: value}, commands={"XX": print})
     assert mailRefused("X=1", extensions=[extension]).startswith("555 ")
     assert Talk(extensions=[extension]).say("XX").startswith("500 ")
@@ -314,6 +92,19 @@ def test_validator_refuses_with_its_own_words(error: SMTPError, reply: str) -> N
     talk = Talk(extensions=[extension])
     talk.say(HELLO)
     assert talk.say(f"{MAIL} X=1") == reply
+
+
+def test_value_beyond_ASCII_needs_SMTPUTF8() -> None:
+    extension = Extension("X", mailParameters={"X": lambda value: value}, rcptParameters={"X": lambda value: value})
+    options: dict[str, Any] = {"extensions": [extension]}
+    refusal = "501 5.5.4 Parameters outside of ASCII need SMTPUTF8"
+    assert mailRefused("X=\u00fc", **options) == refusal
+    talk = mail("X=u", **options)
+    assert talk.say(f"{RCPT} X=\u00fc") == refusal
+    assert talk.state is State.MAIL
+    talk = mail("X=\u00fc SMTPUTF8", **options)
+    assert talk.say(f"{RCPT} X=\u00fc") == "250 2.1.5 Recipient OK"
+    assert talk.session.envelope.rcptTo[0].args == {"X": "\u00fc"}
 
 
 def handle(argument: str, session: Session) -> None:
@@ -398,10 +189,62 @@ class _Own(Extension):
 
 def test_a_subclass_may_have_its_own_way_to_tell_its_parameters() -> None:
     extensions = Extensions([_Own("XOWN"), Extension("XSAME", "A B"), Extension("XNONE", None), Extension("XBARE")])
-    assert extensions.ehloLines(Session(secure=True)) == ["XOWN TO-YOU", "XSAME A B", "XBARE"]
-    assert extensions.ehloLines(Session()) == ["XSAME A B", "XBARE"]
+    assert ClientExtensions(extensions, Session(secure=True)).ehloLines() == ["XOWN TO-YOU", "XSAME A B", "XBARE"]
+    assert ClientExtensions(extensions, Session()).ehloLines() == ["XSAME A B", "XBARE"]
 
 
 def test_parameters_are_shown_as_text_whatever_they_are() -> None:
     extensions = Extensions([Extension("XCOUNT", lambda session: 100), Extension("XSPACE", lambda session: "a ")])  # type: ignore[arg-type, return-value]
-    assert extensions.ehloLines(Session()) == ["XCOUNT 100", "XSPACE a"]
+    assert ClientExtensions(extensions, Session()).ehloLines() == ["XCOUNT 100", "XSPACE a"]
+
+
+def forPeer(*peers: str) -> Extensions:
+    anything: Callable[[Any], Any] = lambda value: value  # noqa: E731
+    extension = PeerExtension(
+        "X-PEER",
+        "at your service",
+        mailParameters={"X": anything},
+        rcptParameters={"X": anything},
+        commands={"XPEER": handle},
+        peers=TrustedPeers(peers) if peers else None,
+    )
+    return Extensions([extension, Extension("X-ALL")])
+
+
+def check(extensions: ClientExtensions, isTrusted: bool) -> None:
+    assert extensions.ehloLines() == ["X-PEER at your service"] * isTrusted + ["X-ALL"]
+    assert extensions.isInForce("X-PEER") is isTrusted
+    assert (extensions.command("XPEER") is handle) is isTrusted
+    assert extensions.verbs() == ["XPEER"] * isTrusted
+    assert extensions.adds("XPEER")
+    for arguments in (extensions.mailArguments, extensions.rcptArguments):
+        if isTrusted:
+            assert arguments({"X": "1"}) == {"X": "1"}
+        else:
+            with pytest.raises(SMTPError, match="Parameter X not recognized"):
+                arguments({"X": "1"})
+
+
+def test_extension_for_trusted_peers_is_in_force_for_them_alone() -> None:
+    extensions = ClientExtensions(forPeer("192.0.2.1", "192.0.2.2"), Session(remoteAddress="192.0.2.1"))
+    check(extensions, isTrusted=False)  # until the peer is known
+    extensions.trust("192.0.2.9")
+    check(extensions, isTrusted=False)
+    extensions.trust("192.0.2.1")
+    check(extensions, isTrusted=True)
+    extensions.distrust()
+    check(extensions, isTrusted=False)
+
+
+def test_extension_for_trusted_peers_is_never_in_force_without_listed_peers() -> None:
+    extensions = ClientExtensions(forPeer(), Session(remoteAddress="192.0.2.1"))
+    extensions.trust("192.0.2.1")
+    check(extensions, isTrusted=False)
+
+
+def test_trust_in_one_client_does_not_extend_to_another() -> None:
+    known = forPeer("192.0.2.1")
+    one, other = (ClientExtensions(known, Session()) for _ in range(2))
+    one.trust("192.0.2.1")
+    check(other, isTrusted=False)
+    check(one, isTrusted=True)

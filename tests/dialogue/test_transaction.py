@@ -13,10 +13,7 @@ from smtphooks.dialogue.steps import AbandonMessage, Ask, DiscardChunk, ReceiveC
 from smtphooks.replies import SMTPError
 from smtphooks.session import Address, EnvelopeDSN
 from tests.support import Client, Pending, connect
-from tests.talk import Talk
-
-MAIL = "MAIL FROM:<ann@a.example>"
-RCPT = "RCPT TO:<joe@b.example>"
+from tests.talk import MAIL, RCPT, Talk
 
 
 def begun(*lines: str, lmtp: bool = False, answers: dict[Any, Any] | None = None, **options: Any) -> Talk:
@@ -78,7 +75,7 @@ CANDIDATE = ("ann@a.example", [], "8bitmime", True, True, EnvelopeDSN("HDRS", "x
 
 
 def asked(session: Any) -> tuple[Any, ...]:
-    """What the envelope says that MAIL asked for, and what follows from it."""
+    """What MAIL asked for according to the envelope, and what follows from it."""
     envelope = session.envelope
     asked = (envelope.bodyType, envelope.smtpUtf8, envelope.requireTLS, envelope.dsn)
     return (str(envelope.mailFrom), list(envelope.rcptTo), *asked, session.transmissionType)
@@ -146,7 +143,7 @@ def test_envelope_is_the_old_one_again_unless_the_hook_accepts(
         assert len(logged.takeFailures(ValueError)) == 1
 
 
-def test_server_that_closes_hears_the_hook_out_and_then_the_transaction() -> None:
+def test_closing_server_waits_for_the_hook_and_the_transaction() -> None:
     onMailFrom = Pending()
     client = connect(onMailFrom=onMailFrom)
     client.say("EHLO x", MAIL)
@@ -158,7 +155,7 @@ def test_server_that_closes_hears_the_hook_out_and_then_the_transaction() -> Non
     assert client.isClosed
 
 
-def test_server_that_closes_ends_where_the_hook_has_refused() -> None:
+def test_closing_server_ends_where_the_hook_has_refused() -> None:
     onMailFrom = Pending()
     client = connect(onMailFrom=onMailFrom)
     client.say("EHLO x", MAIL)
@@ -345,7 +342,7 @@ def test_421_for_a_message_closes_behind_all_replies() -> None:
 
 
 @pytest.mark.parametrize("argument", ["", "x", "-1", "1.0", "5 FIRST", "5LAST", "LAST", "5 LAST 5", "1" * 21, "\u0665"])
-def test_chunk_whose_length_cannot_be_read_ends_the_connection(argument: str) -> None:
+def test_chunk_with_an_unreadable_length_ends_the_connection(argument: str) -> None:
     talk = begun(MAIL, RCPT)
     assert talk.say(f"BDAT {argument}") == "501 5.5.4 Syntax: BDAT size [LAST]"
     assert talk.state is State.CLOSED
@@ -388,7 +385,7 @@ def test_abandoned_chunks_end_on_data_before_on_reset(line: str, last: str) -> N
         assert kinds == [AbandonMessage]
         return
     assert kinds[-2:] == [AbandonMessage, "onReset"]
-    # onReset can still see what is being given up.
+    # onReset still sees the envelope that is dropped.
     assert [str(address) for address in seen] == ["ann@a.example"]
     assert talk.session.envelope.mailFrom is None
     assert talk.session.transaction == 2

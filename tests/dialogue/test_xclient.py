@@ -1,4 +1,4 @@
-"""XCLIENT and XFORWARD: who may use them, when, and what the session is afterwards (invariant 8)."""
+"""XCLIENT and XFORWARD: which peers may use them, when, and what the session is afterwards (invariant 8)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import Portal
 from twisted.internet.address import IPv4Address
 
-from smtphooks import AuthResponse, SMTPError
+from smtphooks import AuthResponse, Extension, OptionError, SMTPError
 from smtphooks.dialogue.steps import Ask, State
 from smtphooks.sasl.portal import UserNameRealm
 from smtphooks.session import Session
@@ -19,7 +19,7 @@ from tests.talk import Talk
 
 pytestmark = pytest.mark.usefixtures("logged")
 
-PROXY = "192.0.2.1"  # where the client of a Talk comes from
+PROXY, OTHER = "192.0.2.1", "192.0.2.9"  # where the client of a Talk comes from, and where it does not
 BOTH = frozenset({"XCLIENT", "XFORWARD"})
 GREETING = "220 mx.example.org ESMTP"
 NOT_THERE = "502 5.5.1 Command not implemented"
@@ -34,32 +34,39 @@ COMPLETE = (
 FORWARD = "XFORWARD NAME=spike.example ADDR=203.0.113.5 PORT=40000 PROTO=SMTP HELO=spike IDENT=12345 SOURCE=REMOTE"
 
 
-def talkOf(*lines: str, **given: Any) -> Talk:
-    """A trusted proxy that has said these lines."""
-    talk = Talk(**{"session": {"proxies": BOTH, "localAddress": "192.0.2.2", "localPort": 2525}, **given})
+def talkOf(*lines: str, trusted: frozenset[str] = BOTH, **given: Any) -> Talk:
+    """
+    A proxy that has said these lines.
+
+    @param trusted: the commands that it is trusted with.
+    """
+    options = {
+        "session": {"localAddress": "192.0.2.2", "localPort": 2525},
+        "useXClient": [PROXY if "XCLIENT" in trusted else OTHER],
+        "useXForward": [PROXY if "XFORWARD" in trusted else OTHER],
+    }
+    talk = Talk(**{**options, **given})
     for line in lines:
         assert talk.say(line)[0] == "2"
     return talk
 
 
 def identity(session: Session) -> dict[str, Any]:
-    """All that says who the client is, and where the session stands."""
+    """All attributes of the session but the last error."""
     whole = attrs.asdict(session, recurse=False)
     return {name: value for name, value in whole.items() if name != "error"}
 
 
-# --- who may ---
+# --- which peers ---
 
 
 @pytest.mark.parametrize("verb", OFFERED)
-@pytest.mark.parametrize("proxies", [frozenset(), BOTH - {"XCLIENT"}, BOTH - {"XFORWARD"}, BOTH], ids=sorted)
+@pytest.mark.parametrize("trusted", [frozenset(), BOTH - {"XCLIENT"}, BOTH - {"XFORWARD"}, BOTH], ids=sorted)
 @pytest.mark.parametrize("lmtp", [False, True])
-def test_command_is_offered_to_who_may_use_it_and_to_nobody_else(
-    verb: str, proxies: frozenset[str], lmtp: bool
-) -> None:
-    talk = talkOf(session={"proxies": proxies}, lmtp=lmtp)
+def test_command_is_offered_to_trusted_peers_alone(verb: str, trusted: frozenset[str], lmtp: bool) -> None:
+    talk = talkOf(trusted=trusted, lmtp=lmtp)
     lines = [line[4:] for line in talk.say("LHLO proxy" if lmtp else HELLO).splitlines()]
-    isOffered = verb in proxies
+    isOffered = verb in trusted
     assert (OFFERED[verb] in lines) is isOffered
     assert any(line.startswith(verb) for line in lines) is isOffered
     assert (verb in talk.say("HELP")) is isOffered
@@ -89,19 +96,79 @@ def test_client_behind_the_proxy_may_not_use_what_the_proxy_may() -> None:
 
 
 @pytest.mark.parametrize("value", ["[UNAVAILABLE]", "[TEMPUNAVAIL]", PROXY])
-def test_address_is_set_once_even_if_it_is_not_known(value: str) -> None:
+def test_address_is_set_once_even_if_it_is_unknown(value: str) -> None:
     talk = talkOf(f"XCLIENT ADDR={value}")
     assert talk.say("XCLIENT ADDR=203.0.113.5") == NOT_THERE
     assert talk.session.remoteAddress == ("" if value[0] == "[" else PROXY)
 
 
-def test_STARTTLS_gives_nobody_the_proxys_rights_back() -> None:
+def test_STARTTLS_does_not_restore_the_trust_in_the_proxy() -> None:
     talk = talkOf(COMPLETE, HELLO)
     talk.say("STARTTLS")
     assert talk.session.secure
     assert "XCLIENT" not in talk.say(HELLO)
     assert talk.say("XCLIENT ADDR=198.51.100.77") == NOT_THERE
     assert talk.session.remoteAddress == "203.0.113.5"
+
+
+@pytest.mark.parametrize("hook", ["onConnect", "onHelo"])
+@pytest.mark.parametrize("address", [PROXY, OTHER])
+def test_hook_that_changes_the_address_of_the_session_changes_no_trust(hook: str, address: str) -> None:
+    answers = {hook: lambda question: setattr(question.arguments[-1], "remoteAddress", address)}
+    trusted = talkOf(HELLO, answers=answers)
+    assert trusted.session.remoteAddress == address
+    assert trusted.say("XCLIENT NAME=spike.example") == GREETING
+    untrusted = talkOf(HELLO, answers=answers, trusted=frozenset())
+    assert untrusted.session.remoteAddress == address
+    for line in (COMPLETE, FORWARD):
+        assert untrusted.say(line) == NOT_THERE
+
+
+@pytest.mark.parametrize("change", [{"remoteAddress": PROXY}, {"xClient": {}}, {"remoteAddress": PROXY, "xClient": {}}])
+def test_hook_cannot_make_the_client_behind_the_proxy_trusted(change: dict[str, Any]) -> None:
+    talk = talkOf(COMPLETE)
+    for name, value in change.items():
+        setattr(talk.session, name, value)
+    reply = talk.say(HELLO)
+    assert "XCLIENT" not in reply and "XFORWARD" not in reply
+    for line in (COMPLETE, FORWARD):
+        assert talk.say(line) == NOT_THERE
+    talk.say("STARTTLS")
+    assert talk.say(COMPLETE) == NOT_THERE
+
+
+@pytest.mark.parametrize("verb", OFFERED)
+def test_extension_of_a_user_does_not_make_the_command_available(verb: str) -> None:
+    own = Extension(verb, "ADDR", commands={verb: lambda argument, session: "mine"})
+    talk = talkOf(HELLO, trusted=frozenset(), extensions=[own])
+    assert talk.say(f"{verb} ADDR=203.0.113.5") == NOT_THERE
+
+
+def test_HELP_names_the_commands_before_QUIT() -> None:
+    assert talkOf().say("HELP").endswith(" HELP STARTTLS XCLIENT XFORWARD QUIT")
+
+
+@pytest.mark.parametrize("trusted", [frozenset(), BOTH], ids=len)
+def test_command_is_known_to_the_log_from_any_peer(trusted: frozenset[str]) -> None:
+    talk = talkOf(trusted=trusted)
+    for verb in OFFERED:
+        talk.say(f"{verb} NAME=spike.example")
+        assert talk.dialogue.knownVerb == verb
+        assert talk.dialogue.shows(verb)
+
+
+@pytest.mark.parametrize("trusted", [frozenset(), BOTH], ids=len)
+@pytest.mark.parametrize("verb", OFFERED)
+def test_command_counts_as_junk_from_any_peer(verb: str, trusted: frozenset[str]) -> None:
+    talk = talkOf(trusted=trusted, maxJunkCommands=2)
+    talk.sayAll(*[f"{verb} NAME=spike.example"] * 2)
+    assert talk.say(f"{verb} NAME=spike.example") == "421 4.7.0 Too many commands without a message"
+
+
+@pytest.mark.parametrize("option", ["useXClient", "useXForward"])
+def test_list_of_peers_that_is_wrong_names_its_option(option: str) -> None:
+    with pytest.raises(OptionError, match=f"option {option} is wrong: 'proxy.example' is neither an address"):
+        makeFactory(**{option: ["proxy.example"]})
 
 
 def test_attributes_may_come_in_several_commands_address_last() -> None:
@@ -120,7 +187,7 @@ def test_attributes_may_come_in_several_commands_address_last() -> None:
     assert (session.remoteAddress, session.remotePort) == ("203.0.113.5", 1)
 
 
-def test_user_of_an_earlier_command_is_forgotten_when_the_proxy_does_not_know_it_any_more() -> None:
+def test_user_of_an_earlier_command_is_forgotten_when_the_proxy_withdraws_it() -> None:
     talk = talkOf("XCLIENT LOGIN=ann", answers={"onAuth": "ann"})
     assert talk.session.user == "ann"
     talk.say("XCLIENT LOGIN=[UNAVAILABLE]")
@@ -158,7 +225,7 @@ def test_session_starts_anew_with_a_greeting(before: tuple[str, ...]) -> None:
 
 
 def test_user_is_forgotten_unless_the_proxy_names_one() -> None:
-    talk = talkOf(session={"proxies": BOTH, "user": "proxy"})
+    talk = talkOf(session={"user": "proxy"})
     talk.say(COMPLETE)
     assert talk.session.user is None
 
@@ -207,7 +274,7 @@ def test_session_is_that_of_the_client() -> None:
     ],
 )
 def test_address_port_and_name_are_what_is_known_of_them(line: str, expected: tuple[str, int, str] | None) -> None:
-    talk = talkOf(session={"proxies": BOTH, "remotePort": 50000, "clientHostname": "proxy.example"})
+    talk = talkOf(session={"remotePort": 50000, "clientHostname": "proxy.example"})
     before = identity(talk.session)
     reply = talk.say(f"XCLIENT {line}")
     session = talk.session
@@ -246,7 +313,7 @@ def test_name_that_the_client_gave_wins_over_that_of_the_proxy() -> None:
 
 
 @pytest.mark.parametrize("line", ["XCLIENT ADDR=203.0.113.5", "XCLIENT ADDR=203.0.113.5 HELO=[UNAVAILABLE]"])
-def test_where_the_proxy_does_not_know_it_the_client_gives_its_name_itself(line: str) -> None:
+def test_client_names_itself_where_the_proxy_does_not_know_its_name(line: str) -> None:
     talk = talkOf(line, HELLO)
     assert talk.session.hostNameAppearsAs == "client.test"
 
@@ -283,7 +350,7 @@ def test_later_hooks_see_the_client() -> None:
 )
 @pytest.mark.parametrize("stairs", [(), (HELLO,)], ids=len)
 def test_bad_attribute_changes_nothing(line: str, stairs: tuple[str, ...]) -> None:
-    talk = talkOf(*stairs, session={"proxies": BOTH, "user": "proxy"}, answers={"onAuth": "ann"})
+    talk = talkOf(*stairs, session={"user": "proxy"}, answers={"onAuth": "ann"})
     before, state = identity(talk.session), talk.state
     assert talk.say(line).startswith("501 5.5.4 ")
     assert identity(talk.session) == before
@@ -305,7 +372,7 @@ def test_bad_attribute_changes_nothing(line: str, stairs: tuple[str, ...]) -> No
     ],
 )
 def test_refused_login_changes_nothing(answer: object, reply: str) -> None:
-    talk = talkOf(HELLO, session={"proxies": BOTH, "user": "proxy"}, answers={"onAuth": answer})
+    talk = talkOf(HELLO, session={"user": "proxy"}, answers={"onAuth": answer})
     before = identity(talk.session)
     assert talk.say(COMPLETE + " LOGIN=ann") == reply
     assert identity(talk.session) == before
@@ -314,7 +381,7 @@ def test_refused_login_changes_nothing(answer: object, reply: str) -> None:
     assert talk.waits() == []
 
 
-def test_login_is_asked_before_anything_is_believed() -> None:
+def test_login_is_decided_before_any_attribute_counts() -> None:
     talk = talkOf(HELLO)
     step = talk.dialogue.receive(f"{COMPLETE} LOGIN=ann".encode())
     assert isinstance(step, Ask)
@@ -347,7 +414,7 @@ def test_name_of_a_user_may_hold_any_letter() -> None:
 
 
 @pytest.mark.parametrize("value", ["[UNAVAILABLE]", "[TEMPUNAVAIL]"])
-def test_user_that_the_proxy_does_not_know_is_nobody(value: str) -> None:
+def test_unknown_login_is_no_user(value: str) -> None:
     talk = talkOf(answers={"onAuth": "ann"})
     assert talk.say(f"XCLIENT LOGIN={value}") == GREETING
     assert "onAuth" not in talk.hooks()
@@ -386,7 +453,7 @@ def test_attributes_are_there_for_the_transaction_that_follows() -> None:
     assert talk.session.xForward == expected
 
 
-def test_it_says_nothing_of_the_session_itself() -> None:
+def test_XFORWARD_does_not_change_the_session_itself() -> None:
     talk = talkOf(HELLO)
     before = identity(talk.session)
     talk.say(FORWARD)
@@ -436,23 +503,23 @@ def come(peer: str = "10.0.0.1", **given: Any) -> Client:
 
 
 @pytest.mark.parametrize(
-    ("peer", "proxies"),
+    ("peer", "trusted"),
     [("10.0.0.1", {"XCLIENT"}), ("10.0.0.2", {"XFORWARD"}), ("10.0.0.3", set()), ("192.0.2.7", set())],
 )
-def test_address_of_the_connection_decides(peer: str, proxies: set[str]) -> None:
+def test_address_of_the_connection_decides(peer: str, trusted: set[str]) -> None:
     client = come(peer)
-    assert client.session.proxies == proxies
-    assert {verb for verb in OFFERED if f"250-{OFFERED[verb]}" in [*client.say(HELLO), "", ""]} <= proxies
+    lines = [line[4:] for line in client.say(HELLO)]
+    assert {verb for verb in OFFERED if OFFERED[verb] in lines} == trusted
     for verb in OFFERED:
-        assert (client.last(f"{verb} ADDR=203.0.113.5")[0] == "2") is (verb in proxies)
+        assert (client.last(f"{verb} ADDR=203.0.113.5")[0] == "2") is (verb in trusted)
 
 
-@pytest.mark.parametrize(("address", "believed"), [("10.0.0.1", True), ("203.0.113.5", False)])
-def test_behind_a_balancer_the_address_in_its_header_decides(address: str, believed: bool) -> None:
+@pytest.mark.parametrize(("address", "trusted"), [("10.0.0.1", True), ("203.0.113.5", False)])
+def test_behind_a_load_balancer_the_address_in_the_PROXY_header_decides(address: str, trusted: bool) -> None:
     client = come(useProxy=["10.0.0.1"])
     assert client.say(f"PROXY TCP4 {address} 198.51.100.1 4000 25")[0].startswith("220 ")
-    assert (client.last("XCLIENT ADDR=198.51.100.77")[:3] == "220") is believed
-    assert client.session.remoteAddress == ("198.51.100.77" if believed else address)
+    assert (client.last("XCLIENT ADDR=198.51.100.77")[:3] == "220") is trusted
+    assert client.session.remoteAddress == ("198.51.100.77" if trusted else address)
 
 
 def test_whole_message_of_a_client_behind_the_proxy() -> None:
@@ -477,14 +544,14 @@ def test_slow_login_holds_the_dialogue() -> None:
     assert (client.session.user, client.session.remoteAddress) == ("ann", "203.0.113.5")
 
 
-def test_without_a_hook_nobodys_name_is_believed() -> None:
+def test_without_a_hook_no_login_is_accepted() -> None:
     client = come()
     assert client.last("XCLIENT ADDR=203.0.113.5 LOGIN=ann").startswith("535 ")
     assert client.session.remoteAddress == "10.0.0.1"
 
 
 @pytest.mark.parametrize("password", ["secret", ""])
-def test_portal_cannot_vouch_for_whom_the_proxy_names(password: str) -> None:
+def test_portal_never_accepts_a_login_of_the_proxy(password: str) -> None:
     checker = InMemoryUsernamePasswordDatabaseDontUse(ann=password.encode())
     client = come(portal=Portal(UserNameRealm(), [checker]))
     assert client.last("XCLIENT ADDR=203.0.113.5 LOGIN=ann").startswith("535 ")

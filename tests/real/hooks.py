@@ -18,7 +18,7 @@ from tests.secrets import PASSWORD, TOKEN
 
 if TYPE_CHECKING:
     from smtphooks import Address, MessageStream, Session
-    from smtphooks.sasl.mechanisms import Auth
+    from smtphooks.sasl.auth import Auth
 
 
 log = Logger()

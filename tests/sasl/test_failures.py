@@ -1,4 +1,4 @@
-"""Counts by network: what is one, when it is barred, for how long, and how much memory that takes."""
+"""Failures by network: what a network is, when it is barred and for how long, and how much memory that takes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fail(failures: AuthFailures, address: str, times: int) -> None:
         ("/run/x:y", "/run/x:y"),
     ],
 )
-def test_network_is_an_ipv4_address_or_an_ipv6_network_of64_bits(address: str, network: str) -> None:
+def test_network_is_an_ipv4_address_or_an_ipv6_network_of_64_bits(address: str, network: str) -> None:
     assert networkOf(address) == network
 
 
@@ -80,7 +80,7 @@ def test_window_slides() -> None:
 
 
 @pytest.mark.parametrize("address", ["", "/run/client.sock", "/run/a:b", "localhost", "192.0.2.1:25"])
-def test_what_is_no_IP_address_is_never_barred(address: str) -> None:
+def test_only_IP_addresses_are_barred(address: str) -> None:
     failures = AuthFailures(1, lambda: 0)
     fail(failures, address, 5)
     assert not failures.isBarred(address)
@@ -101,12 +101,14 @@ def test_network_has_no_more_times_than_the_limit(limit: int) -> None:
         clock.advance(1)
         failures.add(ADDRESS)
     assert len(failures._failures[ADDRESS]) == min(limit, 100)
-    # The oldest have been dropped, so it is barred from the last on.
+    # The oldest have been dropped, so the network is barred from the last on.
     clock.advance(599)
     assert failures.isBarred(ADDRESS) is (limit == 1)
 
 
-def test_of_too_many_networks_that_whose_last_failure_is_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_with_the_oldest_last_failure_is_forgotten_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(counts, "_MAX_NETWORKS", 3)
     failures = AuthFailures(2, lambda: 0)
     addresses = [f"192.0.2.{number}" for number in range(4)]

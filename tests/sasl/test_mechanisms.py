@@ -1,4 +1,4 @@
-"""The mechanisms by themselves: what each takes, what it refuses, what it asks the hook, and what it never says."""
+"""The mechanisms by themselves: what each accepts and refuses, what it asks the hook, and what it never tells."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtphooks.replies import SMTPError
-from smtphooks.sasl import mechanisms as sasl
-from smtphooks.sasl.mechanisms import MECHANISM_NAMES, NO_MECHANISMS, Auth, AuthResponse, Mechanisms
+from smtphooks.sasl.auth import Auth, AuthResponse, Exchange
+from smtphooks.sasl.mechanisms import MECHANISM_NAMES, NO_MECHANISMS, Mechanisms
 from smtphooks.sasl.scram import ScramCredentials
 from smtphooks.session import Session
-from tests.secrets import CRAM_DIGEST, CRAM_PASSWORD, PASSWORD, TOKEN, UNICODE_PASSWORD, WRONG_PASSWORD
+from tests.secrets import PASSWORD, TOKEN, UNICODE_PASSWORD, WRONG_PASSWORD
 
 BINDING = b"\x01" * 32
 
@@ -38,7 +38,7 @@ class Attempt:
         method: str,
         initial: bytes | None,
         *responses: bytes | SMTPError,
-        judge: Any = "ann",
+        decision: Any = "ann",
         session: Session | None = None,
         offered: tuple[str, ...] = MECHANISM_NAMES,
     ) -> None:
@@ -57,7 +57,7 @@ class Attempt:
                 if isinstance(wanted, Auth):
                     assert self.auth is None
                     self.auth = wanted
-                    answer = judge if isinstance(judge, AuthResponse) else AuthResponse(user=judge)
+                    answer = decision if isinstance(decision, AuthResponse) else AuthResponse(user=decision)
                     resume = exchange.send
                 else:
                     self.challenges.append(wanted)
@@ -93,7 +93,7 @@ def test_PLAIN_brings_three_parts(password: str, authorizationId: str, hasInitia
     assert attempt.user == "ann"
 
 
-def test_PLAIN_without_a_user_takes_the_name_it_wants_to_act_as() -> None:
+def test_PLAIN_without_a_user_takes_its_authorization_identity() -> None:
     attempt = Attempt("PLAIN", f"ann\0\0{PASSWORD}".encode())
     assert asked(attempt, method="PLAIN", username="ann", password=PASSWORD, authorizationId="ann")
 
@@ -126,7 +126,7 @@ def cramDigest(challenge: bytes, password: str = PASSWORD) -> str:
     return hmac.new(password.encode(), challenge, "md5").hexdigest()
 
 
-def cram(respond: Any, judge: Any = "ann") -> Attempt:
+def cram(respond: Any, decision: Any = "ann") -> Attempt:
     """An attempt whose response is a function of the challenge."""
     session = makeSession()
     mechanism = Mechanisms(["CRAM-MD5"], lambda: True).find("CRAM-MD5", session)
@@ -140,7 +140,7 @@ def cram(respond: Any, judge: Any = "ann") -> Attempt:
     assert isinstance(wanted, Auth)
     attempt.auth = wanted
     with pytest.raises(StopIteration) as end:
-        exchange.send(AuthResponse(user=judge))
+        exchange.send(AuthResponse(user=decision))
     attempt.response = end.value.value
     return attempt
 
@@ -159,32 +159,11 @@ def test_CRAMMD5_brings_a_digest_of_its_challenge(username: str) -> None:
     assert attempt.user == "ann"
 
 
-def test_CRAMMD5_computes_as_in_the_example_of_its_RFC() -> None:
-    # RFC 2195 section 2.
-    auth = Auth(
-        method="CRAM-MD5",
-        username="tim",
-        challenge="<1896.697170952@postoffice.reston.mci.net>",
-        challengeResponse=CRAM_DIGEST,
-    )
-    assert auth.validatePassword(CRAM_PASSWORD)
-    assert attrs.evolve(auth, challengeResponse=CRAM_DIGEST.upper()).validatePassword(CRAM_PASSWORD)
-    assert not attrs.evolve(auth, challenge="<1896.697170953@postoffice.reston.mci.net>").validatePassword(
-        CRAM_PASSWORD
-    )
-
-
 def test_challenge_of_CRAMMD5_is_never_the_same_and_names_the_server() -> None:
     challenges = {cram(lambda challenge: b"ann " + b"0" * 32).challenges[0] for _ in range(50)}
     assert len(challenges) == 50
     # RFC 2195 section 2: in the form of a msg-id.
     assert all(each.startswith(b"<") and each.endswith(b"@mx.example.org>") for each in challenges)
-
-
-@pytest.mark.parametrize("digest", ["\u00e9" * 16, "\u00e9" * 32, "0" * 32])
-def test_any_digest_is_compared_without_a_crash(digest: str) -> None:
-    auth = Auth(method="CRAM-MD5", username="ann", challenge="<x@y>", challengeResponse=digest)
-    assert not auth.validatePassword(PASSWORD)
 
 
 CRAM_MALFORMED = [b"", b"ann", b"ann ", b" " + b"0" * 32, b"ann " + b"0" * 31, b"ann " + b"0" * 33, b"0" * 32, b"\xff"]
@@ -291,23 +270,23 @@ GOOGLE_ERROR = b'{"status":"401","schemes":"bearer mac","scope":"https://mail.go
 )
 @pytest.mark.parametrize("method, initial", [("XOAUTH2", XOAUTH2), ("OAUTHBEARER", OAUTHBEARER)])
 @pytest.mark.parametrize("answer", [b"", b"\1", b"\xff", SMTPError("cancelled", 501)], ids=repr)
-def test_reason_of_a_refused_token_is_a_challenge_whose_answer_counts_nothing(
+def test_reason_of_a_refused_token_is_a_challenge_with_any_answer(
     method: str, initial: bytes, data: Any, challenge: bytes, answer: Any
 ) -> None:
-    judged = AuthResponse(message="No", data=data)
-    attempt = Attempt(method, initial, answer, judge=judged)
+    answered = AuthResponse(message="No", data=data)
+    attempt = Attempt(method, initial, answer, decision=answered)
     assert attempt.challenges == [challenge]
-    assert attempt.response is judged
+    assert attempt.response is answered
 
 
 @pytest.mark.parametrize("method, initial", [("XOAUTH2", XOAUTH2), ("OAUTHBEARER", OAUTHBEARER)])
-@pytest.mark.parametrize("judged", [AuthResponse(), AuthResponse(user="ann", data={"status": "fine"})], ids=repr)
+@pytest.mark.parametrize("answered", [AuthResponse(), AuthResponse(user="ann", data={"status": "fine"})], ids=repr)
 def test_token_that_is_taken_or_refused_without_reason_needs_no_challenge(
-    method: str, initial: bytes, judged: AuthResponse
+    method: str, initial: bytes, answered: AuthResponse
 ) -> None:
-    attempt = Attempt(method, initial, judge=judged)
+    attempt = Attempt(method, initial, decision=answered)
     assert attempt.challenges == []
-    assert attempt.response is judged
+    assert attempt.response is answered
 
 
 # --- EXTERNAL ---
@@ -408,7 +387,7 @@ def test_no_control_character_reaches_the_hook_by_any_mechanism(control: str) ->
 
 
 @pytest.mark.parametrize("letter", NO_CONTROLS, ids=ascii)
-def test_other_characters_are_for_the_hook_to_judge(letter: str) -> None:
+def test_other_characters_are_left_to_the_hook(letter: str) -> None:
     name = f"a{letter}n"
     for method, response in (
         ("PLAIN", f"\0{name}\0{name}"),
@@ -426,16 +405,6 @@ def test_control_character_in_a_certificates_name_is_refused_too() -> None:
     assert (caught.value.responseCode, caught.value.enhancedCode) == (501, "5.5.2")
 
 
-@given(st.text(), st.sampled_from(["username", "authorizationId", "password", "accessToken", "challengeResponse"]))
-def test_attempt_is_made_of_any_text_without_control_characters(text: str, name: str) -> None:
-    given = {"method": "X", "username": "ann", name: text}
-    if any(control in text for control in CONTROLS):
-        with pytest.raises(SMTPError):
-            Auth(**given)  # type: ignore[arg-type]
-    else:
-        assert getattr(Auth(**given), name) == text  # type: ignore[arg-type]
-
-
 _octets = st.one_of(
     st.binary(max_size=60),
     st.text(st.sampled_from("\0\1,=anyuerpth Bb\u00e9"), max_size=60).map(str.encode),
@@ -451,7 +420,7 @@ STORED = ScramCredentials(b"salt", b"x" * 32, b"y" * 32, 4096)
     st.sampled_from([None, STORED]),
 )
 def test_any_octets_are_taken_or_refused_and_nothing_else(
-    method: str, initial: bytes | None, responses: list[bytes], judge: Any
+    method: str, initial: bytes | None, responses: list[bytes], decision: Any
 ) -> None:
     session = makeSession(peerIdentity="ann", channelBinding=BINDING)
     mechanism = Mechanisms(MECHANISM_NAMES, lambda: True).find(method, session)
@@ -461,99 +430,18 @@ def test_any_octets_are_taken_or_refused_and_nothing_else(
     try:
         for response in [*responses, b""]:
             wanted = exchange.send(answer)
-            answer = AuthResponse(user=judge, data={}) if isinstance(wanted, Auth) else response
+            answer = AuthResponse(user=decision, data={}) if isinstance(wanted, Auth) else response
             if isinstance(wanted, Auth) and method.startswith("SCRAM"):
-                answer = AuthResponse(user=judge)
+                answer = AuthResponse(user=decision)
     except StopIteration as end:
         assert isinstance(end.value, AuthResponse)
     except SMTPError as refusal:
         assert refusal.responseCode in (501, 535)
 
 
-# --- Auth and AuthResponse ---
-
-
-@pytest.mark.parametrize("given", [PASSWORD, UNICODE_PASSWORD])
-def test_password_is_validated_as_text_and_as_octets(given: str) -> None:
-    auth = Auth(method="PLAIN", username="ann", password=given)
-    assert auth.validatePassword(given)
-    assert auth.validatePassword(given.encode())
-    assert not auth.validatePassword(given + "x")
-    assert not auth.validatePassword(given[:-1])
-    assert not auth.validatePassword(b"\xff")
-
-
-def test_attempt_without_a_password_has_no_right_one() -> None:
-    auth = Auth(method="XOAUTH2", username="ann", accessToken=TOKEN)
-    for password in ("", TOKEN, "None"):
-        assert not auth.validatePassword(password)
-
-
-@pytest.mark.parametrize(
-    "auth",
-    [
-        Auth(method="PLAIN", username="ann", password=PASSWORD),
-        Auth(method="CRAM-MD5", username="ann", challenge="<x@y>", challengeResponse=CRAM_DIGEST),
-    ],
-    ids=lambda auth: auth.method,
-)
-def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch, auth: Auth) -> None:
-    compared: list[tuple[bytes, bytes]] = []
-
-    def compare(one: bytes, other: bytes) -> bool:
-        compared.append((one, other))
-        return False
-
-    monkeypatch.setattr(sasl.hmac, "compare_digest", compare)
-    assert auth.validatePassword(PASSWORD) is False
-    assert len(compared) == 1
-
-
-def test_no_secret_stands_in_the_repr_of_an_attempt() -> None:
-    auth = Auth(
-        method="X",
-        username="ann",
-        password=PASSWORD,
-        accessToken=TOKEN,
-        challenge=WRONG_PASSWORD,
-        challengeResponse=CRAM_DIGEST,
-    )
-    assert repr(auth) == "Auth(method='X', username='ann', authorizationId='')"
-    assert TOKEN not in repr(AuthResponse(data=TOKEN))
-
-
-def test_attempt_cannot_be_changed() -> None:
-    with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        Auth(method="X", username="ann").username = "joe"  # type: ignore[misc]
-
-
-@pytest.mark.parametrize("code", [235, 399, 600, 0, True, "535", 535.0])
-def test_response_code_is_that_of_a_refusal(code: Any) -> None:
-    with pytest.raises(ValueError, match="a refusal has a number from 400 to 599"):
-        AuthResponse(responseCode=code)
-
-
-def test_user_may_have_the_code_of_success() -> None:
-    for user in ("ann", {}, "", 0):
-        assert AuthResponse(user, responseCode=235).responseCode == 235
-    for nobody in (None, False):
-        with pytest.raises(ValueError, match="responseCode is 235: a refusal has a number from 400 to 599"):
-            AuthResponse(nobody, responseCode=235)
-    for code in (200, 250, 334, 235.0):
-        with pytest.raises(ValueError, match="responseCode is "):
-            AuthResponse("ann", responseCode=code)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("user", ["ann", True, {}, "", 0, 0.0, (), [], b""])
-def test_user_counts_unless_it_is_none_or_false(user: Any) -> None:
-    assert AuthResponse(user).accepts
-    for nobody in (None, False):
-        assert not AuthResponse(nobody, data={}).accepts
-
-
 @pytest.mark.parametrize("method, initial", [("XOAUTH2", XOAUTH2), ("OAUTHBEARER", OAUTHBEARER)])
-def test_reason_is_none_where_a_false_user_is_accepted(method: str, initial: bytes) -> None:
-    attempt = Attempt(method, initial, judge=AuthResponse(user={}, data={"status": "fine"}))
+def test_no_reason_is_sent_where_a_false_user_is_accepted(method: str, initial: bytes) -> None:
+    attempt = Attempt(method, initial, decision=AuthResponse(user={}, data={"status": "fine"}))
     assert (attempt.challenges, attempt.user) == ([], {})
 
 
@@ -568,7 +456,7 @@ class Mine:
     def isAvailable(self, session: Session) -> bool:
         return session.remoteAddress == "192.0.2.1"
 
-    def exchange(self, initial: bytes | None, session: Session) -> sasl.Exchange:
+    def exchange(self, initial: bytes | None, session: Session) -> Exchange:
         message = yield b"Who?"
         response: AuthResponse = yield Auth(method=self.name, username=message.decode())
         return response
@@ -595,7 +483,7 @@ def test_user_may_replace_a_built_in_mechanism() -> None:
     assert mechanisms.find("PLAIN", makeSession(remoteAddress="192.0.2.1")) is mine
 
 
-def test_mechanisms_are_available_to_who_can_use_them() -> None:
+def test_mechanisms_are_available_to_clients_that_can_use_them() -> None:
     mechanisms = Mechanisms(MECHANISM_NAMES, lambda: True)
     always = [name for name in MECHANISM_NAMES if name not in ("SCRAM-SHA-256-PLUS", "EXTERNAL")]
     assert mechanisms.namesFor(makeSession()) == always
@@ -605,12 +493,17 @@ def test_mechanisms_are_available_to_who_can_use_them() -> None:
 
 
 @pytest.mark.parametrize("name", ["LOG\u0131N", "PLA\u0131N", "", "PLAIN ", "NTLM"])
-def test_what_is_no_name_of_a_mechanism_finds_none(name: str) -> None:
+def test_unknown_name_finds_no_mechanism(name: str) -> None:
     assert Mechanisms(MECHANISM_NAMES, lambda: True).find(name, makeSession()) is None
 
 
-def test_no_mechanisms_are_none() -> None:
+def test_built_in_mechanisms_are_named_in_the_order_of_their_classes() -> None:
+    wanted = "PLAIN LOGIN CRAM-MD5 XOAUTH2 OAUTHBEARER SCRAM-SHA-256 SCRAM-SHA-256-PLUS EXTERNAL"
+    assert tuple(wanted.split()) == MECHANISM_NAMES
+
+
+def test_server_without_mechanisms_has_none() -> None:
     assert not NO_MECHANISMS
-    assert not NO_MECHANISMS.isJudged()
+    assert not NO_MECHANISMS.hasHook()
     assert NO_MECHANISMS.namesFor(makeSession()) == []
     assert Mechanisms(["PLAIN"], lambda: True)

@@ -1,4 +1,4 @@
-"""twisted.cred: the checkers that come with Twisted judge, avatars are users, and who leaves is logged out."""
+"""twisted.cred: the checkers of Twisted decide, avatars become users, and each is logged out at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zope.interface.verify import verifyObject
 from smtphooks import SMTPServerFactory
 from smtphooks.errors import OptionError
 from smtphooks.sasl import portal as cred
-from smtphooks.sasl.mechanisms import Auth, AuthResponse
+from smtphooks.sasl.auth import Auth, AuthResponse
 from smtphooks.sasl.portal import ISMTPUser, UserNameRealm, canCheck, onAuthOf
 from smtphooks.session import Session
 from tests.conftest import Logged
@@ -41,7 +41,7 @@ def passwordFile(folder: Path, **given: Any) -> Any:
 
 
 class Reversed(FilePasswordDB):
-    """A file whose passwords are not there in the clear; the hash is none that anybody should use."""
+    """A file of hashed passwords; no real file should use this hash."""
 
     def __init__(self, folder: Path) -> None:
         path = folder / "hashed"
@@ -52,10 +52,10 @@ class Reversed(FilePasswordDB):
 @implementer(IRealm)
 class Realm:
     """
-    A realm that writes down who is there.
+    A realm that notes logins and logouts.
 
     @ivar asked: what it was asked for.
-    @ivar left: who was logged out.
+    @ivar left: the users that were logged out.
     """
 
     def __init__(self, avatar: Any = None) -> None:
@@ -150,7 +150,7 @@ def test_passwords_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch
 
 @implementer(ICredentialsChecker)
 class Checker:
-    """A checker of somebody else's that answers as the test says."""
+    """A checker from elsewhere, which answers as the test says."""
 
     credentialInterfaces = (IUsernamePassword, IUsernameHashedPassword)
 
@@ -224,7 +224,7 @@ def test_realm_of_names_gives_the_name(avatarId: Any, user: str | None) -> None:
     assert (interface, avatar, logout()) == (ISMTPUser, user, None)
 
 
-def test_anonymous_is_nobody() -> None:
+def test_anonymous_avatar_is_no_user() -> None:
     one = client(portalOf(Checker(())))
     assert authenticate(one, "PLAIN") == FAILURE
     assert one.session.user is None
@@ -233,13 +233,13 @@ def test_anonymous_is_nobody() -> None:
 @pytest.mark.parametrize(
     "authorizationId, wanted", [("", SUCCESS), ("ann", SUCCESS), ("joe", FAILURE), ("Ann", FAILURE)]
 )
-def test_nobody_acts_as_somebody_else(authorizationId: str, wanted: list[str]) -> None:
+def test_no_user_acts_as_another(authorizationId: str, wanted: list[str]) -> None:
     checker = Checker(b"ann")
     one = client(portalOf(checker))
     said = one.say(f"AUTH PLAIN {plain(authorizationId=authorizationId)}")
     one.clock.advance(1)
     assert said + one.replies() == wanted
-    assert bool(checker.seen) is (wanted is SUCCESS)  # the password of who asks for too much is not even tried
+    assert bool(checker.seen) is (wanted is SUCCESS)  # the password is not even tried
 
 
 # --- Logout ---
@@ -262,7 +262,7 @@ def test_user_is_logged_out_once_when_the_connection_ends(ends: str) -> None:
     assert order == ["['ann'] ann"]
 
 
-def test_nobody_is_logged_out_who_was_not_logged_in() -> None:
+def test_only_a_logged_in_user_is_logged_out() -> None:
     realm = Realm()
     one = client(portalOf(memory(), realm))
     assert authenticate(one, "PLAIN", password=WRONG_PASSWORD) == FAILURE
@@ -271,7 +271,7 @@ def test_nobody_is_logged_out_who_was_not_logged_in() -> None:
 
 
 @pytest.mark.parametrize("avatar", ["", {}, 0, False], ids=repr)
-def test_false_avatar_leaves_at_once(avatar: Any) -> None:
+def test_false_avatar_is_logged_out_at_once(avatar: Any) -> None:
     realm = Realm(avatar=avatar)
     one = client(portalOf(memory(), realm))
     assert authenticate(one, "PLAIN") == FAILURE
@@ -281,7 +281,7 @@ def test_false_avatar_leaves_at_once(avatar: Any) -> None:
     assert realm.left == [avatar]
 
 
-def test_who_was_there_before_TLS_leaves_when_another_comes() -> None:
+def test_user_from_before_TLS_is_logged_out_by_the_next_login() -> None:
     realm = Realm()
     onAuth = onAuthOf(portalOf(memory(), realm))
     session = Session()
@@ -293,7 +293,7 @@ def test_who_was_there_before_TLS_leaves_when_another_comes() -> None:
     assert realm.left == ["ann", "joe"]
 
 
-def test_refused_attempt_leaves_the_logout_of_who_is_there() -> None:
+def test_refused_attempt_does_not_log_out_the_user() -> None:
     realm = Realm()
     onAuth = onAuthOf(portalOf(memory(), realm))
     session = Session()
@@ -317,7 +317,7 @@ def test_user_whose_login_ends_after_the_connection_is_not_logged_in() -> None:
     assert decision.called  # it was cancelled
 
 
-def test_logout_that_crashes_is_logged_and_harms_nobody(logged: Logged) -> None:
+def test_logout_that_crashes_is_logged_and_does_no_harm(logged: Logged) -> None:
     realm = Realm()
     closed: list[Any] = []
     one = client(portalOf(memory(), realm), onClose=closed.append)

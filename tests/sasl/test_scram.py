@@ -1,4 +1,4 @@
-"""SCRAM-SHA-256: the example of its RFC, an independent client, channel binding, and whatever does not fit."""
+"""SCRAM-SHA-256: the example of its RFC, an independent client, channel binding, and malformed messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from scramp import ScramClient, ScramException, ScramMechanism
 
 from smtphooks.replies import SMTPError
 from smtphooks.sasl import scram
-from smtphooks.sasl.mechanisms import Auth, AuthResponse, Mechanisms
+from smtphooks.sasl.auth import Auth, AuthResponse
+from smtphooks.sasl.mechanisms import Mechanisms
 from smtphooks.sasl.scram import ScramCredentials, ScramServer, UnknownUsers
 from smtphooks.session import Session
 from tests.secrets import SCRAM_PASSWORD, UNICODE_PASSWORD, WRONG_PASSWORD
@@ -66,7 +67,7 @@ def exchange(
     credentials: ScramCredentials = CREDENTIALS,
     change: Callable[[str], str] = lambda final: final,
 ) -> str | None:
-    """The server's last message, None if it does not believe the client."""
+    """The server's last message, None if it refuses the client."""
     server = ScramServer(client.first, binding, required)
     final = server.verify(change(client.final(server.challenge(credentials))))
     assert final in (None, client.signature)
@@ -102,7 +103,7 @@ def test_example_of_its_RFC_comes_true(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("password", [SCRAM_PASSWORD, UNICODE_PASSWORD.replace("\u00a0", "")])
 @pytest.mark.parametrize("username", ["ann", "ann@a.example", "ann,joe=x", "\u00e4nn"])
 @pytest.mark.parametrize("iterations", [4096, 8192])
-def test_independent_client_is_believed_and_believes(password: str, username: str, iterations: int) -> None:
+def test_independent_client_and_server_accept_each_other(password: str, username: str, iterations: int) -> None:
     stored = ScramCredentials(*ScramMechanism("SCRAM-SHA-256").make_auth_info(password, iterations))
     client = ScramClient(["SCRAM-SHA-256"], username, password)
     server = ScramServer(client.get_client_first(), None, required=False)
@@ -113,14 +114,14 @@ def test_independent_client_is_believed_and_believes(password: str, username: st
     client.set_server_final(final)  # raises if the server does not know the password itself
 
 
-def test_independent_client_with_a_wrong_password_is_not_believed() -> None:
+def test_independent_client_with_a_wrong_password_is_refused() -> None:
     client = ScramClient(["SCRAM-SHA-256"], "ann", WRONG_PASSWORD)
     server = ScramServer(client.get_client_first(), None, required=False)
     client.set_server_first(server.challenge(CREDENTIALS))
     assert server.verify(client.get_client_final()) is None
 
 
-def test_independent_client_does_not_believe_a_server_that_has_no_password() -> None:
+def test_independent_client_refuses_a_server_without_the_password() -> None:
     client = ScramClient(["SCRAM-SHA-256"], "ann", SCRAM_PASSWORD)
     server = ScramServer(client.get_client_first(), None, required=False)
     client.set_server_first(server.challenge(CREDENTIALS._replace(serverKey=b"x" * 32)))
@@ -133,11 +134,11 @@ def test_independent_client_does_not_believe_a_server_that_has_no_password() -> 
 # --- Proof, nonce, channel ---
 
 
-def test_client_of_our_own_is_believed() -> None:
+def test_client_of_these_tests_is_accepted() -> None:
     assert exchange(Client()) is not None
 
 
-def test_wrong_password_is_not_believed() -> None:
+def test_wrong_password_is_refused() -> None:
     assert exchange(Client(WRONG_PASSWORD)) is None
 
 
@@ -147,15 +148,15 @@ def test_nonce_is_never_the_same() -> None:
 
 
 @pytest.mark.parametrize("nonce", ["fyko+d2lbbFgONRv9qkxdawL", "x", "fyko+d2lbbFgONRv9qkxdawLAAAAAAAAAAAAAAAAAAAAAAAA"])
-def test_proof_for_another_nonce_is_not_believed(nonce: str) -> None:
-    # The proof itself is right: whoever overheard one could send it again.
+def test_proof_for_another_nonce_is_refused(nonce: str) -> None:
+    # The proof itself is right: an eavesdropper could replay it.
     client = Client()
     server = ScramServer(client.first, None, required=False)
     assert server.verify(client.final(server.challenge(CREDENTIALS), nonce)) is None
 
 
 @pytest.mark.parametrize("changed", [lambda p: p[:-1], lambda p: p + b"x", lambda p: b"", lambda p: bytes(32)])
-def test_proof_of_another_length_or_content_is_not_believed(changed: Callable[[bytes], bytes]) -> None:
+def test_proof_of_another_length_or_content_is_refused(changed: Callable[[bytes], bytes]) -> None:
     client = Client()
 
     def change(final: str) -> str:
@@ -216,18 +217,18 @@ def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("header", ["p=tls-exporter,,", "p=tls-exporter,a=ann,"])
-def test_bound_client_is_believed(header: str) -> None:
+def test_bound_client_is_accepted(header: str) -> None:
     assert exchange(Client(header=header, binding=BINDING), BINDING, required=True) is not None
 
 
 @pytest.mark.parametrize("binding", [b"", bytes(32), BINDING[:-1], BINDING + b"x"])
-def test_client_bound_to_another_channel_is_not_believed(binding: bytes) -> None:
-    # Somebody stands between who has the password from nobody, but passes on the messages.
+def test_client_bound_to_another_channel_is_refused(binding: bytes) -> None:
+    # A man in the middle does not know the password, but passes on the messages.
     assert exchange(Client(header="p=tls-exporter,,", binding=binding), BINDING, required=True) is None
 
 
 @pytest.mark.parametrize("altered", ["n,,", "y,,", "n,a=joe,", "p=tls-exporter,a=joe,"])
-def test_header_that_was_altered_underway_is_not_believed(altered: str) -> None:
+def test_header_that_was_altered_in_transit_is_refused(altered: str) -> None:
     required = altered.startswith("p")
     client = Client(header="p=tls-exporter,,", binding=BINDING)
     client.first = client.first.replace("p=tls-exporter,,", altered)
@@ -235,16 +236,16 @@ def test_header_that_was_altered_underway_is_not_believed(altered: str) -> None:
 
 
 @pytest.mark.parametrize("header", ["n,,", "n,a=joe,", "y,,"])
-def test_client_without_binding_is_believed_where_none_was_offered(header: str) -> None:
+def test_client_without_binding_is_accepted_where_none_was_offered(header: str) -> None:
     assert exchange(Client(header=header), None, required=False) is not None
 
 
-def test_client_that_cannot_bind_is_believed_where_it_was_offered() -> None:
+def test_client_that_cannot_bind_is_accepted_where_binding_was_offered() -> None:
     assert exchange(Client(header="n,,"), BINDING, required=False) is not None
 
 
 def test_client_that_did_not_see_the_offer_is_refused() -> None:
-    # RFC 5802 section 6: somebody has taken PLUS out of the EHLO reply.
+    # RFC 5802 section 6: a man in the middle has removed PLUS from the EHLO reply.
     with pytest.raises(SMTPError) as caught:
         ScramServer(Client(header="y,,").first, BINDING, required=False)
     assert (caught.value.responseCode, caught.value.enhancedCode) == (535, "5.7.8")
@@ -378,11 +379,11 @@ def test_any_messages_are_taken_or_refused(first: str, final: str, required: boo
 
 
 class Exchange:
-    """An exchange of the mechanism with a client of our own; each answer by the hook is C{judged}."""
+    """An exchange of the mechanism with a client of our own; the hook answers C{answered}."""
 
     def __init__(
         self,
-        judged: Any,
+        answered: Any,
         client: Client,
         method: str = PLAIN,
         offered: tuple[str, ...] = (PLAIN,),
@@ -397,7 +398,7 @@ class Exchange:
         self.auth = wanted
         self.said: list[bytes] = []
         try:
-            challenge = run.throw(judged) if isinstance(judged, SMTPError) else run.send(judged)
+            challenge = run.throw(answered) if isinstance(answered, SMTPError) else run.send(answered)
             assert isinstance(challenge, bytes)
             self.said.append(challenge)
             proof = run.send(client.final(challenge.decode()).encode())
@@ -409,7 +410,7 @@ class Exchange:
 
 
 @pytest.mark.parametrize(
-    "judged, user",
+    "answered, user",
     [
         (AuthResponse(user=CREDENTIALS), "ann"),
         (AuthResponse(user=tuple(CREDENTIALS)), "ann"),
@@ -419,27 +420,27 @@ class Exchange:
         (AuthResponse(user="Ann", message="Hello Ann", data=tuple(CREDENTIALS)), "Ann"),
     ],
 )
-def test_hook_answers_with_the_stored_credentials(judged: AuthResponse, user: Any) -> None:
+def test_hook_answers_with_the_stored_credentials(answered: AuthResponse, user: Any) -> None:
     client = Client(header="n,a=joe,")
-    done = Exchange(judged, client)
+    done = Exchange(answered, client)
     assert done.auth == Auth(method=PLAIN, username="ann", authorizationId="joe")
     assert done.said[1].decode() == client.signature
-    assert done.response == AuthResponse(user=user, message=judged.message)
+    assert done.response == AuthResponse(user=user, message=answered.message)
 
 
 def test_PLUS_is_bound_to_the_channel_of_the_session() -> None:
-    judged = AuthResponse(user="ann", data=CREDENTIALS)
+    answered = AuthResponse(user="ann", data=CREDENTIALS)
     good = Client(header="p=tls-exporter,,", binding=BINDING)
-    assert Exchange(judged, good, PLUS, (PLUS,)).response.user == "ann"
+    assert Exchange(answered, good, PLUS, (PLUS,)).response.user == "ann"
     bad = Client(header="p=tls-exporter,,", binding=bytes(32))
-    assert Exchange(judged, bad, PLUS, (PLUS,)).response == AuthResponse()
+    assert Exchange(answered, bad, PLUS, (PLUS,)).response == AuthResponse()
 
 
 def test_downgrade_is_seen_where_PLUS_is_offered_only() -> None:
-    judged = AuthResponse(user="ann", data=CREDENTIALS)
-    assert Exchange(judged, Client(header="y,,"), PLAIN, (PLAIN,)).response.user == "ann"
+    answered = AuthResponse(user="ann", data=CREDENTIALS)
+    assert Exchange(answered, Client(header="y,,"), PLAIN, (PLAIN,)).response.user == "ann"
     with pytest.raises(SMTPError):
-        Exchange(judged, Client(header="y,,"), PLAIN, (PLAIN, PLUS))
+        Exchange(answered, Client(header="y,,"), PLAIN, (PLAIN, PLUS))
 
 
 # What a hook says of a user that it does not know, and gives no other reason for.
@@ -459,10 +460,10 @@ def shapeOf(challenge: bytes) -> list[tuple[str, Any]]:
     return [("r", len(parts["r"])), ("s", len(base64.b64decode(parts["s"]))), ("i", parts["i"])]
 
 
-@pytest.mark.parametrize("judged", UNKNOWN, ids=repr)
-def test_wrong_password_and_unknown_user_get_the_same_words(judged: Any) -> None:
+@pytest.mark.parametrize("answered", UNKNOWN, ids=repr)
+def test_wrong_password_and_unknown_user_get_the_same_words(answered: Any) -> None:
     known = Exchange(AuthResponse(user="ann", message="Hello", data=CREDENTIALS), Client(WRONG_PASSWORD))
-    unknown = Exchange(judged, Client(WRONG_PASSWORD))
+    unknown = Exchange(answered, Client(WRONG_PASSWORD))
     assert known.response == unknown.response == AuthResponse()
     assert len(known.said) == len(unknown.said) == 1
     assert shapeOf(known.said[0]) == shapeOf(unknown.said[0])
@@ -471,7 +472,7 @@ def test_wrong_password_and_unknown_user_get_the_same_words(judged: Any) -> None
 def test_wrong_password_and_unknown_user_cost_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
     mechanisms = Mechanisms([PLAIN], lambda: True)
 
-    def work(judged: AuthResponse) -> list[str]:
+    def work(answered: AuthResponse) -> list[str]:
         done: list[str] = []
 
         def note(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -485,7 +486,7 @@ def test_wrong_password_and_unknown_user_cost_the_same_work(monkeypatch: pytest.
             patch.setattr(scram, "_hmac", note("hmac", scram._hmac))
             patch.setattr(scram.hashlib, "shake_256", note("shake", hashlib.shake_256))
             patch.setattr(scram.hmac, "compare_digest", note("compare", hmac.compare_digest))
-            Exchange(judged, Client(WRONG_PASSWORD), mechanisms=mechanisms)
+            Exchange(answered, Client(WRONG_PASSWORD), mechanisms=mechanisms)
         return done
 
     assert work(AuthResponse()) == work(AuthResponse(user="ann", data=CREDENTIALS)) != []
@@ -521,13 +522,13 @@ def test_unknown_user_is_like_the_last_known_one(octets: int, iterations: int) -
     for method, client in ((PLAIN, Client(WRONG_PASSWORD, "nobody")), (PLUS, bound)):
         unknown = Exchange(AuthResponse(), client, method, mechanisms=mechanisms)
         assert shapeOf(unknown.said[0]) == shapeOf(known.said[0])
-    # Another server has other users.
+    # Another server shows what its own users have.
     other = Exchange(AuthResponse(), Client(WRONG_PASSWORD))
     assert shapeOf(other.said[0]) != shapeOf(known.said[0])
 
 
 @pytest.mark.parametrize("iterations, saltLength", [(10000, 16), (10000, None), (None, 16)])
-def test_unknown_user_shows_what_is_given_whoever_is_known(iterations: int | None, saltLength: int | None) -> None:
+def test_unknown_user_shows_the_options_not_known_users(iterations: int | None, saltLength: int | None) -> None:
     unknown = UnknownUsers(b"sixteen octets..", iterations, saltLength)
 
     def shape() -> tuple[int, int]:
@@ -548,9 +549,9 @@ def test_any_user_can_be_imitated(username: str, octets: int, iterations: int) -
     assert len({credentials.salt[:32], credentials.storedKey, credentials.serverKey}) == 3
 
 
-@pytest.mark.parametrize("judged", [AuthResponse(message="Locked", responseCode=454), AuthResponse(responseCode=534)])
-def test_refusal_for_another_reason_is_the_reply_once_the_client_has_answered(judged: AuthResponse) -> None:
-    assert Exchange(judged, Client()).response is judged
+@pytest.mark.parametrize("answered", [AuthResponse(message="Locked", responseCode=454), AuthResponse(responseCode=534)])
+def test_refusal_for_another_reason_is_the_reply_once_the_client_has_answered(answered: AuthResponse) -> None:
+    assert Exchange(answered, Client()).response is answered
 
 
 @pytest.mark.parametrize(
@@ -566,6 +567,6 @@ def test_refusal_for_another_reason_that_was_raised_is_the_reply_at_once(refusal
 
 @pytest.mark.parametrize("stored", ["ann", True, list(CREDENTIALS), CREDENTIALS[:3], {"salt": b""}])
 def test_answer_without_stored_credentials_is_a_fault_of_the_hook(stored: Any) -> None:
-    for judged in (AuthResponse(user=stored), AuthResponse(user="ann", data=stored)):
+    for answered in (AuthResponse(user=stored), AuthResponse(user="ann", data=stored)):
         with pytest.raises(TypeError, match="onAuth answers SCRAM with"):
-            Exchange(judged, Client())
+            Exchange(answered, Client())

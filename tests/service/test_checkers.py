@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtphooks import Session
-from smtphooks.sasl.mechanisms import Auth
+from smtphooks.sasl.auth import Auth
 from smtphooks.sasl.portal import canCheck, onAuthOf
 from smtphooks.service.checkers import makePortal
 from smtphooks.service.reading import AuthSettings, ConfigError

@@ -12,7 +12,7 @@ import pytest
 
 from smtphooks import Options, Session, SMTPServerFactory
 from smtphooks.admission.clients import Clients
-from smtphooks.sasl.mechanisms import Auth
+from smtphooks.sasl.auth import Auth
 from smtphooks.sasl.scram import ScramCredentials
 from smtphooks.service.checking import Configuration, configure, describe
 from smtphooks.service.reading import ConfigError, HooksSettings, defaultSettings, maildirHooks, readSettings

@@ -47,7 +47,7 @@ class Stream:
 
 def makeSession(*recipients, mailFrom="sender@example.org", lmtp=False, **args):
     return Session(
-        serverName="mx.example.com",
+        localName="mx.example.com",
         lmtp=lmtp,
         openingCommand="LHLO" if lmtp else "EHLO",
         hostNameAppearsAs="client.example.org",

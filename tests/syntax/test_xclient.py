@@ -1,4 +1,4 @@
-"""XCLIENT and XFORWARD: every attribute, everything that is wrong with one, and the forms that Postfix sends."""
+"""XCLIENT and XFORWARD: every attribute, every error in one, and the forms that Postfix sends."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_x_forward_attribute_is_accepted(argument: str, name: str, value: str | 
 @pytest.mark.parametrize(
     "argument", ["", " ", "NAME", "=x", "NAME=a ADDR", "NA-ME=a", "NÄME=a", "X" * 33 + "=1", "\0=1"]
 )
-def test_what_is_no_attribute_is_refused(parse: Parse, argument: str) -> None:
+def test_malformed_attribute_is_refused(parse: Parse, argument: str) -> None:
     assert refusal(parse, argument) == "Syntax: attribute=value"
 
 
@@ -133,7 +133,7 @@ def test_attribute_given_twice_is_refused(parse: Parse) -> None:
 @pytest.mark.parametrize(
     "value", ["", "+", "+4", "+G0", "a=b", "a+", "\x7f", "Ä", "a\tb", "a\r\nb", "+FF", "+C3", "\ud800"]
 )
-def test_what_is_no_xtext_is_refused(parse: Parse, value: str) -> None:
+def test_malformed_xtext_is_refused(parse: Parse, value: str) -> None:
     assert refusal(parse, f"HELO={value}") == "Value of attribute HELO is empty or no xtext (RFC 3461 section 4)"
 
 

@@ -1,0 +1,198 @@
+"""
+The context: what the handlers of commands read and change, and what they may call.
+
+It is all that lasts from one command to the next: the state, the counts, and what this client may use.
+This module knows no command by name: the handlers import it, and the engine imports the handlers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import attrs
+
+from smtphooks.dialogue.extensions import ClientExtensions, Extensions, isDisabled
+from smtphooks.dialogue.limits import Counts, Tally
+from smtphooks.dialogue.steps import Replies, State, Task
+from smtphooks.hooks import SITUATIONS
+from smtphooks.options import Options
+from smtphooks.replies import COMMAND_SITUATION, PARAMETER_SITUATION, Reply, SMTPError
+from smtphooks.sasl.auth import Auth
+from smtphooks.sasl.failures import AuthFailures
+from smtphooks.sasl.mechanisms import Mechanisms
+from smtphooks.session import Envelope, Session
+
+# The states of a transaction.
+_WITHIN = frozenset({State.MAIL, State.RECIPIENTS, State.MESSAGE, State.CHUNKS})
+
+# The connection ends if one of these hooks refuses.
+_CLOSING = ("onConnect", "onSecure")
+
+
+def refusalBy(hook: object, error: SMTPError) -> Reply:
+    """
+    The reply to a command that was refused.
+
+    @param hook: the name of the hook that raised the error, or the handler of an extension's command; C{"parameter"}
+        if no hook did, so that the argument of the command is at fault.
+    """
+    reply = error.reply(PARAMETER_SITUATION if hook == "parameter" else SITUATIONS.get(str(hook), COMMAND_SITUATION))
+    return reply.closing() if hook in _CLOSING else reply
+
+
+@lru_cache(maxsize=16)
+def _greeting(*words: str) -> Reply:
+    # The same for all clients of a server, so that its octets are made once.
+    return Reply(220, " ".join(filter(None, words)))
+
+
+class CurrentCommand:
+    """
+    The current command; the next line takes its place.
+
+    @ivar verb: in upper case; empty if the line could not be read.
+    @ivar lineLength: octets, the line end included.
+    @ivar subject: the sender or recipient that it is about.
+    @ivar refuser: the hook that has refused it, or the handler of an extension; empty if the server itself has.
+    @ivar attempt: the last attempt of AUTH that C{onAuth} was asked about.
+    @ivar hasFailed: it is an AUTH that has failed, which has been counted and logged.
+    """
+
+    __slots__ = ("attempt", "hasFailed", "lineLength", "refuser", "subject", "verb")
+
+    def __init__(self) -> None:
+        self.verb = ""
+        self.lineLength = 0
+        self.subject: str | None = None
+        self.refuser: str | Callable[..., Any] = ""
+        self.attempt: Auth | None = None
+        self.hasFailed = False
+
+
+class Context:
+    """
+    The state of one dialogue.
+
+    @ivar extensions: as this client may use them.
+    @ivar failuresByAddress: failed AUTH, over all connections.
+    @ivar state: where the dialogue stands.
+    @ivar command: the current command.
+    @ivar counts: what the client has done so far.
+    @ivar tally: what the dialogue itself knows of the current transaction.
+    @ivar speaksUtf8: the client has asked for SMTPUTF8, so the next reply may leave ASCII (RFC 6531 section 3.7.4).
+    """
+
+    __slots__ = (
+        "command",
+        "counts",
+        "extensions",
+        "failuresByAddress",
+        "flavour",
+        "mechanisms",
+        "options",
+        "session",
+        "speaksUtf8",
+        "state",
+        "tally",
+    )
+
+    def __init__(
+        self,
+        options: Options,
+        extensions: Extensions,
+        session: Session,
+        flavour: Flavour,
+        mechanisms: Mechanisms,
+        failuresByAddress: AuthFailures,
+    ) -> None:
+        self.options = options
+        self.extensions = ClientExtensions(extensions, session)
+        self.session = session
+        self.flavour = flavour
+        self.mechanisms = mechanisms
+        self.failuresByAddress = failuresByAddress
+        self.state = State.CONNECTED
+        self.command = CurrentCommand()
+        self.counts = Counts()
+        self.tally = Tally()
+        self.speaksUtf8 = False
+
+    @property
+    def inTransaction(self) -> bool:
+        """MAIL was accepted and the transaction has not ended; what the envelope says meanwhile is up to the hooks."""
+        return self.state in _WITHIN
+
+    def reset(self) -> None:
+        """End the current transaction, if any."""
+        if self.state in _WITHIN:
+            self.session.transaction += 1
+            self.session.envelope = Envelope()
+            self.tally = Tally()
+        # XFORWARD is about one message, even one that never began; the next must not inherit it.
+        self.session.xForward = {}
+        self.state = State.GREETED if self.session.openingCommand is None else State.IDENTIFIED
+
+    def startAnew(self) -> None:
+        """Forget all that the client has said, as TLS begins (RFC 3207 section 4.2)."""
+        session = self.session
+        session.openingCommand, session.hostNameAppearsAs, session.user = None, "", None
+        if self.state is not State.CONNECTED:
+            self.reset()
+
+    def greeting(self) -> Reply:
+        """RFC 5321 section 4.2: the host name, then what it speaks."""
+        return _greeting(self.options.name, self.flavour.protocol, self.options.banner)
+
+    def verbs(self) -> list[str]:
+        """The commands that this client may use."""
+        verbs = [*filter(self._isOffered, self.flavour.commands), *self.extensions.verbs()]
+        return [verb for verb in dict.fromkeys(verbs) if not isDisabled(verb, self.options, self.session)]
+
+    def _isOffered(self, verb: str) -> bool:
+        extension = self.flavour.commands[verb].extension
+        return not extension or self.extensions.isInForce(extension)
+
+
+# A handler gets the argument of the command.  It returns the reply, or is a generator that yields what it must know
+# first and returns the reply: so it reads as RFC 5321 tells it.  An SMTPError that it raises becomes the reply.
+Handler: TypeAlias = Callable[[Context, str], Replies | Task]
+
+
+@attrs.frozen
+class Command:
+    """
+    A row of the table of commands.
+
+    @ivar handle: makes the reply.
+    @ivar refusals: in these states the command gets this reply instead.
+    @ivar bare: it takes no argument.
+    @ivar extension: the extension that brings it.
+    @ivar encrypted: option C{needsUpgrade} asks for TLS before it (RFC 3207 section 4).
+    @ivar always: its handler is called even if the command is disabled, as it must read what follows.
+    @ivar junk: it brings no message on, so option C{maxJunkCommands} counts it.
+    """
+
+    handle: Handler
+    refusals: Mapping[State, Reply] = {}
+    bare: bool = False
+    extension: str = ""
+    encrypted: bool = False
+    always: bool = False
+    junk: bool = False
+
+
+@attrs.frozen
+class Flavour:
+    """
+    What differs between SMTP and LMTP, chosen once for a connection.
+
+    @ivar protocol: its name in the greeting.
+    @ivar commands: the rows of the table that it has.
+    @ivar noRecipients: the reply to a message without a recipient: RFC 2033 section 4.2 leaves LMTP no choice.
+    """
+
+    protocol: str
+    commands: Mapping[str, Command]
+    noRecipients: Reply
