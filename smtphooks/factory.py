@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import copy_context
-from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any
@@ -29,7 +28,7 @@ from smtphooks.connection.runner import HookRunner
 from smtphooks.dialogue.extensions import Extensions, builtInExtensions
 from smtphooks.errors import OptionError
 from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
-from smtphooks.netaddress import bracketed, maybeIP
+from smtphooks.netaddress import bracketed, isPublic
 from smtphooks.options import Options, isSecret, isSecretPath, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.replies import Reply
@@ -38,7 +37,7 @@ from smtphooks.sasl.mechanisms import Mechanisms
 from smtphooks.sasl.portal import canCheck, onAuthOf
 from smtphooks.sasl.scram import UnknownUsers
 from smtphooks.session import Session
-from smtphooks.syntax.proxyheader import TrustedPeers
+from smtphooks.syntax.networks import TrustedPeers
 from smtphooks.tls.context import SecureContext
 
 _log = Logger()
@@ -182,7 +181,7 @@ class SMTPServerFactory(ServerFactory):
         options = self.options
         if options.disableReverseLookup or not address:
             return bracketed(address)
-        if options.resolver is None and _isInner(address):
+        if options.resolver is None and not isPublic(address):
             return bracketed(address)
         if self._lookup is None:
             self._lookup = ReverseLookup(options.resolver, self.reactor())
@@ -373,10 +372,3 @@ def _peersOf(name: str, value: object) -> TrustedPeers:
         return TrustedPeers(value)
     except OptionError as error:
         raise error.ofOption(name) from None
-
-
-@lru_cache(maxsize=4096)
-def _isInner(address: str) -> bool:
-    """Not of the Internet: its servers have no names for it (RFC 6303), only a resolver of one's own may."""
-    ip = maybeIP(address)
-    return ip is None or not ip.is_global

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from smtphooks.netaddress import asPath, networkOf
+from smtphooks.netaddress import asPath, networkOf, unmappedText
 from smtphooks.replies import Reply
 from smtphooks.syntax.proxyheader import ProxyError, ProxyHeader
 
@@ -93,7 +93,7 @@ class Arrival:
             self._client.rest += data
             return
         try:
-            result = self._header.receive(data)
+            result = self._header.feed(data)
         except ProxyError as error:
             self._header = None
             peer = self._client.remoteAddress
@@ -168,4 +168,4 @@ def _hostAndPort(address: Any) -> tuple[str, int]:
         return asPath(text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)), 0
     host = str(getattr(address, "host", ""))
     # A client that comes by IPv4 to an IPv6 socket is the client that its IPv4 address says.
-    return host.removeprefix("::ffff:") if "." in host else host, getattr(address, "port", 0)
+    return unmappedText(host), getattr(address, "port", 0)
