@@ -143,7 +143,7 @@ async def _answers(query: Deferred[Any]) -> Sequence[Any]:
 def _askable(address: str) -> IPAddress | None:
     """The address that DNS may have a name for."""
     ip = maybeIP(address)
-    if ip is None or getattr(ip, "scope_id", None) is not None:
+    if ip is None or "%" in address:  # a zone means something on this host alone
         return None
     ip = unmapped(ip)
     return None if ip.is_loopback or ip.is_link_local or ip.is_unspecified else ip

@@ -9,12 +9,12 @@ This module knows syntax alone: not which parameters exist, not the session, not
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import NamedTuple
 
 import idna
 
+from smtphooks.netaddress import addressLiteral, canonical, maybeTaggedIP
 from smtphooks.replies import SMTPError
 
 # RFC 5321 section 4.5.3.1, in octets; the path is counted with its brackets.  Local parts have no limit of their own:
@@ -45,14 +45,13 @@ _MAILBOX = re.compile(rf"({_ATOM}(?:\.{_ATOM})*|{_QUOTED})@(.*)", re.DOTALL)
 _LENIENT_MAILBOX = re.compile(rf"([.{_ASCII_ATEXT}{_NON_ASCII}]+|{_QUOTED})@(.*)", re.DOTALL)
 _LABEL = re.compile(_LDH)
 _LENIENT_LABEL = re.compile(_LDH.replace("A-Z", "_A-Z"))
-# A zone id ("%eth0") means nothing to another host.
-_LITERAL = re.compile(r"\[(IPv6:)?([^\[\]%]*)\]", re.IGNORECASE)
 
 _KEYWORD = re.compile("[A-Za-z0-9][A-Za-z0-9-]*")
 _VALUE = re.compile("[!-<>-~]+")
 _UTF8_VALUE = re.compile(f"[!-<>-~{_NON_ASCII}]+")
 _XTEXT = re.compile(r"[!-*,-<>-~]*(?:\+[0-9A-F]{2}[!-*,-<>-~]*)*")
-_HEXCHAR = re.compile(r"\+(..)")
+_LENIENT_XTEXT = re.compile(_XTEXT.pattern.replace("A-F", "A-Fa-f"))
+_HEXCHAR = re.compile(rb"\+(..)")
 _HOSTNAME = re.compile("[!-~]{1,255}")
 
 # The part of Unicode's Default_Ignorable_Code_Point that str.isprintable() takes for printable: fillers,
@@ -198,19 +197,10 @@ def _mailbox(inner: str, lenient: bool) -> Path:
 
 def _addressLiteral(literal: str) -> str:
     """RFC 5321 section 4.1.3; no General-address-literal, as IANA has registered no other tag than IPv6."""
-    match = _LITERAL.fullmatch(literal)
-    try:
-        if match is None:
-            raise ValueError
-        if match[1] is None:
-            return f"[{ipaddress.IPv4Address(match[2])}]"
-        address = ipaddress.IPv6Address(match[2])
-    except ValueError:
-        raise _Fault("malformed address literal") from None
-    if address.ipv4_mapped is not None:
-        # RFC 5952 section 5; str() writes it so only since Python 3.13.
-        return f"[IPv6:::ffff:{address.ipv4_mapped}]"
-    return f"[IPv6:{address}]"
+    ip = maybeTaggedIP(literal[1:-1]) if literal.endswith("]") else None
+    if ip is None:
+        raise _Fault("malformed address literal")
+    return addressLiteral(canonical(ip))
 
 
 def _domain(domain: str, lenient: bool) -> str:
@@ -273,16 +263,27 @@ def parseParameters(text: str, utf8: bool) -> dict[str, str | bool]:
     return parameters
 
 
+def maybeXtext(text: str, *, lenient: bool = False) -> bytes | None:
+    """
+    The octets that an xtext encodes (RFC 3461 section 4), None if it is malformed.
+
+    @param lenient: hexadecimal digits may be lower-case, as Postfix accepts them with XCLIENT.
+    """
+    if (_LENIENT_XTEXT if lenient else _XTEXT).fullmatch(text) is None:
+        return None
+    return _HEXCHAR.sub(lambda match: bytes([int(match[1], 16)]), text.encode("ascii"))
+
+
 def decodeXtext(text: str) -> str:
     """
-    Decode the xtext of RFC 3461 section 4.
+    Decode the xtext of ORCPT or ENVID, which RFC 3461 sections 4.2 and 4.4 restrict to printable ASCII.
 
-    What it decodes to is printable ASCII, as sections 4.2 and 4.4 demand of ORCPT and ENVID: no line end
-    travels through it into a header field or a log.
+    So no line end gets through it into a header field or a log.
     """
-    if _XTEXT.fullmatch(text) is None:
+    octets = maybeXtext(text)
+    if octets is None:
         raise SMTPError("Malformed xtext (RFC 3461 section 4)", 501, "5.5.4")
-    decoded = _HEXCHAR.sub(lambda match: chr(int(match[1], 16)), text)
+    decoded = octets.decode("latin-1")
     if not (decoded.isascii() and decoded.isprintable()):
         raise SMTPError("Only printable ASCII may be encoded as xtext here", 501, "5.5.4")
     return decoded
