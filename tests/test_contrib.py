@@ -19,7 +19,7 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import FileLogObserver, ILogObserver, globalLogPublisher, textFileLogObserver
 
-from smtphooks.service.supervision import lineOfJSON
+from smtphooks.service.jsonlog import lineOfJSON
 from tests.certificates import Authority
 from tests.real.programs import PATIENCE, ROOT, Client, Maildir, Program, freePort, hidden, requires, run, tcp, which
 from tests.secrets import WRONG_PASSWORD, plain

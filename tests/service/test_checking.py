@@ -11,82 +11,27 @@ import attrs
 import pytest
 
 from smtphooks import Options, Session, SMTPServerFactory
-from smtphooks.admission.clients import Clients
 from smtphooks.sasl.mechanisms import Auth
 from smtphooks.sasl.scram import ScramCredentials
-from smtphooks.service.checking import Configuration, configure, describe
+from smtphooks.service.checking import Configuration, configure
 from smtphooks.service.reading import ConfigError, HooksSettings, defaultSettings, maildirHooks, readSettings
 from smtphooks.stores.maildir import Maildir
-from tests.certificates import Authority
 from tests.secrets import SCRAM_SECRET
+from tests.service.configurations import (
+    LISTENERS,
+    MAIL,
+    MODULE,
+    OPTIONAL,
+    PAIRS,
+    USERS,
+    configured,
+    limitsOf,
+    refusal,
+)
 
-MODULE = """
-from smtphooks import Extension, Hooks
+pytestmark = pytest.mark.usefixtures("folder")
 
-class Mail(Hooks):
-    def __init__(self, **given):
-        self.given = given
-        if "bad" in given:
-            raise ValueError("bad is\\nbad")
-
-    def onData(self, stream, session):
-        return "taken"
-
-class Trusting(Mail):
-    def onAuth(self, auth, session):
-        return auth.username
-
-class Nothing(Hooks):
-    pass
-
-class Dropping(Hooks):
-    def __init__(self, **given):
-        self.given = given
-
-    def onRcptTo(self, address, session):
-        pass
-
-class Outer:
-    inner = Mail()
-
-single = Mail()
-limit = Extension("LIMIT")
-other = Extension("OTHER")
-size = 3
-"""
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working folder, with a module of hooks in it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "mailapp.py").write_text(MODULE)
-    (tmp_path / "broken.py").write_text("import nowhere.at.all\n")
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.startswith(("mailapp", "broken")):
-            del sys.modules[name]
-
-
-def configured(text: str) -> Configuration:
-    """The configuration that a file of this text makes."""
-    Path("smtphooks.toml").write_text(text)
-    return configure(readSettings("smtphooks.toml"))
-
-
-def refusal(text: str) -> str:
-    """The sentence for a file of this text."""
-    with pytest.raises(ConfigError) as caught:
-        configured(text)
-    return str(caught.value)
-
-
-MAIL = 'hooks = "mailapp:Mail"\n'
-OPTIONAL = MAIL + "[options]\nauthOptional = true\n"
 DEFAULT = "smtphooks.toml: the default listener (tcp:2525:interface=127.0.0.1): "
-USERS = '[auth]\ncheckers = ["memory:joe:pencil"]\n'
 
 
 def test_defaults_take_mail_for_anyone_on_loopback(folder: Path) -> None:
@@ -419,26 +364,6 @@ def test_a_sentence_speaks_TOML_and_names_the_table(text: str, sentence: str) ->
 
 
 @pytest.mark.parametrize(
-    ("common", "options"),
-    [
-        ("authOptional = true\ndisabledCommands = ['AUTH']\n", {"authOptional": True, "disabledCommands": ("AUTH",)}),
-        ("disabledCommands = ['AUTH']\nauthOptional = true\n", {"authOptional": True, "disabledCommands": ("AUTH",)}),
-        (
-            "authOptional = true\nminVersion = 'TLSv1'\nmaxVersion = 'TLSv1.1'\n",
-            {"minVersion": "TLSv1", "maxVersion": "TLSv1.1"},
-        ),
-    ],
-)
-def test_options_that_only_fit_together_are_taken_and_written_so_that_they_are_taken_again(
-    common: str, options: dict[str, Any]
-) -> None:
-    configuration = configured(f"{MAIL}[options]\n{common}")
-    again = configured(describe(configuration))
-    for listener in (*configuration.listeners, *again.listeners):
-        assert {name: getattr(listener.factory.options, name) for name in options} == options
-
-
-@pytest.mark.parametrize(
     ("common", "own", "where"),
     [
         ("disabledCommands = ['AUTH']", "", "[options]"),
@@ -498,92 +423,6 @@ def test_hooks_that_authenticate_need_no_auth_optional() -> None:
     assert not listener.factory.options.authOptional
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        OPTIONAL,
-        OPTIONAL
-        + 'banner = "\\"quoted\\" \\\\ ü \\U0001F4E7"\nmaxCommandLength = 600\ncloseTimeout = 1.5\n'
-        + 'disabledCommands = ["VRFY"]\nextensions = ["mailapp:limit"]\n'
-        + '[hooks-options]\n"a b" = {c = [1, {d = "e"}]}\nat = 2026-01-02T03:04:05Z\nday = 2026-01-02\n'
-        + 'hour = 03:04:05\nmany = inf\ntext = "\\u007f\\t\\u0001"\n'
-        + '[[listener]]\nendpoint = "tcp:25"\n'
-        + '[[listener]]\nendpoint = "unix:lmtp:mode=660"\nlmtp = true\nmaxCommandLength = 700\n',
-        OPTIONAL
-        + "maxClients = 5\nmaxClientsPerAddress = 2\n"
-        + '[[listener]]\nendpoint = "tcp:25"\nmaxClients = 3\n[[listener]]\nendpoint = "tcp:26"\n',
-        OPTIONAL + '[[listener]]\nendpoint = "tcp:25"\nmaxClients = 3\n',
-        "discard = true\n"
-        + OPTIONAL
-        + '[[listener]]\nendpoint = "tcp:25"\nhooks = "mailapp:Dropping"\n[listener.hooks-options]\n"a b" = [1]\n'
-        + '[[listener]]\nendpoint = "tcp:26"\ndiscard = false\n'
-        + '[[listener]]\nendpoint = "tcp:27"\nhooks = "mailapp:single"\n',
-        '[options]\nauthOptional = true\n[[listener]]\nendpoint = "tcp:25"\nhooks = "mailapp:Dropping"\n'
-        + "discard = true\nsize = 5\n",
-    ],
-)
-def test_a_configuration_is_written_as_it_is_read(text: str) -> None:
-    read = configured(text)
-    written = describe(read)
-    again = configured(written)
-    assert describe(again) == written
-    assert (again.hooks, again.discard) == (read.hooks, read.discard)
-    assert [one.said.hooks for one in again.listeners] == [one.said.hooks for one in read.listeners]
-    assert [limitsOf(one.factory.clients) for one in again.listeners] == [
-        limitsOf(one.factory.clients) for one in read.listeners
-    ]
-    assert limitsOf(again.clients) == limitsOf(read.clients)
-    assert [one.endpoint for one in again.listeners] == [one.endpoint for one in read.listeners]
-    assert [one.factory.options for one in again.listeners] == [
-        attrs.evolve(one.factory.options, extensions=other.factory.options.extensions)
-        for one, other in zip(read.listeners, again.listeners, strict=True)
-    ]
-
-
-def limitsOf(clients: Clients) -> tuple[int, int]:
-    return clients.most, clients.mostPerNetwork
-
-
-def sharingOf(configuration: Configuration) -> tuple[list[int], list[int]]:
-    """Of each listener, the first one that counts failed AUTH with it, and the first that shows the same with SCRAM."""
-    counts = [listener.factory.authFailures for listener in configuration.listeners]
-    shown = [listener.factory.mechanisms.unknownUsers for listener in configuration.listeners]
-    return [counts.index(one) for one in counts], [shown.index(one) for one in shown]
-
-
-@pytest.mark.parametrize(
-    ("common", "own", "counting", "showing"),
-    [
-        ("", ["", "", ""], [0, 0, 0], [0, 0, 0]),
-        ("", ["authFailuresPerAddress = 20", "", ""], [0, 1, 1], [0, 0, 0]),
-        ("authFailuresPerAddress = 5", ["", "authFailuresPerAddress = 5", ""], [0, 1, 0], [0, 0, 0]),
-        ("", ["authFailuresPerAddress = 5"] * 3, [0, 1, 2], [0, 0, 0]),
-        ("authFailuresPerAddress = 5", ["", "authFailuresPerAddress = 6", ""], [0, 1, 0], [0, 0, 0]),
-        ("", ["authFailuresPerAddress = 0", "", ""], [0, 1, 1], [0, 0, 0]),
-        ("authFailuresPerAddress = 0", ["", "", ""], [0, 0, 0], [0, 0, 0]),
-        ("scramSecret = './one'", ["", "scramSecret = './one'", ""], [0, 0, 0], [0, 1, 0]),
-        ("scramSecret = './one'", ["", "scramSecret = './other'", ""], [0, 0, 0], [0, 1, 0]),
-        ("", ["scramSecret = './one'"] * 3, [0, 0, 0], [0, 1, 2]),
-        ("scramIterations = 5000", ["scramIterations = 5000", "", ""], [0, 0, 0], [0, 1, 1]),
-        ("", ["", "", "scramSaltLength = 16"], [0, 0, 0], [0, 0, 2]),
-        ("scramSaltLength = 16\nscramIterations = 5000", ["", "", ""], [0, 0, 0], [0, 0, 0]),
-    ],
-)
-def test_what_listeners_share_is_shared_of_what_is_written_too(
-    folder: Path, common: str, own: list[str], counting: list[int], showing: list[int]
-) -> None:
-    for name in ("one", "other"):
-        (folder / name).write_text(SCRAM_SECRET + name)
-    read = configured(
-        f"{OPTIONAL}{common}\n"
-        + "".join(f'[[listener]]\nendpoint = "tcp:{number}"\n{said}\n' for number, said in enumerate(own, 1))
-    )
-    again = configured(describe(read))
-    assert sharingOf(read) == sharingOf(again) == (counting, showing)
-    assert describe(again) == describe(read)
-    assert [one.factory.options for one in again.listeners] == [one.factory.options for one in read.listeners]
-
-
 def test_what_one_listener_has_learnt_of_users_the_others_show_too() -> None:
     one, two, other = configured(
         OPTIONAL
@@ -593,17 +432,6 @@ def test_what_one_listener_has_learnt_of_users_the_others_show_too() -> None:
     one.factory.mechanisms.unknownUsers.imitate(ScramCredentials(b"s" * 12, b"", b"", 5000))
     shown = [each.factory.mechanisms.unknownUsers.credentialsOf("nobody") for each in (one, two, other)]
     assert [(len(each.salt), each.iterations) for each in shown] == [(12, 5000), (12, 5000), (32, 4096)]
-
-
-def test_options_of_one_listener_are_written_at_it() -> None:
-    written = describe(
-        configured(
-            OPTIONAL + '[[listener]]\nendpoint = "tcp:25"\n[[listener]]\nendpoint = "tcp:26"\nmaxCommandLength = 700\n'
-        )
-    )
-    assert written.endswith(
-        '\n[[listener]]\nendpoint = "tcp:25"\n\n[[listener]]\nendpoint = "tcp:26"\nmaxCommandLength = 700\n'
-    )
 
 
 def test_the_hosts_name_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -640,7 +468,6 @@ class TestHooksOfAListener:
             '[options]\nauthOptional = true\n[[listener]]\nendpoint = "tcp:1"\nhooks = "mailapp:Mail"\n'
         )
         assert configuration.hooks is None
-        assert not describe(configuration).startswith("hooks")
 
     @pytest.mark.parametrize(
         ("listener", "sentence"),
@@ -791,13 +618,6 @@ class TestLimits:
         assert other.isBarred("192.0.2.7")
         assert not own.isBarred("192.0.2.7")
 
-    def test_they_are_written_where_they_were_said(self) -> None:
-        written = describe(configured(OPTIONAL + "maxClients = 5\n" + LISTENERS + "maxClients = 3\n"))
-        common, _, other = written.split("[[listener]]")
-        assert "\nmaxClients = 5\n" in common
-        assert "\nmaxClients = 0\n" not in common
-        assert "maxClients = 3\n" in other
-
     def test_a_wrong_one_has_its_sentence(self) -> None:
         assert refusal(OPTIONAL + "maxClients = true\n").startswith(
             "smtphooks.toml: [options]: option maxClients is true, it wants a whole number of connections"
@@ -919,23 +739,6 @@ class TestTLS:
             self.configured(table.format(given))
         assert str(caught.value).replace(f"{folder}/etc", "<folder>").startswith(where + sentence)
 
-    def test_no_key_is_written_wherever_it_stands(self) -> None:
-        pair = PAIRS["main"]
-        own = f"key = '''\n{pair.key}'''\ncert = 'main.pem'\n"
-        written = describe(
-            self.configured(
-                f"[tls]\n{own}[tls.sni.'mail.example']\n{own}{LISTENERS}{own}[listener.sniOptions.b]\n{own}"
-            )
-        )
-        assert "PRIVATE" not in written
-        assert written.count('key = "(not shown)"') == 3
-        assert "main.pem" in written
-
-    def test_paths_of_keys_are_written(self, folder: Path) -> None:
-        written = describe(self.configured("[tls]\nkey = 'main.key'\ncert = 'main.pem'\n"))
-        assert f'key = "{folder}/etc/main.key"\n' in written
-        assert describe(configured(written)) == written
-
     @pytest.mark.parametrize(
         "text",
         ["[tls]\nsni = {}", "[listener]\nkey = {}", "tls = {}", "[[listener]]\nendpoint = {}"],
@@ -966,17 +769,6 @@ class TestScramSecret:
         configuration = configure(readSettings("etc/smtphooks.toml"))
         (listener,) = configuration.listeners
         assert listener.factory.options.scramSecret == f"{folder}/etc/./secret"
-        written = describe(configuration)
-        assert f'scramSecret = "{folder}/etc/./secret"\n' in written
-        assert describe(configured(written)) == written
-
-    def test_it_is_not_written_wherever_it_stands(self) -> None:
-        own = f"scramSecret = '{SCRAM_SECRET}'\n"
-        for text in (OPTIONAL + own, OPTIONAL + LISTENERS + own):
-            written = describe(configured(text))
-            assert SCRAM_SECRET not in written
-            assert 'scramSecret = "(not shown)"\n' in written
-            assert "scramSecret" not in describe(configured(OPTIONAL))
 
     @pytest.mark.parametrize(
         ("value", "sentence"),
@@ -996,11 +788,6 @@ class TestScramSecret:
         said = refusal(f"{OPTIONAL}scramSecret = {value}\n")
         assert sentence in said
         assert "my-secret" not in said
-
-
-AUTHORITY = Authority()
-PAIRS = {stem: AUTHORITY.server(f"{stem}.example") for stem in ("main", "mail", "own")}
-LISTENERS = "[[listener]]\nendpoint = 'tcp:1'\n[[listener]]\nendpoint = 'tcp:2'\n"
 
 
 class TestAuth:
@@ -1030,11 +817,6 @@ class TestAuth:
         assert refusal(MAIL + '[auth]\ncheckers = ["file:none"]\n') == (
             f"smtphooks.toml: [auth]: checker 1 is file:{folder}/none, which is no file, name another one"
         )
-
-    def test_none_of_them_is_written(self) -> None:
-        written = describe(configured(MAIL + USERS))
-        assert '\n[auth]\ncheckers = ["(not shown)"]\n' in written
-        assert "pencil" not in written and "memory" not in written and "portal" not in written
 
     def test_none_of_them_is_in_a_repr(self) -> None:
         assert "pencil" not in repr(configured(MAIL + USERS))

@@ -1,12 +1,10 @@
-"""Supervision: what a service manager is told, and a log that is read by machine."""
+"""The JSON log: every event is one line that can be parsed, and goes where twistd would log."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,119 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.logger import ILogObserver, LogEvent, Logger, LogPublisher, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, Logger, LogPublisher
 from twisted.python import log
 from twisted.python.failure import Failure
 
-from smtphooks.service import supervision
+from smtphooks.service.jsonlog import jsonObserver, lineOfJSON
 from smtphooks.service.reading import ConfigError
-from smtphooks.service.supervision import jsonObserver, notify
-from tests.real.programs import PATIENCE
-
-
-class Manager:
-    """A service manager that is told something."""
-
-    def __init__(self, address: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.settimeout(PATIENCE)
-        self._socket.bind(address)
-
-    def heard(self) -> bytes:
-        return self._socket.recv(4096)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@pytest.fixture
-def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Manager]]:
-    """Make a manager, and the environment that names it."""
-    managers: list[Manager] = []
-
-    def make(bound: str, named: str) -> Manager:
-        managers.append(Manager(bound))
-        monkeypatch.setenv("NOTIFY_SOCKET", named)
-        return managers[-1]
-
-    yield make
-    for each in managers:
-        each.close()
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    """What supervision has logged."""
-    lines: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        if event["log_namespace"] == "smtphooks.service.supervision":
-            lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observe)
-    yield lines
-    globalLogPublisher.removeObserver(observe)
-
-
-# --- readiness ---
-
-
-def test_a_manager_is_told_by_a_datagram(
-    manager: Callable[..., Manager], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
-    told = manager("notify", "notify")
-    notify("READY=1")
-    notify("STOPPING=1")
-    assert [told.heard(), told.heard()] == [b"READY=1", b"STOPPING=1"]
-    assert warnings == []
-
-
-def test_its_address_may_be_abstract(manager: Callable[..., Manager]) -> None:
-    name = f"smtphooks/{os.getpid()}"
-    told = manager(f"\0{name}", f"@{name}")
-    notify("READY=1")
-    assert told.heard() == b"READY=1"
-
-
-def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
-    for address in (None, ""):
-        if address is None:
-            monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-        else:
-            monkeypatch.setenv("NOTIFY_SOCKET", address)
-        monkeypatch.setattr(supervision.socket, "socket", None)
-        notify("READY=1")
-        monkeypatch.undo()
-    assert warnings == []
-
-
-@pytest.mark.parametrize("address", ["/nowhere/at/all", "@nobody-listens-here", "x" * 200, "vsock:2:1"])
-def test_a_manager_that_is_not_there_harms_nobody(
-    monkeypatch: pytest.MonkeyPatch, warnings: list[str], address: str
-) -> None:
-    monkeypatch.setenv("NOTIFY_SOCKET", address)
-    notify("READY=1")
-    (line,) = warnings
-    assert line.startswith("the service manager cannot be told READY=1: ")
-
-
-def test_a_manager_that_does_not_listen_holds_nobody_up(
-    manager: Callable[..., Manager], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(supervision, "_PATIENCE", 0.01)
-    manager("notify", "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-        other.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            while True:
-                other.sendto(b"x", "notify")
-    notify("READY=1")
-    assert len(warnings) == 1
-
-
-# --- JSON ---
 
 
 @pytest.fixture
@@ -266,7 +157,7 @@ ANYTHING = st.recursive(
     )
 )
 def test_whatever_an_event_holds_it_is_one_line(event: dict[str, Any]) -> None:
-    line = supervision.lineOfJSON(event)
+    line = lineOfJSON(event)
     assert line.index("\n") == len(line) - 1
     assert list(json.loads(line, parse_constant=pytest.fail))[:4] == ["time", "level", "namespace", "text"]
 

@@ -1,0 +1,78 @@
+"""Configuration files for tests, with a module of hooks beside them, and what becomes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from smtphooks.admission.clients import Clients
+from smtphooks.service.checking import Configuration, configure
+from smtphooks.service.reading import ConfigError, readSettings
+from tests.certificates import Authority
+
+MODULE = """
+from smtphooks import Extension, Hooks
+
+class Mail(Hooks):
+    def __init__(self, **given):
+        self.given = given
+        if "bad" in given:
+            raise ValueError("bad is\\nbad")
+
+    def onData(self, stream, session):
+        return "taken"
+
+class Trusting(Mail):
+    def onAuth(self, auth, session):
+        return auth.username
+
+class Nothing(Hooks):
+    pass
+
+class Dropping(Hooks):
+    def __init__(self, **given):
+        self.given = given
+
+    def onRcptTo(self, address, session):
+        pass
+
+class Outer:
+    inner = Mail()
+
+single = Mail()
+limit = Extension("LIMIT")
+other = Extension("OTHER")
+size = 3
+"""
+
+MAIL = 'hooks = "mailapp:Mail"\n'
+OPTIONAL = MAIL + "[options]\nauthOptional = true\n"
+USERS = '[auth]\ncheckers = ["memory:joe:pencil"]\n'
+AUTHORITY = Authority()
+PAIRS = {stem: AUTHORITY.server(f"{stem}.example") for stem in ("main", "mail", "own")}
+LISTENERS = "[[listener]]\nendpoint = 'tcp:1'\n[[listener]]\nendpoint = 'tcp:2'\n"
+
+
+def configured(text: str) -> Configuration:
+    """The configuration that a file of this text makes."""
+    Path("smtphooks.toml").write_text(text)
+    return configure(readSettings("smtphooks.toml"))
+
+
+def refusal(text: str) -> str:
+    """The sentence for a file of this text."""
+    with pytest.raises(ConfigError) as caught:
+        configured(text)
+    return str(caught.value)
+
+
+def limitsOf(clients: Clients) -> tuple[int, int]:
+    return clients.most, clients.mostPerNetwork
+
+
+def sharingOf(configuration: Configuration) -> tuple[list[int], list[int]]:
+    """Of each listener, the first one that counts failed AUTH with it, and the first that shows the same with SCRAM."""
+    counts = [listener.factory.authFailures for listener in configuration.listeners]
+    shown = [listener.factory.mechanisms.unknownUsers for listener in configuration.listeners]
+    return [counts.index(one) for one in counts], [shown.index(one) for one in shown]
