@@ -195,7 +195,7 @@ class SMTPServerFactory(ServerFactory):
         """A connection has been made."""
         self.connections.add(connection)
         for clients in self._counts:
-            clients.begin()
+            clients.addConnection()
         if self._tick is None:
             self._nextLook = 0
             self._watch()
@@ -264,19 +264,19 @@ class SMTPServerFactory(ServerFactory):
     def count(self, network: str) -> None:
         """A client of that network is on its way in."""
         for clients in self._counts:
-            clients.add(network)
+            clients.addClient(network)
 
     def discount(self, network: str) -> None:
         """And has gone."""
         for clients in self._counts:
-            clients.remove(network)
+            clients.removeClient(network)
 
     def forget(self, connection: SMTPServerProtocol) -> None:
         """A connection has come to its end, its last hook included."""
         if connection in self.connections:
             self.connections.remove(connection)
             for clients in self._counts:
-                clients.end()
+                clients.removeConnection()
         if not self.connections and self._tick is not None:
             self._wakes.clear()
             self._restIfIdle()

@@ -219,8 +219,8 @@ def test_a_writer_fires_once() -> None:
     writer = ConsumerWriter(consumer)  # type: ignore[arg-type]
     result = Result(writer.ended)
     writer.write(b"a")
-    writer.end()
-    writer.stop(ValueError())
+    writer.endDelivery()
+    writer.stopDelivery(ValueError())
     assert (consumer.got, result.values) == (b"a", [None])
 
 

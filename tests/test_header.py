@@ -19,7 +19,7 @@ CUTS = st.lists(st.integers(0, 10000), max_size=8)
 def endOf(*pieces: bytes) -> int | None:
     search = HeaderEnd()
     for piece in pieces:
-        search.receive(piece)
+        search.scan(piece)
     assert search.octets == sum(map(len, pieces))
     return search.end
 

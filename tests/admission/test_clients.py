@@ -38,9 +38,9 @@ def together(clients: Clients, *given: dict[str, Any]) -> list[SMTPServerFactory
 def test_without_limits_there_may_be_any_number() -> None:
     clients = Clients()
     for _ in range(1000):
-        clients.begin()
+        clients.addConnection()
         assert not clients.areTooManyOf("192.0.2.7")
-        clients.add("192.0.2.7")
+        clients.addClient("192.0.2.7")
     assert not clients.areTooMany
 
 
@@ -48,11 +48,11 @@ def test_without_limits_there_may_be_any_number() -> None:
 def test_what_was_added_and_removed_leaves_nothing(networks: list[str]) -> None:
     clients = Clients(1, 1)
     for network in networks:
-        clients.begin()
-        clients.add(network)
+        clients.addConnection()
+        clients.addClient(network)
     for network in reversed(networks):
-        clients.remove(network)
-        clients.end()
+        clients.removeClient(network)
+        clients.removeConnection()
     assert (clients.connections, clients.networks) == (0, {})
 
 
