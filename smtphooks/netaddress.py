@@ -92,7 +92,7 @@ def canonical(address: IPAddress) -> str:
 
 
 def bracketed(address: str) -> str:
-    """What stands for the host name of a client without a name in DNS; C{""} without an address."""
+    """An address in the place of a host name, for a client without a name in DNS; C{""} without an address."""
     return f"[{address}]" if address else ""
 
 
