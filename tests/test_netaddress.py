@@ -55,13 +55,13 @@ def test_a_client_without_an_address_has_no_brackets() -> None:
 @pytest.mark.parametrize(
     "text", ["", "localhost", "192.0.2", "192.0.2.256", "01.2.3.4", "1.2.3.4/32", "::1::2", "/::1"]
 )
-def test_other_text_is_no_address(text: str) -> None:
+def test_other_text_is_rejected(text: str) -> None:
     assert maybeIP(text) is None
     assert maybeTaggedIP(text, tagOptional=True) is None
     assert not isPublic(text)
 
 
-def test_an_IPv4_address_that_IPv6_wraps_is_taken_out() -> None:
+def test_an_IPv4_mapped_address_becomes_IPv4() -> None:
     assert unmapped(ipaddress.ip_address("::ffff:192.0.2.7")) == ipaddress.ip_address("192.0.2.7")
     for address in ("192.0.2.7", "2001:db8::1"):
         assert unmapped(ipaddress.ip_address(address)) == ipaddress.ip_address(address)
@@ -80,7 +80,7 @@ def test_an_IPv4_address_that_IPv6_wraps_is_taken_out() -> None:
         ("", ""),
     ],
 )
-def test_text_is_changed_only_where_it_wraps_an_IPv4_address(text: str, without: str) -> None:
+def test_text_changes_only_if_it_is_an_IPv4_mapped_address(text: str, without: str) -> None:
     assert unmappedText(text) == without
 
 

@@ -1,4 +1,4 @@
-"""Configuration files for tests, with a module of hooks beside them, and what becomes of them."""
+"""Configuration files for tests, a module of hooks beside them, and properties of the configurations."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ LISTENERS = "[[listener]]\nendpoint = 'tcp:1'\n[[listener]]\nendpoint = 'tcp:2'\
 
 
 def configured(text: str) -> Configuration:
-    """The configuration that a file of this text makes."""
+    """The configuration from a file with this text."""
     Path("smtphooks.toml").write_text(text)
     return configure(readSettings("smtphooks.toml"))
 
 
 def refusal(text: str) -> str:
-    """The sentence for a file of this text."""
+    """The sentence for a file with this text."""
     with pytest.raises(ConfigError) as caught:
         configured(text)
     return str(caught.value)
@@ -72,7 +72,7 @@ def limitsOf(clients: Clients) -> tuple[int, int]:
 
 
 def sharingOf(configuration: Configuration) -> tuple[list[int], list[int]]:
-    """Of each listener, the first one that counts failed AUTH with it, and the first that shows the same with SCRAM."""
+    """For each listener the first that shares its count of failed AUTH, and the first that shares its SCRAM salts."""
     counts = [listener.factory.authFailures for listener in configuration.listeners]
     shown = [listener.factory.mechanisms.unknownUsers for listener in configuration.listeners]
     return [counts.index(one) for one in counts], [shown.index(one) for one in shown]

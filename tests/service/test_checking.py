@@ -98,7 +98,7 @@ def test_the_working_folder_is_searched_last(folder: Path) -> None:
     assert sys.path == [*before, str(folder)]
 
 
-def test_a_maildir_is_taken_from_the_working_folder_of_now(folder: Path) -> None:
+def test_a_maildir_is_relative_to_the_current_working_folder(folder: Path) -> None:
     assert maildirHooks("--maildir", "a/../b").options == {"path": str(folder / "b")}
 
 
@@ -359,7 +359,7 @@ BROKEN_PEERS = 'is wrong: "10.0.0.1/8" is no network, as 10.0.0.1 is a host with
         ),
     ],
 )
-def test_a_sentence_speaks_TOML_and_names_the_table(text: str, sentence: str) -> None:
+def test_a_sentence_shows_values_as_TOML_and_names_the_table(text: str, sentence: str) -> None:
     assert refusal(text).startswith(f"smtphooks.toml: {sentence}")
 
 
@@ -423,7 +423,7 @@ def test_hooks_that_authenticate_need_no_auth_optional() -> None:
     assert not listener.factory.options.authOptional
 
 
-def test_what_one_listener_has_learnt_of_users_the_others_show_too() -> None:
+def test_what_one_listener_has_learnt_of_salts_the_others_show_too() -> None:
     one, two, other = configured(
         OPTIONAL
         + "".join(f"[[listener]]\nendpoint = 'tcp:{number}'\n" for number in (1, 2, 3))
@@ -435,7 +435,7 @@ def test_what_one_listener_has_learnt_of_users_the_others_show_too() -> None:
 
 
 def test_the_hosts_name_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may take seconds where DNS is slow."""
+    """The look-up may take seconds if DNS is slow."""
     monkeypatch.setattr("smtphooks.service.checking.makeOptions", lambda given: Options(name="mx.example"))
     configuration = configured(OPTIONAL + '[[listener]]\nendpoint = "tcp:1"\n[[listener]]\nendpoint = "tcp:2"\n')
     assert [listener.factory.options.name for listener in configuration.listeners] == ["mx.example"] * 2
@@ -463,7 +463,7 @@ class TestHooksOfAListener:
         assert self.givenTo(configured(text)) == [{"user": "x"}, {"user": "common"}]
 
     def test_the_common_ones_are_not_made_where_all_listeners_have_their_own(self, folder: Path) -> None:
-        (folder / "maildir").touch()  # the default ones could not be made
+        (folder / "maildir").touch()  # making the default hooks would fail
         configuration = configured(
             '[options]\nauthOptional = true\n[[listener]]\nendpoint = "tcp:1"\nhooks = "mailapp:Mail"\n'
         )
@@ -501,12 +501,12 @@ class TestHooksOfAListener:
         said = refusal(OPTIONAL + f'[[listener]]\nendpoint = "tcp:1"\n{listener}\n')
         assert said.startswith(f"smtphooks.toml: listener 1 (tcp:1): {sentence}")
 
-    def test_on_auth_of_ones_own_is_enough(self) -> None:
+    def test_its_own_on_auth_is_enough(self) -> None:
         text = MAIL + '[[listener]]\nendpoint = "tcp:1"\nhooks = "mailapp:Trusting"\n'
         (listener,) = configured(text).listeners
         assert listener.factory.onAuth is not None
 
-    def test_on_auth_of_ones_own_excludes_checkers(self) -> None:
+    def test_its_own_on_auth_excludes_checkers(self) -> None:
         text = MAIL + '[[listener]]\nendpoint = "tcp:1"\nhooks = "mailapp:Trusting"\n' + USERS
         assert refusal(text) == (
             "smtphooks.toml: [auth] has checkers and mailapp:Trusting has onAuth, leave one of them out"
@@ -550,7 +550,7 @@ class TestDiscard:
             "discard = true\n" + OPTIONAL,
         ],
     )
-    def test_unless_that_is_said(self, text: str) -> None:
+    def test_unless_the_configuration_says_discard(self, text: str) -> None:
         configured(text)
 
 
@@ -558,7 +558,7 @@ class TestEndpoints:
     @pytest.mark.parametrize(
         "endpoint", ["haproxy:tcp:25", "HAProxy:tcp\\\\:25", "ha\\\\proxy:tcp:25", "haproxy", "haproxy:haproxy:tcp:25"]
     )
-    def test_haproxy_is_refused_for_it_hides_clients(self, endpoint: str) -> None:
+    def test_haproxy_is_rejected_as_it_hides_clients(self, endpoint: str) -> None:
         said = refusal(OPTIONAL + f'[[listener]]\nendpoint = "{endpoint}"\n')
         assert said.endswith(
             "): the endpoint haproxy: hides from smtphooks who its clients are, leave haproxy: out and list the"
@@ -566,7 +566,7 @@ class TestEndpoints:
         )
 
     @pytest.mark.parametrize(("peers", "shown"), [("true", "true"), ("['10.0.0.1']", '["10.0.0.1"]')])
-    def test_TLS_of_the_endpoint_goes_not_with_PROXY(self, peers: str, shown: str) -> None:
+    def test_TLS_of_the_endpoint_excludes_PROXY(self, peers: str, shown: str) -> None:
         said = refusal(OPTIONAL + f'useProxy = {peers}\n[[listener]]\nendpoint = "ssl:465:privateKey=k.pem"\n')
         assert said == (
             f"smtphooks.toml: listener 1 (ssl:465:privateKey=k.pem): option useProxy is {shown} and the endpoint ssl:"
@@ -574,7 +574,7 @@ class TestEndpoints:
         )
 
     @pytest.mark.parametrize("more", ["", "secure = true\n", "useProxy = false\n", "useProxy = []\n"])
-    def test_else_it_may_be_TLS(self, more: str) -> None:
+    def test_without_PROXY_it_may_be_TLS(self, more: str) -> None:
         configured(OPTIONAL + f'[[listener]]\nendpoint = "ssl:465"\n{more}')
 
     @pytest.mark.parametrize(
@@ -625,7 +625,7 @@ class TestLimits:
 
 
 class TestImportPath:
-    """Modules beside the configuration."""
+    """Modules in the folder of the configuration."""
 
     @pytest.fixture(autouse=True)
     def files(self, folder: Path) -> None:
@@ -650,7 +650,7 @@ class TestImportPath:
         self.configured('hooks = "beside:Mail"\n[options]\nauthOptional = true\n')
         assert sys.path == [*before, str(folder / "etc"), str(folder)]
 
-    def test_nothing_there_takes_the_place_of_what_is_installed(self, folder: Path) -> None:
+    def test_modules_there_do_not_shadow_installed_ones(self, folder: Path) -> None:
         (folder / "etc" / "json").mkdir()
         (folder / "etc" / "json" / "evil.py").write_text(MODULE)
         with pytest.raises(ConfigError, match=r"module json\.evil cannot be imported"):
@@ -660,7 +660,7 @@ class TestImportPath:
 class TestTLS:
     @pytest.fixture(autouse=True)
     def files(self, folder: Path) -> None:
-        """Keys and certificates in the folder of the configuration, which is not the working one."""
+        """Put keys and certificates into the folder of the configuration, which is not the working folder."""
         (folder / "etc").mkdir()
         for stem in ("main", "mail", "own"):
             PAIRS[stem].writeTo(folder / "etc", stem)
@@ -702,7 +702,7 @@ class TestTLS:
         )
         assert configuration.listeners[0].factory.options.minVersion == "TLSv1.3"
 
-    def test_PEM_text_is_taken_as_it_is(self) -> None:
+    def test_PEM_text_is_used_unchanged(self) -> None:
         pair = PAIRS["main"]
         (listener,) = self.configured(f"[tls]\nkey = '''\n{pair.key}'''\ncert = '''\n{pair.cert}'''\n").listeners
         assert listener.factory.options.key == pair.key
@@ -732,7 +732,7 @@ class TestTLS:
             ("key = 'main.key'\ncert = 'main.key'\n", ' cert is "<folder>/main.key" (no readable certificate in it)'),
         ],
     )
-    def test_a_wrong_pair_is_said_where_it_stands(
+    def test_a_wrong_pair_is_reported_where_it_stands(
         self, folder: Path, table: str, where: str, given: str, sentence: str
     ) -> None:
         with pytest.raises(ConfigError) as caught:
@@ -743,7 +743,7 @@ class TestTLS:
         "text",
         ["[tls]\nsni = {}", "[listener]\nkey = {}", "tls = {}", "[[listener]]\nendpoint = {}"],
     )
-    def test_no_key_is_said_wherever_it_stands(self, text: str) -> None:
+    def test_no_sentence_shows_a_key_wherever_it_stands(self, text: str) -> None:
         key = PAIRS["main"].key
         with pytest.raises(ConfigError) as caught:
             Path("smtphooks.toml").write_text(text.format(f"['''{key}''']"))
@@ -751,7 +751,7 @@ class TestTLS:
         assert "(not shown)" in str(caught.value)
         assert not any(line in str(caught.value) for line in key.splitlines())
 
-    def test_a_key_without_its_PEM_lines_is_no_path(self) -> None:
+    def test_a_key_without_its_PEM_lines_is_not_taken_for_a_path(self) -> None:
         bare = "".join(PAIRS["main"].key.splitlines()[1:-1])
         with pytest.raises(ConfigError) as caught:
             self.configured(f"[tls]\nkey = '{bare}'\ncert = 'main.pem'\n")
@@ -761,7 +761,7 @@ class TestTLS:
 
 class TestScramSecret:
     @pytest.mark.parametrize("where", ["[options]", "[[listener]]\nendpoint = 'tcp:1'"])
-    def test_a_relative_path_is_taken_from_the_folders_file(self, folder: Path, where: str) -> None:
+    def test_a_relative_path_is_relative_to_the_folder_of_the_file(self, folder: Path, where: str) -> None:
         (folder / "etc").mkdir()
         (folder / "etc" / "secret").write_text(SCRAM_SECRET)
         text = f"hooks = 'mailapp:Trusting'\n{where}\nscramSecret = './secret'\n"
@@ -784,7 +784,7 @@ class TestScramSecret:
             ),
         ],
     )
-    def test_a_wrong_one_has_its_sentence_and_is_not_said(self, value: str, sentence: str) -> None:
+    def test_a_wrong_one_has_its_sentence_which_does_not_show_it(self, value: str, sentence: str) -> None:
         said = refusal(f"{OPTIONAL}scramSecret = {value}\n")
         assert sentence in said
         assert "my-secret" not in said
@@ -806,7 +806,7 @@ class TestAuth:
         assert listener.factory.options.authOptional
         assert user(listener.factory, "joe", "pencil") == "joe"
 
-    def test_files_are_those_of_the_folders_file(self, folder: Path) -> None:
+    def test_files_are_relative_to_the_folder_of_the_file(self, folder: Path) -> None:
         (folder / "etc").mkdir()
         (folder / "etc" / "passwd").write_text("ann:horse\n")
         (folder / "etc" / "smtphooks.toml").write_text(MAIL + '[auth]\ncheckers = ["file:passwd"]\n')
@@ -823,7 +823,7 @@ class TestAuth:
 
 
 def user(factory: SMTPServerFactory, username: str, password: str) -> Any:
-    """Whom a listener takes this for; None if it refuses."""
+    """The user whom a listener authenticates by this; None if it rejects it."""
     assert factory.onAuth is not None
     decision = factory.onAuth(Auth(method="PLAIN", username=username, password=password), Session())
     return decision.result.user

@@ -70,7 +70,7 @@ def test_a_configuration_is_written_as_it_is_read(text: str) -> None:
         ),
     ],
 )
-def test_options_that_only_fit_together_are_taken_and_written_so_that_they_are_taken_again(
+def test_options_that_only_fit_together_are_written_so_that_they_are_accepted_again(
     common: str, options: dict[str, Any]
 ) -> None:
     configuration = configured(f"{MAIL}[options]\n{common}")
@@ -97,7 +97,7 @@ def test_options_that_only_fit_together_are_taken_and_written_so_that_they_are_t
         ("scramSaltLength = 16\nscramIterations = 5000", ["", "", ""], [0, 0, 0], [0, 0, 0]),
     ],
 )
-def test_what_listeners_share_is_shared_of_what_is_written_too(
+def test_listeners_share_the_same_when_it_is_read_again(
     folder: Path, common: str, own: list[str], counting: list[int], showing: list[int]
 ) -> None:
     for name in ("one", "other"):
@@ -112,7 +112,7 @@ def test_what_listeners_share_is_shared_of_what_is_written_too(
     assert [one.factory.options for one in again.listeners] == [one.factory.options for one in read.listeners]
 
 
-def test_options_of_one_listener_are_written_at_it() -> None:
+def test_options_of_one_listener_are_written_there() -> None:
     written = describe(
         configured(
             OPTIONAL + '[[listener]]\nendpoint = "tcp:25"\n[[listener]]\nendpoint = "tcp:26"\nmaxCommandLength = 700\n'
@@ -123,7 +123,7 @@ def test_options_of_one_listener_are_written_at_it() -> None:
     )
 
 
-def test_they_are_written_where_they_were_said() -> None:
+def test_limits_are_written_where_they_were_set() -> None:
     written = describe(configured(OPTIONAL + "maxClients = 5\n" + LISTENERS + "maxClients = 3\n"))
     common, _, other = written.split("[[listener]]")
     assert "\nmaxClients = 5\n" in common
@@ -166,7 +166,7 @@ def test_no_checker_is_written() -> None:
 class TestTLS:
     @pytest.fixture(autouse=True)
     def files(self, folder: Path) -> None:
-        """Keys and certificates in the folder of the configuration, which is not the working one."""
+        """Put keys and certificates into the folder of the configuration, which is not the working folder."""
         (folder / "etc").mkdir()
         for stem, pair in PAIRS.items():
             pair.writeTo(folder / "etc", stem)

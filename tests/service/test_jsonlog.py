@@ -22,7 +22,7 @@ from smtphooks.service.reading import ConfigError
 
 @pytest.fixture
 def rotation() -> Iterator[None]:
-    """The signal is as it was when the test ends."""
+    """Restore the handler of the signal after the test."""
     before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGUSR1, before)
@@ -33,7 +33,7 @@ def logTo(observer: ILogObserver, text: str, **fields: object) -> None:
 
 
 def linesOf(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """What an observer has written, each line read."""
+    """The lines that an observer has written, parsed."""
     return [json.loads(line, parse_constant=pytest.fail) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -58,13 +58,13 @@ def test_the_time_is_that_of_RFC_3339(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", time) for time in times)
 
 
-def test_a_field_that_is_named_like_one_of_ours_loses(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_field_cannot_replace_a_standard_one_of_the_same_name(capsys: pytest.CaptureFixture[str]) -> None:
     ours = dict.fromkeys(["time", "level", "namespace", "text", "log_mine"], "mine")
     jsonObserver({})({"log_format": "one", "log_time": 0.0, **ours})
     assert "mine" not in capsys.readouterr().out
 
 
-def test_an_event_of_the_old_log_is_as_lean(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_event_of_the_old_log_has_no_extra_fields(capsys: pytest.CaptureFixture[str]) -> None:
     publisher = log.LogPublisher(publishPublisher=LogPublisher(jsonObserver({})))
     publisher.msg("one", "two", code=250)
     publisher.msg(format="%(code)d", code=251)
@@ -80,7 +80,7 @@ def test_an_event_of_the_old_log_is_as_lean(capsys: pytest.CaptureFixture[str]) 
 
 
 class Odd:
-    """An object that cannot be shown, in one way or another."""
+    """An object whose str() raises, or returns no text."""
 
     def __init__(self, error: BaseException | None = None, text: object = "odd") -> None:
         self._error = error
@@ -132,7 +132,7 @@ def deep() -> list[Any]:
         (deep, None),
     ],
 )
-def test_what_JSON_has_no_form_for_is_text(
+def test_values_that_JSON_cannot_represent_are_text(
     capsys: pytest.CaptureFixture[str], make: Callable[[], object], written: object
 ) -> None:
     logTo(jsonObserver({}), "text", value=make(), after=1)
@@ -173,7 +173,7 @@ def test_a_failure_has_its_traceback(capsys: pytest.CaptureFixture[str]) -> None
     assert event["text"].rstrip().endswith("RuntimeError: odd")
 
 
-def test_the_event_itself_stays_as_it_was() -> None:
+def test_the_event_itself_is_not_changed() -> None:
     event: LogEvent = {"log_format": "x", "log_time": 0.0}
     jsonObserver({})(event)
     assert "text" not in event
@@ -183,7 +183,7 @@ def test_the_event_itself_stays_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("twistd", "name"), [({"logfile": "log.json", "nodaemon": True}, "log.json"), ({"nodaemon": False}, "twistd.log")]
 )
-def test_it_goes_where_twistd_would_write(
+def test_the_log_goes_where_twistd_would_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twistd: dict[str, Any], name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -197,7 +197,7 @@ def test_it_goes_where_twistd_would_write(
 
 @pytest.mark.usefixtures("rotation")
 def test_a_file_is_rotated_by_size_and_by_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As twistd does it with its own; and the signal would end a process that does not expect it."""
+    """As twistd does with its own log; without a handler the signal would end the process."""
     monkeypatch.setattr("twisted.internet.reactor.callFromThread", lambda function: function())
     path = tmp_path / "log.json"
     observer = jsonObserver({"logfile": str(path)})
@@ -209,7 +209,7 @@ def test_a_file_is_rotated_by_size_and_by_signal(tmp_path: Path, monkeypatch: py
     assert json.loads((tmp_path / "log.json.2").read_text())["text"] == "one"
 
 
-def test_the_signal_is_left_to_whom_it_belongs(tmp_path: Path) -> None:
+def test_a_handler_of_the_process_for_the_signal_stays(tmp_path: Path) -> None:
     mine: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda *_: mine.append(1))
     try:
@@ -232,7 +232,7 @@ def test_the_signal_is_left_to_whom_it_belongs(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_has_its_sentence(twistd: dict[str, Any], sentence: str) -> None:
+def test_flags_that_exclude_each_other_have_their_sentence(twistd: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
         jsonObserver(twistd)
     assert str(caught.value) == sentence

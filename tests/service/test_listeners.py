@@ -130,7 +130,7 @@ class TestListener:
             (UNIXAddress("/run/sock"), "UNIXAddress('/run/sock')"),
         ],
     )
-    def test_says_where_it_listens(self, logged: list[str], address: object, written: str) -> None:
+    def test_logs_where_it_listens(self, logged: list[str], address: object, written: str) -> None:
         self.service.privilegedStartService()
         assert logged == []
         self.endpoint.listening.callback(Port(address))
@@ -174,7 +174,7 @@ class TestListener:
             (OverflowError("too much"), "OverflowError: too much"),
         ],
     )
-    def test_a_start_that_fails_says_why(self, logged: list[str], error: Exception, reason: str) -> None:
+    def test_a_start_that_fails_logs_the_reason(self, logged: list[str], error: Exception, reason: str) -> None:
         self.endpoint.listening.errback(error)
         with pytest.raises(StartError) as caught:
             self.service.privilegedStartService()
@@ -198,7 +198,7 @@ class TestListener:
 
 
 class TestReadiness:
-    """What a service manager is told."""
+    """Reports to the service manager."""
 
     @pytest.fixture
     def told(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -231,7 +231,7 @@ class TestReadiness:
         other.listening.errback(CannotListenError("", 25, OSError(98, "Address already in use")))
         assert told == []
 
-    def test_it_says_that_it_stops_before_it_waits_for_anything(
+    def test_it_reports_stopping_before_it_waits_for_anything(
         self, told: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         service, (one, other) = self.service(monkeypatch)
@@ -245,7 +245,7 @@ class TestReadiness:
 
 
 class TestRereading:
-    """What SIGHUP does."""
+    """Reloading certificates, as on SIGHUP."""
 
     @pytest.fixture
     def lines(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -275,7 +275,7 @@ class TestRereading:
         assert not set(before) & set(self.contexts(service))
         assert lines == ["info: keys and certificates have been read again at tcp:25, tcp:26"]
 
-    def test_broken_files_leave_the_old_ones_in_force_and_say_why_once(self, folder: Path, lines: list[str]) -> None:
+    def test_broken_files_leave_the_old_ones_in_force_and_are_logged_once(self, folder: Path, lines: list[str]) -> None:
         service = self.service(folder)
         before = self.contexts(service)
         (folder / "server.key").write_text("broken")
@@ -287,7 +287,7 @@ class TestRereading:
             "the path of a PEM file that has one"
         ]
 
-    def test_a_listener_whose_files_are_broken_hinders_no_other(self, folder: Path, lines: list[str]) -> None:
+    def test_a_listener_with_broken_files_does_not_affect_others(self, folder: Path, lines: list[str]) -> None:
         pair = Authority().server("own.example")
         pair.writeTo(folder, "own")
         service = self.service(folder, "key = 'own.key'\ncert = 'own.pem'\n")
@@ -301,7 +301,7 @@ class TestRereading:
         ]
         assert f'tcp:26: smtphooks.toml: listener 2 (tcp:26): option cert is "{folder}/own.pem"' in lines[1]
 
-    def test_nothing_that_comes_of_it_ends_the_service(
+    def test_no_exception_of_a_reload_ends_the_service(
         self, folder: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         service = self.service(folder)
@@ -368,7 +368,7 @@ class TestSignals:
         signal.raise_signal(signal.SIGHUP)
         assert reread == ["again"]
 
-    def test_signals_are_left_to_whom_they_belong(self) -> None:
+    def test_signals_of_a_reactor_without_handlers_are_left_alone(self) -> None:
         before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
         self.started(SignalledReactor())
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == before

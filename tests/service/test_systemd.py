@@ -1,4 +1,4 @@
-"""Readiness: the service manager is told by a datagram, and the service goes on if that fails."""
+"""Readiness: a datagram reports it to the service manager, and the service goes on if that fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.real.programs import PATIENCE
 
 
 class Manager:
-    """A service manager that is told something."""
+    """A service manager that receives reports."""
 
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -32,7 +32,7 @@ class Manager:
 
 @pytest.fixture
 def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Manager]]:
-    """Make a manager, and the environment that names it."""
+    """Make a manager, and set the environment variable to its address."""
     managers: list[Manager] = []
 
     def make(bound: str, named: str) -> Manager:
@@ -47,7 +47,7 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Ma
 
 @pytest.fixture
 def warnings() -> Iterator[list[str]]:
-    """What the module has logged."""
+    """The lines that the module logs."""
     lines: list[str] = []
 
     def observe(event: LogEvent) -> None:
@@ -62,7 +62,7 @@ def warnings() -> Iterator[list[str]]:
 def test_a_manager_is_told_by_a_datagram(
     manager: Callable[..., Manager], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
+    monkeypatch.chdir(tmp_path)  # the path of a socket has a limit of about a hundred octets
     told = manager("notify", "notify")
     notify("READY=1")
     notify("STOPPING=1")
@@ -90,7 +90,7 @@ def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch, warn
 
 
 @pytest.mark.parametrize("address", ["/nowhere/at/all", "@nobody-listens-here", "x" * 200, "vsock:2:1"])
-def test_a_manager_that_is_not_there_harms_nobody(
+def test_a_manager_that_cannot_be_reached_is_only_logged(
     monkeypatch: pytest.MonkeyPatch, warnings: list[str], address: str
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", address)
@@ -99,7 +99,7 @@ def test_a_manager_that_is_not_there_harms_nobody(
     assert line.startswith("the service manager cannot be told READY=1: ")
 
 
-def test_a_manager_that_does_not_listen_holds_nobody_up(
+def test_a_manager_that_does_not_read_blocks_no_longer_than_the_timeout(
     manager: Callable[..., Manager], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

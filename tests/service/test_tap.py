@@ -1,4 +1,4 @@
-"""C{twistd smtphooks}: its flags, and the one sentence where it cannot start; some of it with a real twistd."""
+"""C{twistd smtphooks}: its flags, and the one sentence if it cannot start; some of it with a real twistd."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def parsed(*arguments: str) -> tap.Options:
-    """The flags."""
+    """The parsed flags."""
     options = tap.Options()
     options.parseOptions(list(arguments))
     return options
@@ -160,7 +160,7 @@ class TestAuthFlag:
     def options(self, *arguments: str) -> Any:
         return parsed(*arguments).configuration.listeners[0].factory.options
 
-    def test_it_makes_a_portal_and_authentication_a_duty(self) -> None:
+    def test_it_makes_a_portal_and_authentication_mandatory(self) -> None:
         options = self.options("--auth", "memory:joe:pencil")
         assert options.portal is not None
         assert not options.authOptional
@@ -171,7 +171,9 @@ class TestAuthFlag:
         assert auth is not None
         assert auth.checkers == ["memory:joe:pencil", f"file:{folder}/passwd", "unix"]
 
-    def test_it_wins_over_the_file_which_says_if_it_is_a_duty(self, folder: Path, config: str) -> None:
+    def test_it_wins_over_the_file_which_decides_whether_authentication_is_mandatory(
+        self, folder: Path, config: str
+    ) -> None:
         (folder / config).write_text(CONFIG + '[auth]\ncheckers = ["memory:a:b"]\n')
         options = parsed("--config", config, "--auth", "memory:joe:pencil")
         assert options.configuration.auth is not None
@@ -190,7 +192,7 @@ class TestAuthFlag:
         assert "memory" in said and "pencil" not in said
 
     @pytest.mark.parametrize("arguments", [["--help-auth"], ["--help-auth-type", "file"]])
-    def test_help_lists_the_kinds_that_there_are(
+    def test_help_lists_the_kinds_of_checkers(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
     ) -> None:
         monkeypatch.setattr(tap.Options, "authOutput", sys.stdout)
@@ -221,10 +223,10 @@ class TestCheck:
         (folder / "printed.toml").write_text(printed)
         assert self.checked(capsys, "--config", "printed.toml") == printed
 
-    def test_sockets_of_systemd_need_not_be_there(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_sockets_of_systemd_may_be_missing(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "systemd:" in self.checked(capsys, "--listen", "systemd:domain=INET:index=0")
 
-    def test_says_nothing_secret(self, capsys: pytest.CaptureFixture[str], config: str) -> None:
+    def test_prints_no_secret(self, capsys: pytest.CaptureFixture[str], config: str) -> None:
         key = Authority().server("mx.example")
         Path(config).write_text(f"{CONFIG}[tls]\nkey = '''\n{key.key}'''\ncert = '''\n{key.cert}'''\n")
         printed = self.checked(capsys, "--config", config, "--auth", "memory:joe:pencil", "--auth", "memory:a:b")
@@ -239,7 +241,7 @@ class TestCheck:
 
 class TestLogFormat:
     def application(self, *arguments: str) -> Any:
-        """What twistd makes of these flags."""
+        """The application that twistd makes for these flags."""
         application = Application("smtphooks")
         tap.makeService(parsed(*arguments)).setServiceParent(application)
         return application
@@ -250,7 +252,7 @@ class TestLogFormat:
         assert json.loads(capsys.readouterr().out)["text"] == "1"
 
     @pytest.mark.parametrize("arguments", [[], ["--log-format=text"]])
-    def test_or_else_its_own_is_in_use(self, arguments: list[str]) -> None:
+    def test_otherwise_it_uses_its_own(self, arguments: list[str]) -> None:
         assert self.application(*arguments).getComponent(ILogObserver, None) is None
 
 
@@ -264,7 +266,7 @@ class TestService:
             tap.makeService(parsed("--listen", "tcp:x"))
 
     @pytest.mark.parametrize("socket", ["index=0", "name=smtp"])
-    def test_a_socket_of_systemd_that_is_not_there_has_its_sentence(self, socket: str) -> None:
+    def test_a_missing_socket_of_systemd_has_its_sentence(self, socket: str) -> None:
         with pytest.raises(SystemExit) as caught:
             tap.makeService(parsed("--listen", f"systemd:domain=INET:{socket}"))
         assert caught.value.code == (
@@ -273,21 +275,21 @@ class TestService:
         )
 
 
-def test_an_error_of_many_lines_is_said_in_one() -> None:
+def test_an_error_of_many_lines_is_printed_on_one() -> None:
     with pytest.raises(SystemExit) as caught, tap._oneSentence():
         raise ConfigError("one\ntwo")
     assert caught.value.code == "smtphooks: one two"
 
 
 def environment(*folders: object) -> dict[str, str]:
-    """Where twistd is to find the plugin of this source tree."""
+    """The environment in which twistd finds the plugin of this source tree."""
     paths = [*map(str, folders), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def ran(*arguments: str, flags: Sequence[str] = ("-n",)) -> subprocess.CompletedProcess[str]:
-    """A twistd that does not start, when it has ended; without flags of its own it is a daemon."""
-    # A daemon's parent ends before it; but this pipe is only at its end once the daemon has let go of it too.
+    """Run a twistd that exits; with no flags of its own it is a daemon."""
+    # The parent exits before the daemon; this pipe is closed only when the daemon has exited as well.
     ended, inherited = os.pipe()
     with open(ended, "rb") as lastOne:
         try:
@@ -309,13 +311,13 @@ def ran(*arguments: str, flags: Sequence[str] = ("-n",)) -> subprocess.Completed
 
 
 def running(folder: Path, *arguments: str) -> Program:
-    """A twistd that starts."""
+    """Start a twistd."""
     return Program([TWISTD, "-n", "smtphooks", *arguments], environment(folder), folder)
 
 
 @pytest.fixture
 def usedPort() -> Iterator[int]:
-    """A port that somebody else listens on."""
+    """A port that another program listens on."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -329,7 +331,7 @@ class TestTwistd:
         assert service.terminate() == 0
         assert "Traceback" not in service.output
 
-    def test_it_keeps_mail(self, folder: Path) -> None:
+    def test_it_stores_mail(self, folder: Path) -> None:
         service = running(folder, "--listen", LOOPBACK)
         service.waitForLine("listening on")
         port = int(service.output.split("(127.0.0.1:")[1].split(")")[0])
@@ -366,7 +368,7 @@ class TestTwistd:
         (line,) = done.stderr.splitlines()
         assert line.startswith(sentence)
 
-    def test_a_log_that_cannot_be_ends_it_with_one_sentence(self) -> None:
+    def test_flags_for_two_logs_end_it_with_one_sentence(self) -> None:
         done = ran("--log-format", "json", flags=["-n", "--syslog"])
         assert done.returncode == 1
         assert done.stderr == "smtphooks: --log-format=json and --syslog both say how to log, leave one out\n"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from smtphooks.syntax.networks import TrustedPeers
 
 
-def test_false_and_the_empty_list_trust_nobody_and_true_everybody() -> None:
+def test_false_and_the_empty_list_trust_no_peer_and_true_every_peer() -> None:
     for address in ("192.0.2.1", "::1", "", "/run/socket"):
         assert not TrustedPeers(False).trusts(address)
         assert not TrustedPeers([]).trusts(address)
@@ -63,7 +63,7 @@ def test_trust_is_what_the_prefix_says(base: object, length: int, peer: object) 
 
 
 @pytest.mark.parametrize("value", [None, 1, 0, "10.0.0.0/8", b"10.0.0.0/8", 2.5])
-def test_what_is_no_list_is_refused(value: object) -> None:
+def test_values_other_than_lists_are_rejected(value: object) -> None:
     with pytest.raises(ValueError, match="is not True, False or a list of addresses and networks") as caught:
         TrustedPeers(value)
     assert repr(value) in str(caught.value)
@@ -86,13 +86,13 @@ def test_what_is_no_list_is_refused(value: object) -> None:
         b"::1",
     ],
 )
-def test_entry_that_is_none_is_named(entry: object) -> None:
+def test_an_invalid_entry_is_named_in_the_error(entry: object) -> None:
     with pytest.raises(ValueError, match="neither an address such as") as caught:
         TrustedPeers(["192.0.2.1", entry])
     assert repr(entry) in str(caught.value)
 
 
-def test_network_with_host_bits_is_refused_with_the_fix() -> None:
+def test_network_with_host_bits_is_rejected_with_the_fix() -> None:
     with pytest.raises(ValueError) as caught:
         TrustedPeers(["10.1.2.3/8"])
     assert str(caught.value) == (

@@ -96,7 +96,7 @@ VALID = {
 
 
 @pytest.mark.parametrize("octets", VALID)
-def test_valid_header_is_read_whole_and_byte_by_byte_and_leaves_what_follows(octets: bytes) -> None:
+def test_valid_header_is_read_whole_and_byte_by_byte_and_leaves_the_rest(octets: bytes) -> None:
     expected = ProxyResult(*VALID[octets], b"", False)
     assert read(octets) == expected
     assert readInPieces(octets, list(range(len(octets)))) == expected
@@ -104,7 +104,7 @@ def test_valid_header_is_read_whole_and_byte_by_byte_and_leaves_what_follows(oct
 
 
 @pytest.mark.parametrize("octets", VALID)
-def test_header_that_is_not_whole_says_nothing(octets: bytes) -> None:
+def test_incomplete_header_yields_nothing(octets: bytes) -> None:
     header = ProxyHeader()
     assert header.feed(b"") is None
     for position in range(len(octets) - 1):
@@ -112,7 +112,7 @@ def test_header_that_is_not_whole_says_nothing(octets: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind, payload", [(0, b""), (TCP4, FOUR), (TCP4, b"abc"), (0xFF, b""), (UNIX, TLV)])
-def test_health_check_is_local_whatever_its_family_and_addresses_say(kind: int, payload: bytes) -> None:
+def test_health_check_is_local_whatever_its_family_and_addresses(kind: int, payload: bytes) -> None:
     assert read(block(kind, payload, LOCAL) + b"QUIT") == NOBODY._replace(local=True, rest=b"QUIT")
 
 
@@ -182,7 +182,7 @@ INVALID_AT = {
 
 
 @pytest.mark.parametrize("octets", INVALID_AT)
-def test_invalid_header_is_refused_at_the_octet_that_shows_it(octets: bytes) -> None:
+def test_invalid_header_is_rejected_at_the_first_wrong_octet(octets: bytes) -> None:
     at = INVALID_AT[octets]
     with pytest.raises(ProxyError):
         read(octets)
