@@ -68,7 +68,7 @@ def awaitQuiet(pid: int, files: int) -> None:
     last, since = cpuTime(pid), time.monotonic()
     while time.monotonic() - since < _STILLNESS or openFiles(pid) > files:
         if time.monotonic() > end:
-            raise TimeoutError(f"the server is not quiet, with {openFiles(pid) - files} connections that nobody uses")
+            raise TimeoutError(f"the server is not quiet, with {openFiles(pid) - files} connections still open")
         time.sleep(_POLLING)
         now = cpuTime(pid)
         if now != last:

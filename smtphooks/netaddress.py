@@ -51,11 +51,10 @@ def unmapped(address: IPAddress) -> IPAddress:
 
 
 def unmappedNetwork(network: IPNetwork) -> IPNetwork:
-    """The IPv4 network that an IPv4-mapped one stands for; others unchanged, and so is one larger than all of IPv4."""
+    """The IPv4 network that an IPv4-mapped one stands for; others unchanged."""
     mapped = unmapped(network.network_address)
-    if mapped.version == network.version or network.prefixlen < 96:
-        return network
-    return ipaddress.ip_network((int(mapped), network.prefixlen - 96))
+    # The first address of a network that is larger than all of IPv4 is not a mapped one.
+    return network if mapped.version == network.version else ipaddress.ip_network((int(mapped), network.prefixlen - 96))
 
 
 def unmappedText(address: str) -> str:

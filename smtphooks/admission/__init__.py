@@ -1,5 +1,5 @@
 """
-Admission: who may come in.
+Admission: which clients are let in, and under which address and name.
 
 Between the accepted connection and the session: the PROXY header of a trusted proxy, the limits on clients, and the
 client's host name in DNS.

@@ -66,7 +66,7 @@ def endpointOf(listener: Listener, reactor: Any) -> IStreamServerEndpoint:
                 f"{listener.where}: systemd has handed over no socket for {listener.endpoint}, start a .socket unit"
             ) from error
         raise ConfigError(
-            f"{listener.where}: endpoint {listener.endpoint} is none of Twisted's, write one such as tcp:25 or"
+            f"{listener.where}: endpoint {listener.endpoint} is not one of Twisted's, write one such as tcp:25 or"
             f" unix:/run/smtp.sock: {cause(error)}"
         ) from error
 

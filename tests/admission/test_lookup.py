@@ -142,8 +142,9 @@ def test_ipv4_address_within_ipv6_is_looked_up_as_ipv4() -> None:
 )
 def test_an_address_without_a_possible_name_is_returned_at_once_without_a_query(address: str, literal: str) -> None:
     resolver = Resolver()
-    assert lookupWith(resolver).hostnameOf(address) == literal
-    assert not resolver.asked
+    lookUp = lookupWith(resolver)
+    assert lookUp.hostnameOf(address) == literal
+    assert not resolver.asked and not lookUp._known
 
 
 # --- confirmation ---

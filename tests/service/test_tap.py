@@ -147,7 +147,7 @@ class TestFlags:
             (["--log-format", "xml"], "--log-format is xml, write text or json"),
             (
                 ["--check", "--listen", "tpc:25"],
-                "--listen tpc:25: endpoint tpc:25 is none of Twisted's, write one such as tcp:25 or "
+                "--listen tpc:25: endpoint tpc:25 is not one of Twisted's, write one such as tcp:25 or "
                 "unix:/run/smtp.sock: ValueError: Unknown endpoint type: 'tpc'",
             ),
         ],
@@ -262,7 +262,7 @@ class TestService:
         assert [listener.endpointName for listener in service] == ["tcp:25", "tcp:26"]
 
     def test_a_bad_endpoint_has_its_sentence(self) -> None:
-        with pytest.raises(SystemExit, match=r"^smtphooks: --listen tcp:x: endpoint tcp:x is none of Twisted's"):
+        with pytest.raises(SystemExit, match=r"^smtphooks: --listen tcp:x: endpoint tcp:x is not one of Twisted's"):
             tap.makeService(parsed("--listen", "tcp:x"))
 
     @pytest.mark.parametrize("socket", ["index=0", "name=smtp"])
@@ -349,7 +349,7 @@ class TestTwistd:
         ("arguments", "sentence"),
         [
             (["--lsten", "tcp:25"], "smtphooks: unknown flag --lsten, did you mean --listen?"),
-            (["--listen", "tcp:x"], "smtphooks: --listen tcp:x: endpoint tcp:x is none of Twisted's"),
+            (["--listen", "tcp:x"], "smtphooks: --listen tcp:x: endpoint tcp:x is not one of Twisted's"),
             (["--hooks", "nowhere.at.all:Hooks"], "smtphooks: --hooks: module nowhere.at.all cannot be imported"),
             (["--hooks", "smtphooks:Hooks"], "smtphooks: --hooks: smtphooks:Hooks has no hook"),
             (["--config", "none.toml"], "smtphooks: none.toml: the configuration cannot be read"),

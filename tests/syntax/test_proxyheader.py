@@ -55,7 +55,7 @@ def outcome(octets: bytes, cuts: list[int]) -> ProxyResult | str | None:
         return "refused"
 
 
-NOBODY = ProxyResult(None, 0, None, 0, b"", False)
+UNSPECIFIED = ProxyResult(None, 0, None, 0, b"", False)
 VALID = {
     b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 25\r\n": ("192.0.2.7", 50000, "198.51.100.1", 25),
     b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 0\r\n": ("255.255.255.255", 65535, "255.255.255.255", 0),
@@ -113,7 +113,7 @@ def test_incomplete_header_yields_nothing(octets: bytes) -> None:
 
 @pytest.mark.parametrize("kind, payload", [(0, b""), (TCP4, FOUR), (TCP4, b"abc"), (0xFF, b""), (UNIX, TLV)])
 def test_health_check_is_local_whatever_its_family_and_addresses(kind: int, payload: bytes) -> None:
-    assert read(block(kind, payload, LOCAL) + b"QUIT") == NOBODY._replace(local=True, rest=b"QUIT")
+    assert read(block(kind, payload, LOCAL) + b"QUIT") == UNSPECIFIED._replace(local=True, rest=b"QUIT")
 
 
 INVALID_AT = {
