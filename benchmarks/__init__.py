@@ -1,1 +1,1 @@
-"""The benchmark of smtphooks beside its peers; C{README.rst} says what is measured and how to read it."""
+"""The benchmark of smtphooks and its peers; C{README.rst} says what is measured and how to read it."""

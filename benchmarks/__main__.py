@@ -1,8 +1,8 @@
 """
-The command line: C{python -m benchmarks} measures and writes it down, C{check} behind it judges the bars, C{profile}
-tells where the time goes.
+The command line: C{python -m benchmarks} measures and writes the results, with C{check} it compares them to the bars,
+with C{profile} it prints where the CPU time of a message goes.
 
-This module knows how the others are put together, and nothing else.
+This module combines the others and does nothing else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _QUICK = 0.01
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
-    # Debian keeps Postfix's programs where only root looks.
+    # Debian installs Postfix's programs where only root's PATH finds them.
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
     workloads = [workload for workload in WORKLOADS if workload.name in (options.only or _names())]
     if smtpSourceMissing() and any(workload.usesSmtpSource for workload in workloads):
@@ -82,7 +82,7 @@ def _playAll(workloads: Sequence[Workload], rounds: int, scale: float) -> dict[s
 def _check(workloads: Sequence[Workload], rounds: int) -> int:
     names = [workload.name for workload in workloads]
     wanted = [bar for bar in bars.BARS if bar.workload in names]
-    verdicts = bars.judge(wanted, _playAll(bars.judged(workloads, wanted), rounds, 1.0))
+    verdicts = bars.verdictsOf(wanted, _playAll(bars.neededFor(workloads, wanted), rounds, 1.0))
     print("\n".join(map(str, verdicts)))
     behind = [verdict for verdict in verdicts if not verdict.held]
     print(f"{len(verdicts) - len(behind)} of {len(verdicts)} bars are held")

@@ -1,7 +1,7 @@
 """
-The bars: what smtphooks may cost at most, in parts of what each peer costs on the same machine in the same rounds.
+The bars: the maximum cost of smtphooks, relative to the cost of each peer on the same machine in the same rounds.
 
-A bar is added by one more line of the table.  This module judges what was measured, it measures nothing.
+A new bar is one more line of the table.  This module compares measurements with bars, it measures nothing.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ ROUNDS = 9
 @dataclass(frozen=True)
 class Bar:
     """
-    @ivar most: what the median may be.
-    @ivar other: label of what C{label} is measured against; without it the figure itself counts.
+    @ivar most: the maximum of the median.
+    @ivar other: the label that C{label} is compared with; without it the figure itself counts.
     """
 
     workload: str
@@ -48,7 +48,7 @@ class Bar:
 
     @property
     def floor(self) -> Bar:
-        """The same for the least that a server on Twisted can do: below that nothing here can come."""
+        """The same bar for the least work of any server on Twisted, a lower bound for smtphooks."""
         return replace(self, label=CANNED.name)
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class GrowthBar(Bar):
-    """How much dearer a unit may become when there are more."""
+    """The maximum growth of the cost of a unit with the number of units."""
 
     def __str__(self) -> str:
         return f"{self.workload}: growth of the cost of a unit, {self.figure}"
@@ -100,8 +100,8 @@ BARS: tuple[Bar, ...] = (
 @dataclass(frozen=True)
 class Verdict:
     """
-    @ivar measured: None where it could not be.
-    @ivar floor: what the least server on Twisted has, where that was measured.
+    @ivar measured: None if it could not be measured.
+    @ivar floor: the measurement of the least server on Twisted, if there is one.
     """
 
     bar: Bar
@@ -121,8 +121,8 @@ class Verdict:
         return f"{state}  {self.bar}: {self.measured.median:.5g}, at most {self.bar.most:g}{floor}"
 
 
-def judge(bars: Sequence[Bar], records: Mapping[str, Record]) -> list[Verdict]:
-    """What became of each bar; one that could not be measured is not held."""
+def verdictsOf(bars: Sequence[Bar], records: Mapping[str, Record]) -> list[Verdict]:
+    """Compare each bar with the measurements; a bar without a measurement is not held."""
     verdicts = []
     for bar in bars:
         record = records.get(bar.workload)
@@ -137,8 +137,8 @@ def judge(bars: Sequence[Bar], records: Mapping[str, Record]) -> list[Verdict]:
     return verdicts
 
 
-def judged(workloads: Sequence[Workload], bars: Sequence[Bar]) -> list[Workload]:
-    """What has to be played so that the bars can be judged, and no more."""
+def neededFor(workloads: Sequence[Workload], bars: Sequence[Bar]) -> list[Workload]:
+    """The workloads that the bars need, each with only the turns that they need."""
     wanted: dict[str, set[str]] = {}
     for bar in bars:
         wanted.setdefault(bar.workload, set()).update(bar.labels, bar.floor.labels)

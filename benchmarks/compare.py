@@ -1,7 +1,7 @@
 """
-From figures to what can be said of them: ratios of the same round, their median and their spread.
+Statistics of figures: ratios within the same round, their median and their spread.
 
-Both servers of a ratio were measured within one round, so what slows the machine for a while slows both.
+Both servers of a ratio are measured within one round, so a temporary load on the machine slows both.
 This module knows numbers only.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-# Of each round, the figures of every label.
+# For each round the figures, by label and name.
 Rounds = Sequence[Mapping[str, Mapping[str, float]]]
 
 
@@ -37,22 +37,22 @@ class Summary:
 
 
 def absolute(rounds: Rounds, figure: str, label: str) -> list[float]:
-    """That figure in each round."""
+    """The figure of a label in each round."""
     return [each[label][figure] for each in rounds if label in each]
 
 
 def ratios(rounds: Rounds, figure: str, label: str, other: str) -> list[float]:
-    """What the one needed in each round, in parts of what the other did."""
+    """The figure of a label relative to that of another, in each round."""
     return [each[label][figure] / each[other][figure] for each in rounds if label in each and other in each]
 
 
 def growth(rounds: Rounds, figure: str, steps: Mapping[str, float]) -> list[float]:
     """
-    How much dearer a unit becomes when there are more of them, in each round; 1 where the cost is linear.
+    The growth of the cost of a unit with the number of units, in each round; 1 if the cost is linear.
 
-    What is there without any unit is no part of it: each step's cost is the difference to the smallest amount.
+    The fixed cost is left out: the cost of each step is its difference to the step with the smallest amount.
 
-    @param steps: the amounts by label, from the smallest on.
+    @param steps: the amounts by label, in ascending order.
     """
     (least, amount), *more = steps.items()
     found = []

@@ -1,9 +1,9 @@
 """
-The load: Postfix's C{smtp-source} for the plain dialogue, and for what it cannot do a generator of our own.
+The load: Postfix's C{smtp-source} for the plain dialogue, and a generator of our own for what it cannot send.
 
-Ours holds a few connections in lock-step: it sends one step on all of them, then reads the replies of each.  All that
-it sends is made beforehand, and every reply's code is checked.
-This module knows a port and what to say there; it knows no server and measures nothing but the times of replies.
+Ours runs a few connections in lock-step: it sends one step on all of them, then reads the replies of each.  The octets
+to send are prepared in advance, and the code of every reply is checked.
+This module knows a port and the commands to send there; it knows no server and measures only the times of replies.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 HOST = "127.0.0.1"
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 Codes = tuple[int, ...]
-# What is sent in one piece, and the codes of the replies to it.
+# Octets that are sent in one piece, and the codes of the replies to them.
 Step = tuple[bytes, Codes]
 
 L = TypeVar("L", bound="Load")
 
 
 class LoadError(Exception):
-    """The server did not answer as it should."""
+    """The server sent an unexpected reply, or closed the connection."""
 
 
 class Load(Protocol):
@@ -68,7 +68,7 @@ class SmtpSource:
         command = ["smtp-source", *(f"{option}{number}" for option, number in numbers.items())]
         command += ["-Mclient.example", "-fsender@client.example", "-trecipient@mx.example"]
         command += ["-d"] * self.kept + ["-L"] * self.lmtp + [f"inet:{HOST}:{port}"]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=PATIENCE, text=True)
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=TIMEOUT, text=True)
         if done.returncode or done.stderr:
             raise LoadError(f"{' '.join(command)}: {done.stderr.strip()}")
 
@@ -81,10 +81,10 @@ def smtpSourceMissing() -> bool:
 
 
 class Connection:
-    """A client's connection; it blocks."""
+    """A client's connection, blocking."""
 
     def __init__(self, port: int, greeting: str = "EHLO") -> None:
-        self._socket: socket.socket = socket.create_connection((HOST, port), PATIENCE)
+        self._socket: socket.socket = socket.create_connection((HOST, port), TIMEOUT)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = b""
         self._hello = f"{greeting} client.example\r\n".encode()
@@ -93,7 +93,7 @@ class Connection:
         self._socket.sendall(data)
 
     def expect(self, codes: Codes) -> list[bytes]:
-        """The next replies, which have to have these codes; all their lines."""
+        """The lines of the next replies, which must have these codes."""
         lines = []
         for code in codes:
             while True:
@@ -118,7 +118,7 @@ class Connection:
         return self.expect((code,))
 
     def hello(self) -> frozenset[str]:
-        """Say EHLO; the names of the extensions that are offered."""
+        """Send EHLO; the result is the keywords in the reply."""
         self.send(self._hello)
         return frozenset(line[4:].decode().partition(" ")[0] for line in self.expect((250,))[1:])
 
@@ -131,7 +131,7 @@ class Connection:
 
 
 def connections(port: int, count: int, greeting: str = "EHLO", atOnce: int = 100) -> list[Connection]:
-    """Connections that have been greeted and have said EHLO."""
+    """Connections after the greeting and EHLO."""
     made: list[Connection] = []
     while len(made) < count:
         group = [Connection(port, greeting) for _ in range(min(atOnce, count - len(made)))]
@@ -144,7 +144,7 @@ def connections(port: int, count: int, greeting: str = "EHLO", atOnce: int = 100
 
 
 def tlsContext() -> ssl.SSLContext:
-    """For handshakes with a server whose certificate it made itself; none is shortened by an earlier one."""
+    """A context for full handshakes, without resumption, that accepts a self-signed certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -155,14 +155,14 @@ _ENVELOPE = [b"MAIL FROM:<sender@client.example>\r\n", b"RCPT TO:<recipient@mx.e
 _MESSAGE = b"Subject: benchmark\r\n\r\n" + (b"X" * 78 + b"\r\n") * 12 + b"X" * 38 + b"\r\n"  # 1 KB
 _CREDENTIALS = base64.b64encode(b"\0user\0password")
 
-# A message as a client says it that waits for every reply, one that does not, and one that knows CHUNKING.
-PATIENT: tuple[Step, ...] = (
+# A message from a client that waits for every reply, from one that pipelines, and from one that uses CHUNKING.
+SEQUENTIAL: tuple[Step, ...] = (
     (_ENVELOPE[0], (250,)),
     (_ENVELOPE[1], (250,)),
     (b"DATA\r\n", (354,)),
     (_MESSAGE + b".\r\n", (250,)),
 )
-PIPELINED: tuple[Step, ...] = ((b"".join([*_ENVELOPE, b"DATA\r\n"]), (250, 250, 354)), PATIENT[-1])
+PIPELINED: tuple[Step, ...] = ((b"".join([*_ENVELOPE, b"DATA\r\n"]), (250, 250, 354)), SEQUENTIAL[-1])
 CHUNKED: tuple[Step, ...] = ((b"".join([*_ENVELOPE, b"BDAT %d LAST\r\n" % len(_MESSAGE), _MESSAGE]), (250, 250, 250)),)
 
 
@@ -177,9 +177,9 @@ def inStep(group: Sequence[Connection], steps: Sequence[Step]) -> None:
 @dataclass(frozen=True)
 class Dialogue:
     """
-    A burst of our own.
+    A burst of our own generator.
 
-    @ivar steps: what makes a message; none where connections themselves are the load.
+    @ivar steps: the steps of a message; empty if the connections themselves are the load.
     @ivar kept: whether a connection is kept for the next message.
     """
 
@@ -219,18 +219,18 @@ class Dialogue:
 
 def latencies(port: int, rate: float, seconds: float, sessions: int = 4) -> list[float]:
     """
-    How long each reply took, in seconds, at a load that is the same for every server.
+    The time of each reply in seconds, at the same load for every server.
 
-    @param rate: messages a second, at equal distances, by one connection after the other.
+    @param rate: messages per second, evenly spaced, on one connection after the other.
     """
     group = connections(port, sessions)
     taken: list[float] = []
     try:
         begin = time.perf_counter()
         for number in range(int(rate * seconds)):
-            # To be idle for a while is what makes it a fixed load.
+            # Sleeping keeps the load fixed.
             time.sleep(max(0.0, begin + number / rate - time.perf_counter()))
-            for data, codes in PATIENT:
+            for data, codes in SEQUENTIAL:
                 sent = time.perf_counter()
                 group[number % sessions].send(data)
                 group[number % sessions].expect(codes)

@@ -1,8 +1,8 @@
 """
-What the kernel knows of a server: the time that it has computed, its memory, its open files; and where it may run.
+Measurements of a process by the kernel: CPU time, memory, open files; and the core that it runs on.
 
-A server is all processes of its tree, with all of their threads.
-This module knows processes, and neither SMTP nor what is compared with what.
+A server is a tree of processes with all of their threads.
+This module knows processes; it knows neither SMTP nor comparisons.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
-PATIENCE = 30.0
-# Within it a server that still works shows at least one more reading of its time.
+TIMEOUT = 30.0
+# Seconds without CPU time after which a server is idle: a busy one uses some within them.
 _STILLNESS = 0.03
 _POLLING = 0.005
 
@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def tree(pid: int) -> Iterator[int]:
-    """That process, its children, and theirs."""
+    """A process and its descendants."""
     yield pid
     for task in (PROC / str(pid) / "task").iterdir():
         for child in (task / "children").read_text().split():
@@ -33,7 +33,7 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def cpuTime(pid: int) -> int:
-    """Nanoseconds that all threads of the tree have run; exact for those that sleep."""
+    """CPU time of all threads of the tree in nanoseconds; exact for threads that sleep."""
     return sum(
         int((task / "schedstat").read_text().split()[0])
         for process in tree(pid)
@@ -42,7 +42,7 @@ def cpuTime(pid: int) -> int:
 
 
 def memory(pid: int) -> int:
-    """Octets that the tree holds, where shared pages count by their part."""
+    """Memory of the tree in octets; shared pages count proportionally (PSS)."""
     return sum(_pss(process) for process in tree(pid))
 
 
@@ -54,21 +54,21 @@ def _pss(pid: int) -> int:
 
 
 def openFiles(pid: int) -> int:
-    """How many files and sockets the tree has open."""
+    """The number of files and sockets that the tree has open."""
     return sum(len(os.listdir(PROC / str(process) / "fd")) for process in tree(pid))
 
 
 def awaitQuiet(pid: int, files: int) -> None:
     """
-    Wait until the server computes nothing, and has no more open than it had.
+    Wait until the server uses no CPU time, and has no more files open than before.
 
-    @param files: what L{openFiles} said before the load.
+    @param files: the result of L{openFiles} before the load.
     """
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     last, since = cpuTime(pid), time.monotonic()
     while time.monotonic() - since < _STILLNESS or openFiles(pid) > files:
         if time.monotonic() > end:
-            raise TimeoutError(f"the server is not quiet, with {openFiles(pid) - files} connections that nobody uses")
+            raise TimeoutError(f"the server is not quiet, with {openFiles(pid) - files} connections still open")
         time.sleep(_POLLING)
         now = cpuTime(pid)
         if now != last:
@@ -76,13 +76,13 @@ def awaitQuiet(pid: int, files: int) -> None:
 
 
 def cores() -> tuple[int, int]:
-    """The core of the load and that of the servers: the same one where there is but one."""
+    """The core of the load and that of the servers; they are the same if there is only one."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[-1]
 
 
-def servantOf(core: int) -> Callable[[], None]:
-    """What a child does before it runs its program: stay on that core, and die when the benchmark is killed."""
+def childOn(core: int) -> Callable[[], None]:
+    """A C{preexec_fn} that pins a child to a core, and has the kernel kill it when the benchmark is killed."""
     prctl = ctypes.CDLL(None).prctl
 
     def prepare() -> None:
@@ -93,6 +93,6 @@ def servantOf(core: int) -> Callable[[], None]:
 
 
 def raiseFileLimit() -> None:
-    """As many connections as this user may have; the servers inherit it."""
+    """Allow as many connections as this user may have; the servers inherit the limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,5 +1,5 @@
 """
-The servers that are compared: what each needs to be there, which version it is, and the command that starts it.
+The servers that are compared: how each is installed, its version, and the command that starts it.
 
 This module knows no load and no figures.
 """
@@ -32,11 +32,11 @@ class Peer:
     """
     One server in one variant.
 
-    @ivar program: the command, to which port, mode and folder are added.
-    @ivar version: the version that this machine has, None if it has none.
-    @ivar hint: what to install where it is missing.
-    @ivar variant: last argument of the command, if any.
-    @ivar lmtp: whether it knows LMTP.
+    @ivar program: the command, to which port, mode and folder are appended.
+    @ivar version: the installed version, None if it is not installed.
+    @ivar hint: how to install it.
+    @ivar variant: the last argument of the command, if any.
+    @ivar lmtp: whether it supports LMTP.
     @ivar idle: connections that are held open while it is measured.
     """
 
@@ -57,7 +57,7 @@ class Sink(Peer):
     """Postfix's smtp-sink, which has a command line of its own."""
 
     def command(self, port: int, mode: str, folder: Path) -> list[str]:
-        # It refuses to be root without being told so, and takes 256 connections unless told otherwise.
+        # It does not run as root without -u, and its default limit is 256 connections.
         user = ["-u", "root"] * (os.getuid() == 0)
         return [*self.program, *user, "-m", "20000", *["-L"] * (mode == "lmtp"), f"127.0.0.1:{port}", "4096"]
 
@@ -130,7 +130,7 @@ TWISTED_MAIL = Peer(
 )
 SMTP_SERVER = Peer("smtp-server", ("node", str(SERVERS / "smtp_server.js")), _smtpServer, "apt install nodejs npm")
 GO_SMTP = Peer("go-smtp", (str(_GO),), _goSmtp, "apt install golang-go golang-github-emersion-go-{smtp,sasl}-dev")
-# What Twisted's transport alone costs: the same replies, whatever is said.
+# The cost of Twisted's transport alone: fixed replies.
 CANNED = Peer("canned replies", _module("canned"), partial(_packaged, "twisted"), "pip install twisted")
 SMTP_SINK = Sink("smtp-sink", ("smtp-sink",), _smtpSink, "apt install postfix")
 
@@ -139,12 +139,12 @@ ALL = (SMTPHOOKS, HOOKS, ASYNCIO, UVLOOP, MAILDIR, MAILBOX, *PEERS)
 
 
 def environment() -> dict[str, str]:
-    """What a server's process is given besides its command."""
+    """The environment of a server's process."""
     return {**os.environ, "NODE_PATH": str(_NODE / "node_modules")}
 
 
 def build() -> None:
-    """Install and compile what is neither Python nor packaged as a program, where the tools for it are there."""
+    """Install or compile the peers in JavaScript and Go, if the tools for that are installed."""
     BUILT.mkdir(exist_ok=True)
     wanted = json.loads((SERVERS / "package.json").read_text())["dependencies"]["smtp-server"]
     if shutil.which("npm") and f"smtp-server {wanted}," not in (_smtpServer() or ""):

@@ -1,7 +1,7 @@
 """
-The figures as pictures: SVG that does not change unless a figure does.
+The figures as plots: SVG that is the same for the same figures.
 
-This module draws what L{benchmarks.compare} says, and needs matplotlib.
+This module draws the statistics of L{benchmarks.compare}, and needs matplotlib.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ matplotlib.rcParams.update(
 
 
 def draw(records: Sequence[Record], folder: Path) -> None:
-    """One file for each kind of figure that was measured."""
+    """Write one file for each kind of figure that was measured."""
     measured = [record for record in records if record.rounds and record.rounds[0]]
     besidePeers = [
         each
@@ -68,9 +68,9 @@ def _save(figure: Figure, path: Path) -> None:
 
 def _bars(axes: Axes, values: Mapping[str, Summary], pattern: str, rows: int) -> None:
     """
-    One bar for each label, the first on top, with its spread and its value.
+    Draw one bar for each label, the first on top, with its spread and its value.
 
-    @param rows: how many there is room for, so that bars are equally wide in all panels.
+    @param rows: the number of bars to leave room for, so that bars are equally wide in all panels.
     """
     for row, (label, each) in enumerate(values.items()):
         axes.barh(row, each.median, 0.68, color=_colour(label))
@@ -139,7 +139,7 @@ def _absolute(record: Record, name: str, unit: float) -> dict[str, Summary]:
 
 
 def _scaling(records: Sequence[Record]) -> Figure:
-    """How the cost of a message grows, on scales where what is linear is a straight line of slope one."""
+    """The growth of the cost of a message, on logarithmic scales: a linear cost is a line of slope one."""
     figure = Figure(figsize=(4.6 * len(records), 3.4), layout="constrained")
     for position, record in enumerate(records, 1):
         axes = figure.add_subplot(1, len(records), position)

@@ -1,7 +1,7 @@
 """
-Where the time of one message goes: samples of a server under load, by the part of it that was at work.
+Profile: the CPU time of one message by part of the server, from samples under load.
 
-C{py-spy} takes the samples; which part a source file is of, its folder says.  This module measures no peers.
+C{py-spy} takes the samples; the folder of a source file is its part.  This module measures no peers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.load import SmtpSource
 from benchmarks.peers import HOOKS, SMTPHOOKS, Peer
 from benchmarks.running import Server, started
 
-# Samples a second, and seconds for each column.
+# Samples per second, and seconds for each column.
 _RATE = 500
 _SECONDS = 8
 
@@ -29,12 +29,12 @@ COROUTINES = "Twisted: Deferreds, coroutines"
 LOG = "log"
 OTHER = "all else"
 
-# Functions of Twisted that do little but call the kernel.
+# Functions of Twisted that spend nearly all of their time in the kernel.
 _CALLS = (
     *("untilConcludes", "Connection.doRead", "EPollReactor.doPoll", "EPollReactor._add", "EPollReactor._remove"),
     *("Port.doRead", "_SocketCloser._closeSocket", "accept (socket"),
 )
-# A folder is a part; what stands beside them is what users name, and what connects the folders.
+# Each folder is a part; the modules beside the folders are one part too.
 _PACKAGE = Path(__file__).parents[1] / "smtphooks"
 _ROOT = "smtphooks: protocol, factory, values"
 _FOLDERS = tuple(sorted(path.parent.name for path in _PACKAGE.glob("*/__init__.py")))
@@ -53,7 +53,7 @@ COLUMNS: dict[str, tuple[Peer, SmtpSource]] = {
 
 def partOf(stack: list[str]) -> str:
     """
-    Whose time a sample is.
+    The part that a sample counts for.
 
     @param stack: frames such as C{"Wire._data (smtphooks/syntax/wire.py:226)"}, the innermost last.
     """
@@ -72,12 +72,12 @@ def partOf(stack: list[str]) -> str:
             return COROUTINES
         if "twisted/" in file:
             return REACTOR
-        # A function of another library, or one without a file: its caller's time.
+        # Other libraries, and functions without a file, count for their caller.
     return OTHER
 
 
 def profile() -> str:
-    """A table: a column for each load, a row for each part, in microseconds of CPU time for each message."""
+    """A table of CPU time per message in microseconds: a column for each load, a row for each part."""
     if shutil.which("py-spy", path=str(Path(sys.executable).parent)) is None:
         return "No profile is made: pip install py-spy\n"
     columns = {}

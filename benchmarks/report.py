@@ -1,5 +1,7 @@
 """
-What was measured, as text for people and as JSON for programs; neither says whose machine it was.
+The results, as text for people and as JSON for programs.
+
+Neither form identifies the machine.  This module measures nothing and compares nothing itself.
 """
 
 from __future__ import annotations
@@ -17,20 +19,20 @@ from benchmarks.compare import Summary
 from benchmarks.peers import ALL, SMTPHOOKS
 from benchmarks.rounds import CPU, MEDIAN, MEMORY, RATE, SLOWEST, Record
 
-# The figure by which servers are compared is the first that a record has of these.
+# Servers are compared by the first of these figures that a record has.
 _COMPARED = (CPU, MEDIAN, MEMORY)
 _ALSO_SHOWN = {CPU: RATE, MEDIAN: SLOWEST}
 
 
 def comparedBy(record: Record) -> str:
-    """The figure by which servers are compared in this workload."""
+    """The figure by which servers are compared for this workload."""
     present = next(iter(record.rounds[0].values()), {})
     return next((figure for figure in _COMPARED if figure in present), CPU)
 
 
 def ratiosOf(record: Record, figure: str) -> dict[str, Summary]:
     """
-    Each of the others beside the base, by label: a peer as base/peer, a variant of smtphooks as variant/base.
+    The ratio of each other label to the base, by label: a peer as base/peer, a variant of smtphooks as variant/base.
 
     Below 1 the first of the two needs less.
     """
@@ -52,7 +54,7 @@ def _pair(base: str, label: str) -> tuple[str, str]:
 
 
 def block(record: Record) -> str:
-    """All that is to be said of one workload."""
+    """The table of one workload."""
     workload = record.workload
     lines = [f"{workload.title} ({workload.name}, {len(record.rounds)} rounds)"]
     if record.rounds and record.rounds[0]:
@@ -83,7 +85,7 @@ def _spread(summary: Summary) -> str:
 
 
 def overview(records: Sequence[Record]) -> str:
-    """One line for each workload, one column for each peer: smtphooks' part of what the peer needs."""
+    """A table of smtphooks relative to each peer: a line for each workload, a column for each peer."""
     shown = [record for record in records if record.workload.base == SMTPHOOKS.name and record.rounds]
     labels: dict[str, None] = {}
     for record in shown:
@@ -104,7 +106,7 @@ def overview(records: Sequence[Record]) -> str:
 
 
 def machine() -> dict[str, str]:
-    """What figures depend on, and nothing by which the machine could be found."""
+    """Properties of the machine that figures depend on, and none that identify it."""
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
@@ -121,7 +123,7 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the servers that are here."""
+    """The versions of the servers that are installed."""
     return {peer.name: found for peer in ALL if not peer.variant and (found := peer.version())}
 
 
@@ -150,6 +152,6 @@ def _workload(record: Record) -> Mapping[str, Any]:
 
 
 def asText(records: Sequence[Record]) -> str:
-    """The tables as they are kept in a file."""
+    """All tables, for a file."""
     facts = [*machine().values(), *versions().values()]
     return "\n".join(["; ".join(facts), "", overview(records), *map(block, records)])

@@ -1,7 +1,7 @@
 """
-A workload is played in rounds: in each, every server takes its turn, and a different one begins.
+Rounds: a workload is measured in rounds; in each, every server has its turn, and a different one begins.
 
-This module knows neither SMTP nor how figures are compared; L{Record} is all that it hands on.
+This module knows neither SMTP nor how figures are compared; its result is a L{Record}.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.peers import Peer
 from benchmarks.running import Server, started
 from benchmarks.workloads import Burst, Latency, Memory, Turn, Workload
 
-# Figures of one turn by their names.
+# The figures of one turn, by name.
 Figures = dict[str, float]
 
 CPU = "CPU µs"
@@ -26,15 +26,15 @@ MEDIAN = "p50 µs"
 SLOWEST = "p99 µs"
 MEMORY = "octets"
 
-# These fill what was free in the memory that a server had from its start; only those after them are measured.
+# The first connections fill memory that the process has already allocated; only those after them are measured.
 _FIRST_CONNECTIONS = 1000
 
 
 @dataclass(frozen=True)
 class Record:
     """
-    @ivar rounds: in each, the figures of every label.
-    @ivar skipped: labels that took no part, and why.
+    @ivar rounds: for each round the figures of every label.
+    @ivar skipped: the labels that were not measured, with the reason.
     """
 
     workload: Workload
@@ -44,9 +44,9 @@ class Record:
 
 def play(workload: Workload, rounds: int, scale: float = 1.0) -> Record:
     """
-    Measure a workload among those of its servers that this machine has.
+    Measure a workload with those of its servers that are installed.
 
-    @param scale: the part of each load that is used.
+    @param scale: the fraction of each load that is used.
     """
     record = Record(workload)
     rounds = min(rounds, workload.most)
@@ -55,7 +55,7 @@ def play(workload: Workload, rounds: int, scale: float = 1.0) -> Record:
         with started({turn.peer: None for turn in turns}, workload.mode, scale) as servers:
             taking = [turn for turn in turns if _offers(servers[turn.peer], workload.needs, turn, record)]
             if not workload.fresh:
-                _playRound(taking, servers, scale)  # The first burst is no measure of those that follow.
+                _playRound(taking, servers, scale)  # The first burst is slower than later ones.
             for number in [first] if workload.fresh else range(rounds):
                 record.rounds.append(_playRound(list(rotated(taking, number)), servers, scale))
     return record
@@ -76,7 +76,7 @@ def _offers(server: Server, extension: str, turn: Turn, record: Record) -> bool:
 
 
 def rotated(turns: list[Turn], number: int) -> Iterator[Turn]:
-    """The same order, begun one later in each round."""
+    """The turns in the same order, beginning with the next one in each round."""
     for position in range(len(turns)):
         yield turns[(position + number) % len(turns)]
 

@@ -1,5 +1,5 @@
 """
-A server that runs: on a free port, on the servers' core, with a certificate of its own, and gone afterwards.
+Running servers: each on a free port, on the servers' core, with a certificate of its own, and killed afterwards.
 
 This module knows how a server starts and ends, not what is measured.
 """
@@ -29,7 +29,7 @@ _POLLING = 0.02
 @dataclass(frozen=True)
 class Server:
     """
-    @ivar offers: the names of the extensions in its reply to EHLO.
+    @ivar offers: the keywords in its reply to EHLO.
     """
 
     peer: Peer
@@ -64,10 +64,10 @@ def started(peers: Iterable[Peer], mode: str, idle: float = 1.0) -> Iterator[dic
     """
     Servers for some peers, each with its idle connections.
 
-    @param idle: the part of these connections that is made.
+    @param idle: the fraction of these connections that is made.
     """
     with ExitStack() as stack:
-        # Not in the system's temporary folder: that may be memory, and stores are measured too.
+        # Not in the system's temporary folder, which may be in memory: stores are measured too.
         BUILT.mkdir(exist_ok=True)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=BUILT, ignore_cleanup_errors=True)))
         makeCertificate(folder)
@@ -87,18 +87,18 @@ def _process(peer: Peer, mode: str, folder: Path) -> Iterator[tuple[subprocess.P
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.DEVNULL,
-        preexec_fn=measure.servantOf(measure.cores()[1]),
+        preexec_fn=measure.childOn(measure.cores()[1]),
     )
     try:
         yield process, port
     finally:
-        # It holds nothing that is worth an orderly end.
+        # There is nothing to save.
         process.kill()
         process.wait()
 
 
 def _answering(peer: Peer, process: subprocess.Popen[bytes], port: int, mode: str) -> Server:
-    end = time.monotonic() + measure.PATIENCE
+    end = time.monotonic() + measure.TIMEOUT
     while process.poll() is None and time.monotonic() < end:
         try:
             connection = load.Connection(port, "LHLO" if mode == "lmtp" else "EHLO")

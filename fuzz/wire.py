@@ -1,8 +1,8 @@
 """
-Any octets for the wire, in any pieces: it never raises, holds no more than it may, and what it reads does not depend on
-how they were cut.
+Any octets for the wire, in any pieces: it never raises, its buffers stay bounded, and the result does not depend on how
+the octets were cut.
 
-Run by C{make fuzz}; arguments are those of libFuzzer, such as C{-max_total_time=60} and folders of inputs.
+C{make fuzz} runs it; arguments are those of libFuzzer, such as C{-max_total_time=60} and folders of inputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PULL = 65536
 
 
 def read(pieces: list[bytes], mode: str, chunk: int) -> list[object]:
-    """Lines up to an empty one, then a message or (at another letter) a chunk of so many octets, then lines again."""
+    """Parse lines; after an empty line a message, after a line C{B} a chunk of so many octets, and then lines again."""
     wire = Wire(mode)
     found: list[object] = []
     message = b""
@@ -50,7 +50,7 @@ def read(pieces: list[bytes], mode: str, chunk: int) -> list[object]:
                     message += wire.endOfChunks()
                     if mode == NORMALIZE:
                         assert re.search(rb"(?<!\r)\n|\r(?!\n)", message) is None
-                    # What a message in "reject" mode holds is of no interest once it is refused.
+                    # In "reject" mode the content of a rejected message does not matter.
                     found.append("refused" if wire.bareNewlineSeen else message)
                     message, inMessage = b"", False
         assert wire.buffered <= len(piece) + LIMIT + 1

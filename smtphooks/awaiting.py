@@ -1,8 +1,8 @@
 """
-Awaiting: a Deferred that coroutines of Twisted and of asyncio can wait for.
+Awaiting: a Deferred that coroutines can await under Twisted and in a task of asyncio.
 
-A task of asyncio understands only what asyncio made, and a coroutine that Twisted runs only Deferreds; a hook may be
-either, and what it awaits is the same stream.
+A task of asyncio can only await asyncio's futures, and a coroutine that Twisted runs only Deferreds.  A hook may run
+as either, and awaits the same stream.
 This module knows nothing of mail.
 """
 
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 
 class Waiting(Deferred[T]):
-    """A Deferred that can also be awaited in a task of asyncio; a task that is cancelled there cancels it."""
+    """A Deferred that a task of asyncio can await too; cancelling the task cancels the Deferred."""
 
     def __await__(self) -> Generator[Any, Any, T]:
         loop = asyncio._get_running_loop()
         if loop is None or asyncio.current_task(loop) is None:
-            return self.__iter__()  # which is what Deferred awaits with
+            return self.__iter__()  # as Deferred.__await__ does
         return _awaitFuture(self.asFuture(loop))
 
 
@@ -31,6 +31,6 @@ def _awaitFuture(future: asyncio.Future[T]) -> Generator[Any, Any, T]:
     if not future.done():
         future._asyncio_future_blocking = True
         if (yield future) is future:
-            # A coroutine of Twisted's, resumed from within a task: what is no Deferred is sent straight back to it.
+            # Twisted runs this coroutine, resumed from within a task; it sends back any yielded value but a Deferred.
             yield from Deferred.fromFuture(future)
     return future.result()

@@ -1,7 +1,8 @@
 """
-Writing to a consumer: the other end of C{MessageStream.deliverTo}, which is code of others.
+Writing to a consumer: the target of C{MessageStream.deliverTo}, which is the user's code.
 
-Whatever it raises fails the delivery, once, and goes no further: the protocol brings octets from within these calls.
+An exception of the consumer fails the delivery, once, and does not propagate: it would crash the protocol, which calls
+the writer when octets arrive.
 This module knows neither messages nor streams.
 """
 
@@ -21,54 +22,56 @@ log = Logger()
 
 class ConsumerWriter:
     """
-    @ivar isOpen: the consumer is to get more.
-    @ivar ended: fires with None when it has got all, and fails with the reason why it has not; there while it is open.
+    One delivery to a consumer.
+
+    @ivar isOpen: the consumer gets further octets.
+    @ivar ended: fires with None when the delivery is complete, and fails if it is not; set while C{isOpen}.
     """
 
     __slots__ = ("_consumer", "_isRegistered", "ended", "isOpen")
 
     def __init__(self, consumer: IConsumer) -> None:
         self._consumer: Any = consumer
-        self._isRegistered = False  # the producer was registered here, not by the consumer's owner
+        self._isRegistered = False  # here, and not by the consumer's owner
         self.isOpen = True
         self.ended: Waiting[None] = Waiting(self._cancelled)
 
     def register(self, producer: Any) -> None:
-        """Register a push producer; what the consumer has against it is raised."""
+        """Register a push producer; an exception of the consumer propagates to the caller."""
         self._isRegistered = True
         ended = self.ended
         try:
-            # A consumer that is gone stops its producer within this call.
+            # A consumer that is disconnected stops its producer within this call.
             self._consumer.registerProducer(producer, True)
         except BaseException:
             if self.isOpen:
                 self._close()
-            ended.addErrback(lambda failure: None)  # The caller gets this exception in its place.
+            ended.addErrback(lambda failure: None)  # the caller gets the exception instead
             raise
 
     def write(self, data: bytes) -> None:
-        """Write this; if the consumer crashes it gets no more."""
+        """Write octets; a consumer that raises gets no further ones."""
         try:
             self._consumer.write(data)
         except BaseException:
             failure = Failure()
             if self.isOpen:
-                self.end(failure)
+                self.endDelivery(failure)
             else:
                 _logCrash(failure)
 
-    def end(self, failure: Failure | None = None) -> None:
-        """There is nothing more to be written, because of a failure or because all has been."""
+    def endDelivery(self, failure: Failure | None = None) -> None:
+        """End the delivery, with a failure or because it is complete."""
         ended = self._close()
         result = self._unregister(failure)
-        if not ended.called:  # which it is if letting go of the consumer has cancelled it
+        if not ended.called:  # as it is if unregistering has cancelled the delivery
             ended.callback(result)
 
-    def stop(self, reason: Exception) -> None:
-        """The consumer wants no more."""
+    def stopDelivery(self, reason: Exception) -> None:
+        """The consumer has asked for no further octets."""
         if self.isOpen:
             ended = self._close()
-            # An IBodyProducer that was stopped never fires its Deferred.
+            # The Deferred of an IBodyProducer never fires after it was stopped.
             if self._isRegistered:
                 ended.errback(reason)
 
@@ -78,7 +81,7 @@ class ConsumerWriter:
             self._unregister(Failure(CancelledError()))
 
     def _close(self) -> Waiting[None]:
-        """Nothing more is written; and if no caller has kept the Deferred, its failure shall be logged now."""
+        """Write no further octets; the reference to the Deferred goes, so that an unhandled failure is logged now."""
         ended = self.ended
         del self.ended
         self.isOpen = False
@@ -86,9 +89,9 @@ class ConsumerWriter:
 
     def _unregister(self, failure: Failure | None) -> Failure | None:
         """
-        Let go of the consumer, which closes its file there.
+        Unregister the producer; a consumer may close its file then.
 
-        @return: the failure; if there was none, what the consumer has raised, if anything.
+        @return: the failure; without one, the exception of the consumer, if any.
         """
         if self._isRegistered:
             try:
@@ -102,5 +105,5 @@ class ConsumerWriter:
 
 
 def _logCrash(failure: Failure) -> None:
-    """The delivery has another reason to fail already."""
+    """Log a crash of the consumer after its delivery has ended or failed."""
     log.failure("the consumer of a message crashed when its delivery had ended", failure)

@@ -33,7 +33,7 @@ from smtphooks.sasl.failures import AuthFailures
 from smtphooks.sasl.mechanisms import Mechanisms
 from smtphooks.sasl.portal import canCheck, onAuthOf
 from smtphooks.sasl.scram import UnknownUsers
-from smtphooks.syntax.proxyheader import TrustedPeers
+from smtphooks.syntax.networks import TrustedPeers
 from smtphooks.tls.context import SecureContext
 
 _log = Logger()

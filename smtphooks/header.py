@@ -1,8 +1,8 @@
 """
-The header of a message (RFC 5322 section 2.2): where it ends, what it says, and what may stand in front of it.
+The header of a message (RFC 5322 section 2.2): where it ends, its fields, and how fields are put in front of it.
 
-In: octets, cut anywhere.  Out: offsets, an L{email.message.Message}, and the octets that keep two headers apart.
-A line ends with CRLF or a bare LF, as option C{bareNewline} may let through.
+In: octets, cut anywhere.  Out: offsets, an L{email.message.Message}, and the separator between two headers.
+A line ends with CRLF, or with a bare LF where option C{bareNewline} lets that through.
 This module knows neither streams nor sessions.
 """
 
@@ -19,9 +19,10 @@ _LINE_OCTETS = 998
 
 _EMPTY_LINE_BEHIND_ANOTHER = re.compile(rb"\n\r?\n")
 _BARE_CR = re.compile(rb"\r(?!\n)")
-# RFC 5322 section 2.2; section 4.5 has spaces before the colon in old messages.
+# RFC 5322 section 2.2; old messages may have spaces before the colon (section 4.5).
 _NAME_IF_ANY = re.compile(rb"(?:[!-9;-~]+[ \t]*)?")
-# New fields have no such space, and no line of nothing but spaces (section 3.2.2), which some readers take for the end.
+# New fields may not have such spaces, nor lines of white space only (section 3.2.2), which some programs take for the
+# end of the header.
 _FIELDS = re.compile(rb"(?:[!-9;-~]+:[^\r\n]*\r\n(?:[ \t]+[^ \t\r\n][^\r\n]*\r\n)*)+")
 
 _parser = BytesHeaderParser()
@@ -29,10 +30,10 @@ _parser = BytesHeaderParser()
 
 class HeaderEnd:
     """
-    Looks for the first empty line in octets that come piece by piece, each of which it looks at once.
+    Searches octets that arrive in pieces for the empty line that ends the header, without scanning any piece twice.
 
-    @ivar octets: how many have come.
-    @ivar end: how many of them are the header, its empty line included; None while that has not come.
+    @ivar octets: the number of octets scanned.
+    @ivar end: the length of the header in octets, its empty line included; None while that has not arrived.
     """
 
     __slots__ = ("_before", "end", "octets")
@@ -40,10 +41,10 @@ class HeaderEnd:
     def __init__(self) -> None:
         self.octets = 0
         self.end: int | None = None
-        self._before = b"\n"  # The empty line may be the first.
+        self._before = b"\n"  # the empty line may be the first
 
-    def receive(self, data: bytes) -> None:
-        """Octets have arrived."""
+    def scan(self, data: bytes) -> None:
+        """Search the next piece."""
         if self.end is None:
             seen = self._before + data
             found = _EMPTY_LINE_BEHIND_ANOTHER.search(seen)
@@ -55,29 +56,29 @@ class HeaderEnd:
 
 def parseHeader(octets: bytes) -> Message:
     """
-    The fields of a header.  Whatever the octets, this raises nothing, and neither does looking at the result.
+    The fields of a header.  Neither this nor reading the result raises anything, whatever the octets.
     """
-    # The parser would end a line at a bare CR, and see fields that nobody else sees.
+    # The parser would end a line at a bare CR, and find fields that other programs do not find.
     header = _parser.parsebytes(_BARE_CR.sub(b" ", octets))
-    # A line that is no field ends the header for the parser; what follows is no text that could be shown.
+    # For the parser a line that is not a field ends the header; the lines after it are no body.
     header.set_payload("")
     return header
 
 
 def areFields(octets: bytes) -> bool:
-    """Whole header fields, one at least, each line of which ends with CRLF."""
+    """Whether these are one or more whole header fields, each line of which ends with CRLF."""
     return _FIELDS.fullmatch(octets) is not None
 
 
 def maybeSeparator(octets: bytes, more: bool) -> bytes | None:
     """
-    What must stand between header fields of ours and a message, so that the message cannot extend them.
+    The separator between header fields put in front of a message and the message, so that it cannot extend them.
 
-    Nothing, if the message begins with a field or with the empty line that ends a header; else an empty line.
+    It is empty if the message begins with a field, or with the empty line that ends a header; else it is an empty line.
 
-    @param octets: the first of the message.
-    @param more: others may follow.
-    @return: None if that depends on those.
+    @param octets: the first octets of the message.
+    @param more: further octets may follow.
+    @return: None if the separator depends on further octets.
     """
     if octets.startswith((b"\r\n", b"\n")):
         return b""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from smtphooks.netaddress import addressLiteral
+from smtphooks.netaddress import addressLiteral, bracketed
 
 
 class TLSInfo(NamedTuple):
@@ -209,7 +209,8 @@ class Session:
             that blind copies stay blind.
         """
         peer = _neuter(addressLiteral(self.remoteAddress)) if self.remoteAddress else ""
-        name = _neuter(self.clientHostname) if self.clientHostname.strip("[]") != self.remoteAddress else ""
+        isAddress = self.clientHostname in (self.remoteAddress, bracketed(self.remoteAddress))
+        name = "" if isAddress else _neuter(self.clientHostname)
         tcpInfo = " ".join(filter(None, (name, peer)))
         client = _neuter(self.hostNameAppearsAs) or peer or "unknown"
         lines = [f"Received: from {client}" + (f" ({tcpInfo})" if tcpInfo else "")]

@@ -1,9 +1,9 @@
 """
-The message stream: what C{onData} reads a message from.
+The message stream: the object from which C{onData} reads a message.
 
 The protocol puts octets in while there is L{room <MessageStream.room>}; the hook takes them out in one of four ways, at
-its own pace.  A message cut short never looks like a whole one: the stream either ends or fails.  Before the hook takes
-the first octet it may ask for the header, and put fields of its own in front.
+its own pace.  A truncated message is never taken for a whole one: the stream either ends or fails.  Before it reads,
+the hook may ask for the header, and put fields in front of it.
 This module knows neither the wire nor the dialogue.
 """
 
@@ -23,22 +23,22 @@ from smtphooks.consumer import ConsumerWriter
 from smtphooks.header import HeaderEnd, areFields, maybeSeparator, parseHeader
 from smtphooks.replies import HEADER_TOO_LARGE, TOO_LARGE
 
-# Octets that wait for the hook before the stream is full.  One pull from the wire (at most 64 KiB) may go
-# over it, and what the wire holds (at most 64 KiB less that pull) comes on top: less than 128 KiB in all.
+# Octets that the stream buffers before it is full.  One pull from the wire (at most 64 KiB) may exceed it, and the
+# wire buffers at most 64 KiB less that pull: together less than 128 KiB.
 ROOM = 16384
 
-# Octets that a header may have for L{MessageStream.header}, which alone makes the stream hold so many.
+# The limit on the header for L{MessageStream.header}, in octets; the stream buffers that many only while it is called.
 HEADER_OCTETS = 262144
 
-# Octets that L{MessageStream.read} gives unless it is told otherwise.
+# The default limit of L{MessageStream.read}, in octets.
 READ_OCTETS = 33554432
 
-# Pieces that are gathered before they become one: each costs some 50 octets besides its own, which may be two.
+# Pieces that are collected before they are joined: a bytes object has some 50 octets of overhead, even for two octets.
 _PIECES = 1024
 
 
 class ConsumerStopped(Exception):
-    """The consumer that L{MessageStream.deliverTo} wrote to asked for no more; the message was not delivered whole."""
+    """The consumer of L{MessageStream.deliverTo} has stopped the delivery before the end of the message."""
 
 
 _ONE_READER = "a MessageStream is read by one reader at a time"
@@ -54,14 +54,14 @@ class MessageStream:
       - C{stream.deliverTo(consumer)}, a Twisted C{IConsumer};
       - as an C{IBodyProducer}, as in C{treq.post(url, data=stream)}.
 
-    Hidden dots have been removed, line ends are as option C{bareNewline} says, the terminator is not included.
-    L{header} and L{prepend} come before any of them.
+    Stuffed dots are removed, line ends are as option C{bareNewline} says, the final dot is not included.
+    L{header} and L{prepend} must be called before.
 
-    @ivar byteLength: octets of the message so far; exact when it has ended.
-    @ivar sizeExceeded: the message has more octets than option C{size}; unless option C{rejectOversized} is off, the
-        stream ended with the last that it may have.
-    @ivar buffered: octets that wait for the hook.
-    @ivar room: the stream is full when so many octets wait.
+    @ivar byteLength: octets of the message so far; its length when it has ended.
+    @ivar sizeExceeded: the message is larger than option C{size}; unless option C{rejectOversized} is off, the stream
+        ended at that size.
+    @ivar buffered: octets that the hook has not yet read.
+    @ivar room: the number of buffered octets at which the stream is full.
     @ivar length: always unknown, for C{IBodyProducer}.
     """
 
@@ -91,9 +91,9 @@ class MessageStream:
 
     def __init__(self, size: int = 0, cutOversized: bool = True, wantsMore: Callable[[], None] = lambda: None) -> None:
         """
-        @param size: octets that the message may have, 0 for no limit.
-        @param cutOversized: end the stream there.
-        @param wantsMore: called whenever the hook has taken octets.
+        @param size: the maximum size of the message in octets, 0 for no limit.
+        @param cutOversized: end the stream at that size.
+        @param wantsMore: called whenever the hook has read octets.
         """
         self.byteLength = 0
         self.buffered = 0
@@ -102,16 +102,16 @@ class MessageStream:
         self._size = size
         self._cutOversized = cutOversized
         self._wantsMore = wantsMore
-        self._chunks: list[bytes] = []  # what may be read
-        self._arrived = self._chunks  # what has come; another list while it is open what separates it from the prefix
-        self._prefix = b""  # fields of the hook's, before the message is read
+        self._chunks: list[bytes] = []  # for the reader
+        self._arrived = self._chunks  # from the client; a list of its own until the separator after the prefix is known
+        self._prefix = b""  # the hook's own header fields
         self._header: Message | None = None
         self._ended = False
         self._failure: Failure | None = None
         self._discarding = False
-        self._taken = False  # one of the ways to consume has been chosen
+        self._taken = False  # one of the ways to read has been chosen
         self._iterated = False  # and it is async for
-        self._wanted: Waiting[None] | None = None  # fires when there is something new; there until the reader goes on
+        self._wanted: Waiting[None] | None = None  # the reader awaits it; set until the reader has resumed
         self._consumer: ConsumerWriter | None = None
         self._paused = False
 
@@ -119,7 +119,7 @@ class MessageStream:
 
     @property
     def isAwaited(self) -> bool:
-        """The hook waits for this stream, and so learns by it if the message ends or fails."""
+        """The hook awaits this stream, so the end or failure of the message resumes it."""
         return self._wanted is not None or (self._consumer is not None and self._consumer.isOpen)
 
     def receive(self, data: bytes) -> None:
@@ -128,7 +128,7 @@ class MessageStream:
         self._serve()
 
     def finish(self, data: bytes = b"") -> None:
-        """The message is whole, with these octets."""
+        """The message is complete, with these octets."""
         self._add(data)
         self._ended = True
         self._serve()
@@ -146,7 +146,7 @@ class MessageStream:
             self.buffered += len(data)
 
     def fail(self, failure: Failure) -> None:
-        """The message will not become whole, or may not be used; what was not read yet is gone."""
+        """The message is truncated or must not be used; drop the octets that were not read."""
         if self._ended or self._failure:
             return
         self._failure = failure
@@ -154,7 +154,7 @@ class MessageStream:
         self._serve()
 
     def discard(self) -> None:
-        """The hook has ended; who reads on regardless must not take what it has for a whole message."""
+        """The hook has ended; code that still reads must not take a part for the whole message."""
         if self._ended and not self._chunks:
             return
         self._discarding = True
@@ -172,17 +172,17 @@ class MessageStream:
         self.buffered = 0
 
     def _serve(self) -> None:
-        """Give what there is to the reader or the consumer."""
+        """Resume the reader, or write to the consumer."""
         if self._arrived is not self._chunks:
             self._maybeJoin()
         if self._wanted is not None:
-            if not self._wanted.called:  # A task of asyncio goes on later than it is told to.
+            if not self._wanted.called:  # a task of asyncio resumes later
                 self._wanted.callback(None)
         elif self._consumer is not None:
             self._deliver(self._consumer)
 
     def _maybeJoin(self) -> None:
-        """Put the message behind the fields that the hook has put in front of it, once it is clear how."""
+        """Append the message to the hook's own fields, once the separator is known."""
         separator = maybeSeparator(b"".join(self._arrived), more=not self._ended)
         if separator is not None:
             self._chunks += [separator, *self._arrived] if separator else self._arrived
@@ -193,21 +193,21 @@ class MessageStream:
 
     async def header(self) -> Message:
         """
-        The header of the message, which is still to be read as if nothing had been read of it.
+        The header of the message, which can still be read from its first octet.
 
-        @raise SMTPError: 552, if it has more than L{HEADER_OCTETS}; and as L{read} does.
+        @raise SMTPError: 552, if the header is larger than L{HEADER_OCTETS}; and as L{read} does.
         @raise RuntimeError: if reading has begun.
         """
         self._mustBeUnread("header")
         if self._header is None:
             octets = await self._headerOctets()
             separator = maybeSeparator(octets, more=False)
-            # Behind an empty line of ours the message is all body.
+            # If the separator is an empty line, all of the message is body.
             self._header = parseHeader(self._prefix + (separator or octets) if self._prefix else octets)
         return self._header
 
     async def _headerOctets(self) -> bytes:
-        """The header as the client sent it; of a message without an empty line all that there is."""
+        """The header as the client sent it; without an empty line the whole message."""
         chunks, search, searched = self._chunks, HeaderEnd(), 0
         wasFull = self.buffered >= self.room
         self.room = HEADER_OCTETS + 1
@@ -216,7 +216,7 @@ class MessageStream:
         try:
             while search.end is None and search.octets <= HEADER_OCTETS and await self._more(searched):
                 for chunk in chunks[searched:]:
-                    search.receive(chunk)
+                    search.scan(chunk)
                 if len(chunks) > _PIECES:
                     chunks[:] = [b"".join(chunks)]
                 searched = len(chunks)
@@ -230,13 +230,13 @@ class MessageStream:
 
     def prepend(self, octets: bytes) -> None:
         """
-        Put header fields in front of the message, and of those that are there already.
+        Put header fields in front of the message, and of those prepended before.
 
-        An empty line keeps them apart from a message that does not begin with a field.  They count neither in
+        If the message does not begin with a field, an empty line separates it from them.  They count neither in
         C{byteLength} nor for option C{size}.
 
         @param octets: whole fields; each line ends with CRLF.
-        @raise ValueError: if they are anything else.
+        @raise ValueError: for other octets.
         @raise RuntimeError: if reading has begun.
         """
         if not isinstance(octets, bytes):
@@ -265,7 +265,7 @@ class MessageStream:
             self._maybeJoin()
 
     def _take(self) -> bytes:
-        """All octets that wait."""
+        """Take all buffered octets."""
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
@@ -273,7 +273,7 @@ class MessageStream:
         return data
 
     async def _more(self, held: int = 0) -> bool:
-        """Wait for more chunks than are held.  False if the stream has ended without."""
+        """Wait for more than C{held} chunks; False if the stream has ended before."""
         while len(self._chunks) <= held:
             if self._isOver():
                 return False
@@ -285,7 +285,7 @@ class MessageStream:
         return True
 
     def _isOver(self) -> bool:
-        """Nothing more will come.  If more may come, the caller may wait for it."""
+        """Whether the stream has ended; if not, the caller may wait.  Raises the failure of the stream."""
         failure = self._maybeFailure()
         if failure is not None:
             failure.raiseException()
@@ -294,7 +294,7 @@ class MessageStream:
         return self._ended
 
     def __aiter__(self) -> MessageStream:
-        """The stream itself: a second C{async for} goes on where the first was left."""
+        """The stream itself: a second C{async for} continues where the first has stopped."""
         if not self._iterated:
             self._choose()
             self._iterated = True
@@ -303,7 +303,7 @@ class MessageStream:
     async def __anext__(self) -> bytes:
         if not self._iterated:
             self.__aiter__()
-        while not self._chunks:  # As _more does; one coroutine within another would cost as much as all the rest.
+        while not self._chunks:  # as in _more: awaiting that coroutine would double the cost
             if self._isOver():
                 raise StopAsyncIteration
             self._wanted = Waiting()
@@ -317,11 +317,11 @@ class MessageStream:
 
     async def read(self, limit: int | None = READ_OCTETS) -> bytes:
         """
-        The whole message; for small ones, since all of it is held in memory.
+        The whole message; for small ones, as all of it is held in memory.
 
-        @param limit: octets that it may have; 0 or None for no limit.
-        @raise twisted.internet.error.ConnectionLost: if the client left before its end.
-        @raise SMTPError: 552, if it has more; 550, if it has a bare CR or LF and option C{bareNewline} is C{"reject"}.
+        @param limit: its maximum size in octets; 0 or None for no limit.
+        @raise twisted.internet.error.ConnectionLost: if the client disconnected before the end of the message.
+        @raise SMTPError: 552 above the limit; 550 for a bare CR or LF if option C{bareNewline} is C{"reject"}.
         """
         self._choose()
         pieces: list[bytes] = []
@@ -330,7 +330,7 @@ class MessageStream:
             piece = self._take()
             octets += len(piece)
             if limit and octets > limit:
-                pieces.clear()  # The traceback keeps them as long as the exception lives.
+                pieces.clear()  # the traceback would keep them in memory
                 raise TOO_LARGE.asError()
             pieces.append(piece)
             if len(pieces) - joined >= _PIECES:
@@ -341,11 +341,10 @@ class MessageStream:
 
     def deliverTo(self, consumer: IConsumer) -> Deferred[None]:
         """
-        Write the message to a consumer, no faster than it wants.
+        Write the message to a consumer, which may pause this producer.
 
-        @return: fires with None when all was written; fails as L{read} does, with L{ConsumerStopped}, and with
-            L{SMTPError} if the message passed option C{size} and so was not written whole.  What the consumer raises
-            fails it too.
+        @return: fires with None when the whole message is written; fails as L{read} does, with L{ConsumerStopped}, with
+            an exception of the consumer, and with L{SMTPError} if the stream ended at option C{size}.
         """
         self._choose()
         self._consumer = writer = ConsumerWriter(consumer)
@@ -355,7 +354,7 @@ class MessageStream:
         return ended
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        """Write the message to a consumer with which this producer is registered already (C{IBodyProducer})."""
+        """C{IBodyProducer}: write the message to a consumer with which this producer is registered already."""
         self._choose()
         self._consumer = writer = ConsumerWriter(consumer)
         ended = writer.ended
@@ -363,29 +362,29 @@ class MessageStream:
         return ended
 
     def pauseProducing(self) -> None:
-        """C{IPushProducer}: write no more for now."""
+        """C{IPushProducer}: stop writing for now."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """C{IPushProducer}: go on writing."""
+        """C{IPushProducer}: resume writing."""
         self._paused = False
         if self._consumer is not None:
             self._deliver(self._consumer)
 
     def stopProducing(self) -> None:
-        """C{IPushProducer}: write no more at all."""
+        """C{IPushProducer}: stop writing for good."""
         if self._consumer is not None:
-            self._consumer.stop(ConsumerStopped("the consumer of the message asked for no more"))
+            self._consumer.stopDelivery(ConsumerStopped("the consumer of the message asked for no more"))
 
     def _deliver(self, consumer: ConsumerWriter) -> None:
         while consumer.isOpen and self._chunks and not self._paused:
-            # In this order: what wantsMore brings is written by a call within it.
+            # wantsMore comes last: octets that arrive within that call are written within it.
             consumer.write(self._take())
             self._wantsMore()
         failure = self._maybeFailure()
         if not consumer.isOpen or self._chunks or not (self._ended or failure):
             return
         if failure is None and self.sizeExceeded and self._cutOversized:
-            # Whoever the consumer hands it on to cannot look at sizeExceeded, and must not take it for whole.
+            # Code behind the consumer cannot look at sizeExceeded, and must not take this for the whole message.
             failure = Failure(TOO_LARGE.asError())
-        consumer.end(failure)
+        consumer.endDelivery(failure)

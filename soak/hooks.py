@@ -1,4 +1,4 @@
-"""The hooks of C{make soak}: they take every message, and say with VRFY what the server has in hand."""
+"""The hooks of C{make soak}: they accept every message, and VRFY returns what the server process holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smtphooks import Session, SMTPServerProtocol
 
 
 class Hooks:
-    """Counts what there is."""
+    """Counts messages, and on VRFY the objects and descriptors of the process."""
 
     def __init__(self) -> None:
         self.messages = 0
@@ -24,10 +24,10 @@ class Hooks:
         self.messages += 1
 
     def onAuth(self, auth: Any, session: Any) -> None:
-        """Nobody is known."""
+        """Reject every user."""
 
     def onVrfy(self, text: str, session: Any) -> str:
-        """What is measured, the asking connection included."""
+        """The counts as JSON; they include the connection of this VRFY."""
         from twisted.internet import reactor
 
         gc.collect()

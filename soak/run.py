@@ -1,8 +1,8 @@
 """
-A server under load, on loopback and for a bounded time: thousands of idle connections, some that deliver, and others
-that die at every stage.  At the end it has what it had at the start, and not a descriptor, protocol or timer more.
+A server under load, on loopback and for a limited time: thousands of idle connections, some that deliver messages, and
+others that are lost at every stage.  At the end it has no descriptor, protocol or timer more than at the start.
 
-Run by C{make soak}.  C{SOAK_CONNECTIONS}, C{SOAK_SENDERS} and C{SOAK_SECONDS} say how much and how long.
+C{make soak} runs it.  C{SOAK_CONNECTIONS}, C{SOAK_SENDERS} and C{SOAK_SECONDS} set the load and its duration.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ CONNECTIONS = int(os.environ.get("SOAK_CONNECTIONS", "5000"))
 SENDERS = int(os.environ.get("SOAK_SENDERS", "20"))
 SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
 
-PATIENCE = 30.0
-AT_ONCE = 200  # connections that are being made at a time
-MORTALS = 8  # clients that die, again and again
-AUTH_DELAY = 2.0  # longer than a first failure of AUTH keeps its connection
+TIMEOUT = 30.0
+AT_ONCE = 200  # connections made concurrently
+LOST_AT_ONCE = 8  # clients that connect and are lost, again and again
+AUTH_DELAY = 2.0  # longer than the delay after a first failed AUTH
 BODY = (b"x" * 78 + b"\r\n") * 25
-# What has to be as it was; memory never is, and is only shown.
+# These counts must return to their values at the start; memory does not, and is only printed.
 KEPT = ("descriptors", "connections", "protocols", "calls", "sessions")
 
 CONFIGURATION = """
@@ -60,7 +60,7 @@ Ports = tuple[int, int]
 
 
 class Client:
-    """A client of SMTP."""
+    """An SMTP client."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -68,12 +68,12 @@ class Client:
 
     @classmethod
     async def connect(cls, port: int, tls: ssl.SSLContext | None = None) -> Client:
-        return cls(*await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port, ssl=tls), PATIENCE))
+        return cls(*await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port, ssl=tls), TIMEOUT))
 
     async def reply(self, code: int) -> str:
-        """The next reply, which has to have this code; its last line."""
+        """The text of the next reply's last line; the reply must have this code."""
         while True:
-            line = (await asyncio.wait_for(self._reader.readline(), PATIENCE)).decode()
+            line = (await asyncio.wait_for(self._reader.readline(), TIMEOUT)).decode()
             if line[3:4] == " ":
                 if line[:3] != str(code):
                     raise AssertionError(f"{line!r} came instead of {code}")
@@ -104,23 +104,23 @@ class Client:
         await self.reply(250)
 
     async def close(self, *, abort: bool = False) -> None:
-        """Leave without a word; or as a machine does that crashed."""
+        """Close without QUIT; or abort with a TCP reset, as after a crash."""
         if abort:
             connection = self._writer.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             self._writer.transport.abort()
         else:
             self._writer.close()
-        # A server that finds nobody there any more may say so.
+        # The server may have reset the connection.
         with contextlib.suppress(OSError):
-            await asyncio.wait_for(self._writer.wait_closed(), PATIENCE)
+            await asyncio.wait_for(self._writer.wait_closed(), TIMEOUT)
 
 
-# --- how connections die ---
+# --- how connections are lost ---
 
 
 def trusting() -> ssl.SSLContext:
-    """The server makes its certificate itself."""
+    """A context that accepts the server's self-signed certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -128,14 +128,14 @@ def trusting() -> ssl.SSLContext:
 
 
 def clientHello() -> bytes:
-    """The first octets of a handshake."""
+    """The ClientHello of a TLS handshake."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     connection = trusting().wrap_bio(incoming, outgoing)
     try:
         connection.do_handshake()
     except ssl.SSLWantReadError:
         return outgoing.read()
-    raise AssertionError("a handshake needs two")
+    raise AssertionError("a handshake cannot complete without a server")
 
 
 async def atConnect(ports: Ports) -> Client:
@@ -229,7 +229,7 @@ async def overTLS(ports: Ports) -> Client:
     return client
 
 
-DEATHS: list[Callable[[Ports], Awaitable[Client]]] = [
+LOSSES: list[Callable[[Ports], Awaitable[Client]]] = [
     *(atConnect, atGreeting, atEHLO, withinALine, atMAIL, atRCPT, withinDATA, withinBDAT, afterTheDot),
     *(withinAUTH, whileAUTHWaits, withinSTARTTLS, behindItsHello, withinTLS, overTLS),
 ]
@@ -242,14 +242,14 @@ class Soak:
     """
     One run.
 
-    @ivar delivered: messages with a 250.
-    @ivar deaths: how many connections died of what.
+    @ivar delivered: messages that the server acknowledged with 250.
+    @ivar losses: the number of lost connections, by stage.
     """
 
     def __init__(self, ports: Ports) -> None:
         self.ports = ports
         self.delivered = 0
-        self.deaths: Counter[str] = Counter()
+        self.losses: Counter[str] = Counter()
 
     async def measure(self) -> dict[str, int]:
         client = await (await Client.connect(self.ports[0])).begin()
@@ -259,17 +259,17 @@ class Soak:
         return measured
 
     async def warmUp(self) -> None:
-        """What a server makes once, it has made before the first measure."""
-        for die in DEATHS:
+        """Have the server create what it creates only once, before the first measurement."""
+        for lose in LOSSES:
             for abort in (True, False):
-                await (await die(self.ports)).close(abort=abort)
+                await (await lose(self.ports)).close(abort=abort)
         client = await atEHLO(self.ports)
         await client.deliver()
         await client.close()
 
     async def settled(self, wanted: dict[str, int] | None = None) -> dict[str, int]:
-        """What there is when it is what it should be, or at the start when nothing is to change any more."""
-        end = time.monotonic() + PATIENCE
+        """The counts, as soon as they are those wanted, or after the timeout; without wanted ones after a delay."""
+        end = time.monotonic() + TIMEOUT
         await asyncio.sleep(AUTH_DELAY)
         while True:
             measured = await self.measure()
@@ -294,17 +294,17 @@ class Soak:
         await client.say("QUIT", 221)
         await client.close()
 
-    async def die(self, end: float, first: int) -> None:
+    async def lose(self, end: float, first: int) -> None:
         for number in itertools.count(first):
             if time.monotonic() > end:
                 return
-            death = DEATHS[number % len(DEATHS)]
-            client = await death(self.ports)
-            await client.close(abort=number // len(DEATHS) % 2 == 0)
-            self.deaths[death.__name__] += 1
+            stage = LOSSES[number % len(LOSSES)]
+            client = await stage(self.ports)
+            await client.close(abort=number // len(LOSSES) % 2 == 0)
+            self.losses[stage.__name__] += 1
 
     async def run(self) -> list[str]:
-        """What is wrong, after all that is printed."""
+        """Run and print; the result is a sentence for each difference."""
         await self.warmUp()
         start = await self.settled()
         show("at the start", start)
@@ -312,34 +312,34 @@ class Soak:
         idle = await self.idle(CONNECTIONS)
         print(f"{len(idle)} idle connections made in {time.monotonic() - began:.1f} s")
         held = await self.measure()
-        show("with them", held)
+        show("while they idle", held)
         print(f"{(held['memory'] - start['memory']) / len(idle):.0f} octets of memory for each")
         end = time.monotonic() + SECONDS
         await asyncio.gather(
             *(self.send(end) for _ in range(SENDERS)),
-            *(self.die(end, number * 2) for number in range(MORTALS)),
+            *(self.lose(end, number * 2) for number in range(LOST_AT_ONCE)),
         )
         print(f"{self.delivered} messages by {SENDERS} senders, {self.delivered / SECONDS:.0f} a second")
-        print("died:", ", ".join(f"{count} {name}" for name, count in self.deaths.items()))
+        print("lost:", ", ".join(f"{count} {name}" for name, count in self.losses.items()))
         under = await self.measure()
-        show("behind the load", under)
+        show("after the load", under)
         alive = await self.answering(idle)
         for number, client in enumerate(idle):
             await client.close(abort=number % 2 == 0)
         last = await self.settled(start)
         show("at the end", last)
         taken = last["messages"] - start["messages"]
-        most = self.delivered + self.deaths["afterTheDot"]
+        most = self.delivered + self.losses["afterTheDot"]
         return [
             *differences(start, last),
             *[f"{len(idle) - alive} idle connections are not served any more"] * (alive != len(idle)),
             *[f"{taken} messages taken, {self.delivered} acknowledged"] * (not self.delivered <= taken <= most),
             *[f"{held['calls'] - start['calls']} timers for idle connections"] * (held["calls"] > start["calls"]),
-            *["a way to die was not tried"] * (len(self.deaths) != len(DEATHS)),
+            *["a stage was not tried"] * (len(self.losses) != len(LOSSES)),
         ]
 
     async def answering(self, idle: list[Client]) -> int:
-        """How many of the idle ones are still served."""
+        """The number of idle connections that still get a reply."""
         for client in idle:
             client.send(b"NOOP\r\n")
         results = await asyncio.gather(*(client.reply(250) for client in idle), return_exceptions=True)
@@ -351,7 +351,7 @@ def show(when: str, measured: dict[str, Any]) -> None:
 
 
 def differences(start: dict[str, int], last: dict[str, int]) -> list[str]:
-    """What is not as it was."""
+    """A sentence for each count that differs."""
     return [f"{last[name]} {name}, and {start[name]} at the start" for name in KEPT if last[name] != start[name]]
 
 
@@ -362,7 +362,7 @@ def freePort() -> int:
 
 
 def raiseLimit() -> None:
-    """Descriptors for all connections, here and in the server, which inherits it."""
+    """Allow descriptors for all connections, here and in the server, which inherits the limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS + 1000
     if most != resource.RLIM_INFINITY and most < wanted:
@@ -381,7 +381,7 @@ def start(folder: Path, ports: Ports) -> subprocess.Popen[bytes]:
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path},
     )
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while server.poll() is None and time.monotonic() < end:
         try:
             for port in ports:
@@ -404,7 +404,7 @@ def main() -> int:
         finally:
             server.send_signal(signal.SIGTERM)
             try:
-                status = server.wait(PATIENCE)
+                status = server.wait(TIMEOUT)
             except subprocess.TimeoutExpired:
                 server.kill()
                 status = server.wait()
@@ -413,7 +413,7 @@ def main() -> int:
         wrong.append(f"the server's exit status is {status}")
     if "Traceback" in log or "Unhandled" in log:
         wrong.append("the log has a failure:\n" + log[log.find("Traceback") - 500 :][:3000])
-    print("\n".join(wrong) or "all is as it was")
+    print("\n".join(wrong) or "all counts are as at the start")
     return 1 if wrong else 0
 
 

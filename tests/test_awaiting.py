@@ -1,4 +1,4 @@
-"""One Deferred for two kinds of coroutines: a task of asyncio and what Twisted runs both read a stream by all ways."""
+"""Awaiting: a task of asyncio and a coroutine that Twisted runs can both read a stream, in all ways."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Way = Callable[[MessageStream], Coroutine[Any, Any, bytes]]
 
 @pytest.fixture
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """A loop of asyncio; what went wrong without a task that heard of it fails the test."""
+    """A loop of asyncio; an error that no task has handled fails the test."""
     loop = asyncio.new_event_loop()
     wrong: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda loop, context: wrong.append(context))
@@ -33,7 +33,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 async def settle() -> None:
-    """Let every task go as far as it can."""
+    """Run every task until it waits."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -111,8 +111,8 @@ def test_within_a_loop_but_no_task_it_is_a_deferred(loop: asyncio.AbstractEventL
 
 
 @pytest.mark.parametrize("result", [7, ValueError("x"), None])
-def test_what_twisted_runs_may_be_resumed_within_a_task(loop: asyncio.AbstractEventLoop, result: object) -> None:
-    """As by a lock that the one holds and the other waits for: the task is at work, and yet not what awaits."""
+def test_a_coroutine_of_twisted_may_be_resumed_within_a_task(loop: asyncio.AbstractEventLoop, result: object) -> None:
+    """As with a lock that the task releases: the current task is not the coroutine that awaits."""
     first: Deferred[None] = Deferred()
     second: Waiting[int] = Waiting()
 
@@ -165,7 +165,7 @@ def test_a_task_reads_a_message(loop: asyncio.AbstractEventLoop, way: Way, early
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_comes_before_a_task_goes_on_is_not_lost(loop: asyncio.AbstractEventLoop, way: Way) -> None:
+def test_octets_that_arrive_before_a_task_resumes_are_not_lost(loop: asyncio.AbstractEventLoop, way: Way) -> None:
     async def test() -> None:
         stream = MessageStream()
         task = asyncio.ensure_future(way(stream))
@@ -181,12 +181,14 @@ def test_what_comes_before_a_task_goes_on_is_not_lost(loop: asyncio.AbstractEven
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("isAwake", [True, False])
-def test_a_task_learns_that_its_message_was_cut(loop: asyncio.AbstractEventLoop, way: Way, isAwake: bool) -> None:
+def test_a_task_gets_the_failure_of_a_truncated_message(
+    loop: asyncio.AbstractEventLoop, way: Way, isAwake: bool
+) -> None:
     async def test() -> None:
         stream = MessageStream()
         task = asyncio.ensure_future(way(stream))
         await settle()
-        if isAwake:  # told to go on, but not gone on yet
+        if isAwake:  # its Deferred has fired, but the task has not resumed
             stream.receive(b"half")
         assert stream.isAwaited
         stream.fail(LOST)
@@ -219,7 +221,7 @@ def test_a_task_that_is_cancelled_reads_no_more(loop: asyncio.AbstractEventLoop,
     run(loop, test())
 
 
-def test_a_task_whose_time_is_up_may_go_on_later(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_task_may_read_on_after_a_timeout(loop: asyncio.AbstractEventLoop) -> None:
     async def test() -> None:
         stream = MessageStream()
         for _ in range(2):
@@ -269,7 +271,7 @@ def test_of_two_tasks_one_reads(loop: asyncio.AbstractEventLoop) -> None:
 
 
 @pytest.mark.parametrize("deed", ["stop", "crash"])
-def test_a_task_learns_what_its_consumer_does(loop: asyncio.AbstractEventLoop, deed: str) -> None:
+def test_a_task_gets_the_result_of_its_consumer(loop: asyncio.AbstractEventLoop, deed: str) -> None:
     async def test() -> None:
         stream = MessageStream()
 

@@ -1,4 +1,4 @@
-"""The benchmark: its statistics, its bars, what it reads of a process; and one real run, as short as can be."""
+"""The benchmark: its statistics, its bars, its measurements of a process; and one real run, as short as possible."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import bars, compare, measure, report
-from benchmarks.bars import BARS, Bar, GrowthBar, judge
+from benchmarks.bars import BARS, Bar, GrowthBar, verdictsOf
 from benchmarks.compare import Summary
-from benchmarks.load import CHUNKED, PATIENT, PIPELINED, Dialogue, SmtpSource
+from benchmarks.load import CHUNKED, PIPELINED, SEQUENTIAL, Dialogue, SmtpSource
 from benchmarks.profiling import COROUTINES, KERNEL, LOG, ORDER, OTHER, REACTOR, partOf
 from benchmarks.rounds import CPU, RATE, Record, rotated
 from benchmarks.workloads import WORKLOADS, Burst
@@ -93,7 +93,7 @@ BAR = Bar("1k", CPU, "smtphooks", 0.5, "aiosmtpd")
 @pytest.mark.parametrize("cost, held", [(49, True), (50, True), (51, False)])
 def test_a_ratio_behind_its_bar_fails(cost: float, held: bool) -> None:
     record = recordOf("1k", {"smtphooks": [cost] * 9, "aiosmtpd": [100] * 9})
-    (verdict,) = judge([BAR], {"1k": record})
+    (verdict,) = verdictsOf([BAR], {"1k": record})
     assert verdict.held is held
     assert ("BEHIND" in str(verdict)) is not held
 
@@ -102,16 +102,16 @@ def test_a_bar_that_cannot_be_judged_fails() -> None:
     record = recordOf("1k", {"smtphooks": [1] * 9})
     record.skipped["aiosmtpd"] = "is not here: pip install aiosmtpd"
     for records in ({"1k": record}, {}):
-        (verdict,) = judge([BAR], records)
+        (verdict,) = verdictsOf([BAR], records)
         assert not verdict.held
-    (verdict,) = judge([BAR], {"1k": record})
+    (verdict,) = verdictsOf([BAR], {"1k": record})
     assert "aiosmtpd is not here: pip install aiosmtpd" in str(verdict)
 
 
 @pytest.mark.parametrize("last, held", [(100_000, True), (200_000, False), (10_000, True)])
 def test_only_growth_counts_against_linear_cost(last: float, held: bool) -> None:
     record = recordOf("recipient-count", {"1": [100], "10": [1000], "100": [10_000], "1000": [last]})
-    (verdict,) = judge([GrowthBar("recipient-count", CPU, "", 1.25)], {"recipient-count": record})
+    (verdict,) = verdictsOf([GrowthBar("recipient-count", CPU, "", 1.25)], {"recipient-count": record})
     assert verdict.held is held
 
 
@@ -121,13 +121,13 @@ def test_every_bar_names_turns_of_its_workload() -> None:
 
 
 def test_only_what_bars_need_is_played() -> None:
-    (played,) = bars.judged(WORKLOADS, [BAR])
+    (played,) = bars.neededFor(WORKLOADS, [BAR])
     assert [turn.label for turn in played.turns] == ["smtphooks", "aiosmtpd", "canned replies"]
 
 
 def test_a_verdict_tells_what_the_least_server_on_Twisted_has_and_does_not_depend_on_it() -> None:
     record = recordOf("1k", {"smtphooks": [60] * 9, "aiosmtpd": [100] * 9, "canned replies": [55] * 9})
-    (verdict,) = judge([BAR], {"1k": record})
+    (verdict,) = verdictsOf([BAR], {"1k": record})
     assert str(verdict).startswith("BEHIND")
     assert str(verdict).endswith("0.6, at most 0.5 (canned replies: 0.55)")
 
@@ -155,7 +155,7 @@ def test_bursts_are_whole_sessions() -> None:
 
 
 def test_a_step_awaits_a_reply_for_each_command() -> None:
-    for steps in (PATIENT, PIPELINED, CHUNKED):
+    for steps in (SEQUENTIAL, PIPELINED, CHUNKED):
         assert [code for _, codes in steps for code in codes][-1] == 250
     assert PIPELINED[0][1] == (250, 250, 354)
 

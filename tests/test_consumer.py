@@ -1,4 +1,4 @@
-"""Writing to a consumer: whatever it raises, wherever, fails the delivery once and reaches no caller."""
+"""Writing to a consumer: any exception of it, in any method, fails the delivery once and does not propagate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("logged")
 
 
 class Full(io.BytesIO):
-    """A file on a full disk: what was written is still in a buffer, and there is no room when it is closed."""
+    """A file on a full disk: writes are buffered, and fail when the file is closed."""
 
     def close(self) -> None:
         super().close()
@@ -31,7 +31,7 @@ class Full(io.BytesIO):
 
 
 class Crash(BaseException):
-    """No C{Exception}, as those of asyncio's cancellations are none."""
+    """A BaseException, as asyncio's CancelledError is."""
 
 
 class Crashing(Consumer):
@@ -78,7 +78,7 @@ ENDS: dict[str, tuple[Callable[[MessageStream, Result], None], type[BaseExceptio
 
 
 @pytest.mark.parametrize("way", ENDS)
-def test_the_first_reason_wins_and_what_the_consumer_raises_then_is_logged(way: str, logged: Logged) -> None:
+def test_the_first_failure_wins_and_a_later_exception_of_the_consumer_is_logged(way: str, logged: Logged) -> None:
     end, expected = ENDS[way]
     stream = MessageStream()
     consumer = Crashing("unregisterProducer")
@@ -99,7 +99,7 @@ def test_a_message_that_was_too_large_stays_too_large(logged: Logged) -> None:
     assert len(logged.takeFailures(Crash)) == 1
 
 
-def test_a_consumer_that_crashes_is_let_go() -> None:
+def test_a_consumer_that_crashes_is_unregistered() -> None:
     stream = MessageStream()
     consumer = Crashing("write")
     result = deliver(stream, consumer)
@@ -122,7 +122,7 @@ def test_a_consumer_that_crashes_twice_fails_the_delivery_with_the_first(logged:
     assert [failure.value.errno for failure in logged.takeFailures(OSError)] == [errno.ENOSPC]  # type: ignore[attr-defined]
 
 
-def test_a_consumer_that_takes_no_producer_gets_nothing() -> None:
+def test_a_consumer_that_rejects_its_producer_gets_nothing() -> None:
     stream = MessageStream()
     consumer = Crashing("registerProducer")
     with pytest.raises(Crash):
@@ -134,7 +134,7 @@ def test_a_consumer_that_takes_no_producer_gets_nothing() -> None:
     assert not stream.isAwaited
 
 
-def test_a_consumer_that_stops_its_producer_and_raises_has_raised() -> None:
+def test_a_consumer_that_stops_its_producer_and_raises_fails_with_its_exception() -> None:
     class Gone(Consumer):
         def registerProducer(self, producer: Any, streaming: bool) -> None:
             producer.stopProducing()
@@ -169,7 +169,7 @@ def test_a_consumer_that_unregisters_its_producer_itself_gets_the_rest(ending: b
 
 @pytest.mark.parametrize("deed", ["stopProducing", "resumeProducing", "pauseProducing"])
 @pytest.mark.parametrize("isCut", [True, False])
-def test_what_a_consumer_does_when_it_is_let_go_changes_nothing(deed: str, isCut: bool) -> None:
+def test_calls_of_a_consumer_while_it_is_unregistered_change_nothing(deed: str, isCut: bool) -> None:
     class Restless(Consumer):
         def unregisterProducer(self) -> None:
             getattr(stream, deed)()
@@ -188,7 +188,7 @@ def test_what_a_consumer_does_when_it_is_let_go_changes_nothing(deed: str, isCut
     assert consumer.unregistered == 1
 
 
-def test_a_consumer_may_cancel_its_delivery_when_it_is_let_go() -> None:
+def test_a_consumer_may_cancel_its_delivery_while_it_is_unregistered() -> None:
     class Cancelling(Consumer):
         def unregisterProducer(self) -> None:
             super().unregisterProducer()
@@ -219,8 +219,8 @@ def test_a_writer_fires_once() -> None:
     writer = ConsumerWriter(consumer)  # type: ignore[arg-type]
     result = Result(writer.ended)
     writer.write(b"a")
-    writer.end()
-    writer.stop(ValueError())
+    writer.endDelivery()
+    writer.stopDelivery(ValueError())
     assert (consumer.got, result.values) == (b"a", [None])
 
 
@@ -232,7 +232,7 @@ def full(stream: MessageStream, session: object) -> Any:
 
 
 def served(client: Client) -> bool:
-    """The connection takes the next message."""
+    """Whether the connection still serves the client."""
     return client.last("NOOP").startswith("250 ")
 
 

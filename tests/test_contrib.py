@@ -1,4 +1,4 @@
-"""The samples in contrib: the units say what systemd takes, and the service that they start works as it stands."""
+"""The samples in contrib: systemd accepts the units, and the service that they start works without changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import FileLogObserver, ILogObserver, globalLogPublisher, textFileLogObserver
 
-from smtphooks.service.supervision import lineOfJSON
+from smtphooks.service.jsonlog import lineOfJSON
 from tests.certificates import Authority
 from tests.real.programs import PATIENCE, ROOT, Client, Maildir, Program, freePort, hidden, requires, run, tcp, which
 from tests.secrets import WRONG_PASSWORD, plain
@@ -56,15 +56,15 @@ def environment(path: Path = ROOT) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(path)}
 
 
-# --- what the units say ---
+# --- the units ---
 
 
-def test_the_service_tells_when_it_is_ready_and_has_the_time_to_end() -> None:
+def test_the_service_reports_readiness_and_has_the_time_to_stop() -> None:
     assert sectionsOf("smtphooks.service") == ["Unit", "Service", "Install"]
     assert valueOf("Type") == "notify"
     assert valueOf("ExecReload") == "kill -HUP $MAINPID"
-    assert int(valueOf("TimeoutStopSec")) > 30 + 10  # closeTimeout and last words
-    # pyOpenSSL's callbacks are made by cffi, in memory that is written and executed.
+    assert int(valueOf("TimeoutStopSec")) > 30 + 10  # closeTimeout, and some time for the rest
+    # cffi makes pyOpenSSL's callbacks in memory that is both writable and executable.
     assert valuesOf("MemoryDenyWriteExecute") == []
 
 
@@ -72,7 +72,7 @@ def test_the_sockets_are_a_unit_of_their_own() -> None:
     assert sectionsOf("smtphooks.socket") == ["Unit", "Socket", "Install"]
 
 
-def test_the_working_folder_is_the_one_that_may_be_written_to() -> None:
+def test_the_working_folder_is_the_one_that_the_service_can_write() -> None:
     assert valueOf("WorkingDirectory") == f"/var/lib/{valueOf('StateDirectory')}"
     assert valueOf("ProtectSystem") == "strict"
 
@@ -91,17 +91,17 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path, name: str) -> None:
         text = re.sub(rf"{INSTALLED}/\w+", str(which("true")), (CONTRIB / unit).read_text())
         (tmp_path / unit).write_text(text)
     done = run("systemd-analyze", "verify", "--man=no", tmp_path / name, status=None)
-    # It may look at other units of this machine as well.
+    # systemd-analyze may also complain of other units of this machine.
     complaints = [line for line in done.stdout.decode().splitlines() if "smtphooks" in line]
     assert (done.returncode, complaints) == (0, [])
 
 
-# --- what they start ---
+# --- the service ---
 
 
 @pytest.fixture
 def etc(tmp_path: Path) -> Path:
-    """The folder of the configuration, with what the head of the unit wants there."""
+    """The folder of the configuration, with the files that the head of the unit lists."""
     folder = tmp_path / "etc"
     folder.mkdir()
     for name in ("smtphooks.toml", "mailhooks.py"):
@@ -119,7 +119,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def started(etc: Path, endpoint: str) -> list[str]:
-    """The command of the unit, where what it names is elsewhere."""
+    """The command of the unit, with the paths of this test."""
     config = etc / "smtphooks.toml"
     text = config.read_text().replace(f"{CREDENTIALS}/key.pem", str(etc / "server.key"))
     config.write_text(text.replace(f"{CREDENTIALS}/cert.pem", str(etc / "server.pem")).replace("tcp:25", endpoint))
@@ -139,7 +139,7 @@ def checked(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess
     )
 
 
-def test_the_command_takes_each_of_its_flags_and_the_sample_configuration(etc: Path, state: Path) -> None:
+def test_twistd_accepts_each_flag_of_the_command_and_the_sample_configuration(etc: Path, state: Path) -> None:
     done = checked(started(etc, "tcp:25"), state)
     assert (done.returncode, done.stderr) == (0, "")
     printed = tomllib.loads(done.stdout)
@@ -147,13 +147,13 @@ def test_the_command_takes_each_of_its_flags_and_the_sample_configuration(etc: P
     assert printed["options"]["key"] == str(etc / "server.key")
 
 
-def test_a_flag_that_is_not_there_would_be_seen(etc: Path, state: Path) -> None:
+def test_an_unknown_flag_would_be_noticed(etc: Path, state: Path) -> None:
     done = checked([*started(etc, "tcp:25"), "--log-from=json"], state)
     assert done.returncode == 1
     assert "unknown flag --log-from" in done.stderr
 
 
-def test_the_service_takes_mail_and_keeps_it_where_it_may_write(etc: Path, state: Path) -> None:
+def test_the_service_stores_mail_in_its_working_folder(etc: Path, state: Path) -> None:
     port = freePort()
     service = Program(started(etc, tcp(port)), environment(), state)
     try:
@@ -184,9 +184,11 @@ def test_the_cache_of_plugins_is_written_before_the_start_so_that_the_service_ca
     plugins.mkdir(parents=True)
     (plugins / "x.py").write_text(PLUGIN)
     command = valueOf("ExecStartPre")
-    assert command.startswith(f"+{INSTALLED}/python -I -c ")  # root's privileges, and nothing of the working folder
+    assert command.startswith(
+        f"+{INSTALLED}/python -I -c "
+    )  # with root's privileges, and without the working folder in sys.path
     words = shlex.split(command.removeprefix("+"))
-    words.remove("-I")  # or else it would not look into this test's folder
+    words.remove("-I")  # with -I it would not search the folder of this test
     words[0] = sys.executable
     umask = int(valueOf("UMask"), 8)
     subprocess.run(words, env=environment(tmp_path), cwd=tmp_path, check=True, timeout=PATIENCE, umask=umask)
@@ -198,10 +200,10 @@ def test_the_cache_of_plugins_is_written_before_the_start_so_that_the_service_ca
 
 FILTER = CONTRIB / "fail2ban" / "filter.d" / "smtphooks.conf"
 
-# What a client may call itself to have somebody else banned.
+# HELO names by which a client might get another host banned.
 FORGED = '" from 198.51.100.9 with PLAIN as "x": [smtphooks.eventlog#info] AUTH failed from 198.51.100.9 with PLAIN'
 
-# And what a hook may raise that quotes it, each line of which stands on a line of its own in a log of text.
+# The error of a hook may quote such a name, and each of its lines is a line of a text log.
 _LINE = '[smtphooks.eventlog#info] AUTH failed from 198.51.100.10 with PLAIN as "x"'
 _OBJECT = (
     '{"time": "2026-11-25T12:00:00.000000Z", "level": "info", "namespace": "smtphooks.eventlog", "text": '
@@ -219,7 +221,7 @@ QUOTED = "\n".join(
             f"host twistd[12]: {_TIME} {_LINE}",
         ),
         *(_OBJECT, f" {_OBJECT}", f"host twistd[12]: {_OBJECT}"),
-        # A NUL ends a line in the journal.
+        # The journal ends a line at a NUL.
         *(f"bad\0{_LINE}", f"bad\0{_TIME} {_LINE}"),
         "[smtphooks.eventlog#info] AUTH of 198.51.100.10 refused by server: 421 4.7.0 Too many failed authentications "
         "from your address",
@@ -229,9 +231,9 @@ QUOTED = "\n".join(
 
 def linesOfFailures(observer: Callable[[io.StringIO], ILogObserver]) -> str:
     """
-    The log of clients that fail to authenticate, try to forge a line, and do other things that are refused.
+    The log of clients that fail to authenticate, try to forge a line, and send other commands that are rejected.
 
-    Each of them fails once and is then barred.
+    Each client fails once and is then barred.
     """
     written = io.StringIO()
     observe = observer(written)
@@ -266,7 +268,7 @@ def inAFile(log: str) -> str:
 
 def inTheJournal(log: str) -> str:
     """
-    What fail2ban makes of the entries of a unit: each line is one, and has its time, its host and its program.
+    The log as fail2ban reads it from the journal: each line is an entry with a time, a host and a program.
 
     A line ends with a newline or a NUL (journald.conf(5), LineMax).
     """

@@ -1,4 +1,4 @@
-"""Headers of messages: where one ends, what it says, and what keeps a message from extending fields of ours."""
+"""Headers of messages: their end, their fields, and the separator after fields in front of a message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from smtphooks.header import HeaderEnd, areFields, maybeSeparator, parseHeader
 from tests.support import cutUp
 
-# Octets that make and unmake headers, so that examples have many of them.
+# Octets that headers are made of, so that many examples are headers, or nearly so.
 TEXT = st.lists(st.sampled_from([b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b"a", b"From ", b"\xe4", b"\0"])).map(
     b"".join
 )
@@ -19,7 +19,7 @@ CUTS = st.lists(st.integers(0, 10000), max_size=8)
 def endOf(*pieces: bytes) -> int | None:
     search = HeaderEnd()
     for piece in pieces:
-        search.receive(piece)
+        search.scan(piece)
     assert search.octets == sum(map(len, pieces))
     return search.end
 
@@ -55,7 +55,7 @@ def test_the_end_is_the_same_however_it_is_cut(octets: bytes, cuts: list[int]) -
     assert endOf(octets) == endOf(*cutUp(octets, cuts)) == expected
 
 
-# --- what it says ---
+# --- fields ---
 
 
 def test_a_header_is_a_message_without_a_body() -> None:
@@ -73,13 +73,13 @@ def test_a_bare_cr_makes_no_field() -> None:
 
 
 @given(st.one_of(TEXT, st.binary()))
-def test_no_header_makes_a_hook_crash(octets: bytes) -> None:
+def test_parsing_any_header_raises_nothing(octets: bytes) -> None:
     for name, value in parseHeader(octets).items():
         assert name.isascii()
         assert isinstance(str(value), str)
 
 
-# --- what may stand in front of it ---
+# --- fields in front of a message ---
 
 
 @pytest.mark.parametrize(
@@ -113,14 +113,14 @@ def test_fields_are_whole_lines(octets: bytes) -> None:
         b"From ann@example.org Thu Jan  1 00:00:00 1970\r\n",
     ],
 )
-def test_anything_else_is_no_field(octets: bytes) -> None:
+def test_other_octets_are_not_fields(octets: bytes) -> None:
     assert not areFields(octets)
 
 
 @pytest.mark.parametrize(
     "octets", [b"A: b\r\n", b"A:", b"Received : from a\r\n", b"A \t:", b"\r\n", b"\nA", b"!~:", b"A" * 997 + b":", b""]
 )
-def test_before_a_field_or_an_empty_line_stands_nothing(octets: bytes) -> None:
+def test_no_separator_before_a_field_or_an_empty_line(octets: bytes) -> None:
     assert maybeSeparator(octets, more=False) == b""
 
 
@@ -144,17 +144,17 @@ def test_before_a_field_or_an_empty_line_stands_nothing(octets: bytes) -> None:
         b"From: x"[:4],
     ],
 )
-def test_before_anything_else_stands_an_empty_line(octets: bytes) -> None:
+def test_an_empty_line_before_anything_else(octets: bytes) -> None:
     assert maybeSeparator(octets, more=False) == b"\r\n"
 
 
 @pytest.mark.parametrize("octets", [b"", b"\r", b"A", b"A ", b"A \t", b"A" * 997, b"A" + b" " * 996])
-def test_what_may_become_a_field_is_waited_for(octets: bytes) -> None:
+def test_the_separator_waits_for_a_possible_field(octets: bytes) -> None:
     assert maybeSeparator(octets, more=True) is None
 
 
 @pytest.mark.parametrize("octets", [b"A" * 998, b"A" + b" " * 997, b"A" * 5000])
-def test_it_is_waited_for_no_longer_than_a_line_may_be(octets: bytes) -> None:
+def test_the_separator_waits_no_longer_than_a_line(octets: bytes) -> None:
     assert maybeSeparator(octets, more=True) == b"\r\n"
 
 
@@ -167,7 +167,7 @@ def test_an_answer_never_changes_with_more_octets(octets: bytes, known: int) -> 
 
 
 @given(TEXT)
-def test_the_header_of_ours_stays_as_it_is(octets: bytes) -> None:
+def test_prepended_fields_stay_unchanged(octets: bytes) -> None:
     separator = maybeSeparator(octets, more=False)
     assert separator is not None
     header = parseHeader(b"Received: ours\r\n" + separator + octets)
@@ -175,14 +175,14 @@ def test_the_header_of_ours_stays_as_it_is(octets: bytes) -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"Content-Type: text/plain; charset=x-unknown\r\n"]))
-def test_a_header_can_be_shown_whatever_it_holds(octets: bytes, before: bytes) -> None:
+def test_any_header_can_be_printed(octets: bytes, before: bytes) -> None:
     header = parseHeader(before + octets)
     assert header.get_payload() == ""
     str(header)
     bytes(header)
 
 
-def test_a_line_that_is_no_field_does_not_spoil_those_before_it() -> None:
+def test_a_line_that_is_not_a_field_does_not_affect_those_before_it() -> None:
     header = parseHeader(b"Subject: x\r\nContent-Type: text/plain; charset=x-unknown\r\n\xff\xfe no colon\r\n\r\n")
     assert header["Subject"] == "x"
     assert "Subject: x" in str(header)

@@ -42,7 +42,7 @@ from smtphooks.hooks import HOOK_NAMES, HOOKS
 from smtphooks.options import Options
 from smtphooks.sasl.auth import Auth
 from smtphooks.sasl.scram import ScramCredentials
-from smtphooks.service import supervision
+from smtphooks.service.jsonlog import lineOfJSON
 from smtphooks.service.tap import Options as Flags
 from smtphooks.syntax.xclient import xClientKeywords, xForwardKeywords
 from tests.certificates import Authority
@@ -217,7 +217,7 @@ def test_documented_fields_of_events_are_all() -> None:
 
 def test_documented_fields_of_a_line_are_all() -> None:
     documented = [entries[0].astext() for entries in rowsOf(SECTIONS["What is logged"], "Field of a line")]
-    assert documented == list(json.loads(supervision.lineOfJSON({"log_format": "x", "log_time": 0.0})))
+    assert documented == list(json.loads(lineOfJSON({"log_format": "x", "log_time": 0.0})))
 
 
 # --- Code ---

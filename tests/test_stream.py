@@ -1,4 +1,4 @@
-"""MessageStream by itself: the ways to consume it, its end, its failure, its bounds."""
+"""MessageStream by itself: the ways to read it, its end, its failure, its limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOST = Failure(ConnectionLost())
 
 class Consumer:
     """
-    A consumer that writes down what it gets.
+    A consumer that records its octets.
 
     @ivar doing: called at each write.
     """
@@ -60,7 +60,7 @@ class Consumer:
 
 
 class Result:
-    """What a Deferred or a coroutine has come to."""
+    """The results of a Deferred or a coroutine."""
 
     def __init__(self, waited: Any) -> None:
         self.values: list[Any] = []
@@ -116,7 +116,7 @@ WAYS = [iterate, readAll, toConsumer, asBody, toFile, toTransport]
 Way = Callable[[MessageStream], Any]
 
 
-def test_it_is_what_it_says_it_is() -> None:
+def test_it_provides_its_interfaces() -> None:
     assert verifyObject(IBodyProducer, MessageStream())
     assert verifyObject(IPushProducer, MessageStream())
     assert MessageStream().length == UNKNOWN_LENGTH
@@ -204,7 +204,7 @@ def test_chunks_that_came_together_are_read_together() -> None:
     assert isinstance(waiting.failures[0], StopAsyncIteration)
 
 
-def test_a_reader_that_gave_up_takes_nothing() -> None:
+def test_a_cancelled_reader_takes_nothing() -> None:
     stream = MessageStream()
     result = Result(stream.read())
     result.deferred.cancel()
@@ -240,7 +240,7 @@ async def inThree(stream: MessageStream) -> list[bytes]:
     return first + [chunk async for chunk in stream]
 
 
-def test_a_second_loop_goes_on_where_the_first_was_left() -> None:
+def test_a_second_loop_continues_where_the_first_stopped() -> None:
     stream = MessageStream()
     result = Result(inThree(stream))
     for piece in (b"a", b"b", b"c", b"d"):
@@ -251,7 +251,7 @@ def test_a_second_loop_goes_on_where_the_first_was_left() -> None:
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way is not iterate])
-def test_what_was_begun_in_one_way_is_not_ended_in_another(way: Way) -> None:
+def test_a_message_is_not_read_in_two_ways(way: Way) -> None:
     stream = MessageStream()
     stream.receive(b"a")
     Result(anext(stream))
@@ -263,7 +263,7 @@ def test_what_was_begun_in_one_way_is_not_ended_in_another(way: Way) -> None:
     assert "consumed once" in str(Result(anext(stream)).failures[0])
 
 
-def test_a_reader_that_gave_up_may_go_on() -> None:
+def test_a_cancelled_reader_may_go_on() -> None:
     stream = MessageStream()
     Result(anext(stream)).deferred.cancel()
     stream.receive(b"a")
@@ -276,7 +276,7 @@ def test_a_reader_that_gave_up_may_go_on() -> None:
 
 @pytest.mark.parametrize("pieces", [[b"abcdefgh"], [b"abcd", b"e", b"fgh"], [b"abcde", b"fgh"]])
 @pytest.mark.parametrize("ended", [True, False])
-def test_a_message_over_the_limit_is_refused(pieces: list[bytes], ended: bool) -> None:
+def test_a_message_over_the_limit_is_rejected(pieces: list[bytes], ended: bool) -> None:
     stream = MessageStream()
     result = Result(stream.read(limit=4))
     for piece in pieces:
@@ -289,7 +289,7 @@ def test_a_message_over_the_limit_is_refused(pieces: list[bytes], ended: bool) -
 
 
 @pytest.mark.parametrize("limit", [8, 9, 0, None])
-def test_a_message_of_the_limit_is_read_and_no_limit_is_none(limit: int | None) -> None:
+def test_a_message_at_the_limit_is_read_and_zero_or_none_is_no_limit(limit: int | None) -> None:
     stream = MessageStream()
     result = Result(stream.read(limit))
     stream.receive(b"abcde")
@@ -312,7 +312,7 @@ def test_read_takes_32_MiB_unless_it_is_told_otherwise() -> None:
 
 
 def memoryOf(deed: Callable[[], Any]) -> tuple[int, int]:
-    """Octets that are allocated when it is done, while its result is kept, and at most."""
+    """Octets allocated at the end, while the result is kept, and at the peak."""
     tracemalloc.start()
     try:
         kept = deed()
@@ -335,14 +335,14 @@ def test_small_pieces_cost_hardly_more_than_their_octets() -> None:
     assert memoryOf(drip)[1] < 500000
 
 
-def test_what_was_gathered_over_the_limit_is_dropped() -> None:
+def test_collected_octets_over_the_limit_are_dropped() -> None:
     stream = MessageStream()
     result = Result(stream.read(limit=1000000))
 
     def flood() -> Any:
         for _ in range(11):
             stream.receive(bytes(100000))
-        assert result.failures  # which hold the frame of read
+        assert result.failures  # their tracebacks hold the frame of read
         return result
 
     kept, most = memoryOf(flood)
@@ -392,7 +392,7 @@ def test_the_header_leaves_the_message_whole(way: Way, early: bool, octets: int)
     assert (stream.byteLength, stream.buffered, stream.sizeExceeded) == (len(MESSAGE), 0, False)
 
 
-def test_the_header_is_there_as_soon_as_its_empty_line_has_come() -> None:
+def test_the_header_is_returned_as_soon_as_its_empty_line_has_arrived() -> None:
     stream = MessageStream()
     result = Result(stream.header())
     assert stream.isAwaited
@@ -412,7 +412,7 @@ def test_a_message_without_an_empty_line_is_all_header(octets: bytes) -> None:
     assert Result(stream.read()).values == [octets]
 
 
-def test_the_header_of_a_message_that_was_cut_for_its_size_is_what_there_is() -> None:
+def test_the_header_of_a_message_cut_at_its_size_is_all_of_it() -> None:
     stream = MessageStream(12)
     result = Result(stream.header())
     stream.receive(MESSAGE)
@@ -445,7 +445,7 @@ def test_while_the_header_is_awaited_no_other_reader_takes_it_away(way: Way) -> 
 
 @pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("end", [lambda stream: stream.fail(LOST), MessageStream.discard])
-def test_a_header_that_was_cut_never_comes(early: bool, end: Callable[[MessageStream], None]) -> None:
+def test_a_truncated_header_fails(early: bool, end: Callable[[MessageStream], None]) -> None:
     stream = MessageStream()
     stream.receive(b"Subject: on")
     result = None if early else Result(stream.header())
@@ -457,7 +457,7 @@ def test_a_header_that_was_cut_never_comes(early: bool, end: Callable[[MessageSt
     assert type(Result(stream.read()).failures[0]) is type(result.failures[0])
 
 
-def test_a_header_that_was_given_up_may_be_asked_for_again() -> None:
+def test_a_cancelled_header_may_be_asked_for_again() -> None:
     stream = MessageStream()
     stream.receive(b"Subject: one\r\n")
     result = Result(stream.header())
@@ -469,7 +469,7 @@ def test_a_header_that_was_given_up_may_be_asked_for_again() -> None:
 
 
 def headerOf(octets: int) -> bytes:
-    """A header of so many octets, its empty line included."""
+    """A header of this length in octets, its empty line included."""
     lines = [b"X: %s\r\n" % (b"x" * 993)] * (octets // 998 - 1)
     return b"".join(lines) + b"X: %s\r\n\r\n" % (b"x" * (octets - 998 * len(lines) - 7))
 
@@ -528,7 +528,7 @@ def test_a_header_larger_than_the_room_arrives_and_then_the_client_waits() -> No
     assert client.replies()[-1] == "250 2.0.0 30006 octets"
 
 
-def test_a_header_comes_over_several_chunks() -> None:
+def test_a_header_may_arrive_in_several_chunks() -> None:
     async def onData(stream: MessageStream, session: object) -> str:
         header = await stream.header()
         return f"{header['subject']}, {len(await stream.read())} octets"
@@ -636,7 +636,7 @@ def test_fields_come_before_the_message_is_read(way: Way) -> None:
 
 
 @pytest.mark.parametrize("octets", [b"", b"A: b", b"A: b\n", b" a\r\n", b"A: b\r\n\r\n", b"\r\n", b"text\r\n"])
-def test_what_is_no_whole_field_is_not_put_in_front(octets: bytes) -> None:
+def test_only_whole_fields_are_prepended(octets: bytes) -> None:
     stream = MessageStream()
     with pytest.raises(ValueError, match="whole header fields"):
         stream.prepend(octets)
@@ -645,7 +645,7 @@ def test_what_is_no_whole_field_is_not_put_in_front(octets: bytes) -> None:
 
 
 @pytest.mark.parametrize("octets", ["A: b\r\n", bytearray(b"A: b\r\n"), None])
-def test_only_bytes_are_put_in_front(octets: Any) -> None:
+def test_only_bytes_are_prepended(octets: Any) -> None:
     with pytest.raises(TypeError, match="takes bytes"):
         MessageStream().prepend(octets)
 
@@ -653,7 +653,7 @@ def test_only_bytes_are_put_in_front(octets: Any) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("end", [lambda stream: stream.fail(LOST), MessageStream.discard])
 @pytest.mark.parametrize("late", [True, False])
-def test_of_a_message_that_was_cut_the_fields_are_gone_as_well(
+def test_a_truncated_message_drops_the_fields_as_well(
     way: Way, end: Callable[[MessageStream], None], late: bool
 ) -> None:
     stream = MessageStream()
@@ -668,7 +668,7 @@ def test_of_a_message_that_was_cut_the_fields_are_gone_as_well(
     assert stream.buffered == 0
 
 
-def test_of_a_message_that_was_cut_not_even_the_fields_are_read() -> None:
+def test_of_a_truncated_message_not_even_the_fields_are_read() -> None:
     stream = MessageStream()
     stream.prepend(OURS)
     stream.fail(LOST)
@@ -676,7 +676,7 @@ def test_of_a_message_that_was_cut_not_even_the_fields_are_read() -> None:
 
 
 @pytest.mark.parametrize("end", [lambda stream: stream.fail(LOST), MessageStream.discard])
-def test_a_message_that_is_cut_before_it_is_known_how_it_begins_fails(end: Callable[[MessageStream], None]) -> None:
+def test_a_message_truncated_before_its_separator_is_known_fails(end: Callable[[MessageStream], None]) -> None:
     stream = MessageStream()
     stream.prepend(OURS)
     assert Result(anext(stream)).values == [OURS]
@@ -689,7 +689,7 @@ def test_a_message_that_is_cut_before_it_is_known_how_it_begins_fails(end: Calla
     assert type(Result(anext(stream)).failures[0]) is type(result.failures[0])
 
 
-def test_a_message_that_is_too_large_before_it_is_known_how_it_begins_ends() -> None:
+def test_a_message_too_large_before_its_separator_is_known_ends() -> None:
     stream = MessageStream(7)
     stream.prepend(OURS)
     result = Result(stream.read())
@@ -699,7 +699,7 @@ def test_a_message_that_is_too_large_before_it_is_known_how_it_begins_ends() -> 
     assert result.values == [OURS + b"\r\nSubject"]
 
 
-def test_a_paused_consumer_gets_the_fields_and_what_is_behind_them_when_it_resumes() -> None:
+def test_a_paused_consumer_gets_the_fields_and_the_message_when_it_resumes() -> None:
     stream = MessageStream()
     stream.prepend(OURS)
     stream.pauseProducing()
@@ -724,7 +724,7 @@ def test_a_paused_consumer_gets_the_fields_and_what_is_behind_them_when_it_resum
     st.sampled_from(WAYS),
     st.integers(0, 8),
 )
-def test_whatever_comes_before_the_message_it_is_read_whole(
+def test_the_message_is_whole_after_any_fields(
     message: bytes, cuts: list[int], deeds: list[str], way: Way, early: int
 ) -> None:
     async def read() -> Any:
@@ -767,7 +767,7 @@ def test_a_message_is_handed_on_with_its_received_field() -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("before", [True, False])
-def test_a_message_that_was_cut_never_ends(way: Way, before: bool) -> None:
+def test_a_truncated_message_never_ends(way: Way, before: bool) -> None:
     stream = MessageStream()
     stream.receive(b"half")
     if before:
@@ -779,7 +779,7 @@ def test_a_message_that_was_cut_never_ends(way: Way, before: bool) -> None:
     assert stream.buffered == 0
 
 
-def test_what_comes_behind_a_failure_is_only_counted() -> None:
+def test_octets_after_a_failure_are_only_counted() -> None:
     stream = MessageStream()
     stream.fail(LOST)
     stream.receive(b"more")
@@ -789,7 +789,7 @@ def test_what_comes_behind_a_failure_is_only_counted() -> None:
     assert isinstance(Result(stream.read()).failures[0], ConnectionLost)
 
 
-def test_a_failure_behind_the_end_is_none() -> None:
+def test_a_failure_after_the_end_is_ignored() -> None:
     stream = MessageStream()
     stream.receive(b"text")
     stream.finish()
@@ -813,8 +813,8 @@ def test_a_failure_reaches_a_consumer_that_has_paused() -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("ended", [True, False])
-def test_who_reads_on_when_the_hook_has_ended_never_sees_a_whole_message(way: Way, ended: bool) -> None:
-    """As a hook does that forgets to wait for C{deliverTo}."""
+def test_a_reader_that_outlives_its_hook_never_sees_a_whole_message(way: Way, ended: bool) -> None:
+    """A hook may forget to await C{deliverTo}."""
     stream = MessageStream()
     result = None
     if not ended:
@@ -843,7 +843,7 @@ def test_a_slow_consumer_never_sees_a_whole_message_when_the_hook_has_ended() ->
     assert "onData has ended" in str(result.failures[0])
 
 
-def test_an_unwaited_delivery_is_logged(logged: Logged) -> None:
+def test_the_failure_of_a_delivery_that_is_not_awaited_is_logged(logged: Logged) -> None:
     stream = MessageStream()
     stream.deliverTo(Consumer())  # type: ignore[arg-type]
     stream.discard()
@@ -874,13 +874,13 @@ def test_a_message_over_the_size_ends_early(way: Way, pieces: list[bytes]) -> No
     if way in (WAYS[0], WAYS[1]):
         assert result.values == [b"abcde"]
     else:
-        # Whom a consumer hands it on to would take it for whole.
+        # The code behind a consumer would take it for the whole message.
         assert [failure.responseCode for failure in result.failures] == [552]
     stream.finish()
     assert (stream.byteLength, stream.sizeExceeded) == (8, True)
 
 
-def test_a_message_of_the_very_size_is_not_over_it() -> None:
+def test_a_message_of_exactly_the_size_does_not_exceed_it() -> None:
     stream = MessageStream(5)
     result = Result(stream.read())
     stream.receive(b"abcde")
@@ -889,7 +889,7 @@ def test_a_message_of_the_very_size_is_not_over_it() -> None:
     assert (result.values, stream.sizeExceeded) == ([b"abcde"], False)
 
 
-def test_an_oversized_message_may_be_let_through() -> None:
+def test_an_oversized_message_may_be_passed_whole() -> None:
     stream = MessageStream(5, cutOversized=False)
     result = Result(stream.read())
     stream.receive(b"abcdefgh")
@@ -898,7 +898,7 @@ def test_an_oversized_message_may_be_let_through() -> None:
     assert result.values == [b"abcdefgh"]
 
 
-def test_the_size_counts_even_if_nobody_reads() -> None:
+def test_the_size_is_counted_without_a_reader() -> None:
     stream = MessageStream(5)
     stream.discard()
     stream.receive(b"abcdefgh")
@@ -908,7 +908,7 @@ def test_the_size_counts_even_if_nobody_reads() -> None:
 # --- room and back-pressure ---
 
 
-def test_it_has_room_until_16_KiB_wait() -> None:
+def test_it_has_room_until_16_KiB_are_buffered() -> None:
     stream = MessageStream()
     stream.receive(b"x" * 16383)
     assert stream.buffered < ROOM
@@ -920,7 +920,7 @@ def test_it_has_room_until_16_KiB_wait() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_it_says_when_there_is_room_again(way: Way) -> None:
+def test_it_reports_when_there_is_room_again(way: Way) -> None:
     wanted: list[int] = []
     stream = MessageStream(wantsMore=lambda: wanted.append(stream.buffered))
     stream.receive(b"x" * 20000)
@@ -978,8 +978,8 @@ def test_a_body_that_is_stopped_never_fires() -> None:
     assert consumer.got == b"a"
 
 
-def test_a_consumer_that_is_gone_already_fails_the_delivery() -> None:
-    """A transport without a connection stops its producer at once, and swallows what is written to it."""
+def test_a_disconnected_consumer_fails_the_delivery() -> None:
+    """A transport without a connection stops its producer at once, and discards all writes."""
 
     class Gone(Consumer):
         def registerProducer(self, producer: Any, streaming: bool) -> None:
@@ -992,7 +992,7 @@ def test_a_consumer_that_is_gone_already_fails_the_delivery() -> None:
     assert isinstance(result.failures[0], ConsumerStopped)
 
 
-def test_a_consumer_that_takes_no_producer_is_an_error_and_is_left_alone() -> None:
+def test_a_consumer_that_rejects_its_producer_is_an_error_and_is_not_unregistered() -> None:
     transport = StringTransport()
     transport.registerProducer(Consumer(), True)
     stream = MessageStream()
@@ -1030,7 +1030,7 @@ def test_a_consumer_that_stops_and_crashes_fails_the_delivery_once(logged: Logge
     assert len(logged.takeFailures(OSError)) == 1
 
 
-def test_a_delivery_that_is_cancelled_lets_go_of_the_consumer() -> None:
+def test_a_cancelled_delivery_unregisters_the_producer() -> None:
     stream = MessageStream()
     consumer = Consumer()
     result = Result(stream.deliverTo(consumer))  # type: ignore[arg-type]
@@ -1054,7 +1054,7 @@ def test_a_body_that_is_cancelled_leaves_the_registration_to_its_owner() -> None
 
 @pytest.mark.parametrize("pauses", [0, 1, 2, 3])
 def test_chunks_keep_their_order_when_taking_one_brings_the_next(pauses: int) -> None:
-    """The protocol puts octets in from within the call that says that there is room."""
+    """The protocol adds octets within the call that reports room."""
     source = [b"%d " % number for number in range(200)]
     expected = b"".join(source)
 

@@ -1,4 +1,4 @@
-"""aiosmtpd, dropping messages or, as variant C{mailbox}, storing them (it does not sync them to disk)."""
+"""aiosmtpd, which drops messages or, with the variant C{mailbox}, stores them (without syncing them to disk)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiosmtpd.smtp import SMTP, AuthResult
 
 
 class Drop:
-    """A handler of messages, which are there as a whole when it is called."""
+    """A handler that drops messages; it is called when a message is complete."""
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         return "250 OK"

@@ -1,4 +1,4 @@
-"""The least that a server on Twisted can do: a reply that fits the first letter of a command, written directly."""
+"""The least work of any server on Twisted: a fixed reply for the first letter of a command, written directly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REPLIES = {
 
 
 class Canned(Protocol):
-    """It takes every command and every message for whole as it comes, which is true of this load only."""
+    """Assumes that each read is a whole command or ends a message, which holds for this load only."""
 
     _inMessage = False
 

@@ -26,6 +26,6 @@ const server = new SMTPServer({
     }
 });
 
-// A client that leaves early is no failure of the server.
+// Errors of a connection must not end the server.
 server.on('error', () => {});
 server.listen(Number(port), '127.0.0.1', 4096);

@@ -1,4 +1,4 @@
-"""smtphooks: without hooks, with all of them, on other reactors, or with the Maildir store."""
+"""smtphooks: without hooks, with all hooks, on other reactors, or with the Maildir store."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def hooksOf(variant: str, folder: str) -> object:
     if variant == "hooks":
         return AllHooks()
     if variant == "maildir":
-        from smtphooks.stores.maildir import Maildir
+        from smtphooks.stores import Maildir
 
         return Maildir(f"{folder}/maildir")
     return None

@@ -44,7 +44,7 @@ class Delivery:
 
 @implementer(IRealm, ICredentialsChecker)
 class Anyone:
-    """Realm and checker for whoever comes."""
+    """Realm and checker that accept every user."""
 
     credentialInterfaces = (IUsernamePassword,)
 
@@ -56,7 +56,7 @@ class Anyone:
 
 
 class Factory(smtp.SMTPFactory):
-    """Makes the dialogues."""
+    """Makes the protocols."""
 
     noisy = False
     domain = b"mx.example"

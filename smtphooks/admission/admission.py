@@ -9,7 +9,6 @@ This module knows no connection and no transport, and not what is done with a re
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -17,10 +16,10 @@ from twisted.internet.interfaces import IReactorTime
 from smtphooks import replies
 from smtphooks.admission.clients import Clients
 from smtphooks.admission.lookup import ReverseLookup
-from smtphooks.netaddress import bracketed, maybeIP
+from smtphooks.netaddress import bracketed, isPublic
 from smtphooks.options import Options
 from smtphooks.replies import Reply
-from smtphooks.syntax.proxyheader import TrustedPeers
+from smtphooks.syntax.networks import TrustedPeers
 
 
 class Admission:
@@ -55,37 +54,30 @@ class Admission:
     def connectionBegins(self) -> None:
         """A connection was made; its client is not known yet."""
         for clients in self._counts:
-            clients.begin()
+            clients.addConnection()
 
     def connectionEnds(self) -> None:
         """A connection has ended, its last hook included."""
         for clients in self._counts:
-            clients.end()
+            clients.removeConnection()
 
     def clientComes(self, network: str) -> None:
         """A client of that network is on its way in."""
         for clients in self._counts:
-            clients.add(network)
+            clients.addClient(network)
 
     def clientGoes(self, network: str) -> None:
         """The transport of a client of that network is gone."""
         for clients in self._counts:
-            clients.remove(network)
+            clients.removeClient(network)
 
     def hostnameOf(self, address: str) -> str | Deferred[str]:
         """The name of a client in DNS, or its address in brackets."""
         options = self._options
         if options.disableReverseLookup or not address:
             return bracketed(address)
-        if options.resolver is None and _isPrivate(address):
+        if options.resolver is None and not isPublic(address):
             return bracketed(address)
         if self._lookup is None:
             self._lookup = ReverseLookup(options.resolver, self._clock())
         return self._lookup.hostnameOf(address)
-
-
-@lru_cache(maxsize=4096)
-def _isPrivate(address: str) -> bool:
-    """Public name servers have no name for an address that is not global (RFC 6303); a resolver of one's own may."""
-    ip = maybeIP(address)
-    return ip is None or not ip.is_global

@@ -1,8 +1,8 @@
 """
-Clients: how many there are, in all and of each network, and how many there may be.
+Clients: how many are connected, in total and from each network, and the limits on both.
 
-A factory counts its own; what several have in common counts those of all of them.
-This module knows no connections, and not what is said to a client that is one too many.
+Each factory has a count of its own; several factories may also share one, with limits on all of them together.
+This module knows no connections, and not the reply to a client beyond a limit.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections import Counter
 
 class Clients:
     """
-    Live clients, and two limits.
+    Counts of connected clients, and their limits.
 
-    A connection counts from its beginning to its end; a client counts for its network as soon as it is known, which
-    behind a proxy is later.
+    A connection is counted from its start to its end; a client is counted for its network as soon as its address is
+    known, which behind a proxy is later.
 
-    @ivar most: how many connections there may be, 0 for any number.
-    @ivar mostPerNetwork: how many clients of one network there may be, 0 for any number.
-    @ivar connections: how many there are.
-    @ivar networks: how many clients there are of each network that has any.
+    @ivar most: the limit on connections, 0 for none.
+    @ivar mostPerNetwork: the limit on clients of one network, 0 for none.
+    @ivar connections: the number of connections.
+    @ivar networks: the number of clients of each network that has any.
     """
 
     def __init__(self, most: int = 0, mostPerNetwork: int = 0) -> None:
@@ -31,27 +31,27 @@ class Clients:
 
     @property
     def areTooMany(self) -> bool:
-        """There are more connections than there may be, that of the client in question included."""
+        """The limit on connections is exceeded; the connection of the client in question counts too."""
         return bool(self.most) and self.connections > self.most
 
     def areTooManyOf(self, network: str) -> bool:
-        """There is no room for one more client of a network; what has no address is of none."""
+        """The network has reached its limit; C{""}, for clients without an IP address, has no limit."""
         return bool(self.mostPerNetwork and network) and self.networks[network] >= self.mostPerNetwork
 
-    def begin(self) -> None:
-        """One more connection."""
+    def addConnection(self) -> None:
+        """A connection has been made."""
         self.connections += 1
 
-    def end(self) -> None:
-        """One less."""
+    def removeConnection(self) -> None:
+        """A connection has ended."""
         self.connections -= 1
 
-    def add(self, network: str) -> None:
-        """One more client of a network."""
+    def addClient(self, network: str) -> None:
+        """A client of this network is connected."""
         self.networks[network] += 1
 
-    def remove(self, network: str) -> None:
-        """One less."""
+    def removeClient(self, network: str) -> None:
+        """A client of this network has left."""
         self.networks[network] -= 1
         if not self.networks[network]:
             del self.networks[network]

@@ -1,11 +1,11 @@
 """
-Look-up: the client's name in DNS, which counts only if it leads back to the client's address.
+Look-up: the client's host name in DNS, which must resolve back to the client's address.
 
-In: an address.  Out: the confirmed host name, or the address in brackets; at once where it is known or not worth
-asking, else within a time limit.
-Rules kept here: no answer of DNS makes this fail, wait longer or remember more than it may, and no name leaves that
-could mean more than a name in a log, a reply or a header field.
-This module knows a Twisted resolver and a clock; it knows neither sessions nor what a name is good for.
+In: an address.  Out: the confirmed host name, or the address in brackets: at once if it is cached or cannot be looked
+up, else before a timeout.
+Rules kept here: no answer of DNS makes a look-up fail, exceed its timeout or fill the cache beyond its size; no name is
+returned that could be more than a name in a log, a reply or a header field.
+This module knows a Twisted resolver and a clock; it knows neither sessions nor what a host name is used for.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from smtphooks.netaddress import IPAddress, bracketed, maybeIP, unmapped
 
 _log = Logger()
 
-# Types of records (RFC 1035 section 3.2.2, RFC 3596).  By number: twisted.names is only loaded where it is used.
+# Types of records (RFC 1035 section 3.2.2, RFC 3596), as numbers: twisted.names is loaded only if it is used.
 _A, _PTR, _AAAA = 1, 12, 28
 
 _MAX_REMEMBERED = 10_000
-_SHORTEST, _LONGEST = 1.0, 86400.0  # seconds that a name is remembered, whatever its TTL
-_FAILURE = 60.0  # and that there was none
+_SHORTEST, _LONGEST = 1.0, 86400.0  # limits in seconds on the TTL of a cached name
+_FAILURE = 60.0  # the TTL of a failed look-up
 
-# An address needs one name.  Some have dozens; the look-ups that confirm them cost time that the client waits for.
+# One name is enough.  Some addresses have dozens, and the client waits while they are confirmed.
 _MAX_NAMES = 3
 
-# Twisted's resolver opens a socket for each query: a flood of new addresses must not use up the file descriptors.
+# Twisted's resolver opens a socket for each query: a flood of new addresses must not exhaust file descriptors.
 _MAX_UNDERWAY = 256
 
 _NAME_OCTETS = 253  # RFC 1035 section 2.3.4, without the length octets of the wire
-# Letters, digits, hyphens (RFC 1123 section 2.1) and the underscore, which too many names of real hosts have.
+# Letters, digits, hyphens (RFC 1123 section 2.1), and the underscore, which many real host names contain.
 _LABEL = re.compile("[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-# What ends in a number is an address to some reader or other: "127.1", "0x7f.1" (RFC 3696 section 2).
+# Some programs take a name whose last label is a number for an address: "127.1", "0x7f.1" (RFC 3696 section 2).
 _NUMBER = re.compile("[0-9]+|0x[0-9a-f]*")
 
 
@@ -52,30 +52,30 @@ class _Known(NamedTuple):
 
 class ReverseLookup:
     """
-    Host names of clients, remembered for as long as DNS says.
+    Host names of clients, with a cache that follows their TTLs.
 
-    @param resolver: where to ask; None: the servers of C{/etc/resolv.conf}, through the resolver that
-        C{twisted.names.client} makes on first use and keeps for the whole process.
-    @param clock: tells the time.
-    @param timeout: seconds that all the queries for one address may take together.
+    @param resolver: the resolver to query; None for that of C{twisted.names.client}, which reads C{/etc/resolv.conf} on
+        first use and is shared by the whole process.
+    @param clock: measures TTLs and timeouts.
+    @param timeout: seconds for all queries about one address together.
     """
 
     def __init__(self, resolver: IResolver | None, clock: IReactorTime, timeout: float = 1.5) -> None:
         self._resolver = resolver
         self._clock = clock
         self._timeout = timeout
-        # When to ask again, as datagrams get lost, and when to give up; a resolver may take seconds in pieces.
-        self._patience: Sequence[Any] = (timeout / 3, timeout * 2 / 3)
+        # For the resolver: seconds until a query is sent again, as datagrams get lost, and then until it fails.
+        self._timeouts: Sequence[Any] = (timeout / 3, timeout * 2 / 3)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._underway: dict[str, list[Deferred[str]]] = {}
 
     def hostnameOf(self, address: str) -> str | Deferred[str]:
         """
-        The name of a client.
+        The host name of a client.
 
-        @param address: its IP address as text; anything else has no name.
-        @return: the name, in lower case and without a dot at its end, or C{"[address]"}; a Deferred only if it has to
-            be asked for.  It may be cancelled: that does not disturb others who wait for the same name.
+        @param address: its IP address as text; other text has no name.
+        @return: the name, in lower case and without a trailing dot, or C{"[address]"}; a Deferred if DNS is queried.
+            Cancelling that does not affect others for the same address.
         """
         known = self._known.get(address)
         if known is not None and self._clock.seconds() < known.until:
@@ -98,21 +98,21 @@ class ReverseLookup:
         return mine
 
     async def _search(self, ip: IPAddress) -> tuple[str, float] | None:
-        """The confirmed name and its TTL, or None."""
+        """The confirmed name and its TTL; None without one."""
         if self._resolver is None:
             self._resolver = _defaultResolver()
         resolver, isIPv4 = self._resolver, isinstance(ip, ipaddress.IPv4Address)
         lookUpHost, kind = (resolver.lookupAddress, _A) if isIPv4 else (resolver.lookupIPV6Address, _AAAA)
-        pointers = await _answers(resolver.lookupPointer(ip.reverse_pointer, self._patience))
-        # An alias among them (RFC 2317) is passed over, but its TTL counts.
+        pointers = await _answers(resolver.lookupPointer(ip.reverse_pointer, self._timeouts))
+        # A CNAME among the records (RFC 2317) is ignored, except for its TTL.
         names = [_hostname(record.payload.name.name) for record in pointers if record.type == _PTR]
         for name in dict.fromkeys(names[:_MAX_NAMES]):
             if name is None:
                 continue
             try:
-                hosts = await _answers(lookUpHost(name, self._patience))
+                hosts = await _answers(lookUpHost(name, self._timeouts))
             except CancelledError:
-                raise  # the time is up
+                raise  # the timeout
             except Exception as error:
                 _log.debug("look-up of {name} for {peer} failed: {error!r}", name=name, peer=str(ip), error=error)
                 continue
@@ -121,7 +121,7 @@ class ReverseLookup:
         return None
 
     def _failed(self, failure: Failure, address: str) -> None:
-        # No name, no server, no time, no right to open a socket, or a resolver with a bug: a client without a name.
+        # No such name, no answer, a timeout, a socket that cannot be opened, a bug in the resolver: all mean no name.
         _log.debug("look-up of {peer} failed: {error!r}", peer=address, error=failure.value)
 
     def _conclude(self, found: tuple[str, float] | None, address: str) -> None:
@@ -135,22 +135,22 @@ class ReverseLookup:
 
 
 async def _answers(query: Deferred[Any]) -> Sequence[Any]:
-    """The first section of an answer; what authorities and helpful servers add to it proves nothing."""
+    """The answer section of a response; records in the other sections confirm nothing."""
     answers: Sequence[Any] = (await query)[0]
     return answers
 
 
 def _askable(address: str) -> IPAddress | None:
-    """The address that DNS may have a name for."""
+    """The address to look up; None if DNS cannot have a name for it."""
     ip = maybeIP(address)
-    if ip is None or getattr(ip, "scope_id", None) is not None:
+    if ip is None or "%" in address:  # a zone means something on this host alone
         return None
     ip = unmapped(ip)
     return None if ip.is_loopback or ip.is_link_local or ip.is_unspecified else ip
 
 
 def _hostname(octets: bytes) -> str | None:
-    """A name as DNS gives it, in lower case; None if it is not fit to be shown."""
+    """A name from DNS, in lower case; None if it is not a valid host name."""
     name = octets.decode("latin-1").lower().removesuffix(".")
     labels = name.split(".")
     if len(name) > _NAME_OCTETS or _NUMBER.fullmatch(labels[-1]):

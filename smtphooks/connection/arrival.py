@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from smtphooks.connection.encryption import Encryption
 from smtphooks.connection.registry import Live
 from smtphooks.connection.server import Server
-from smtphooks.netaddress import asPath, networkOf
+from smtphooks.netaddress import asPath, networkOf, unmappedText
 from smtphooks.replies import Reply
 from smtphooks.syntax.proxyheader import ProxyError, ProxyHeader
 
@@ -119,7 +119,7 @@ class Arrival:
             self._client.rest += data
             return
         try:
-            result = self._header.receive(data)
+            result = self._header.feed(data)
         except ProxyError as error:
             self._header = None
             _log.warn("{peer} sent no valid PROXY header: {error}", peer=self.peer, error=str(error))
@@ -239,4 +239,4 @@ def _hostAndPort(address: Any) -> tuple[str, int]:
         return asPath(text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)), 0
     host = str(getattr(address, "host", ""))
     # A client that comes by IPv4 to an IPv6 socket is the client that its IPv4 address says.
-    return host.removeprefix("::ffff:") if "." in host else host, getattr(address, "port", 0)
+    return unmappedText(host), getattr(address, "port", 0)

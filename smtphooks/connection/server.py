@@ -22,7 +22,7 @@ from smtphooks.options import Options
 from smtphooks.sasl.failures import AuthFailures
 from smtphooks.sasl.mechanisms import Mechanisms
 from smtphooks.session import Session
-from smtphooks.syntax.proxyheader import TrustedPeers
+from smtphooks.syntax.networks import TrustedPeers
 from smtphooks.tls.context import SecureContext
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from smtphooks.session import Session
-from smtphooks.syntax.proxyheader import TrustedPeers
+from smtphooks.syntax.networks import TrustedPeers
 from smtphooks.syntax.wire import LineFault
 
 _log = Logger()

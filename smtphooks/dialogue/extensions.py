@@ -17,7 +17,7 @@ from smtphooks.extension import Extension, Handler, Validator
 from smtphooks.options import Options
 from smtphooks.replies import SMTPError
 from smtphooks.session import Session
-from smtphooks.syntax.proxyheader import TrustedPeers
+from smtphooks.syntax.networks import TrustedPeers
 
 
 def isDisabled(verb: str, options: Options, session: Session) -> bool:

@@ -20,7 +20,7 @@ from smtphooks.replies import Reply
 from smtphooks.sasl.auth import Auth
 from smtphooks.session import Session
 from smtphooks.syntax import xclient
-from smtphooks.syntax.proxyheader import TrustedPeers
+from smtphooks.syntax.networks import TrustedPeers
 
 
 def extensionsOf(options: Options) -> tuple[PeerExtension, PeerExtension]:

@@ -1,8 +1,8 @@
 """
-Checkers: whom to ask for users, in Twisted's own words (C{twisted.cred.strcred}), and a Portal that asks them.
+Checkers: descriptions of credentials checkers (C{twisted.cred.strcred}) in, a Portal that asks them out.
 
-What a checker is given may be a password, so that no text made here says it.
-This module knows nothing of files of configuration, of mechanisms, or of the factory.
+The argument of a checker may be a password, so no sentence that is made here shows it.
+This module knows nothing of configuration files, of mechanisms, or of the factory.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from zope.interface import implementer
 from smtphooks.sasl.portal import UserNameRealm
 from smtphooks.service.reading import NOT_SHOWN, AuthSettings, ConfigError, cause
 
-# What clients bring: a password, or an answer that only a password explains.
+# The credentials of clients: a password, or a response that was computed from one.
 CREDENTIALS = (IUsernamePassword, IUsernameHashedPassword)
 
 
 @implementer(ICredentialsChecker)
 @attrs.frozen
 class _InTurn:
-    """Asks checkers one by one until one knows who it is; a Portal by itself asks one alone."""
+    """Asks checkers one after the other until one accepts; a Portal asks one checker only."""
 
     _checkers: Sequence[ICredentialsChecker]
 
@@ -48,22 +48,22 @@ class _InTurn:
                 try:
                     return (yield maybeDeferred(checker.requestAvatarId, credentials))
                 except (UnauthorizedLogin, LoginFailed):
-                    pass  # the next one may know better
+                    pass  # the next one may accept
         raise UnauthorizedLogin
 
 
-def makePortal(said: AuthSettings) -> Portal:
+def makePortal(settings: AuthSettings) -> Portal:
     """
-    A portal that asks checkers in their order.
+    A portal that asks the checkers in order.
 
-    @raise ConfigError: which never says what a checker was given, for that may be a password.
+    @raise ConfigError: if a checker cannot be made.
     """
-    made = [_makeChecker(said.where, *numbered) for numbered in enumerate(said.checkers, 1)]
+    made = [_makeChecker(settings.where, *numbered) for numbered in enumerate(settings.checkers, 1)]
     return Portal(UserNameRealm(), [_InTurn(made)])
 
 
 def _makeChecker(where: str, number: int, description: str) -> ICredentialsChecker:
-    # As twisted.cred.strcred.makeChecker does, whose errors say all that it was given.
+    # As twisted.cred.strcred.makeChecker does, but its errors show the whole description.
     kind, _, argument = description.partition(":")
     makers = {maker.authType: maker for maker in findCheckerFactories()}
     if kind not in makers:
@@ -76,7 +76,7 @@ def _makeChecker(where: str, number: int, description: str) -> ICredentialsCheck
         reason = cause(error).replace(argument, NOT_SHOWN) if argument else cause(error)
         raise ConfigError(f"{where}: checker {number} cannot be made, correct it: {reason}") from None
     if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
-        # Twisted's plugin puts texts into a checker of octets, which so knows nobody.
+        # Twisted's plugin fills this checker with str, but it compares bytes, so it would reject every user.
         checker.users = {_octets(name): _octets(password) for name, password in checker.users.items()}
     if not set(checker.credentialInterfaces) & set(CREDENTIALS):
         raise ConfigError(f"{where}: checker {number} ({kind}) checks no passwords, name another one")

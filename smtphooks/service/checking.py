@@ -1,8 +1,8 @@
 """
-Configuration: settings in, listeners with checked options and their hooks out; and back again, for people to read.
+Checking: settings in, listeners with their hooks and checked options out.
 
 L{configure} makes objects of what a file or flags say.  Whatever is wrong is a L{ConfigError}, whose one sentence
-names where, what, and what to do.  No key and no password is ever part of a text that is made here.
+says where it is wrong, what is wrong, and what to do.  No key and no password is part of such a sentence.
 This module knows nothing of files, of twistd, or of the reactor.
 """
 
@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -20,73 +20,68 @@ from smtphooks.admission.clients import Clients
 from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, hookOf
-from smtphooks.options import Options, checkOption, makeOptions, mustHide, optionsWith
+from smtphooks.options import Options, checkOption, makeOptions, optionsWith
 from smtphooks.service.checkers import makePortal
 from smtphooks.service.loading import lineOf, loadExtensions, loadHooks, searchIn
-from smtphooks.service.reading import (
-    NOT_SHOWN,
-    AuthSettings,
-    ConfigError,
-    HooksSettings,
-    ListenerSettings,
-    Settings,
-    cause,
-    withoutKeys,
-)
-from smtphooks.service.toml import table, toTOML
+from smtphooks.service.reading import AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings, cause
+from smtphooks.service.toml import toTOML
 
-# Options that hold over all listeners together where they are common, beside those of each listener alone.
+# Limits on all listeners together where they stand in [options]; a listener may have a limit of its own beside them.
 _SHARED = optionsWith("shared", "clients")
 
-# What listeners have in common unless one of them is told something of its own: the count of failed AUTH, and what
-# SCRAM shows for unknown users.
+# Options of what listeners share unless one of them has such an option of its own: the count of failed AUTH, and the
+# salts that SCRAM shows for unknown users.
 _COUNTING = optionsWith("shared", "authFailures")
 _SHOWING = optionsWith("shared", "unknownUsers")
 
-# Endpoints that begin with TLS by themselves; the second is that of the package txsni.
+# Endpoints with implicit TLS of their own; the second is that of the package txsni.
 _WITH_TLS = ("ssl", "tls")
 
 
 @attrs.frozen
 class Listener:
     """
-    A listener that can be started.
+    A checked listener.
 
-    @ivar said: what was said of it alone.
-    @ivar extensions: the names of the extensions in force.
-    @ivar explain: an error of its options as a sentence that says where they stand.
+    @ivar settings: its settings, without those of all listeners.
+    @ivar extensions: the names of its extensions.
+    @ivar explain: makes a sentence of an error in its options, which says where the option stands.
     """
 
-    said: ListenerSettings
+    settings: ListenerSettings
     extensions: Sequence[str]
     factory: SMTPServerFactory
     explain: Callable[[OptionError], ConfigError] = attrs.field(repr=False)
 
     @property
     def where(self) -> str:
-        """What said so."""
-        return self.said.where
+        """Where its settings stand."""
+        return self.settings.where
 
     @property
     def endpoint(self) -> str:
-        """A description of Twisted's."""
-        return self.said.endpoint
+        """The description of its endpoint."""
+        return self.settings.endpoint
 
-    def says(self, names: Iterable[str]) -> bool:
-        """Has it one of these options of its own?"""
-        return any(name in self.said.options for name in names)
+    def hasOwn(self, names: Iterable[str]) -> bool:
+        """Whether one of these options is set for this listener alone."""
+        return any(name in self.settings.options for name in names)
 
 
 @attrs.frozen
 class Configuration:
     """
-    Everything that a service needs; all listeners ask the same checkers.
+    A checked configuration; all listeners ask the same checkers.
 
-    @ivar hooks: those of the listeners that have none of their own, None if all have.
-    @ivar clients: counts those of all listeners together.
-    @ivar shared: of the options of what else listeners have in common, those for all of them.
-    @ivar discard: any listener may drop messages.
+    @cvar sharedNames: the options of what listeners share.
+    @ivar hooks: the hooks of listeners without hooks of their own; None if each has its own.
+    @ivar clients: counts the clients of all listeners together.
+    @ivar shared: the values of C{sharedNames} for all listeners; its other options mean nothing.
+    @ivar auth: where the checkers stand, None without checkers.
+    @ivar discard: a listener without C{onData} may accept messages and drop them.
     """
+
+    sharedNames: ClassVar[Sequence[str]] = (*_SHARED, *_COUNTING, *_SHOWING)
 
     hooks: HooksSettings | None
     listeners: Sequence[Listener]
@@ -105,13 +100,13 @@ def configure(settings: Settings) -> Configuration:
     searchIn([folder for folder in (settings.folder, os.getcwd()) if folder is not None])
     areCommon = any(listener.hooks is None for listener in settings.listeners)
     hooks = _makeHooks(settings.hooks, settings.auth) if areCommon else None
-    # The common ones by themselves first, so that a wrong one is found even if each listener has one of its own.
+    # Common options are checked by themselves first: a wrong one is found even if each listener overrides it.
     common = {**loadExtensions(settings.whereIs(["extensions"]) or "", settings.options), **settings.tls}
     for name, value in common.items():
         _checkAlone(settings.whereIs([name]), name, value)
+    shared = makeOptions({name: common[name] for name in ("name", *Configuration.sharedNames) if name in common})
     clients = Clients(*[common.pop(name, 0) for name in _SHARED])
-    shared = makeOptions({name: common[name] for name in ("name", *_COUNTING, *_SHOWING) if name in common})
-    common["name"] = shared.name  # finding this host's name can take a while, so it is done once
+    common["name"] = shared.name  # looking up this host's name can take a while, so it is done once
     if settings.auth is not None:
         common["portal"] = makePortal(settings.auth)
     listeners = [_makeListener(listener, settings, common, hooks) for listener in settings.listeners]
@@ -122,77 +117,78 @@ def configure(settings: Settings) -> Configuration:
 
 
 def _share(listeners: Sequence[Listener], clients: Clients) -> None:
-    """Give listeners what they have in common."""
+    """Have listeners share counts, limits, log limits, and what SCRAM shows for unknown users."""
     for listener in listeners:
         listener.factory.server.admission.countIn(clients)
         listener.factory.server.shareLines(listeners[0].factory.server.lines)
-    # Passwords are guessed at one listener as well as at another,
-    counting = [listener.factory for listener in listeners if not listener.says(_COUNTING)]
+    # An attacker may guess passwords at one listener as well as at another.
+    counting = [listener.factory for listener in listeners if not listener.hasOwn(_COUNTING)]
     for factory in counting:
         factory.server.authFailures = counting[0].server.authFailures
-    # and a user whom one of them knows would be told by another that has not learnt how such users look.
-    showing = [each.factory for each in listeners if not each.says(_SHOWING) and each.said.hooks is None]
+    # A known user could be told from unknown ones at a listener that has not learnt what known users' salts look like.
+    showing = [each.factory for each in listeners if not each.hasOwn(_SHOWING) and each.settings.hooks is None]
     for factory in showing:
         factory.server.mechanisms.unknownUsers = showing[0].server.mechanisms.unknownUsers
 
 
-def _makeHooks(said: HooksSettings, auth: AuthSettings | None) -> object:
-    hooks = loadHooks(said)
+def _makeHooks(settings: HooksSettings, auth: AuthSettings | None) -> object:
+    hooks = loadHooks(settings)
     try:
-        # All that the factory will look at; a property may do anything.
+        # Every attribute that the factory will look at; a property may raise anything.
         for name in {*HOOK_NAMES, *[name for name in dir(hooks) if name.startswith("on")]}:
             getattr(hooks, name, None)
     except Exception as error:
         raise ConfigError(
-            f"{said.where}: {said.name} has hooks that cannot be looked at, correct it: {cause(error)}{lineOf(error)}"
+            f"{settings.where}: {settings.name} has hooks that cannot be looked at, correct it:"
+            f" {cause(error)}{lineOf(error)}"
         ) from error
     found = {name for name in HOOK_NAMES if hookOf(hooks, name)}
     if not found:
-        raise ConfigError(f"{said.where}: {said.name} has no hook, give it a method such as onRcptTo or onData")
+        raise ConfigError(f"{settings.where}: {settings.name} has no hook, give it a method such as onRcptTo or onData")
     if auth is not None and "onAuth" in found:
-        raise ConfigError(f"{auth.where} has checkers and {said.name} has onAuth, leave one of them out")
+        raise ConfigError(f"{auth.where} has checkers and {settings.name} has onAuth, leave one of them out")
     return hooks
 
 
 def _checkAlone(where: str | None, name: str, value: object) -> None:
-    """Check an option by itself: what several make together is only known at a listener."""
+    """Check an option by itself; how it fits others is only known at a listener."""
     try:
         checkOption(name, value)
     except OptionError as error:
         raise ConfigError(f"{where}: {error.said(toTOML)}") from None
 
 
-def _makeListener(said: ListenerSettings, settings: Settings, common: Mapping[str, Any], hooks: object) -> Listener:
-    if said.hooks is not None:
-        hooks = _makeHooks(said.hooks, settings.auth)
-    explain = partial(_explained, said=said, settings=settings)
+def _makeListener(own: ListenerSettings, settings: Settings, common: Mapping[str, Any], hooks: object) -> Listener:
+    if own.hooks is not None:
+        hooks = _makeHooks(own.hooks, settings.auth)
+    explain = partial(_explained, own=own, settings=settings)
     try:
-        factory = SMTPServerFactory(hooks=hooks, **{**common, **loadExtensions(said.where, said.options)})
+        factory = SMTPServerFactory(hooks=hooks, **{**common, **loadExtensions(own.where, own.options)})
     except OptionError as error:
         raise explain(error) from None
-    useless = (
-        _wrongEndpoint(said.endpoint, factory)
-        or _uselessness(said.endpoint, factory, (said.hooks or settings.hooks).name)
-        or _droppingOf(factory, said, settings)
+    fault = (
+        _endpointFault(own.endpoint, factory)
+        or _refusalFault(own.endpoint, factory, (own.hooks or settings.hooks).name)
+        or _discardFault(factory, own, settings)
     )
-    if useless is not None:
-        raise ConfigError(f"{said.where}: {useless}")
-    extensions = {**settings.options, **said.options}.get("extensions", [])
-    return Listener(said, extensions, factory, explain)
+    if fault is not None:
+        raise ConfigError(f"{own.where}: {fault}")
+    extensions = {**settings.options, **own.options}.get("extensions", [])
+    return Listener(own, extensions, factory, explain)
 
 
-def _explained(error: OptionError, said: ListenerSettings, settings: Settings) -> ConfigError:
-    """The error of a listener, at the table that has the option: its own, or one of all listeners."""
+def _explained(error: OptionError, own: ListenerSettings, settings: Settings) -> ConfigError:
+    """The error of a listener, at the table that has the option: its own, or one for all listeners."""
     names = error.options if error.host is None else ("sniOptions",)
-    where = None if any(name in said.options for name in names) else settings.whereIs(names, error.host)
+    where = None if any(name in own.options for name in names) else settings.whereIs(names, error.host)
     if where is not None:
         return ConfigError(f"{where}: {error.said(toTOML)}")
     host = "" if error.host is None else f"in sniOptions of {error.host}: "
-    return ConfigError(f"{said.where}: {host}{error.said(toTOML)}")
+    return ConfigError(f"{own.where}: {host}{error.said(toTOML)}")
 
 
-def _wrongEndpoint(endpoint: str, factory: SMTPServerFactory) -> str | None:
-    """Why clients could not be served as they should behind this endpoint, None if they can."""
+def _endpointFault(endpoint: str, factory: SMTPServerFactory) -> str | None:
+    """Why the endpoint breaks the PROXY header, None if it does not."""
     kind = _kindOf(endpoint)
     if kind == "haproxy":
         return (
@@ -208,27 +204,27 @@ def _wrongEndpoint(endpoint: str, factory: SMTPServerFactory) -> str | None:
 
 
 def _kindOf(endpoint: str) -> str:
-    """What stands before the first colon, as Twisted reads it: in any case, and with escapes."""
+    """The part before the first colon, as Twisted reads it: in any case, and with escapes."""
     prefix = re.match(r"(?:\\.|[^:=\\])*", endpoint, re.DOTALL)
     return re.sub(r"\\(.)", r"\1", prefix[0] if prefix else "", flags=re.DOTALL).lower()
 
 
-def _droppingOf(factory: SMTPServerFactory, said: ListenerSettings, settings: Settings) -> str | None:
-    """Why every message would be lost, None if it is not so, or is wanted."""
-    if factory.onData is not None or (settings.discard if said.discard is None else said.discard):
+def _discardFault(factory: SMTPServerFactory, own: ListenerSettings, settings: Settings) -> str | None:
+    """Why every message would be lost, None if none is, or if the operator has said so."""
+    if factory.onData is not None or (settings.discard if own.discard is None else own.discard):
         return None
-    hooks = said.hooks or settings.hooks
+    hooks = own.hooks or settings.hooks
     return (
         f"{hooks.name} has no onData, so every message would be accepted and dropped, give it onData, or set"
         " discard = true in the configuration, above all tables or in the [[listener]]"
     )
 
 
-def _uselessness(endpoint: str, factory: SMTPServerFactory, hooks: str) -> str | None:
-    """Why every message would be refused, None if it is not so."""
+def _refusalFault(endpoint: str, factory: SMTPServerFactory, hooks: str) -> str | None:
+    """Why every message would be refused, None if that is not so."""
     options = factory.options
-    begins = options.secure or options.secured or _kindOf(endpoint) in _WITH_TLS
-    isSecure = begins or not (options.hideSTARTTLS or "STARTTLS" in options.disabledCommands)
+    hasImplicitTLS = options.secure or options.secured or _kindOf(endpoint) in _WITH_TLS
+    isSecure = hasImplicitTLS or not (options.hideSTARTTLS or "STARTTLS" in options.disabledCommands)
     if options.needsUpgrade and not isSecure:
         return (
             "option needsUpgrade is true and STARTTLS is hidden or disabled, so every message would be refused, offer"
@@ -247,70 +243,3 @@ def _uselessness(endpoint: str, factory: SMTPServerFactory, hooks: str) -> str |
             " refused, offer STARTTLS, set secure = true or allowInsecureAuth = true"
         )
     return None
-
-
-def describe(configuration: Configuration) -> str:
-    """
-    Write a configuration as TOML with every option that is in force, so that L{readSettings} makes the same of it.
-
-    Options that are the same for all listeners stand in C{[options]}; but those by which a listener has something that
-    the others have in common stand where they were said.  In the place of a private key, of a secret, and of a checker,
-    stands C{"(not shown)"}.
-    """
-    each = [_optionsOf(listener) for listener in configuration.listeners]
-    shared = dict(zip(_SHARED, (configuration.clients.most, configuration.clients.mostPerNetwork), strict=True))
-    common = {
-        name: value
-        for name, value in each[0].items()
-        if name not in (*_SHARED, *_COUNTING, *_SHOWING) and all(other.get(name) == value for other in each)
-    }
-    written = _written(configuration.shared)
-    shared |= {name: written[name] for name in (*_COUNTING, *_SHOWING) if name in written}
-    tables = [_top(configuration)]
-    if configuration.hooks is not None and configuration.hooks.options:
-        tables.append(table("[hooks-options]", configuration.hooks.options))
-    tables.append(table("[options]", {**common, **shared}))
-    if configuration.auth is not None:
-        tables.append(table("[auth]", {"checkers": [NOT_SHOWN] * len(configuration.auth.checkers)}))
-    for listener, options in zip(configuration.listeners, each, strict=True):
-        tables += _tablesOf(listener, {name: value for name, value in options.items() if name not in common})
-    return withoutKeys("\n".join(tables))  # the text of option cert may hold the key as well
-
-
-def _top(configuration: Configuration) -> str:
-    """All keys that stand in no table."""
-    hooks = [] if configuration.hooks is None else [f"hooks = {toTOML(configuration.hooks.name)}\n"]
-    return "".join([*hooks, "discard = true\n" if configuration.discard else ""])
-
-
-def _tablesOf(listener: Listener, options: Mapping[str, Any]) -> list[str]:
-    said = listener.said
-    own: dict[str, Any] = {"endpoint": said.endpoint}
-    if said.hooks is not None:
-        own["hooks"] = said.hooks.name
-    if said.discard is not None:
-        own["discard"] = said.discard
-    tables = [table("[[listener]]", {**own, **options})]
-    if said.hooks is not None and said.hooks.options:
-        tables.append(table("[listener.hooks-options]", said.hooks.options))
-    return tables
-
-
-def _optionsOf(listener: Listener) -> dict[str, Any]:
-    options = {**_written(listener.factory.options), "extensions": listener.extensions}
-    # A listener without a limit of its own has that of all.
-    common = [name for name in (*_COUNTING, *_SHOWING) if not listener.says([name])]
-    common += [name for name in _SHARED if not options[name]]
-    return {name: value for name, value in options.items() if name not in common}
-
-
-def _written(given: Options) -> dict[str, Any]:
-    """Options as TOML has them, which has neither objects nor None, and without secrets."""
-    options = _withoutSecrets(attrs.asdict(given, recurse=False))
-    del options["portal"]  # [auth] has made it
-    options["sniOptions"] = {host: _withoutSecrets(own) for host, own in options["sniOptions"].items()}
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _withoutSecrets(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: NOT_SHOWN if mustHide(name, value) else value for name, value in options.items()}

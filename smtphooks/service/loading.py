@@ -1,9 +1,9 @@
 """
-Loading: objects of the operator's own code, by the names that a configuration has for them.
+Loading: a name in a configuration in, the object of the operator's code that it names out.
 
-Modules are found as Python finds them, and then in folders of the operator's.  What goes wrong in there is a
-L{ConfigError}, whose one sentence shows the line of that code.
-This module knows no options, and nothing of what the objects are for but their kind.
+Modules are found on C{sys.path} first and then in the operator's folders.  An error in that code is a L{ConfigError},
+whose one sentence names the line.
+This module knows no options, and of the objects only their type.
 """
 
 from __future__ import annotations
@@ -29,25 +29,27 @@ _INSTALLED = {"site-packages", "dist-packages"}
 
 
 def searchIn(folders: Iterable[str]) -> None:
-    """Find modules in these folders too."""
+    """Find modules in these folders as well."""
     for folder in folders:
         if folder not in sys.path:
-            # Last, so that nothing in there takes the place of a module that anything else imports.
+            # Last, so that no file in there shadows a module that other code imports.
             sys.path.append(folder)
 
 
-def loadHooks(said: HooksSettings) -> object:
-    """The object of hooks; what can be called is called for it."""
-    hooks = _load(said.where, said.name)
+def loadHooks(settings: HooksSettings) -> object:
+    """The hooks object; a class, or anything else that can be called, is called to make it."""
+    hooks = _load(settings.where, settings.name)
     if not callable(hooks):
-        if said.options:
-            raise ConfigError(f"{said.where}: {said.name} cannot be called, so remove {said.table} or name a class")
+        if settings.options:
+            raise ConfigError(
+                f"{settings.where}: {settings.name} cannot be called, so remove {settings.table} or name a class"
+            )
         return hooks
     try:
-        return hooks(**said.options)
+        return hooks(**settings.options)
     except Exception as error:
         raise ConfigError(
-            f"{said.where}: calling {said.name} failed, {said.fix}: {cause(error)}{lineOf(error)}"
+            f"{settings.where}: calling {settings.name} failed, {settings.fix}: {cause(error)}{lineOf(error)}"
         ) from error
 
 
@@ -64,7 +66,7 @@ def loadExtensions(where: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(where: str, name: str) -> object:
-    """What C{package.module:Name} stands for."""
+    """The object that C{package.module:Name} names."""
     moduleName, _, path = name.partition(":")
     if not all(part.isidentifier() for part in [*moduleName.split("."), *path.split(".")]):
         raise ConfigError(f'{where} is {toTOML(name)}, it wants "package.module:Name"')
@@ -86,17 +88,17 @@ def _load(where: str, name: str) -> object:
 
 def lineOf(error: Exception) -> str:
     """
-    Where the operator's code failed, an empty text if it was not there.
+    The line of the operator's code that failed, in parentheses; C{""} if the error did not come from there.
 
-    That is the last line which is neither ours nor of any library, whoever raised the error in the end; and where the
-    operator's code is itself installed as a library, the last line which is not of Python's own.
+    It is the last line of the traceback outside smtphooks and all libraries; if the operator's code is installed as a
+    library itself, the last one outside smtphooks and the standard library.
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}, line {error.lineno})"
     lines = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        # What has no file ("<frozen …>", "<attrs generated …>") cannot be looked at.
+        # "<frozen …>" and "<attrs generated …>" are no files that the operator could open.
         if not frame.filename.startswith((_OURS, "<")) and not _isStandard(frame.filename)
     ]
     lines = [frame for frame in lines if not _isInstalled(frame.filename)] or lines

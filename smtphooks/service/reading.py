@@ -1,9 +1,8 @@
 """
-Settings: what a configuration file says, as plain values that know where each part was said.
+Reading: a configuration file in, settings out, which are plain values that know where each of them stands.
 
-None of it has been tried: no module has been imported and no certificate read.  Whatever can be told to be wrong
-without that is a L{ConfigError}, whose one sentence names where, what, and what to do, and never holds a key or a
-password.
+Nothing is loaded here: no module is imported and no certificate read.  What is wrong regardless of that is a
+L{ConfigError}, whose one sentence says where it is wrong, what is wrong, and what to do, and holds no key or password.
 This module knows nothing of twistd, of its flags, or of the objects that are made of the settings.
 """
 
@@ -29,7 +28,7 @@ else:  # pragma: no cover
 DEFAULT_ENDPOINT = "tcp:2525:interface=127.0.0.1"
 DEFAULT_MAILDIR = "maildir"
 
-# What a file may hold: its keys, and what each one has to be.
+# The keys of a file, with the type of each, and the words for it.
 _KEYS: dict[str, tuple[type, str]] = {
     "hooks": (str, 'a text, "package.module:Name"'),
     "hooks-options": (dict, "a table, [hooks-options]"),
@@ -40,10 +39,10 @@ _KEYS: dict[str, tuple[type, str]] = {
     "listener": (list, "a list of tables, each under its own [[listener]]"),
 }
 
-# Those that a [[listener]] may have for itself, beside its endpoint and options.
+# The keys that a [[listener]] may have too, beside its endpoint and options.
 _LISTENER_KEYS = ("hooks", "hooks-options", "discard")
 
-# What stands in the place of a key or a password.
+# Stands in the place of a key or a password.
 NOT_SHOWN = "(not shown)"
 
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
@@ -55,23 +54,23 @@ def withoutKeys(text: str) -> str:
 
 
 class ConfigError(Exception):
-    """Something in the configuration is wrong; its text is one sentence for people."""
+    """Something in the configuration is wrong; the text is one sentence for the operator."""
 
     def __init__(self, sentence: str) -> None:
-        # What a file has in the wrong place is shown, and may be a key.
+        # The sentence shows what stands in the wrong place, which may be a key.
         super().__init__(withoutKeys(sentence))
 
 
 @attrs.frozen
 class HooksSettings:
     """
-    Which hooks to use.
+    The hooks to use.
 
-    @ivar where: what said so.
+    @ivar where: where the setting stands.
     @ivar name: C{package.module:Name}.
-    @ivar options: what to call it with.
+    @ivar options: the arguments to call it with.
     @ivar table: where these stand.
-    @ivar fix: what to do if that fails.
+    @ivar fix: what to do if the call fails.
     """
 
     where: str
@@ -90,10 +89,10 @@ class ListenerSettings:
     """
     One listener.
 
-    @ivar where: what said so; it holds the endpoint too.
-    @ivar options: options for this listener alone, as TOML has them.
-    @ivar hooks: its own, None for those of all.
-    @ivar discard: its own word on it, None for that of all.
+    @ivar where: where the settings stand, endpoint included.
+    @ivar options: options for this listener alone, as TOML values.
+    @ivar hooks: its own hooks, None for the common ones.
+    @ivar discard: its own setting, None for the common one.
     """
 
     where: str
@@ -106,10 +105,10 @@ class ListenerSettings:
 @attrs.frozen
 class AuthSettings:
     """
-    Whom to ask for users.
+    The checkers to ask for users.
 
-    @ivar where: what said so.
-    @ivar checkers: Twisted's checkers, as C{twisted.cred.strcred} describes them; they may hold passwords.
+    @ivar where: where the setting stands.
+    @ivar checkers: descriptions of checkers (C{twisted.cred.strcred}), which may hold passwords.
     """
 
     where: str
@@ -119,14 +118,14 @@ class AuthSettings:
 @attrs.frozen
 class Settings:
     """
-    All that was said, none of it tried yet.
+    All settings.
 
-    @ivar hooks: those of every listener that has none of its own.
-    @ivar options: options for every listener, as TOML has them.
-    @ivar path: the file that said so, None if there is none.
-    @ivar tls: further options for every listener, those of TLS.
-    @ivar auth: None if there is nobody to ask but hooks.
-    @ivar discard: a listener without onData may accept messages and drop them.
+    @ivar hooks: for every listener without hooks of its own.
+    @ivar options: options for every listener, as TOML values.
+    @ivar path: the file that they stand in, None without a file.
+    @ivar tls: options for every listener, from C{[tls]}.
+    @ivar auth: None without checkers: then only hooks authenticate users.
+    @ivar discard: a listener without C{onData} may accept messages and drop them.
     """
 
     hooks: HooksSettings
@@ -139,12 +138,12 @@ class Settings:
 
     @property
     def folder(self) -> str | None:
-        """Of the file: paths are taken from it, and modules are found in it."""
+        """The folder of the file: paths are relative to it, and modules are found in it."""
         return None if self.path is None else _folderOf(self.path)
 
     def whereIs(self, options: Sequence[str], host: str | None = None) -> str | None:
         """
-        What said the first of these options, None if nothing said it for every listener.
+        Where the first of these options stands that is set for every listener; None if none is.
 
         @param host: the options are those of this server name.
         """
@@ -160,7 +159,7 @@ class Settings:
 
 
 def maildirHooks(where: str, path: str) -> HooksSettings:
-    """The Maildir store.  A daemon may leave its working folder, so the path is taken from the one of now."""
+    """The Maildir store.  The path is made absolute now, as a daemon may leave the working folder."""
     options = {"path": os.path.abspath(path)}
     return HooksSettings(where, "smtphooks.stores:Maildir", options, fix="name another folder with --maildir")
 
@@ -174,7 +173,7 @@ def _defaultListeners(before: str = "") -> Sequence[ListenerSettings]:
 
 
 def defaultSettings() -> Settings:
-    """What is useful without any configuration: mail for anyone, taken from this host, and kept."""
+    """The settings without file and flags: clients on this host, mail for anyone, stored in a Maildir."""
     return Settings(_defaultHooks(), {"authOptional": True}, _defaultListeners())
 
 
@@ -182,14 +181,14 @@ def readSettings(path: str) -> Settings:
     """
     Read a configuration file.
 
-    @raise ConfigError: if it cannot be read, is no TOML, or holds what no configuration does.
+    @raise ConfigError: if it cannot be read, is not TOML, or has an unknown key, an unknown option or a wrong type.
     """
     try:
         with open(path, "rb") as file:
             document = tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"{path}: the configuration cannot be read ({error.strerror}), check --config") from None
-    except ValueError as error:  # not UTF-8 is one as well
+    except ValueError as error:  # UnicodeDecodeError is one too
         raise ConfigError(f"{path}: this is not TOML, correct it: {error}") from None
     for key, value in document.items():
         _checkKey(path, key, value)
@@ -216,7 +215,7 @@ def _folderOf(path: str) -> str:
 
 
 def _absolute(folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, with paths taken from a folder: that of the file, for a service may run in any."""
+    """The options, with paths relative to the folder of the file: a service may run in any folder."""
     found = {name: os.path.join(folder, value) if isPath(name, value) else value for name, value in options.items()}
     hosts = found.get("sniOptions")
     if isinstance(hosts, Mapping):
@@ -256,14 +255,14 @@ def _readAuth(path: str, table: Mapping[str, Any]) -> AuthSettings:
         if key != "checkers":
             raise ConfigError(f"{where}: {_unknown('key', key, ['checkers'])}")
     checkers = table.get("checkers")
-    # What it is may be a password, so that is not said.
+    # The value may be a password.
     if not isinstance(checkers, list) or not checkers or not all(isinstance(checker, str) for checker in checkers):
         raise ConfigError(f'{where}: checkers are {NOT_SHOWN}, they want a list of texts such as ["file:passwd"]')
     return fileCheckers(AuthSettings(where, checkers), _folderOf(path))
 
 
 def fileCheckers(auth: AuthSettings, folder: str) -> AuthSettings:
-    """The same, with the paths of C{file} checkers taken from a folder."""
+    """The same settings, with the paths of C{file} checkers relative to a folder."""
     paths = [checker.partition(":") for checker in auth.checkers]
     return attrs.evolve(
         auth,
@@ -288,7 +287,7 @@ def _checkKind(where: str, key: str, value: object, wants: str) -> None:
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """Like L{unknownName}, with all that is known where none of it is near."""
+    """As L{unknownName}; all known names are listed if none is near."""
     known = list(known)
     sentence = unknownName(what, name, known)
     return sentence if "did you mean" in sentence else f"{sentence}, known are {', '.join(known)}"
@@ -309,8 +308,8 @@ def _readListener(path: str, number: int, table: object) -> ListenerSettings:
     options = dict(table)
     endpoint = options.pop("endpoint", None)
     if not isinstance(endpoint, str):
-        said = "missing" if endpoint is None else toTOML(endpoint)
-        raise ConfigError(f'{where}: endpoint is {said}, it wants a Twisted server endpoint such as "tcp:25"')
+        shown = "missing" if endpoint is None else toTOML(endpoint)
+        raise ConfigError(f'{where}: endpoint is {shown}, it wants a Twisted server endpoint such as "tcp:25"')
     where = f"{where} ({endpoint})"
     own = {key: options.pop(key) for key in _LISTENER_KEYS if key in options}
     for key, value in own.items():
@@ -338,5 +337,5 @@ def _checkNames(where: str, options: Mapping[str, Any], others: Iterable[str] = 
 
 
 def cause(error: object) -> str:
-    """What went wrong, in one line."""
+    """An error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,9 +1,9 @@
 """
-The service: an endpoint and a factory as one of Twisted's services, which stops as it should.
+L{SMTPService}: an endpoint and a factory as a Twisted service, which lets transactions finish when it stops.
 
-L{SMTPService} is for C{.tac} files, for C{MultiService}s, and for whatever else starts and stops services; the command
-C{twistd smtphooks} is made of it too.
-This module knows nothing of configurations, and nothing of what the factory makes of its clients.
+It is for C{.tac} files, for C{MultiService}s, and for any other code that starts and stops services; the listeners of
+C{twistd smtphooks} are a subclass of it.
+This module knows no configuration, and nothing of the protocol that the factory speaks.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _log = Logger()
 
 class SMTPService(Service):
     """
-    Listens while it runs; ends all connections as they should when it stops.
+    Listens while it runs; when it stops, it closes all connections with 421 and lets transactions in progress finish.
 
-    @ivar endpoint: what to listen on: an endpoint, or the description of one (C{"tcp:25"}).
-    @ivar factory: what serves the clients.
+    @ivar endpoint: an endpoint, or the description of one (C{"tcp:25"}).
+    @ivar factory: the factory for its connections.
     """
 
     def __init__(self, endpoint: IStreamServerEndpoint | str, factory: SMTPServerFactory, reactor: Any = None) -> None:
         """
-        @param reactor: for an endpoint that is described; None for the global one, which is looked up at the start.
+        @param reactor: for the description of an endpoint; None for the global one, which is imported at the start.
         """
         self.endpoint = endpoint
         self.factory = factory
@@ -42,7 +42,7 @@ class SMTPService(Service):
 
     @property
     def reactor(self) -> Any:
-        """What it runs in."""
+        """The reactor that it listens with."""
         if self._reactor is None:
             from twisted.internet import reactor
 
@@ -53,7 +53,7 @@ class SMTPService(Service):
         """
         Listen, with the privileges of the start.
 
-        @raise Exception: why that is not possible, if this is known at once; what comes later is logged.
+        @raise Exception: if it cannot listen and that is known at once; a later failure is logged.
         """
         Service.privilegedStartService(self)
         failures: list[Failure] = []
@@ -63,7 +63,7 @@ class SMTPService(Service):
         def failed(failure: Failure) -> None:
             if not started:
                 failures.append(failure)
-            elif self._listening is listening:  # or else it has been stopped meanwhile
+            elif self._listening is listening:  # not if it was stopped meanwhile
                 self.listeningFailed(failure)
 
         listening.addCallbacks(self._hold, failed)
@@ -73,7 +73,7 @@ class SMTPService(Service):
 
     def startService(self) -> None:
         """
-        Listen, if that was not done yet with the privileges of the start.
+        Listen, unless C{privilegedStartService} has done so.
 
         @raise Exception: as C{privilegedStartService} does.
         """
@@ -82,7 +82,7 @@ class SMTPService(Service):
         Service.startService(self)
 
     def _hold(self, port: IListeningPort) -> IListeningPort:
-        self.listens(port)
+        self.listeningStarted(port)
         return port
 
     def _endpointOf(self) -> IStreamServerEndpoint:
@@ -93,7 +93,7 @@ class SMTPService(Service):
 
     @inlineCallbacks
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
-        """Stop listening, then end all connections as they should; fires when the last one is gone."""
+        """Stop listening, then close the factory; fires when the last connection is gone."""
         Service.stopService(self)
         listening, self._listening = self._listening, None
         isStuck = False
@@ -102,18 +102,18 @@ class SMTPService(Service):
             port = yield listening
             if port is not None:
                 try:
-                    # What is no port, such as that of stdio:, has nothing to stop.
+                    # The "port" of stdio: is a transport, which has nothing to stop.
                     yield maybeDeferred(getattr(port, "stopListening", lambda: None))
-                except Exception:  # the clients that are there end as they should nevertheless
+                except Exception:  # the clients that are connected may finish nevertheless
                     _log.failure("cannot stop listening on {endpoint}", endpoint=self.endpoint)
                     isStuck = True
-        # It may be listened with elsewhere, or again by now; a port that is stuck is counted for good.
+        # The factory may have another port, or a new one by now; a port that cannot stop stays counted.
         if isStuck or not self.factory.numPorts:
             yield self.factory.close()
 
-    def listens(self, port: IListeningPort) -> None:
+    def listeningStarted(self, port: IListeningPort) -> None:
         """Clients can connect; for subclasses."""
 
     def listeningFailed(self, failure: Failure) -> None:
-        """An endpoint that took its time has failed; for subclasses."""
+        """The endpoint has failed after the start; for subclasses."""
         _log.failure("cannot listen on {endpoint}", failure=failure, endpoint=self.endpoint)

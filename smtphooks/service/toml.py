@@ -1,8 +1,8 @@
 """
-TOML: one value, or one table, as a configuration file would write it.
+TOML: values and tables in, their notation out, as Python reads TOML but does not write it.
 
-Python reads TOML and writes none.  What is written here is what C{--check} prints, and what a sentence about a
-configuration shows of it; a value that TOML has no form for is written as Python would.
+C{--check} prints it, and sentences about a configuration show values in it; a value without a notation in TOML is
+written as Python writes it.
 This module knows nothing of configurations, of options, or of what may be shown.
 """
 
@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 
 
 def toTOML(value: object) -> str:
-    """A value in one line."""
+    """A value, on one line."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        # JSON's escapes are TOML's too, but for DEL, which TOML alone wants escaped.
+        # JSON's escapes are valid in TOML; DEL must be escaped in TOML only.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
         return "{" + ", ".join(pair(name, item) for name, item in value.items()) + "}"
@@ -34,10 +34,10 @@ def pair(name: str, value: object) -> str:
 
 
 def key(name: str) -> str:
-    """A key, in quotes where it needs them."""
+    """A key, in quotes if it needs them."""
     return name if re.fullmatch("[A-Za-z0-9_-]+", name) else toTOML(name)
 
 
 def table(header: str, values: Mapping[str, object]) -> str:
-    """A table, a line for each of its keys."""
+    """A table, with a line for each of its keys."""
     return "".join(f"{line}\n" for line in [header, *(pair(name, value) for name, value in values.items())])

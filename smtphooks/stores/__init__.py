@@ -1,7 +1,7 @@
 """
-Stores: ready-made hooks that keep messages.
+Stores: ready-made hooks that store messages.
 
-They import what a hook of anybody else could import, and nothing more.
+They import only what users' own hooks can import, and know nothing of options and connections.
 """
 
 from smtphooks.stores.maildir import Maildir

@@ -2,8 +2,8 @@
 The Maildir store: hooks that keep each message as a file of a Maildir (https://cr.yp.to/proto/maildir.html).
 
 In: the stream and the session of C{onData}.  Out: files in C{new/}, and the texts of the replies.
-Rule: before C{onData} returns, the message is whole in C{new/}, and its file and that folder are synced; what
-fails before leaves nothing there.  All work on disk is done by the reactor's thread pool.
+Rule: before C{onData} returns, the message is whole in C{new/}, and its file and that folder are synced; a delivery
+that fails before leaves nothing there.  All disk operations run in the reactor's thread pool.
 This module knows no commands, no transport and no options.
 """
 
@@ -35,14 +35,14 @@ log = Logger()
 
 T = TypeVar("T")
 
-# Small chunks are gathered up to this size, so that a small message costs one visit to a thread.  The stream
-# holds up to 112 KiB more, and both together stay under the 128 KiB that a connection may hold.
+# Small chunks are collected up to this size, so that a small message needs one call in a thread.  The stream buffers up
+# to 112 KiB more; both together stay below the 128 KiB that a connection may buffer.
 _GATHERED_OCTETS = 16 * 1024
 _COPY_OCTETS = 64 * 1024
 
-# The disk is full for this user or this message: another server, or a later time, may have room for it.
+# No room for this user or this message: a temporary failure, as it may be stored later or on another server.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# Fixed texts: the client learns nothing of paths and causes, the log does.
+# Fixed texts: paths and causes go to the log, not to the client.
 _NO_ROOM = "Insufficient system storage, please try again later"
 _NOT_STORED = "Message cannot be stored now, please try again later"
 
@@ -51,29 +51,28 @@ _deliveries = count(1)
 
 class Maildir:
     """
-    Hooks that store every message in one Maildir.
+    Hooks that store every message in one Maildir, C{smtphooks.stores.Maildir}; in TOML C{smtphooks.stores:Maildir}.
 
-    Each file begins with C{Return-Path}, C{Delivered-To} and C{Received}, and an empty line follows unless the message
-    begins with a header field: what it begins with cannot extend these.  Over SMTP a message is one file,
-    with a C{Delivered-To} for each distinct recipient; over LMTP it is one file for each RCPT, duplicates
-    included, and each has a result of its own.
+    Each file begins with C{Return-Path}, C{Delivered-To} and C{Received}.  An empty line follows unless the message
+    begins with a header field, so that it cannot extend these.  Over SMTP a message is one file, with a C{Delivered-To}
+    for each distinct recipient; over LMTP it is one file for each RCPT, duplicates included, each with its own result.
 
-    Lines end with LF, as is usual in a Maildir on UNIX: CRLF from the wire becomes LF.  A BINARYMIME message
-    (RFC 3030) is stored unchanged, and the lines before it end with CRLF as its own do.
+    Lines end with LF, as is usual in a Maildir on UNIX: CRLF from the wire becomes LF.  A BINARYMIME message (RFC 3030)
+    is stored unchanged, and the lines before it end with CRLF as its own do.
 
-    The folder, its parents, and C{cur}, C{new} and C{tmp} in it are made when a message comes and they are
-    missing: by the user that the server runs as by then, and for that user only.
+    The folder, its parents, and C{cur}, C{new} and C{tmp} in it are made with the first message, by the user that the
+    server runs as by then, and for that user only.
 
     @ivar path: the Maildir's absolute path.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """
-        @param path: the Maildir; a relative path is taken from the working folder of now.
-        @raise OSError: if the path cannot be a Maildir; nothing is made yet.
+        @param path: the Maildir; a relative path is resolved now, against the current working folder.
+        @raise OSError: if the path cannot be a Maildir; nothing is created yet.
         """
         self.path = os.path.abspath(path)
-        # In this order: where tmp exists, new has been made, and synced.
+        # In this order: if tmp exists, new has been created and synced.
         self._folders = [os.path.join(self.path, name) for name in ("cur", "new", "tmp")]
         self._making = threading.Lock()
         for folder in self._folders:
@@ -88,7 +87,7 @@ class Maildir:
             raise PermissionError(errno.EACCES, f"No Maildir here, {folder} is not writable", self.path)
 
     def makeFolders(self) -> None:
-        """Make what is missing of the Maildir; called in a thread."""
+        """Create the folders that are missing; called in a thread."""
         if not all(map(os.path.isdir, self._folders)):
             with self._making:
                 for folder in self._folders:
@@ -98,15 +97,15 @@ class Maildir:
         """
         Store the message.
 
-        @return: the text of the reply; LMTP: one text or refusal for each recipient, in order.
-        @raise SMTPError: 552 for a message above the limit, 452 for a full disk, 451 for its other faults.
+        @return: the text of the reply; over LMTP a text or an L{SMTPError} for each recipient, in order.
+        @raise SMTPError: 552 for a message above the limit, 452 for a full disk, 451 for other errors of the disk.
         """
         delivery = _Delivery(self, session)
         try:
             outcomes = await self._receive(stream, delivery)
         except BaseException as error:
             cleaning = delivery.abandon()
-            # Whoever cancels or closes this coroutine wants it to end now; the thread cleans up all the same.
+            # A coroutine that is cancelled or closed must end at once; the thread cleans up nevertheless.
             if isinstance(error, Exception) and not isinstance(error, CancelledError):
                 await cleaning
             if isinstance(error, OSError):
@@ -162,22 +161,22 @@ class Maildir:
 
 class _Delivery:
     """
-    One message on its way to disk.
+    The delivery of one message.
 
-    C{run} and C{abandon} are called by the reactor; C{write} and C{finish} by threads, one call at a time:
-    each C{run} is awaited, and C{abandon} waits for the call under way.
+    C{run} and C{abandon} are called in the reactor's thread; C{write} and C{finish} in the pool, one call at a time:
+    each C{run} is awaited, and C{abandon} waits for a call in progress.
     """
 
     def __init__(self, maildir: Maildir, session: Session) -> None:
         self._maildir = maildir
         self._session = session
-        # The envelope of now, as the session may have another one by the time a thread comes to it.
+        # The session may have another envelope by the time the thread runs.
         self._envelope = session.envelope
-        # LMTP: a file for each RCPT.  SMTP: one file, for nobody in particular.
+        # LMTP: a file for each RCPT.  SMTP: one file for all recipients, which None stands for.
         self._recipients: Sequence[Address | None] = self._envelope.rcptTo if session.lmtp else (None,)
         self._binary = self._envelope.bodyType == "binarymime"
-        self._begun = False  # the message itself stands in the file
-        self._held = b""  # octets that are written when it is clear how
+        self._begun = False  # the separator has been written
+        self._held = b""  # octets that cannot be written before the next ones are known
         self._file: _MessageFile | None = None
         self._bodyStart = 0
         self._ended: Deferred[None] | None = None
@@ -185,8 +184,8 @@ class _Delivery:
 
     def run(self, operation: Callable[[list[bytes]], T], pieces: list[bytes]) -> Deferred[T]:
         """
-        Do it in a thread.  Cancelling the result only ends the wait: a thread cannot be stopped, and until it
-        is done its file cannot be closed.
+        Run this in a thread.  Cancelling the result ends only the wait: a thread cannot be stopped, and its file cannot
+        be closed while it runs.
         """
         waiting: Deferred[T] = Deferred()
         ended: Deferred[None] = Deferred()
@@ -200,24 +199,24 @@ class _Delivery:
         return waiting
 
     def abandon(self) -> Deferred[None]:
-        """Leave nothing behind, unless C{finish} is past the point where the message is in C{new/}."""
+        """Remove all files, unless C{finish} has already moved the message to C{new/}."""
         self._abandoned = True
-        if self._ended is None:  # and so nothing has begun
+        if self._ended is None:  # nothing was written
             return succeed(None)
         return self._ended.addCallback(lambda _: deferToThread(self._discard))
 
     def write(self, pieces: list[bytes]) -> None:
-        """Write some of the message."""
+        """Write a part of the message."""
         self._write(b"".join(pieces))
 
     def finish(self, pieces: list[bytes]) -> list[str | OSError]:
         """
-        Write the last of the message, and deliver it.
+        Write the rest of the message, and deliver it.
 
-        @return: for each delivery the name of its file, or why there is none.
+        @return: for each file its name, or the error.
         """
         source = self._write(b"".join(pieces), last=True)
-        # If this fails nobody knows what a copy would read, so it is a failure for every recipient.
+        # If this fails, the content of copies would be undefined: it is a failure for every recipient.
         source.sync()
         if self._abandoned:
             return []
@@ -240,7 +239,7 @@ class _Delivery:
             self._begun = True
             data = separator + data
         if not self._binary:
-            # A CR at the end may be half of a CRLF.
+            # A CR at the end may be the first half of a CRLF.
             whole = data if last else data.removesuffix(b"\r")
             self._held = data[len(whole) :]
             data = whole.replace(b"\r\n", b"\n")
@@ -255,7 +254,7 @@ class _Delivery:
         return header if self._binary else header.replace(b"\r\n", b"\n")
 
     def _deliver(self, source: _MessageFile, index: int, recipient: Address | None) -> _MessageFile | OSError:
-        """One delivery: the message itself for the first recipient, a copy for each other one."""
+        """Deliver to one recipient: the file itself for the first, a copy for each other one."""
         try:
             if index == 0:
                 source.publish()
@@ -276,7 +275,7 @@ class _Delivery:
         return copy
 
     def _syncNew(self, deliveries: list[_MessageFile | OSError]) -> list[str | OSError]:
-        """Sync the folder C{new}, once for all deliveries; without that none of them counts."""
+        """Sync the folder C{new}, once for all files; if that fails, so does each of them."""
         try:
             _syncFolder(os.path.join(self._maildir.path, "new"))
         except OSError as error:
@@ -293,9 +292,9 @@ class _Delivery:
 
 class _MessageFile:
     """
-    A file that is written in C{tmp/} and then moved to C{new/}.
+    A file that is written in C{tmp/} and then linked into C{new/}.
 
-    @ivar name: its name in both.
+    @ivar name: its name in both folders.
     """
 
     def __init__(self, path: str) -> None:
@@ -305,41 +304,41 @@ class _MessageFile:
         self._fd = os.open(self._tmp, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
 
     def write(self, data: bytes) -> int:
-        """Write all of it; returns its length."""
+        """Write all octets; returns their number."""
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._fd, rest) :]
         return len(data)
 
     def append(self, source: _MessageFile, offset: int) -> None:
-        """Copy the other file from there to its end."""
+        """Copy another file from an offset to its end."""
         while data := os.pread(source._fd, _COPY_OCTETS, offset):
             offset += self.write(data)
 
     def sync(self) -> None:
-        """Have the disk hold what was written."""
+        """Sync the file to the disk."""
         os.fsync(self._fd)
 
     def publish(self) -> None:
-        """Show it in C{new/}; a link never replaces a file, as a rename would."""
+        """Link it into C{new/}; unlike a rename, a link never replaces a file."""
         os.link(self._tmp, self._new)
 
     def withdraw(self) -> None:
-        """Take it out of C{new/} again."""
+        """Remove it from C{new/} again."""
         _remove(self._new)
 
     def discard(self) -> None:
-        """Close it and remove it from C{tmp/}, once; what was published stays."""
+        """Close it and remove it from C{tmp/}, once; it stays in C{new/} if it was published."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             _remove(self._tmp)
-            # What counts was synced; what a file system says now comes too late to matter.
+            # The data has been synced, or is not wanted: an error of close() does not matter.
             with suppress(OSError):
                 os.close(fd)
 
 
 def _uniqueName() -> str:
-    """A name like no other over threads (Q), processes (P) and hosts; R is for hosts of the same name."""
+    """A name that is unique over threads (Q), processes (P) and hosts; R is for hosts with the same name."""
     seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
     host = socket.gethostname().replace("/", "\\057").replace(":", "\\072")
     return f"{seconds}.M{microseconds}P{os.getpid()}Q{next(_deliveries)}R{os.urandom(8).hex()}.{host}"
@@ -350,7 +349,7 @@ def _makeFolder(folder: str) -> None:
     if not os.path.isdir(parent):
         _makeFolder(parent)
     if not os.path.isdir(folder):
-        with suppress(FileExistsError):  # made by another process just now
+        with suppress(FileExistsError):  # another process has just created it
             os.mkdir(folder, 0o700)
         _syncFolder(parent)
 
@@ -364,7 +363,7 @@ def _syncFolder(folder: str) -> None:
 
 
 def _remove(path: str) -> None:
-    # What cannot be removed is harmless: nobody reads tmp/, and a message that was refused but stays in new/
-    # will come twice, which is better than never.
+    # A file that cannot be removed is harmless: no mail program reads tmp/, and a message that was rejected but stays
+    # in new/ will be delivered twice, which is better than never.
     with suppress(OSError):
         os.unlink(path)

@@ -1,40 +1,40 @@
 """
-Grammar: the arguments of commands, as RFC 5321 sections 4.1.2 and 4.1.3 and RFC 6531 section 3.3 write them.
+Grammar: the arguments of commands, as RFC 5321 sections 4.1.2 and 4.1.3 and RFC 6531 section 3.3 define them.
 
-In: the text of an argument.  Out: paths, parameters, host names; or the refusal, an L{SMTPError}.
-Rules kept here: nothing else is ever raised, whatever the text; the work is linear in its length; what is
-accepted holds no control or invisible character.
-This module knows syntax alone: not which parameters exist, not the session, not what a hook will say.
+In: the text of an argument.  Out: paths, parameters, host names; or the rejection, an L{SMTPError}.
+Rules kept here: L{SMTPError} is the only exception, whatever the text; the work is linear in its length; an accepted
+value has no control character and no invisible one.
+This module knows syntax alone: not which parameters exist, not the session, not what a hook decides.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import NamedTuple
 
 import idna
 
+from smtphooks.netaddress import addressLiteral, canonical, maybeTaggedIP
 from smtphooks.replies import SMTPError
 
-# RFC 5321 section 4.5.3.1, in octets; the path is counted with its brackets.  Local parts have no limit of their own:
-# the section asks for none where possible, and forwarders and mailing lists put a whole address into theirs.
+# RFC 5321 section 4.5.3.1, in octets; the path is counted with its brackets.  The section's limit on local parts is not
+# enforced, as it advises: forwarders and mailing lists put a whole address into theirs.
 _DOMAIN_OCTETS = 255
 _PATH_OCTETS = 256
 _LABEL_OCTETS = 63  # RFC 1035 section 2.3.4
 
-# In all patterns below, a repeated piece begins with a character that the piece before it cannot hold: there
-# is only one way to cut a text into pieces, so a mismatch is found in one pass.
+# In all patterns below, a repeated piece begins with a character that the piece before it cannot contain.  So a text
+# can be divided in one way only, and a mismatch is found in one pass.
 _ASCII_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
 _NON_ASCII = r"\x80-\U0010ffff"
 _ATOM = f"[{_ASCII_ATEXT}{_NON_ASCII}]+"
-# RFC 6531 section 3.3 adds all beyond ASCII to plain text, but not to what a backslash may quote.
+# RFC 6531 section 3.3 adds non-ASCII characters to qtextSMTP, but not to quoted-pairSMTP.
 _QTEXT = rf"[ !#-\[\]-~{_NON_ASCII}]*"
 _QUOTED = rf'"{_QTEXT}(?:\\[ -~]{_QTEXT})*"'
 _ANY_QUOTED = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _LDH = "[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
 
-# What nearly every command holds.  Neither "xn--" nor two hyphens in a row pass, which need a closer look.
+# The form of nearly every path.  "xn--", or any two hyphens in a row, does not match: such a domain is parsed in full.
 _COMMON_PATH = rf"<([{_ASCII_ATEXT}]+(?:\.[{_ASCII_ATEXT}]+)*)@([A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*)>"
 _COMMON = {key: re.compile(f"(?i:{key}):{_COMMON_PATH}(?: +(.*))?", re.DOTALL) for key in ("FROM", "TO")}
 
@@ -45,24 +45,23 @@ _MAILBOX = re.compile(rf"({_ATOM}(?:\.{_ATOM})*|{_QUOTED})@(.*)", re.DOTALL)
 _LENIENT_MAILBOX = re.compile(rf"([.{_ASCII_ATEXT}{_NON_ASCII}]+|{_QUOTED})@(.*)", re.DOTALL)
 _LABEL = re.compile(_LDH)
 _LENIENT_LABEL = re.compile(_LDH.replace("A-Z", "_A-Z"))
-# A zone id ("%eth0") means nothing to another host.
-_LITERAL = re.compile(r"\[(IPv6:)?([^\[\]%]*)\]", re.IGNORECASE)
 
 _KEYWORD = re.compile("[A-Za-z0-9][A-Za-z0-9-]*")
 _VALUE = re.compile("[!-<>-~]+")
 _UTF8_VALUE = re.compile(f"[!-<>-~{_NON_ASCII}]+")
 _XTEXT = re.compile(r"[!-*,-<>-~]*(?:\+[0-9A-F]{2}[!-*,-<>-~]*)*")
-_HEXCHAR = re.compile(r"\+(..)")
+_LENIENT_XTEXT = re.compile(_XTEXT.pattern.replace("A-F", "A-Fa-f"))
+_HEXCHAR = re.compile(rb"\+(..)")
 _HOSTNAME = re.compile("[!-~]{1,255}")
 
-# The part of Unicode's Default_Ignorable_Code_Point that str.isprintable() takes for printable: fillers,
-# inherent vowels, variation selectors.  They show nothing, so with them different addresses look the same.
+# The part of Unicode's Default_Ignorable_Code_Point that str.isprintable() counts as printable: fillers, inherent
+# vowels, variation selectors.  They are invisible, so with them different addresses look the same.
 _IGNORABLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
 
 
 class Path(NamedTuple):
     """
-    A reverse-path or forward-path without brackets and source route; all three are C{""} for the null path.
+    A reverse-path or forward-path without brackets and source route; the null path has three empty fields.
 
     @ivar address: the mailbox.
     @ivar local: its local-part as written, quotes included.
@@ -78,7 +77,7 @@ _NULL_PATH = Path("", "", "")
 
 
 class _Fault(Exception):
-    """What is wrong with a path; which reply that makes depends on whose path it is."""
+    """What is wrong with a path; the code of the reply depends on whether it is the sender's or a recipient's."""
 
 
 def _isVisible(text: str) -> bool:
@@ -86,16 +85,16 @@ def _isVisible(text: str) -> bool:
 
 
 def _limit(what: str, text: str, octets: int) -> None:
-    # Octets are those of UTF-8, as on the wire; the first test spares a hostile text the encoding.
+    # Octets are those of UTF-8, as on the wire; the first test avoids encoding a hostile text.
     if len(text) > octets or len(text.encode("utf-8", "replace")) > octets:
         raise _Fault(f"{what} too long, at most {octets} octets")
 
 
 def commonPath(argument: str, keyword: str) -> tuple[tuple[str, str, str], str] | None:
     """
-    What L{splitPath} and then L{parseReversePath} or L{parseForwardPath} find, at a glance.
+    The fast path for what L{splitPath} and then L{parseReversePath} or L{parseForwardPath} return.
 
-    @return: the fields of the path, and the text of the parameters; None if it is unusual and needs all of these.
+    @return: the fields of the path, and the text of the parameters; None if the argument needs the full parsers.
     """
     match = _COMMON[keyword].fullmatch(argument)
     if match is None:
@@ -108,14 +107,14 @@ def commonPath(argument: str, keyword: str) -> tuple[tuple[str, str, str], str] 
 
 def splitPath(argument: str, keyword: str, lenient: bool) -> tuple[str, str] | None:
     """
-    Cut the argument of MAIL or RCPT into its path and its parameters.
+    Split the argument of MAIL or RCPT into its path and its parameters.
 
-    Whitespace after the colon, though RFC 5321 section 3.3 forbids it, is too common a fault to refuse.
+    Whitespace after the colon, which RFC 5321 section 3.3 forbids, is too common to reject.
 
     @param argument: such as C{"FROM:<user@example.org> SIZE=1"}.
     @param keyword: C{"FROM"} or C{"TO"}.
     @param lenient: the brackets may be missing.
-    @return: the path as written, and the text of the parameters; None if this is no such argument.
+    @return: the path as written, and the text of the parameters; None if the argument does not have this form.
     """
     start = len(keyword) + 1
     if argument[:start].upper() != keyword.upper() + ":":
@@ -132,8 +131,8 @@ def parseReversePath(text: str, *, utf8: bool, lenient: bool) -> Path:
     """
     The path of MAIL (RFC 5321 section 4.1.2): a mailbox, or the null path C{<>}.
 
-    @param text: the path as L{splitPath} gives it.
-    @param utf8: the transaction asked for SMTPUTF8.
+    @param text: the path as L{splitPath} returns it.
+    @param utf8: the client has requested SMTPUTF8 for the transaction.
     @param lenient: option C{lenientAddressParsing}.
     """
     try:
@@ -161,7 +160,7 @@ def parseForwardPath(text: str, *, utf8: bool, lenient: bool) -> Path:
 
 
 def _unwrap(text: str, utf8: bool, lenient: bool) -> str:
-    """What stands between the brackets, once it is known to be short, visible and in a permitted charset."""
+    """The text between the brackets; its length, visibility and character set are checked."""
     if not utf8 and not text.isascii():
         raise SMTPError("An address beyond ASCII needs SMTPUTF8 (RFC 6531)", 553, "5.6.7")
     if text.startswith("<") and text.endswith(">"):
@@ -192,53 +191,45 @@ def _mailbox(inner: str, lenient: bool) -> Path:
     local, domain = match.groups()
     domain = _addressLiteral(domain) if domain.startswith("[") else _domain(domain, lenient)
     address = f"{local}@{domain}"
-    _limit("path", f"<{address}>", _PATH_OCTETS)  # again: the mapping of a domain can lengthen it
+    _limit("path", f"<{address}>", _PATH_OCTETS)  # again, as the mapping of a domain can lengthen it
     return Path(address, local, domain)
 
 
 def _addressLiteral(literal: str) -> str:
-    """RFC 5321 section 4.1.3; no General-address-literal, as IANA has registered no other tag than IPv6."""
-    match = _LITERAL.fullmatch(literal)
-    try:
-        if match is None:
-            raise ValueError
-        if match[1] is None:
-            return f"[{ipaddress.IPv4Address(match[2])}]"
-        address = ipaddress.IPv6Address(match[2])
-    except ValueError:
-        raise _Fault("malformed address literal") from None
-    if address.ipv4_mapped is not None:
-        # RFC 5952 section 5; str() writes it so only since Python 3.13.
-        return f"[IPv6:::ffff:{address.ipv4_mapped}]"
-    return f"[IPv6:{address}]"
+    """RFC 5321 section 4.1.3, without General-address-literal: IANA has registered no tag but IPv6."""
+    ip = maybeTaggedIP(literal[1:-1]) if literal.endswith("]") else None
+    if ip is None:
+        raise _Fault("malformed address literal")
+    return addressLiteral(canonical(ip))
 
 
 def _domain(domain: str, lenient: bool) -> str:
     """
-    Check a domain name, ASCII labels by RFC 5321, internationalized ones by IDNA 2008 (RFC 5891).
+    Check a domain name: ASCII labels by RFC 5321, internationalized ones by IDNA 2008 (RFC 5891).
 
-    @return: an ASCII domain as written; another one mapped by UTS #46 (case, width, full stops), in U-labels.
+    @return: an ASCII domain as written; an internationalized one mapped by UTS #46 (case, width, full stops) and in
+        U-labels.
     """
     international = not domain.isascii()
     try:
-        # Without STD 3 rules, ASCII is left to the label patterns, which know about being lenient.
+        # Without STD 3 rules: ASCII is checked by the label patterns, one of which is lenient.
         mapped = idna.uts46_remap(domain, std3_rules=False) if international else domain
         if lenient:
             mapped = mapped.removesuffix(".")
         labels = mapped.split(".")
-        # The limits are those of DNS, so they count what DNS would be asked for.
+        # The limits are those of DNS, so they apply to A-labels.
         aLabels = [x if x.isascii() else f"xn--{x.encode('punycode').decode('ascii')}" for x in labels]
         for label in aLabels:
             _limit("domain label", label, _LABEL_OCTETS)
         _limit("domain", ".".join(aLabels), _DOMAIN_OCTETS)
         uLabels = [_label(label, lenient) for label in labels]
-    except ValueError:  # of which all errors of idna are
+    except ValueError:  # the base class of idna's errors
         raise _Fault("malformed domain") from None
     if not international:
         return mapped
     domain = ".".join(uLabels)
     if not _isVisible(domain):
-        # An A-label beside U-labels can hide a joiner, which IDNA allows in some words.
+        # An A-label among U-labels can encode a joiner, which IDNA allows in some words.
         raise _Fault("control or invisible character")
     return domain
 
@@ -253,9 +244,9 @@ def _label(label: str, lenient: bool) -> str:
 
 def parseParameters(text: str, utf8: bool) -> dict[str, str | bool]:
     """
-    The parameters of MAIL or RCPT (RFC 5321 section 4.1.2): upper-case keyword to value, True if it has none.
+    The parameters of MAIL or RCPT (RFC 5321 section 4.1.2): upper-case keyword to value, True without a value.
 
-    @param utf8: values may hold more than ASCII (RFC 6531).
+    @param utf8: values may have non-ASCII characters (RFC 6531).
     """
     parameters: dict[str, str | bool] = {}
     for parameter in text.split(" "):
@@ -273,16 +264,27 @@ def parseParameters(text: str, utf8: bool) -> dict[str, str | bool]:
     return parameters
 
 
+def maybeXtext(text: str, *, lenient: bool = False) -> bytes | None:
+    """
+    The octets that an xtext encodes (RFC 3461 section 4), None if it is malformed.
+
+    @param lenient: hexadecimal digits may be lower-case, as Postfix accepts them with XCLIENT.
+    """
+    if (_LENIENT_XTEXT if lenient else _XTEXT).fullmatch(text) is None:
+        return None
+    return _HEXCHAR.sub(lambda match: bytes([int(match[1], 16)]), text.encode("ascii"))
+
+
 def decodeXtext(text: str) -> str:
     """
-    Decode the xtext of RFC 3461 section 4.
+    Decode the xtext of ORCPT or ENVID.
 
-    What it decodes to is printable ASCII, as sections 4.2 and 4.4 demand of ORCPT and ENVID: no line end
-    travels through it into a header field or a log.
+    RFC 3461 sections 4.2 and 4.4 restrict it to printable ASCII, so no line end gets into a header field or a log.
     """
-    if _XTEXT.fullmatch(text) is None:
+    octets = maybeXtext(text)
+    if octets is None:
         raise SMTPError("Malformed xtext (RFC 3461 section 4)", 501, "5.5.4")
-    decoded = _HEXCHAR.sub(lambda match: chr(int(match[1], 16)), text)
+    decoded = octets.decode("latin-1")
     if not (decoded.isascii() and decoded.isprintable()):
         raise SMTPError("Only printable ASCII may be encoded as xtext here", 501, "5.5.4")
     return decoded
@@ -290,10 +292,10 @@ def decodeXtext(text: str) -> str:
 
 def parseHostname(text: str) -> str:
     """
-    The name that a client gives itself with HELO, EHLO or LHLO.
+    The host name that a client sends with HELO, EHLO or LHLO.
 
-    RFC 5321 section 4.1.4 forbids refusing mail because the name is not the client's, and real clients send
-    names that are none (underscores, bare addresses): whatever can stand in a log is accepted.
+    RFC 5321 section 4.1.4 forbids rejecting mail because the name is not the client's, and real clients send invalid
+    names (underscores, bare addresses): any printable ASCII is accepted.
     """
     if _HOSTNAME.fullmatch(text) is None:
         raise SMTPError("Host name or address literal wanted, at most 255 printable ASCII characters", 501, "5.5.4")

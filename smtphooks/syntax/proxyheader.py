@@ -1,13 +1,12 @@
 """
-PROXY: the header by which a load balancer says who its client is, and which peers are believed when they say so.
+PROXY: the header with which a load balancer announces its client.
 
-In: octets, cut anyhow.  Out: the two ends of the client's own connection, and the octets behind the header; or
-L{ProxyError}, as soon as no valid header can come any more.
-Rules kept here: nothing is taken from half a header; no address or port leaves that is none; nothing else is raised,
-whatever the octets; at most 4096 of them are held back.  Twisted's parsers read the header, but let much pass that is
-none, so its form is checked before them and their addresses after them.
-This module knows no transport: when to expect a header, for how long, and what becomes of the connection is not
-decided here.
+In: octets, cut anywhere.  Out: the two ends of the client's own connection, and the octets after the header; or
+L{ProxyError}, as soon as no valid header can follow.
+Rules kept here: an incomplete header yields nothing; every address and port is validated; L{ProxyError} is the only
+exception, whatever the octets; at most 4096 octets are buffered.
+This module knows no transport and no timeout: which peers must send a header, and what happens to the connection, is
+decided elsewhere.
 
 The specification is HAProxy's C{doc/proxy-protocol.txt}; sections are cited from it.
 """
@@ -16,56 +15,52 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
 from typing import NamedTuple
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.protocols.haproxy._exceptions import InvalidProxyHeader
-from twisted.protocols.haproxy._v1parser import V1Parser
-from twisted.protocols.haproxy._v2parser import V2Parser
-
-from smtphooks.errors import OptionError
 from smtphooks.netaddress import asPath, unmapped
 
 _V1_START = b"PROXY "
-_V2_START = V2Parser.PREFIX
+_V2_START = b"\r\n\r\n\0\r\nQUIT\n"
 
 # Section 2.1: the longest line that makes sense, CRLF included.
 _V1_OCTETS = 107
-# The 16 bits of section 2.2 would allow 64 KiB.  Addresses need 232 octets at most, and the section says that a header
-# is smaller than a TCP segment; the rest is room for TLVs that are skipped here (a client's certificate is the largest
-# that proxies send).  nginx draws the line at the same place.
+# Section 2.2 has 16 bits for the length, and says that a header is smaller than a TCP segment.  Addresses take 232
+# octets at most; the rest is room for TLVs, which are skipped; a client's certificate is the largest that proxies send.
+# nginx has the same limit.
 _V2_OCTETS = 4096
 _V2_FIXED = 16
 
 _LOCAL, _PROXY = 0x20, 0x21  # version 2 in the high four bits, the command in the low ones
-_UNIX = 3  # the last of the families
+_INET, _INET6, _UNIX = 1, 2, 3
 _STREAM, _DGRAM = 1, 2
+# Octets of an address and of a port, by family.
+_WIDTHS = {_INET: (4, 2), _INET6: (16, 2), _UNIX: (108, 0)}
 
-# Section 2.1: one space between the fields, no heading zeroes, no sign.
-_V1_PORT = rb"(?:0|[1-9][0-9]{0,4})"
-_V1_LINE = re.compile(rb"PROXY TCP[46] [0-9A-Fa-f:.]+ [0-9A-Fa-f:.]+ " + _V1_PORT + b" " + _V1_PORT)
+# Section 2.1: one space between the fields, no leading zeroes, no sign.
+_V1_ADDRESS = rb"([0-9A-Fa-f:.]+)"
+_V1_PORT = rb"(0|[1-9][0-9]{0,4})"
+_V1_LINE = re.compile(rb"PROXY TCP([46]) %b %b %b %b" % (_V1_ADDRESS, _V1_ADDRESS, _V1_PORT, _V1_PORT))
 _V1_UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: .*)?", re.DOTALL)
 
 _MAX_PORT = 65535
 
 
 class ProxyError(Exception):
-    """What came is no PROXY header; the text says why, for the log."""
+    """The octets are not a PROXY header; the text is the reason, for the log."""
 
 
 class ProxyResult(NamedTuple):
     """
-    What a PROXY header says.  The addresses are None where the connection's own hold: the proxy connected for itself
-    (C{LOCAL}), or does not say for whom (C{UNKNOWN}, unspecified).
+    What a PROXY header says.  The addresses are None where those of the connection itself hold: the proxy connected on
+    its own behalf (C{LOCAL}), or does not know its client's (C{UNKNOWN}, unspecified).
 
-    @ivar remoteAddress: the client: an IP address in its usual form (IPv4 where IPv6 only wraps it), or the path of a
-        UNIX socket, C{""} if it has none that can be shown.
+    @ivar remoteAddress: the client: an IP address in canonical form, IPv4-mapped ones as IPv4, or the path of a UNIX
+        socket, C{""} for one that is unnamed or not printable.
     @ivar remotePort: its port, 0 without one.
-    @ivar localAddress: what the client connected to.
+    @ivar localAddress: the address that the client connected to.
     @ivar localPort: its port.
-    @ivar rest: the octets behind the header.
-    @ivar local: the proxy connected for itself, to see whether the server is alive.
+    @ivar rest: the octets after the header.
+    @ivar local: the proxy connected on its own behalf, which is a health check.
     """
 
     remoteAddress: str | None
@@ -77,29 +72,29 @@ class ProxyResult(NamedTuple):
 
 
 class ProxyHeader:
-    """One PROXY header, version 1 or 2, on its way in."""
+    """The parser of one PROXY header, version 1 or 2."""
 
     def __init__(self) -> None:
         self._octets = b""
 
-    def receive(self, data: bytes) -> ProxyResult | None:
+    def feed(self, data: bytes) -> ProxyResult | None:
         """
-        Take what has arrived.
+        Parse these octets, after those before them.
 
-        @return: None as long as the header is not whole; it is not to be called again afterwards.
-        @raise ProxyError: if it will never be one.
+        @return: None while the header is incomplete; after a result the parser is done.
+        @raise ProxyError: if no valid header can follow.
         """
         self._octets += data
         octets = self._octets
         if octets.startswith(_V1_START):
-            return self._receiveLine()
+            return self._maybeLine()
         if octets.startswith(_V2_START):
-            return self._receiveBlock()
+            return self._maybeBlock()
         if _V1_START.startswith(octets) or _V2_START.startswith(octets):
             return None
         raise ProxyError(f"no PROXY header: it begins with {octets[:16]!r}")
 
-    def _receiveLine(self) -> ProxyResult | None:
+    def _maybeLine(self) -> ProxyResult | None:
         """Version 1 (section 2.1)."""
         octets = self._octets
         end = octets.find(b"\r\n", 0, _V1_OCTETS)
@@ -109,13 +104,16 @@ class ProxyHeader:
             return None
         line, rest = octets[:end], octets[end + 2 :]
         if _V1_UNKNOWN.fullmatch(line) is not None:
-            return _result(None, None, rest)
-        if _V1_LINE.fullmatch(line) is None:
+            return _unspecified(rest)
+        match = _V1_LINE.fullmatch(line)
+        if match is None:
             raise ProxyError(f"PROXY header version 1 is malformed: {line!r}")
-        info = V1Parser.parse(line)
-        return _result(info.source, info.destination, rest)
+        family, source, destination, sourcePort, destinationPort = (field.decode("ascii") for field in match.groups())
+        remote = _address(family, source), _port(sourcePort)
+        local = _address(family, destination), _port(destinationPort)
+        return ProxyResult(*remote, *local, rest, False)
 
-    def _receiveBlock(self) -> ProxyResult | None:
+    def _maybeBlock(self) -> ProxyResult | None:
         """Version 2 (section 2.2)."""
         octets = self._octets
         start = len(_V2_START)
@@ -133,107 +131,52 @@ class ProxyHeader:
             raise ProxyError(f"PROXY header version 2 has {size} octets, more than {_V2_OCTETS}")
         if len(octets) < size:
             return None
-        header, rest = octets[:size], octets[size:]
-        try:
-            info = V2Parser.parse(header)
-        except InvalidProxyHeader:
-            raise ProxyError("PROXY header version 2 is too short for the addresses of its family") from None
-        if kind[0] & 0x0F != _STREAM:
-            # Nobody speaks SMTP over datagrams; what is not supported counts as unspecified (section 2.2).
-            return _result(None, None, rest, isLocal)
-        return _result(info.source, info.destination, rest, isLocal)
+        payload, rest = octets[_V2_FIXED:size], octets[size:]
+        if isLocal:
+            return _unspecified(rest, isLocal=True)
+        return _ends(kind[0] >> 4, kind[0] & 0x0F, payload, rest)
 
 
-def _result(remote: object, local: object, rest: bytes, isLocal: bool = False) -> ProxyResult:
-    return ProxyResult(*_addressAndPort(remote), *_addressAndPort(local), rest, isLocal)
+def _unspecified(rest: bytes, isLocal: bool = False) -> ProxyResult:
+    return ProxyResult(None, 0, None, 0, rest, isLocal)
 
 
-def _addressAndPort(end: object) -> tuple[str | None, int]:
-    """One end as Twisted's parsers give it, which checked nothing of it."""
-    if isinstance(end, UNIXAddress):
-        return _path(end.name or b""), 0
-    if not isinstance(end, (IPv4Address, IPv6Address)):
-        return None, 0
+def _address(family: str, text: str) -> str:
+    """An address of version 1, which must be of the family that the header names."""
     try:
-        # The class is that of the family that the header names: no IPv6 address passes as TCP4.
-        isIPv4 = isinstance(end, IPv4Address)
-        address = ipaddress.IPv4Address(end.host) if isIPv4 else ipaddress.IPv6Address(end.host)
+        return str(unmapped(ipaddress.IPv4Address(text) if family == "4" else ipaddress.IPv6Address(text)))
     except ValueError:
-        raise ProxyError(f"PROXY header has the address {end.host!r}") from None
-    if end.port > _MAX_PORT:
-        raise ProxyError(f"PROXY header has the port {end.port}")
-    return str(unmapped(address)), end.port
+        raise ProxyError(f"PROXY header has the address {text!r}") from None
+
+
+def _port(text: str) -> int:
+    if int(text) > _MAX_PORT:
+        raise ProxyError(f"PROXY header has the port {text}")
+    return int(text)
+
+
+def _ends(family: int, protocol: int, payload: bytes, rest: bytes) -> ProxyResult:
+    """The addresses of version 2 (section 2.2): source, destination, and then the two ports."""
+    if not (family and protocol):
+        return _unspecified(rest)
+    width, portWidth = _WIDTHS[family]
+    ports = payload[2 * width : 2 * (width + portWidth)]
+    if len(payload) < 2 * width or len(ports) < 2 * portWidth:
+        raise ProxyError("PROXY header version 2 is too short for the addresses of its family")
+    if protocol != _STREAM:
+        # There is no SMTP over datagrams; a protocol that is not supported counts as unspecified (section 2.2).
+        return _unspecified(rest)
+    source, destination = payload[:width], payload[width : 2 * width]
+    if family == _UNIX:
+        return ProxyResult(_path(source), 0, _path(destination), 0, rest, False)
+    remote, local = (str(unmapped(ipaddress.ip_address(packed))) for packed in (source, destination))
+    return ProxyResult(remote, int.from_bytes(ports[:2], "big"), local, int.from_bytes(ports[2:], "big"), rest, False)
 
 
 def _path(octets: bytes) -> str:
-    """The path of a UNIX socket; an abstract one, or one that cannot stand in a log, is like one without a name."""
+    """The path of a UNIX socket; C{""} for an abstract one, and for a path that must not go into a log."""
     try:
         path = octets.split(b"\0", 1)[0].decode()
     except UnicodeDecodeError:
         return ""
     return asPath(path) if path.isprintable() else ""
-
-
-class TrustedPeers:
-    """
-    The peers whose word about the client is believed: what C{useProxy}, C{useXClient} and C{useXForward} say.
-
-    @param value: False: nobody; True: everybody who can connect; or a list of addresses and networks.
-    @raise OptionError: if it is none of these; the text is one sentence for whoever wrote it.
-    """
-
-    def __init__(self, value: object) -> None:
-        self._everybody = value is True
-        # By version and number of host bits: the network parts.  A look-up takes as long for a thousand networks of
-        # one size as for one.
-        self._networks: dict[tuple[int, int], set[int]] = {}
-        if isinstance(value, bool):
-            return
-        if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-            raise OptionError("{!r} is not {true!r}, {false!r} or a list of addresses and networks", value)
-        for entry in value:
-            network = _network(entry)
-            hostBits = network.max_prefixlen - network.prefixlen
-            numbers = self._networks.setdefault((network.version, hostBits), set())
-            numbers.add(int(network.network_address) >> hostBits)
-
-    def trusts(self, address: str) -> bool:
-        """
-        Whether this peer is believed.
-
-        @param address: the peer's IP address as text; a UNIX socket's path or C{""} is only trusted with True.
-        """
-        if self._everybody or not self._networks:
-            return self._everybody
-        try:
-            peer = unmapped(ipaddress.ip_address(address))
-        except ValueError:
-            return False
-        number, version = int(peer), peer.version
-        return any(
-            version == ofVersion and number >> hostBits in numbers
-            for (ofVersion, hostBits), numbers in self._networks.items()
-        )
-
-
-def _network(entry: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    try:
-        # ip_network() would also take a number, and a zone ("%eth0") says nothing about who the peer is.
-        if not isinstance(entry, str) or "%" in entry:
-            raise ValueError
-        network = ipaddress.ip_network(entry, strict=False)
-    except ValueError:
-        raise OptionError(
-            "{!r} is neither an address such as 192.0.2.1 or 2001:db8::1 nor a network such as 10.0.0.0/8", entry
-        ) from None
-    host, slash, _ = entry.partition("/")
-    if slash and ipaddress.ip_address(host) != network.network_address:
-        raise OptionError(
-            f"{{!r}} is no network, as {host} is a host within it: write {network} for all of it, "
-            f"or {host} for this one host",
-            entry,
-        )
-    mapped = unmapped(network.network_address)
-    if mapped.version != network.version and network.prefixlen >= 96:
-        return ipaddress.ip_network((int(mapped), network.prefixlen - 96))
-    return network

@@ -1,10 +1,10 @@
 """
 The wire: octets in; command lines and message octets out, one per pull.
 
-The caller says what it expects next (a line, a message, a chunk), because only the dialogue knows; nothing is looked at
-before it is asked for, so input behind a command is never parsed in the wrong state.  Rules kept here: a line and a
-message end as invariant 3 of the design says (only CRLF.CRLF ends a message), hidden dots are removed (RFC 5321
-section 4.5.2), nothing grows beyond a limit, and the cost is linear in the input however it is cut.
+The caller asks for what may come next (a line, a message, a chunk), which only the dialogue knows.  Octets are not
+parsed before they are asked for, so pipelined input is never parsed in the wrong state.
+Rules kept here: only CRLF.CRLF ends a message (invariant 3); stuffed dots are removed (RFC 5321 section 4.5.2); no
+buffer grows beyond its limit; the cost is linear in the input, however it is cut.
 This module knows neither commands nor replies nor Twisted.
 """
 
@@ -23,33 +23,34 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _BARE_CR = re.compile(rb"\r(?!\n)")
 _BARE = re.compile(_BARE_LF.pattern + b"|" + _BARE_CR.pattern)
 
+# Dots that are looked at one by one before CRLF-dot is searched for.
 _FEW_DOTS = 8
 
-# Octets of a message taken in one pull; what waits for a slow hook is bounded.  Normalizing may double them, so it is
-# half of them where there is something to normalize.
+# Octets of a message in one pull, which bounds what is buffered for a slow hook.  Normalizing may double them, so a
+# piece with line ends to normalize is half as large.
 _PIECE = 65536
 _UNCLEAN_PIECE = 32768
 
 
 def beforeBareNewline(octets: bytes) -> int:
-    """How many of a message's octets, as they were handed out, stand before their first bare CR or LF."""
+    """The number of octets before the first bare CR or LF in a piece of a message, or all of them."""
     bare = _BARE.search(octets)
     return len(octets) if bare is None else bare.start()
 
 
 def _isClean(octets: bytes) -> bool:
-    """No CR or LF stands alone."""
-    # Without any CR, and then with one before each LF, they are what they were.  To replace one octet is three times as
-    # fast as to count two.
+    """Whether there is no bare CR and no bare LF."""
+    # If so, removing every CR and then putting one before every LF changes nothing.  Replacing single octets is three
+    # times as fast as counting pairs.
     return octets.replace(b"\r", b"").replace(b"\n", b"\r\n") == octets
 
 
 def _firstDotLine(octets: bytes, start: int) -> int:
     """
-    Where from C{start} on the first CRLF stands that a dot follows, -1 if there is none.
+    The index of the first CRLF at or after C{start} that a dot follows, -1 without one.
 
-    To look for one octet costs next to nothing beside looking for three, and most of what is large is base64, which has
-    no dots; so the dots of a header are looked at one by one.  A text has too many of them for that.
+    A search for one octet costs next to nothing compared to a search for three, and large messages are mostly base64,
+    which has no dots.  So the first dots, those of the header, are looked at one by one; text has too many for that.
     """
     dot = start - 1
     for _ in range(_FEW_DOTS):
@@ -62,7 +63,7 @@ def _firstDotLine(octets: bytes, start: int) -> int:
 
 
 class LineFault(Enum):
-    """What can be wrong with a whole line; the line itself has been dropped."""
+    """What is wrong with a line, which has been dropped up to its end."""
 
     TOO_LONG = "too long"
     BARE_LINE_END = "bare line end"
@@ -70,11 +71,11 @@ class LineFault(Enum):
 
 class Wire:
     """
-    The receiving side of one connection.
+    The receive buffer of one connection.
 
-    @ivar isEmpty: all that was received has been looked at.
+    @ivar isEmpty: every octet received has been parsed.
     @ivar messageEnded: the message or chunk asked for has been handed out whole.
-    @ivar bareNewlineSeen: the message held a bare CR or LF (only looked for in "reject" mode).
+    @ivar bareNewlineSeen: the message has a bare CR or LF (only looked for in "reject" mode).
     """
 
     __slots__ = (
@@ -96,22 +97,22 @@ class Wire:
 
     def __init__(self, bareNewline: str = NORMALIZE) -> None:
         self._bareNewline = bareNewline
-        self._block = b""  # the octets at hand, from self._position on
+        self._block = b""  # the block being parsed, from self._position on
         self._position = 0
-        self._waiting: deque[bytes] = deque()  # blocks behind them
+        self._waiting: deque[bytes] = deque()  # the blocks after it
         self._waitingOctets = 0
-        self._partial = bytearray()  # the beginning of a line whose end is not here yet
-        self._lineLost: LineFault | None = None  # what is wrong with that line already
-        self._carry = b""  # message octets whose meaning the next octet decides
-        self._lineEnd = b"\r\n"  # what the message so far ends with, if it is a line end
-        self._chunkOctets: int | None = None  # octets to come of a BDAT chunk; None for DATA
+        self._partial = bytearray()  # the beginning of a line whose end has not arrived
+        self._lineLost: LineFault | None = None  # what is wrong with that line
+        self._carry = b""  # message octets whose meaning depends on the next octet
+        self._lineEnd = b"\r\n"  # the line end that the message so far ends with, b"" if it ends within a line
+        self._chunkOctets: int | None = None  # octets of a BDAT chunk still to come; None for DATA
         self._verbatim = False
         self.isEmpty = True
         self.messageEnded = True
         self.bareNewlineSeen = False
 
     def receive(self, data: bytes) -> None:
-        """Take octets from the network."""
+        """Buffer octets from the network."""
         if self.isEmpty:
             self._block = data
             self._position = 0
@@ -122,11 +123,11 @@ class Wire:
 
     @property
     def buffered(self) -> int:
-        """How many octets have been received and not been handed out."""
+        """The number of octets received and not yet handed out."""
         return len(self._block) - self._position + self._waitingOctets + len(self._partial)
 
     def clear(self) -> int:
-        """Forget all that was received; answer how much it was (RFC 3207 section 4.2: none of it outlives STARTTLS)."""
+        """Drop all buffered octets, as STARTTLS must (RFC 3207 section 4.2); their number is the result."""
         octets = self.buffered
         self._block = b""
         self._position = 0
@@ -138,13 +139,13 @@ class Wire:
         return octets
 
     def _next(self) -> None:
-        """The octets at hand have all been looked at; go on to those behind them."""
+        """Go on to the next block, as this one is parsed."""
         self._position = 0
         if self._waiting:
             self._block = self._waiting.popleft()
             self._waitingOctets -= len(self._block)
         else:
-            # Not to hold on to a large block between two commands.
+            # An idle connection must not keep a large block alive.
             self._block = b""
             self.isEmpty = True
 
@@ -152,9 +153,9 @@ class Wire:
 
     def maybeLine(self, limit: int) -> bytes | LineFault | None:
         """
-        The next line without its end, None if its end has not come, or what is wrong with it.
+        The next line without its line end, None if that has not arrived, or what is wrong with the line.
 
-        @param limit: octets that a line may have, its CRLF included (RFC 5321 section 4.5.3.1.4).
+        @param limit: the maximum length of a line in octets, CRLF included (RFC 5321 section 4.5.3.1.4).
         """
         while not self.isEmpty:
             block, start = self._block, self._position
@@ -163,7 +164,7 @@ class Wire:
             if end >= len(block):
                 self._next()
             if newline > start and not self._partial and end - start <= limit and block[newline - 1] == 13:
-                # The common case: a whole line in one piece.  A lost line leaves something in the partial one.
+                # The common case: a whole line in one block.  (A dropped line leaves an octet in self._partial.)
                 line = block[start : newline - 1]
                 return line if self._bareNewline != REJECT or b"\r" not in line else LineFault.BARE_LINE_END
             if self._gather(block[start:end], limit) and newline >= 0:
@@ -177,7 +178,7 @@ class Wire:
         return fault or line
 
     def _gather(self, piece: bytes, limit: int) -> bool:
-        """Add to the partial line.  True if the piece's newline, should it have one, ends the line."""
+        """Append to the partial line; the result is whether a newline at the end of the piece ends the line."""
         partial = self._partial
         before = partial[-1:] if len(piece) == 1 else piece[-2:-1]
         ends = before == b"\r" or self._bareNewline != REJECT
@@ -187,7 +188,7 @@ class Wire:
         if len(partial) > limit and self._lineLost is None:
             self._lineLost = LineFault.TOO_LONG
         if self._lineLost is not None:
-            # All that is still of interest in a lost line is whether a CR stands before the next LF.
+            # Of a dropped line only its last octet is kept, which may be the CR before the next LF.
             del partial[:-1]
         return ends
 
@@ -200,7 +201,7 @@ class Wire:
     # --- messages ---
 
     def beginMessage(self) -> None:
-        """What follows is a message that CRLF.CRLF ends (DATA)."""
+        """A message follows that CRLF.CRLF ends (DATA)."""
         self._begin(None)
         self._verbatim = self._bareNewline == ACCEPT
         self._lineEnd = b"\r\n"
@@ -209,11 +210,11 @@ class Wire:
 
     def beginChunk(self, octets: int, first: bool, binary: bool) -> None:
         """
-        What follows is a chunk of a message (BDAT, RFC 3030 section 2).
+        A chunk of a message follows (BDAT, RFC 3030 section 2).
 
         @param octets: its length.
-        @param first: it is the first of its message.
-        @param binary: the message is BINARYMIME, whose octets are never touched.
+        @param first: it is the first chunk of its message.
+        @param binary: the message is BINARYMIME, so its line ends are not normalized.
         """
         self._begin(octets)
         self._verbatim = binary or self._bareNewline == ACCEPT
@@ -227,9 +228,9 @@ class Wire:
 
     def maybeMessage(self) -> bytes | None:
         """
-        The next octets of the message, None if none can be told yet.
+        The next octets of the message, at most 64 KiB, and perhaps none; None if more must arrive first.
 
-        Look at L{messageEnded} after each call; the octets may be empty.  At most 64 KiB in one pull.
+        Look at L{messageEnded} after each call.
         """
         if self.messageEnded or self.isEmpty:
             return None
@@ -239,12 +240,12 @@ class Wire:
         return data
 
     def endOfChunks(self) -> bytes:
-        """What was held back of a message in chunks, after its last one."""
+        """The octets held back of a message in chunks, to be asked for after the last chunk."""
         carry, self._carry = self._carry, b""
         return self._translate(carry) if carry else b""
 
     def _take(self, most: int) -> bytes:
-        """What was held back, and up to so many of the octets at hand."""
+        """The octets held back, and up to so many of the current block."""
         block, start = self._block, self._position
         piece = block if start == 0 and len(block) <= most else block[start : start + most]
         self._position = start + len(piece)
@@ -254,7 +255,7 @@ class Wire:
         return piece
 
     def _giveBack(self, octets: int) -> None:
-        """So many of the octets just taken are at hand again."""
+        """Leave this many of the octets just taken in the block."""
         self._position -= octets
 
     def _chunk(self, octets: int) -> bytes:
@@ -288,7 +289,7 @@ class Wire:
         dot = _firstDotLine(piece, start)
         end = piece.find(_END_OF_MESSAGE, dot) if dot >= 0 else -1
         content = piece[start : end + 2] if end >= 0 else piece[start:]
-        # Only now, for what stands behind the message must not be looked at once for each message before it.
+        # Only the message itself is checked: what is pipelined after it would be checked once for each message.
         isClean = self._verbatim or _isClean(content)
         if not isClean and len(content) > _UNCLEAN_PIECE:
             self._giveBack(len(piece) - start - _UNCLEAN_PIECE)
@@ -298,14 +299,14 @@ class Wire:
             self.messageEnded = True
         else:
             content = self._holdBack(content)
-        # In this order, so that a dot behind a bare LF counts as hidden when the bare LF counts as a line end.
+        # Line ends come first: a dot after a bare LF is stuffed if that LF counts as a line end.
         translated = content if isClean else self._translate(content)
         if dot == end and translated is content:
             return content
         return translated.replace(b"\r\n.", b"\r\n")
 
     def _holdBack(self, content: bytes) -> bytes:
-        """Keep what may be the beginning of the end until more is known."""
+        """Hold back octets that may be the beginning of CRLF.CRLF, until more arrives."""
         tail = 0
         if content.endswith(b"\r\n."):
             tail = 1
@@ -325,7 +326,7 @@ class Wire:
         return content
 
     def _translate(self, content: bytes) -> bytes:
-        """What "normalize" and "reject" do to the line ends of a message; the content holds no half CRLF."""
+        """Apply "normalize" or "reject" to line ends; the content does not end within a CRLF."""
         if _isClean(content):
             return content
         if self._bareNewline == REJECT:

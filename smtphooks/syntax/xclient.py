@@ -12,12 +12,12 @@ code (XFORWARD's ADDR), this module follows the code.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 
-from smtphooks.netaddress import unmapped
+from smtphooks.netaddress import maybeTaggedIP, unmapped
 from smtphooks.replies import SMTPError
+from smtphooks.syntax.grammar import maybeXtext
 
 # Only for NAME does it matter why it is unknown: a look-up that may work later is no reason for a permanent refusal.
 # The value of NAME is then this text, which cannot be a host name.
@@ -28,15 +28,11 @@ _VALUE_OCTETS = 255  # XFORWARD_README, note 1
 _PROTOCOL_OCTETS = 64
 
 _ATTRIBUTE_NAME = re.compile("[A-Za-z_]{1,32}")
-# RFC 3461 section 4.  Postfix also accepts lower-case digits.
-_XTEXT = re.compile(r"[!-*,-<>-~]*(?:\+[0-9A-Fa-f]{2}[!-*,-<>-~]*)*")
-_HEXCHAR = re.compile(rb"\+(..)")
 
 _LABEL = re.compile("[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _VISIBLE = re.compile("[!-~]+")
 _NUMBER = re.compile("0|[1-9][0-9]{0,4}")
 _MAX_PORT = 65535
-_IPV6_TAG = "IPV6:"
 
 
 def _hostname(value: str) -> str | None:
@@ -66,16 +62,8 @@ def _oneOf(*words: str) -> Callable[[str], str | None]:
 
 
 def _address(value: str) -> str | None:
-    isTagged = value[: len(_IPV6_TAG)].upper() == _IPV6_TAG
-    text = value[len(_IPV6_TAG) :] if isTagged else value
-    try:
-        # Postfix also accepts an IPv6 address without its tag.
-        address = ipaddress.IPv6Address(text) if isTagged else ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    if getattr(address, "scope_id", None) is not None:
-        return None  # a zone means nothing to another host
-    return str(unmapped(address))
+    ip = maybeTaggedIP(value, tagOptional=True)
+    return None if ip is None else str(unmapped(ip))
 
 
 def _port(value: str) -> str | None:
@@ -164,14 +152,8 @@ def _value(name: str, text: str, check: Callable[[str], str | None]) -> str | No
 
 
 def _decode(text: str) -> str | None:
-    """
-    Decode xtext, the octets being those of UTF-8.
-
-    L{smtphooks.syntax.grammar.decodeXtext} decodes only ASCII, as ORCPT and ENVID demand; a login name may hold more.
-    """
-    if _XTEXT.fullmatch(text) is None:
-        return None
+    """The text that an xtext encodes, as UTF-8: a login name may have any character; None if it is malformed."""
     try:
-        return _HEXCHAR.sub(lambda match: bytes([int(match[1], 16)]), text.encode("ascii")).decode()
+        return (maybeXtext(text, lenient=True) or b"").decode()
     except UnicodeDecodeError:
         return None

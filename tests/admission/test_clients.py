@@ -1,4 +1,4 @@
-"""Counts of clients: two limits, and factories that share a count; no count is ever left behind."""
+"""Counts of clients: two limits, factories that share a count, and counts that return to zero."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def together(clients: Clients, *given: dict[str, Any]) -> list[SMTPServerFactory
 def test_without_limits_there_may_be_any_number() -> None:
     clients = Clients()
     for _ in range(1000):
-        clients.begin()
+        clients.addConnection()
         assert not clients.areTooManyOf("192.0.2.7")
-        clients.add("192.0.2.7")
+        clients.addClient("192.0.2.7")
     assert not clients.areTooMany
 
 
 @given(st.lists(st.sampled_from(["192.0.2.7", "2001:db8::/64", ""])))
-def test_what_was_added_and_removed_leaves_nothing(networks: list[str]) -> None:
+def test_counts_return_to_zero(networks: list[str]) -> None:
     clients = Clients(1, 1)
     for network in networks:
-        clients.begin()
-        clients.add(network)
+        clients.addConnection()
+        clients.addClient(network)
     for network in reversed(networks):
-        clients.remove(network)
-        clients.end()
+        clients.removeClient(network)
+        clients.removeConnection()
     assert (clients.connections, clients.networks) == (0, {})
 
 
@@ -88,7 +88,7 @@ def test_a_factorys_own_limit_holds_in_addition_and_for_it_alone(option: str) ->
     assert arrive(other).replies()[0].startswith("421 ")
 
 
-def test_a_connection_counts_in_all_until_its_last_hook_has_ended() -> None:
+def test_a_connection_is_counted_until_its_last_hook_has_ended() -> None:
     onClose = Pending()
     clients = Clients(most=1)
     one, other = together(clients, {"onClose": onClose}, {})
@@ -118,7 +118,7 @@ class Resolver:
     ],
 )
 def test_no_count_is_left_behind_wherever_a_connection_ends(given: dict[str, Any]) -> None:
-    """Before a header came, while a client is looked up, after it was refused, or later."""
+    """Before a PROXY header has arrived, during a look-up, after a rejection, or later."""
     clients = Clients()
     (factory,) = together(clients, given)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Reverse look-ups: what is confirmed, what is refused, what is remembered, and how long it may take."""
+"""Reverse look-ups: confirmation, rejected names, the cache and the timeout."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def alias(name: str, ttl: int = 300) -> dns.RRHeader:
 @implementer(IResolver)
 class Resolver(common.ResolverBase):
     """
-    A resolver that knows what it is told: a list of records, an exception, or a Deferred that the test fires.
+    A resolver with prepared answers: a list of records, an exception, or a Deferred that the test fires.
 
-    @ivar asked: the questions, in order.
+    @ivar asked: the queries, in order.
     """
 
     def __init__(self, **known: Any) -> None:
@@ -76,7 +76,7 @@ class Resolver(common.ResolverBase):
 
 
 def resolverFor(*names: str | bytes, address: str = ADDRESS) -> Resolver:
-    """One where the address has these names, and NAME has the address."""
+    """A resolver in which the address has these names, and NAME has the address."""
     return Resolver().knows(POINTER, dns.PTR, [pointer(name) for name in names]).knows(NAME, dns.A, [host(address)])
 
 
@@ -91,7 +91,7 @@ def clockOf(lookUp: ReverseLookup) -> Clock:
 
 
 class Waiting:
-    """Someone who waits for a name."""
+    """The results of a look-up in progress."""
 
     def __init__(self, result: str | Deferred[str]) -> None:
         assert isinstance(result, Deferred)
@@ -101,7 +101,7 @@ class Waiting:
         result.addCallbacks(self.names.append, lambda failure: self.failures.append(failure.value))
 
 
-# --- what is asked ---
+# --- queries ---
 
 
 def test_name_that_leads_back_to_the_address_is_the_host_name() -> None:
@@ -140,13 +140,14 @@ def test_ipv4_address_within_ipv6_is_looked_up_as_ipv4() -> None:
         ("mx.example.org", "[mx.example.org]"),
     ],
 )
-def test_what_has_no_name_is_answered_at_once_without_a_question(address: str, literal: str) -> None:
+def test_an_address_without_a_possible_name_is_returned_at_once_without_a_query(address: str, literal: str) -> None:
     resolver = Resolver()
-    assert lookupWith(resolver).hostnameOf(address) == literal
-    assert not resolver.asked
+    lookUp = lookupWith(resolver)
+    assert lookUp.hostnameOf(address) == literal
+    assert not resolver.asked and not lookUp._known
 
 
-# --- what is confirmed ---
+# --- confirmation ---
 
 
 def test_name_without_way_back_is_no_host_name() -> None:
@@ -174,7 +175,7 @@ def test_aliases_are_followed_by_the_server() -> None:
 
 
 @pytest.mark.parametrize("records", [[], [alias("elsewhere.example")], [host(ADDRESS)]])
-def test_answer_without_a_name_is_none(records: list[dns.RRHeader]) -> None:
+def test_answer_without_a_pointer_means_no_name(records: list[dns.RRHeader]) -> None:
     assert lookupWith(Resolver().knows(POINTER, dns.PTR, records)).hostnameOf(ADDRESS) == "[192.0.2.7]"
 
 
@@ -264,7 +265,7 @@ def test_name_that_is_not_fit_to_be_shown_is_not_even_looked_up(octets: bytes) -
 
 
 @given(st.binary(max_size=80))
-def test_no_name_leaves_that_could_mean_more_than_a_name(octets: bytes) -> None:
+def test_no_name_is_returned_that_could_be_more_than_a_name(octets: bytes) -> None:
     resolver = resolverFor(octets)
     resolver.known = _AnyHost(resolver.known)
     found = lookupWith(resolver).hostnameOf(ADDRESS)
@@ -279,10 +280,10 @@ class _AnyHost(dict[tuple[str, int], Any]):
         return super().get(question, [host(ADDRESS)] if question[1] == dns.A else default)
 
 
-# --- time ---
+# --- timeout ---
 
 
-def test_slow_resolver_is_given_up_when_the_time_for_all_its_answers_is_up() -> None:
+def test_slow_resolver_is_cancelled_at_the_timeout_for_all_queries_together() -> None:
     cancelled: list[Any] = []
     pointers: Deferred[Any] = Deferred()
     hosts: Deferred[Any] = Deferred(cancelled.append)
@@ -309,7 +310,7 @@ def test_answer_in_time_leaves_no_timer() -> None:
     assert not clockOf(lookUp).getDelayedCalls()
 
 
-def test_time_limit_can_be_set() -> None:
+def test_timeout_can_be_set() -> None:
     class Patient(Resolver):
         def _lookup(self, name: bytes, cls: int, kind: int, timeout: Any) -> Deferred[Any]:
             return super()._lookup(name, cls, kind, tuple(part / 2 for part in timeout))
@@ -322,10 +323,10 @@ def test_time_limit_can_be_set() -> None:
     assert waiting.names == ["[192.0.2.7]"]
 
 
-# --- those who wait ---
+# --- concurrent look-ups ---
 
 
-def test_all_who_wait_for_an_address_share_one_question() -> None:
+def test_concurrent_look_ups_of_an_address_share_one_query() -> None:
     pointers: Deferred[Any] = Deferred()
     resolver = resolverFor().knows(POINTER, dns.PTR, pointers)
     lookUp = lookupWith(resolver)
@@ -337,7 +338,7 @@ def test_all_who_wait_for_an_address_share_one_question() -> None:
     assert resolver.asked == [(POINTER, dns.PTR), (NAME, dns.A)]
 
 
-def test_one_who_leaves_disturbs_nobody_and_the_name_is_still_learned() -> None:
+def test_a_cancelled_look_up_does_not_affect_others_and_the_name_is_cached() -> None:
     pointers: Deferred[Any] = Deferred()
     lookUp = lookupWith(resolverFor().knows(POINTER, dns.PTR, pointers))
     first, second = (Waiting(lookUp.hostnameOf(ADDRESS)) for _ in range(2))
@@ -348,7 +349,7 @@ def test_one_who_leaves_disturbs_nobody_and_the_name_is_still_learned() -> None:
     assert not first.names
 
 
-def test_whoever_asks_again_when_answered_is_answered_at_once() -> None:
+def test_a_look_up_within_the_callback_of_another_is_answered_at_once() -> None:
     pointers: Deferred[Any] = Deferred()
     lookUp = lookupWith(resolverFor().knows(POINTER, dns.PTR, pointers))
     again: list[Any] = []
@@ -371,10 +372,10 @@ def test_flood_of_new_addresses_is_not_all_looked_up(monkeypatch: pytest.MonkeyP
     pointers.callback(([pointer(NAME)], [], []))
     assert first.names == same.names == [NAME]
     assert lookUp.hostnameOf("192.0.2.9") == "[192.0.2.9]"
-    assert len(resolver.asked) == 4  # it was not remembered as nameless, but looked up now
+    assert len(resolver.asked) == 4  # it was not cached as nameless, but is looked up now
 
 
-# --- memory ---
+# --- cache ---
 
 
 def remembers(resolver: Resolver, seconds: float) -> bool:
@@ -399,7 +400,7 @@ def remembers(resolver: Resolver, seconds: float) -> bool:
         ([pointer("[bad]", 5)], [], 60),
     ],
 )
-def test_name_is_remembered_for_the_shortest_of_its_TTLs_and_none_for_a_minute(
+def test_a_name_is_cached_for_the_shortest_of_its_TTLs_and_a_failure_for_a_minute(
     pointers: Any, hosts: Any, seconds: float
 ) -> None:
     for after, remembered in ((seconds - 0.5, True), (seconds, False)):
@@ -418,7 +419,7 @@ def test_name_that_changed_is_learned_anew() -> None:
     assert lookUp.hostnameOf(ADDRESS) == "[192.0.2.7]"
 
 
-def test_memory_is_bounded_and_the_address_that_was_longest_unused_is_forgotten(
+def test_the_cache_is_bounded_and_evicts_the_least_recently_used_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lookup, "_MAX_REMEMBERED", 3)
@@ -435,7 +436,7 @@ def test_memory_is_bounded_and_the_address_that_was_longest_unused_is_forgotten(
     assert len(lookUp._known) == 3
 
 
-def test_ten_thousand_addresses_are_remembered() -> None:
+def test_ten_thousand_addresses_are_cached() -> None:
     assert lookup._MAX_REMEMBERED == 10_000
 
 
@@ -470,7 +471,7 @@ def test_resolver_that_cannot_be_made_means_no_name(monkeypatch: pytest.MonkeyPa
 
 
 class Zone(FileAuthority):
-    """Records in memory."""
+    """A zone in memory."""
 
     def __init__(self, origin: bytes, records: dict[bytes, list[Any]]) -> None:
         self.soa = (origin, dns.Record_SOA(origin, origin, minimum=30, expire=30))
@@ -483,7 +484,7 @@ Listen = Callable[[DatagramProtocol], client.Resolver]
 
 @pytest.fixture
 def listen() -> Iterator[Listen]:
-    """Serve DNS by this protocol, and give a resolver that asks there."""
+    """Serve DNS by a protocol; the result is a resolver that queries it."""
     ports = []
 
     def start(protocol: DatagramProtocol) -> client.Resolver:
@@ -518,7 +519,7 @@ async def test_real_server_is_asked_over_UDP(listen: Listen) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_real_server_that_is_silent_is_given_up(listen: Listen, logged: Logged) -> None:
+async def test_a_silent_real_server_ends_in_the_timeout(listen: Listen, logged: Logged) -> None:
     lookUp = ReverseLookup(listen(DatagramProtocol()), reactor, 0.06)
     waiting = [lookUp.hostnameOf(ADDRESS) for _ in range(2)]
     for one in waiting:

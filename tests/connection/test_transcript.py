@@ -15,7 +15,7 @@ from smtphooks import Extension, SMTPServerFactory
 from smtphooks.connection.transcript import Transcript
 from smtphooks.errors import OptionError
 from smtphooks.session import Session
-from smtphooks.syntax.proxyheader import TrustedPeers
+from smtphooks.syntax.networks import TrustedPeers
 from smtphooks.syntax.wire import LineFault
 from tests.secrets import PASSWORD, WRONG_PASSWORD, encoded, plain
 from tests.support import ENVELOPE, HELLO, Client, Transport, connect, makeFactory

@@ -12,7 +12,7 @@ from smtphooks.dialogue.steps import Ask, State
 from smtphooks.extension import Extension
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.session import Session
-from smtphooks.syntax.proxyheader import TrustedPeers
+from smtphooks.syntax.networks import TrustedPeers
 from tests.talk import HELLO, MAIL, RCPT, Talk, mail, mailRefused, shown
 
 # --- A user's own ---

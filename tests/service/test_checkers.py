@@ -1,4 +1,4 @@
-"""Checkers of Twisted's own kind: every one of them is asked, and none is ever quoted."""
+"""Checkers of twisted.cred: all are asked in order, and no sentence shows the argument of one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.conftest import Logged
 
 @implementer(ICredentialsChecker)
 class Checker:
-    """A checker that answers what the test says, and counts how often it is asked."""
+    """A checker with a prepared answer, which counts its calls."""
 
     def __init__(self, answer: Any, *interfaces: Any) -> None:
         self.answer = answer
@@ -42,7 +42,7 @@ class Checker:
 
 @attrs.frozen
 class Maker:
-    """A plugin as third parties have them."""
+    """A third-party plugin."""
 
     made: Any
     authType: str = "third"
@@ -55,7 +55,7 @@ class Maker:
 
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """Plugins by name, beside those of Twisted."""
+    """Plugins by name, in addition to those of Twisted."""
     found: dict[str, Any] = {}
     monkeypatch.setattr(
         "smtphooks.service.checkers.findCheckerFactories",
@@ -65,7 +65,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 
 
 def user(*checkers: str, **given: Any) -> Any:
-    """Whom a portal with these checkers takes an attempt for; a L{Failure} if it fails."""
+    """The result of a login at a portal with these checkers; a L{Failure} if it fails."""
     portal = makePortal(AuthSettings("--auth", checkers))
     auth = Auth(**{"method": "PLAIN", "username": "joe", "password": "pencil", **given})
     results: list[Any] = []
@@ -99,8 +99,8 @@ def test_users_in_a_file_are_known(tmp_path: Path) -> None:
     assert user(f"file:{tmp_path}/passwd", password="wrong") is None
 
 
-def test_they_answer_challenges_too() -> None:
-    """RFC 2195 section 2."""
+def test_they_check_responses_to_challenges_too() -> None:
+    """The response of CRAM-MD5 (RFC 2195 section 2)."""
     known = {
         "method": "CRAM-MD5",
         "username": "tim",
@@ -113,14 +113,14 @@ def test_they_answer_challenges_too() -> None:
     assert user(*checkers, challengeResponse="0" * 32, **known) is None
 
 
-def test_they_are_asked_in_turn_until_one_knows_who_it_is(plugins: dict[str, Any]) -> None:
+def test_they_are_asked_in_order_until_one_accepts(plugins: dict[str, Any]) -> None:
     checkers = [Checker(UnauthorizedLogin()), Checker(fail(UnauthorizedLogin())), Checker(b"joe"), Checker(b"late")]
     plugins.update(zip("abcd", checkers, strict=True))
     assert user(*"abcd") == "joe"
     assert [checker.asked for checker in checkers] == [1, 1, 1, 0]
 
 
-def test_the_one_that_takes_its_time_is_waited_for(plugins: dict[str, Any]) -> None:
+def test_a_slow_checker_is_awaited(plugins: dict[str, Any]) -> None:
     decision: Deferred[bytes] = Deferred()
     plugins.update(slow=Checker(decision))
     portal = makePortal(AuthSettings("--auth", ["memory:a:b", "slow"]))
@@ -130,7 +130,7 @@ def test_the_one_that_takes_its_time_is_waited_for(plugins: dict[str, Any]) -> N
     assert login.result.user == "joe"  # type: ignore[union-attr]
 
 
-def test_none_is_asked_for_what_it_does_not_check(plugins: dict[str, Any]) -> None:
+def test_a_checker_is_asked_only_for_its_credential_interfaces(plugins: dict[str, Any]) -> None:
     plugins.update(hashed=Checker(b"joe", IUsernameHashedPassword))
     portal = makePortal(AuthSettings("--auth", ["hashed"]))
     assert canCheck(portal, "CRAM-MD5") and not canCheck(portal, "PLAIN")
@@ -138,8 +138,8 @@ def test_none_is_asked_for_what_it_does_not_check(plugins: dict[str, Any]) -> No
     assert plugins["hashed"].asked == 0
 
 
-def test_the_one_that_is_broken_asks_no_other(plugins: dict[str, Any], logged: Logged) -> None:
-    """Or else a wrong user could get in because the database that bars him is away."""
+def test_after_an_error_no_other_checker_is_asked(plugins: dict[str, Any], logged: Logged) -> None:
+    """Otherwise a user whom the first database rejects could log in while it is down."""
     plugins.update(broken=Checker(OSError("away")), other=Checker(b"joe"))
     result = user("broken", "other")
     assert isinstance(result, Failure) and result.check(OSError)
@@ -158,12 +158,14 @@ def test_the_one_that_is_broken_asks_no_other(plugins: dict[str, Any], logged: L
         ("anonymous:pencil", "--auth: checker 1 (anonymous) checks no passwords, name another one"),
     ],
 )
-def test_what_is_wrong_has_its_sentence_that_quotes_none(plugins: dict[str, Any], checker: str, sentence: str) -> None:
+def test_each_mistake_has_its_sentence_without_the_argument(
+    plugins: dict[str, Any], checker: str, sentence: str
+) -> None:
     plugins.update(broken=ValueError("bad pencil"), anonymous=AllowAnonymousAccess())
     said = refusal(checker)
     assert said.startswith(sentence)
     assert "pencil" not in said
 
 
-def test_the_wrong_one_is_numbered() -> None:
+def test_the_sentence_has_the_number_of_the_checker() -> None:
     assert refusal("memory:a:b", "nothing").startswith("--auth: checker 2 is of no known kind")

@@ -1,4 +1,4 @@
-"""Loading the operator's code: what goes wrong in there shows the line where it did."""
+"""Loading the operator's code: a sentence on an error in it names the line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smtphooks.stores.maildir import Maildir
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of the operator's on the path."""
+    """A folder of the operator in sys.path."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
     searchIn([str(tmp_path)])
@@ -46,9 +46,9 @@ CONSTRUCTOR = (
     [
         ("    raise ValueError('bad')\n", 7),
         ("    self.load()\n  def load(self):\n    1 / 0\n", 9),
-        ("    json.loads('{')\n", 7),  # Python's own library is not where to look
-        ("    super().__init__('/dev/null')\n", 7),  # nor is this package
-        ("    serverFromString(None, 'nonsense')\n", 7),  # nor are libraries
+        ("    json.loads('{')\n", 7),  # the standard library is not named
+        ("    super().__init__('/dev/null')\n", 7),  # nor is smtphooks
+        ("    serverFromString(None, 'nonsense')\n", 7),  # nor is another library
         ("    Checked('x')\n", 7),
         ("    try:\n      1 / 0\n    except Exception as error:\n      raise ValueError from error\n", 10),
     ],
@@ -85,7 +85,7 @@ def test_hooks_that_are_installed_as_a_library_show_their_line(folder: Path, lib
     assert said.endswith(" (<folder>/mine.py, line 3)")
 
 
-def test_a_library_that_fails_is_not_where_to_look(folder: Path) -> None:
+def test_a_library_that_fails_is_not_named(folder: Path) -> None:
     (folder / "site-packages").mkdir()
     (folder / "site-packages" / "other.py").write_text("def fail():\n  1 / 0\n")
     searchIn([str(folder / "site-packages")])
@@ -99,7 +99,7 @@ def test_a_module_that_is_not_there_has_no_line() -> None:
     assert str(caught.value).endswith("ModuleNotFoundError: No module named 'nowhere'")
 
 
-def test_a_crash_that_is_none_of_the_operators_has_no_line() -> None:
+def test_a_crash_outside_the_operators_code_has_no_line() -> None:
     with pytest.raises(ConfigError) as caught:
         loadHooks(HooksSettings("hooks", "smtphooks.stores:Maildir", {"path": "/dev/null"}))
     assert "/dev/null is not a folder" in str(caught.value)
@@ -114,7 +114,7 @@ def test_wrong_arguments_are_the_configurations_fault_and_have_no_line(folder: P
     )
 
 
-def test_what_is_called_is_made_and_an_object_is_taken(folder: Path) -> None:
+def test_a_class_is_called_and_an_object_is_used_as_it_is(folder: Path) -> None:
     path = str(folder / "mail")
     made = loadHooks(HooksSettings("hooks", "smtphooks.stores:Maildir", {"path": path}))
     assert isinstance(made, Maildir)

@@ -1,4 +1,4 @@
-"""The service: it listens while it runs, says why it cannot, and stops so that transactions can finish."""
+"""SMTPService: it listens while it runs, reports why it cannot, and lets transactions finish when it stops."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class FailingEndpoint:
 
 @pytest.fixture
 def events() -> Iterator[list[LogEvent]]:
-    """What the service has logged."""
+    """The events that the service logs."""
     found: list[LogEvent] = []
 
     def observe(event: LogEvent) -> None:
@@ -122,7 +122,7 @@ def test_it_listens_without_a_privileged_start(service: SMTPService, endpoint: E
     assert endpoint.calls == 1
 
 
-def test_an_endpoint_may_be_a_text(factory: SMTPServerFactory) -> None:
+def test_an_endpoint_may_be_a_description(factory: SMTPServerFactory) -> None:
     reactor = MemoryReactorClock()
     SMTPService("tcp:25", factory, reactor).startService()
     assert [(server[0], server[1]) for server in reactor.tcpServers] == [(25, factory)]
@@ -138,7 +138,7 @@ def test_the_global_reactor_is_looked_up_when_it_starts(
     assert len(reactor.tcpServers) == 1
 
 
-def test_a_text_that_is_no_endpoint_is_an_error_of_the_start(factory: SMTPServerFactory) -> None:
+def test_a_wrong_description_is_an_error_at_the_start(factory: SMTPServerFactory) -> None:
     service = SMTPService("tpc:25", factory, MemoryReactorClock())
     with pytest.raises(ValueError, match="Unknown endpoint type"):
         service.startService()
@@ -175,7 +175,7 @@ def test_a_later_failure_is_logged_with_its_cause(
 
 
 def stop(service: SMTPService) -> list[Any]:
-    """What has come of it by now."""
+    """Stop the service; the list gets the result."""
     results: list[Any] = []
     service.stopService().addCallback(results.append)
     return results
@@ -202,13 +202,13 @@ def test_it_stops_listening_then_ends_connections(
     assert stopped == [None]
 
 
-def test_a_port_that_cannot_stop_keeps_no_client(
+def test_connections_end_though_a_port_cannot_stop(
     service: SMTPService, endpoint: Endpoint, factory: SMTPServerFactory, events: list[LogEvent]
 ) -> None:
     port = Port()
     service.startService()
     endpoint.listening.callback(port)
-    factory.doStart()  # which a port does that listens
+    factory.doStart()  # as a listening port does
     client = Client(factory)
     stopped = stop(service)
     assert port.stopped is not None
@@ -220,7 +220,7 @@ def test_a_port_that_cannot_stop_keeps_no_client(
     assert str(event["log_failure"].value) == "odd"
 
 
-def test_a_listen_under_way_is_cancelled(service: SMTPService, endpoint: Endpoint, events: list[LogEvent]) -> None:
+def test_a_pending_listen_is_cancelled(service: SMTPService, endpoint: Endpoint, events: list[LogEvent]) -> None:
     service.startService()
     assert stop(service) == [None]
     assert (endpoint.cancelled, events) == (1, [])
@@ -286,7 +286,7 @@ def test_a_transaction_finishes_though_twistd_is_asked_to_end(tmp_path: Path) ->
             client.socket.sendall(hidden(CONTENT))
             client.reply(250)
             client.reply(421)
-        # twistd by itself ends by the signal that it was sent.
+        # Only the service of twistd smtphooks turns SIGTERM into status 0.
         assert program.wait() == -signal.SIGTERM
     finally:
         program.kill()

@@ -1,4 +1,4 @@
-"""TOML: what is written is read as the same."""
+"""TOML: values are the same when they are read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Maildir store, with real files; faults of the disk are real where the machine lets us make them."""
+"""The Maildir store, with real files; errors of the disk are real where the machine can produce them."""
 
 import errno
 import os
@@ -23,11 +23,11 @@ from smtphooks.stores import maildir
 from smtphooks.stores.maildir import Maildir
 
 MESSAGE = b"Subject: hello\r\n\r\nHello.\r\n"
-LARGE = b"X-Large:01234567" * 4096  # more than is gathered, so each chunk of it is written as it comes
+LARGE = b"X-Large:01234567" * 4096  # more than is collected, so each chunk is written on arrival
 
 
 class Stream:
-    """A message in the given chunks; an exception or a Deferred among them is raised or awaited."""
+    """A message in the given chunks; an exception among them is raised, a Deferred awaited."""
 
     def __init__(self, *chunks, sizeExceeded=False):
         self.chunks = chunks
@@ -59,9 +59,9 @@ def makeSession(*recipients, mailFrom="sender@example.org", lmtp=False, **args):
 
 class Disk:
     """
-    What is done to the files below a folder, and where it fails.
+    Records the operations on files below a folder, and lets some of them fail.
 
-    A place is C{"new"} for that folder itself, C{"tmp/"} for any file in tmp, C{"."} for the whole.
+    A place is C{"new"} for that folder itself, C{"tmp/"} for any file in tmp, C{"."} for the Maildir itself.
     """
 
     def __init__(self, root, monkeypatch):
@@ -75,11 +75,11 @@ class Disk:
             monkeypatch.setattr(os, name, self._spy(name, getattr(os, name)))
 
     def fail(self, operation, place, code, after=0):
-        """From then on, but for so many calls first, the operation fails."""
+        """Let the operation fail from now on, after so many further calls."""
         self.faults[operation, place] = [after, code]
 
     def hold(self, operation, place):
-        """The first call waits for the second of the returned: the first one fires when it has come."""
+        """Have the next call fire the Deferred and then block until the event is set."""
         self.gates[operation, place] = come, release = Deferred(), threading.Event()
         return come, release
 
@@ -122,7 +122,7 @@ class Disk:
 
 
 class Threads:
-    """The visits to the thread pool."""
+    """The calls in the thread pool."""
 
     def __init__(self, monkeypatch):
         self.visits = []
@@ -136,7 +136,7 @@ class Threads:
         monkeypatch.setattr(maildir, "deferToThread", deferToThread)
 
     async def settled(self):
-        for visit in self.visits:  # grows as we go
+        for visit in self.visits:  # grows meanwhile
             done = Deferred()
             visit.addBoth(lambda result, done=done: (done.callback(None), result)[1])
             await done
@@ -167,7 +167,7 @@ def names(folder):
 
 
 def stored(root):
-    """The only message in new/, its lines before the message's own, and the rest."""
+    """The only message in new/: the lines before the message itself, and the message."""
     (path,) = (root / "new").iterdir()
     return split(path.read_bytes())
 
@@ -178,14 +178,14 @@ def split(data):
 
 
 def openFiles(root):
-    """The open files below a folder, where the system can tell."""
+    """The open files below a folder, if the system can list them."""
     paths = []
     if not os.path.isdir("/proc/self/fd"):
         return paths
     for fd in os.listdir("/proc/self/fd"):
         try:
             paths.append(os.readlink(f"/proc/self/fd/{fd}"))
-        except FileNotFoundError:  # the one that lists them
+        except FileNotFoundError:  # the descriptor of the listing itself
             continue
     return [path for path in paths if path.startswith(str(root))]
 
@@ -203,7 +203,7 @@ async def refused(coroutine):
     return error.responseCode, error.enhancedCode, error.message
 
 
-# --- What a stored message looks like ---
+# --- The stored message ---
 
 
 @pytest_twisted.ensureDeferred
@@ -283,7 +283,7 @@ async def test_a_message_cannot_extend_our_header(hooks, root, monkeypatch, mess
 
 @pytest.mark.parametrize("message", [b"\r\ntext\r\n", b"\ntext\r\n", b"X-Old : 1\r\n\r\n", b""])
 @pytest_twisted.ensureDeferred
-async def test_a_message_that_begins_with_its_header_or_none_goes_on_in_the_next_line(hooks, root, message):
+async def test_a_message_that_begins_with_a_header_or_an_empty_line_follows_without_a_separator(hooks, root, message):
     await hooks.onData(Stream(*[message[i : i + 1] for i in range(len(message))]), makeSession())
     assert stored(root)[1] == message.replace(b"\r\n", b"\n")
 
@@ -302,7 +302,7 @@ async def test_an_empty_message_is_a_file_too(hooks, root):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_large_message_is_whole_though_the_disk_takes_little_at_a_time(hooks, root, monkeypatch):
+async def test_a_large_message_is_whole_after_partial_writes(hooks, root, monkeypatch):
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:1000]))
     await hooks.onData(Stream(LARGE, b"x", LARGE), makeSession())
@@ -319,7 +319,7 @@ async def test_what_is_stored_is_logged_on_one_line(hooks, root):
     assert event["log_format"].format(**event) == (
         f"stored {names(root / 'new')[0]}: {2 * len(MESSAGE)} octets [{session.id}]"
     )
-    # Who wrote to whom is the journal's to say, as option logAddresses wants it.
+    # Sender and recipients are logged by the event log, if option logAddresses asks for it.
     assert "example.org" not in repr(event)
 
 
@@ -361,7 +361,7 @@ async def test_folders_are_made_again_when_they_are_removed(hooks, root):
 
 
 @pytest.mark.parametrize("below", ["", "/maildir", "/a/b"])
-def test_a_path_that_is_no_folder_is_refused_at_once(tmp_path, below):
+def test_a_path_that_is_not_a_folder_is_rejected_at_once(tmp_path, below):
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(NotADirectoryError) as info:
@@ -369,8 +369,8 @@ def test_a_path_that_is_no_folder_is_refused_at_once(tmp_path, below):
     assert f"'{file}{below}'" in str(info.value)
 
 
-def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path, monkeypatch):
-    # Root may write everywhere, so the answer is made up here.
+def test_a_path_that_cannot_be_written_is_rejected_at_once(tmp_path, monkeypatch):
+    # Root may write everywhere, so os.access is replaced.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError) as info:
         Maildir(tmp_path / "maildir")
@@ -385,7 +385,7 @@ def test_a_relative_path_stays_where_it_was_when_the_working_folder_changes(tmp_
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_name_says_when_who_and_where(hooks, root, monkeypatch):
+async def test_a_name_holds_time_process_and_host(hooks, root, monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "a/b:c")
     await hooks.onData(Stream(MESSAGE), makeSession())
     (name,) = names(root / "new")
@@ -470,14 +470,14 @@ async def test_the_reactor_thread_never_touches_the_disk(hooks, disk):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_small_message_costs_one_visit_to_a_thread(hooks, root, threads):
+async def test_a_small_message_needs_one_call_in_a_thread(hooks, root, threads):
     await hooks.onData(Stream(*[b"x" * 1024] * 16), makeSession())
     assert len(threads.visits) == 1
     assert stored(root)[1] == b"\n" + b"x" * 16384
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_large_message_is_written_as_it_comes(hooks, root, threads):
+async def test_a_large_message_is_written_as_it_arrives(hooks, root, threads):
     gone = Deferred()
     storing = ensureDeferred(hooks.onData(Stream(b"x" * 10000, b"y" * 10000, gone, b"z"), makeSession()))
     await threads.settled()
@@ -514,7 +514,7 @@ async def test_over_lmtp_each_recipient_has_a_delivery_duplicates_included(hooks
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failed_delivery_over_lmtp_is_that_recipients_alone(hooks, root, disk):
+async def test_a_failed_delivery_over_lmtp_affects_its_recipient_only(hooks, root, disk):
     disk.fail("link", "tmp/", errno.EDQUOT, after=2)
     recipients = ["a@x.org", "b@x.org", "c@x.org"]
     results = await hooks.onData(Stream(MESSAGE), makeSession(*recipients, lmtp=True))
@@ -526,7 +526,7 @@ async def test_a_failed_delivery_over_lmtp_is_that_recipients_alone(hooks, root,
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_first_delivery_over_lmtp_may_fail_as_any_other(hooks, root, monkeypatch):
+async def test_the_first_delivery_over_lmtp_may_fail_like_any_other(hooks, root, monkeypatch):
     link = os.link
     failures = iter([errno.EIO])
 
@@ -544,7 +544,7 @@ async def test_the_first_delivery_over_lmtp_may_fail_as_any_other(hooks, root, m
 
 
 @pytest_twisted.ensureDeferred
-async def test_many_recipients_cost_few_open_files(hooks, root, monkeypatch):
+async def test_many_recipients_need_few_open_files(hooks, root, monkeypatch):
     counts = []
     link = os.link
 
@@ -568,7 +568,7 @@ async def test_no_delivery_counts_when_the_folder_cannot_be_synced(hooks, root, 
     assertNothingLeft(root)
 
 
-# --- The disk's faults ---
+# --- Errors of the disk ---
 
 FAULTS = [
     ("open", "tmp/", errno.EROFS, 451),
@@ -590,7 +590,7 @@ FAULTS = [
 @pytest.mark.parametrize("chunks", [[MESSAGE], [LARGE, LARGE, MESSAGE]], ids=["small", "large"])
 @pytest.mark.parametrize("operation, place, fault, code", FAULTS)
 @pytest_twisted.ensureDeferred
-async def test_a_fault_is_refused_for_now_logged_and_leaves_nothing(
+async def test_an_error_of_the_disk_is_a_temporary_failure_is_logged_and_leaves_nothing(
     hooks, root, disk, operation, place, fault, code, chunks, lmtp
 ):
     disk.fail(operation, place, fault)
@@ -646,7 +646,7 @@ async def test_a_close_that_fails_after_the_sync_is_harmless(hooks, root, monkey
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_fault_that_is_no_disks_is_passed_on_and_leaves_nothing(hooks, root, monkeypatch):
+async def test_any_other_exception_propagates_and_leaves_nothing(hooks, root, monkeypatch):
     monkeypatch.setattr(Session, "receivedHeader", lambda self, recipient: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         await hooks.onData(Stream(MESSAGE), makeSession())
@@ -667,7 +667,7 @@ async def test_a_file_above_the_limit_for_files_is_452(hooks, root):
 
 @pytest.fixture
 def smallDisk(tmp_path):
-    """A file system of 128 KiB, mounted at the returned path."""
+    """The path of a mounted file system of 128 KiB."""
     path = tmp_path / "disk"
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(path)]
@@ -706,12 +706,12 @@ async def test_a_disk_that_is_really_read_only_is_451(smallDisk):
         Maildir(smallDisk)
 
 
-# --- Messages that do not come to their end ---
+# --- Truncated messages ---
 
 
 @pytest.mark.parametrize("chunks", [[], [MESSAGE], [LARGE], [LARGE, MESSAGE]])
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_leaves_mid_message_leaves_nothing(hooks, root, chunks):
+async def test_a_client_that_disconnects_within_a_message_leaves_nothing(hooks, root, chunks):
     with pytest.raises(ConnectionLost):
         await hooks.onData(Stream(*chunks, ConnectionLost()), makeSession())
     assertNothingLeft(root)
@@ -726,7 +726,7 @@ async def test_a_message_above_the_limit_is_552_and_leaves_nothing(hooks, root, 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_by_the_stream_is_passed_on_and_leaves_nothing(hooks, root):
+async def test_a_rejection_by_the_stream_propagates_and_leaves_nothing(hooks, root):
     refusal = SMTPError("Bare newline", 550, "5.6.11")
     with pytest.raises(SMTPError) as info:
         await hooks.onData(Stream(LARGE, refusal), makeSession())
@@ -755,7 +755,7 @@ async def test_cancelled_while_a_thread_works_it_cleans_up_after_the_thread(hook
     storing.cancel()
     with pytest.raises(CancelledError):
         await storing
-    assert len(names(root / "tmp")) == 1  # the thread has it still
+    assert len(names(root / "tmp")) == 1  # the thread still has it
     release.set()
     await threads.settled()
     assertNothingLeft(root)
@@ -803,7 +803,7 @@ async def test_closed_while_a_thread_works_it_cleans_up_after_the_thread(hooks, 
 
 
 @pytest_twisted.ensureDeferred
-async def test_deliveries_at_the_same_time_do_not_meet(hooks, root):
+async def test_concurrent_deliveries_do_not_interfere(hooks, root):
     letters = [bytes([65 + i]) * 5000 for i in range(26)]
     storing = [
         ensureDeferred(hooks.onData(Stream(*[letter] * 20), makeSession("a@x.org", "b@x.org", lmtp=True)))

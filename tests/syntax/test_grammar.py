@@ -22,7 +22,7 @@ from smtphooks.syntax.grammar import (
     splitPath,
 )
 
-# The tables of idna are read when first used, which has no place in the time of one example.
+# idna loads its tables on first use, which would exceed the deadline of one Hypothesis example.
 calm = settings(deadline=None)
 
 BOTH = pytest.mark.parametrize("parse", [parseReversePath, parseForwardPath])
@@ -105,7 +105,7 @@ def test_other_arguments_have_no_path(argument: str, leniently: bool) -> None:
         ('FROM:"a b"@c SIZE=1', '"a b"@c', "SIZE=1"),
     ],
 )
-def test_missing_brackets_are_for_the_lenient(argument: str, path: str, rest: str) -> None:
+def test_missing_brackets_are_accepted_when_lenient(argument: str, path: str, rest: str) -> None:
     assert splitPath(argument, "FROM", False) is None
     assert splitPath(argument, "FROM", True) == (path, rest)
 
@@ -221,7 +221,7 @@ def test_malformed_mailbox_is_refused(parse: Callable[..., Path], text: str, len
         ("<a@bücher。de。>", "a@bücher.de"),
     ],
 )
-def test_common_faults_are_let_pass_when_lenient(text: str, result: str) -> None:
+def test_common_faults_are_accepted_when_lenient(text: str, result: str) -> None:
     assert codes(refusal(strict, text)) == (501, "5.1.3")
     assert lenient(text).address == result
 
@@ -249,7 +249,7 @@ LONG_DOMAIN = ".".join(["d" * 61] * 4)  # 247 octets
         (f"<{'l' * 6}@{LONG_DOMAIN}>", f"<{'l' * 7}@{LONG_DOMAIN}>", "path too long, at most 256 octets"),
         (f"<{'ü' * 3}@{LONG_DOMAIN}>", f"<{'ü' * 4}@{LONG_DOMAIN}>", "path too long, at most 256 octets"),
         (f"<@{LONG_DOMAIN}:aa@bb>", f"<@{LONG_DOMAIN}:aa@bbb>", "path too long, at most 256 octets"),
-        # Mapping makes twelve octets of this sign of three (U+3300): the path outgrows its limit by that.
+        # Mapping turns the three octets of U+3300 into twelve, so the path exceeds its limit.
         (f"<a@{'㌀.' * 16}b>", f"<{'l' * 60}@{'㌀.' * 16}b>", "path too long, at most 256 octets"),
     ],
 )
@@ -284,7 +284,7 @@ def test_a_local_part_has_no_limit_of_its_own(local: str) -> None:
         assert commonPath(f"TO:<{path.address}> NOTIFY=NEVER", "TO") == (path, "NOTIFY=NEVER")
 
 
-def test_a_glance_holds_a_path_to_its_limit_too() -> None:
+def test_the_fast_path_enforces_the_limit_of_a_path_too() -> None:
     local, domain = "l" * 200, "d" * (256 - len("<@>") - 200)
     assert commonPath(f"TO:<{local}@{domain}>", "TO") is not None
     assert commonPath(f"TO:<{local}l@{domain}>", "TO") is None
@@ -371,7 +371,7 @@ def test_international_domain_is_normalized_to_u_labels(written: str, normalized
         "ü-.de",
         "a_b.ü",
         "☃.net",
-        "٣.א",  # a label that begins with a digit, in a script written from right to left (RFC 5893)
+        "٣.א",  # a label of a right-to-left script that begins with a digit (RFC 5893)
         "ab--ü",
         "\u0308a.de",
         "a·b.de",
@@ -379,7 +379,7 @@ def test_international_domain_is_normalized_to_u_labels(written: str, normalized
         "ü@b",
     ],
 )
-def test_what_idna_refuses_is_refused(domain: str) -> None:
+def test_domains_that_idna_rejects_are_rejected(domain: str) -> None:
     assert codes(refusal(strict, f"<a@{domain}>")) == (501, "5.1.3")
 
 
@@ -435,7 +435,7 @@ def test_invisible_characters_are_refused_everywhere(character: str) -> None:
 
 
 def test_a_label_does_not_smuggle_a_joiner_into_a_u_label() -> None:
-    # IDNA allows the joiner after a virama (RFC 5892 appendix A.2), and the A-label shows nothing of it.
+    # IDNA allows the joiner after a virama (RFC 5892 appendix A.2), and the A-label hides it.
     hidden = "xn--" + "क्\u200dष".encode("punycode").decode()
     assert domainOf(f"a@{hidden}") == hidden
     assert "invisible" in refusal(strict, f"<a@{hidden}.ü>").message
@@ -509,12 +509,12 @@ def test_bad_xtext_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["mx.example.org", "[192.0.2.1]", "[IPv6:::1]", "my_pc", "192.0.2.1", "h" * 255])
-def test_whatever_a_client_calls_itself_is_accepted(text: str) -> None:
+def test_any_printable_helo_name_is_accepted(text: str) -> None:
     assert parseHostname(text) == text
 
 
 @pytest.mark.parametrize("text", ["", "a b", "a\r", "a\n", "\x7f", "ü", "h" * 256])
-def test_what_is_no_name_at_all_is_refused(text: str) -> None:
+def test_empty_long_and_unprintable_helo_names_are_rejected(text: str) -> None:
     assert codes(refusal(parseHostname, text)) == (501, "5.5.4")
 
 
@@ -534,7 +534,7 @@ ipv6 = st.ip_addresses(v=6).filter(lambda a: a.ipv4_mapped is None).map(lambda a
 ipv4 = st.ip_addresses(v=4).map(lambda a: f"[{a}]")
 asciiDomains = domains.map(".".join).filter(str.isascii)
 
-# Pieces of addresses, so that a fair part of what is put together from them is one, or nearly one.
+# Pieces of addresses: many concatenations of them are valid addresses, or nearly valid ones.
 PIECES = r"""
     < > @ , : ; . " \ = + - _ [ ] ( ) a B 9 xn-- XN-- xn--bcher-kva IPv6: ::1 1.2.3.4 postmaster FROM: TO: a@
     @b ü Ü ß ς İ 。 例え א ٣ क् ⅷ ½ · ㌀
@@ -542,7 +542,7 @@ PIECES = r"""
 ODD = [*" \t\r\n\x00\x7f\uff0e\uff21\u0308\U0001d41a", "x" * 60, *HIDDEN.values()]
 pieces = st.sampled_from(PIECES.split() + ODD)
 hostile = st.lists(pieces | st.characters(), max_size=12).map("".join)
-# Domains of any letters, as mapping and IDNA are most of what can go wrong with them.
+# Domains of any letters: mapping and IDNA are the error-prone part.
 letters = st.text(st.characters(categories=("L", "M", "N")), min_size=1, max_size=3)
 foreign = st.lists(letters | labels | pieces, min_size=1, max_size=3).map(".".join)
 paths = st.builds("<{}@{}>".format, dotStrings | quotedStrings, domains.map(".".join) | foreign | ipv4 | ipv6)
@@ -552,7 +552,7 @@ hostilePaths = paths | nearPaths | hostile | hostile.map(lambda t: f"<{t}>")
 
 @calm
 @given(dotStrings | quotedStrings, asciiDomains | ipv4 | ipv6)
-def test_every_valid_mailbox_survives_the_way_through_a_command(local: str, domain: str) -> None:
+def test_every_valid_mailbox_is_parsed_from_a_command_unchanged(local: str, domain: str) -> None:
     argument = f"TO:<{local}@{domain}> NOTIFY=NEVER"
     split = splitPath(argument, "TO", False)
     assert split == (f"<{local}@{domain}>", "NOTIFY=NEVER")
@@ -578,7 +578,7 @@ def test_u_label_and_a_label_name_one_domain(domain: str) -> None:
     st.booleans(),
     st.booleans(),
 )
-def test_what_is_seen_at_a_glance_is_what_a_closer_look_finds(
+def test_the_fast_path_and_the_full_grammar_agree(
     keyword: str, space: str, text: str, parameters: str, utf8: bool, leniently: bool
 ) -> None:
     argument = f"{keyword}:{space}{text}{parameters}"
@@ -590,7 +590,7 @@ def test_what_is_seen_at_a_glance_is_what_a_closer_look_finds(
             assert common == (parse(split[0], utf8=utf8, lenient=leniently), split[1])
 
 
-def test_a_glance_is_enough_for_what_is_usual() -> None:
+def test_the_fast_path_takes_usual_paths() -> None:
     assert commonPath("FROM:<user+tag@mx-1.example.org>", "FROM") is not None
     assert commonPath("to:<a.b@c> NOTIFY=NEVER", "TO") == (Path("a.b@c", "a.b", "c"), "NOTIFY=NEVER")
     for unusual in ("FROM:<>", "FROM:<a@xn--a>", "FROM:<a@b.c.>", f"FROM:<{'a' * 253}@b>", f"FROM:<a@{'b' * 64}>"):
@@ -645,7 +645,7 @@ def test_accepted_parameters_hold_visible_values(text: str, utf8: bool) -> None:
 
 @given(st.text([chr(c) for c in range(32, 127)]))
 def test_xtext_round_trips(text: str) -> None:
-    # RFC 3461 section 4: only "+" and "=" and what is not graphic must be encoded.
+    # RFC 3461 section 4: "+", "=" and characters that are not printable must be encoded, others may be.
     encoded = "".join(c if "!" <= c <= "~" and c not in "+=" else f"+{ord(c):02X}" for c in text)
     assert decodeXtext(encoded) == text
     assert decodeXtext("".join(f"+{ord(c):02X}" for c in text)) == text
@@ -669,8 +669,8 @@ def test_decoded_xtext_and_host_names_are_printable_ascii(text: str) -> None:
 @pytest.mark.parametrize(
     "prefix, suffix", [("", ""), ("<a@", ">"), ("<", "@b>"), ('<"', '"@b>'), ("FROM:<", "!"), ("FROM:", '"')]
 )
-def test_long_hostile_text_is_done_with_in_one_pass(piece: str, prefix: str, suffix: str) -> None:
-    # With a pattern that backtracks, any of these would not end.
+def test_long_hostile_text_is_parsed_in_one_pass(piece: str, prefix: str, suffix: str) -> None:
+    # A pattern that backtracks would not finish on any of these.
     text = prefix + piece * (100_000 // len(piece)) + suffix
     for keyword in ("FROM", "TO"):
         commonPath(text, keyword)

@@ -1,4 +1,4 @@
-"""The wire: every input is fed whole, octet by octet, and cut anywhere; the answer must always be the same."""
+"""The wire: every input is fed whole, octet by octet, and cut anywhere; the result must be the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cutUp(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def feeds(data: bytes) -> list[list[bytes]]:
-    """Whole, octet by octet, and cut in two at every place."""
+    """The octets whole, one by one, and cut in two at every place."""
     return [
         [data],
         [data[i : i + 1] for i in range(len(data))],
@@ -54,7 +54,7 @@ def pull(wire: Wire) -> bytes:
 
 
 def message(pieces: list[bytes], mode: str) -> tuple[bytes, bool, bool, list[bytes | LineFault]]:
-    """The message, whether it ended, whether a bare newline was seen, and the lines behind it."""
+    """The message, whether it ended, whether a bare newline was seen, and the lines after it."""
     wire = Wire(mode)
     wire.beginMessage()
     content = b""
@@ -96,7 +96,7 @@ def test_lines_are_the_same_however_they_are_cut(data: bytes, expected: dict, mo
         assert lines(pieces, mode, lazily=True) == expected[mode]
 
 
-def test_an_endless_line_is_not_kept() -> None:
+def test_an_endless_line_is_not_buffered() -> None:
     wire = Wire()
     for _ in range(1000):
         wire.receive(b"x" * 1000)
@@ -107,7 +107,7 @@ def test_an_endless_line_is_not_kept() -> None:
     assert wire.maybeLine(LIMIT) == b"QUIT"
 
 
-def test_what_is_cleared_is_never_read() -> None:
+def test_cleared_octets_are_never_read() -> None:
     wire = Wire()
     wire.receive(b"EHLO a\r\nNO")
     wire.receive(b"OP\r\n")
@@ -118,7 +118,7 @@ def test_what_is_cleared_is_never_read() -> None:
     assert wire.maybeLine(LIMIT) == b"QUIT"
 
 
-def test_a_half_line_is_cleared_too() -> None:
+def test_a_partial_line_is_cleared_too() -> None:
     wire = Wire()
     wire.receive(b"x" * 100)
     assert wire.maybeLine(LIMIT) is None
@@ -127,7 +127,7 @@ def test_a_half_line_is_cleared_too() -> None:
     assert wire.maybeLine(LIMIT) == b"QUIT"
 
 
-# Each: octets after 354, the message by mode (None: it did not end), lines behind it.
+# Each: octets after 354, the message by mode (None: it did not end), lines after it.
 MESSAGES: list[tuple[bytes, dict[str, bytes | None], list[bytes]]] = [
     (b".\r\n", dict.fromkeys(MODES, b""), []),
     (b"a\r\n.\r\nQUIT\r\n", dict.fromkeys(MODES, b"a\r\n"), [b"QUIT"]),
@@ -143,7 +143,7 @@ MESSAGES: list[tuple[bytes, dict[str, bytes | None], list[bytes]]] = [
     (b"a\r\n\r\n.\r\n", dict.fromkeys(MODES, b"a\r\n\r\n"), []),
     (b"a\nb\r\n.\r\n", {ACCEPT: b"a\nb\r\n", NORMALIZE: b"a\r\nb\r\n", REJECT: b""}, []),
     (b"a\rb\r\n.\r\n", {ACCEPT: b"a\rb\r\n", NORMALIZE: b"a b\r\n", REJECT: b""}, []),
-    # As Postfix does it: a bare LF is a line end for hidden dots, but never a part of the end.
+    # As in Postfix: a bare LF is a line end before a stuffed dot, but not in the end of the message.
     (b"a\n..b\n.c\r\n.\r\n", {ACCEPT: b"a\n..b\n.c\r\n", NORMALIZE: b"a\r\n.b\r\nc\r\n", REJECT: b""}, []),
     (b"a\n.\r\nb\r\n.\r\n", {ACCEPT: b"a\n.\r\nb\r\n", NORMALIZE: b"a\r\n\r\nb\r\n", REJECT: b""}, []),
     (b"a\r\n.\nb\r\n.\r\n", {ACCEPT: b"a\r\n\nb\r\n", NORMALIZE: b"a\r\n\r\nb\r\n", REJECT: b""}, []),
@@ -196,7 +196,7 @@ def test_bare_lf_never_ends_a_message(tail: bytes) -> None:
 
 
 def reference(data: bytes, mode: str) -> bytes:
-    """The message as a slow and obvious reading of the rules gives it."""
+    """The message according to a slow and obvious implementation of the rules."""
     end = 0 if data.startswith(b".\r\n") else data.index(b"\r\n.\r\n") + 2
     found = data[:end]
     if mode == NORMALIZE:
@@ -210,7 +210,7 @@ nasty = st.lists(st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"\r\n.", b"a", b
 
 
 @given(nasty, st.lists(st.integers(0, 200), max_size=8), st.sampled_from([NORMALIZE, ACCEPT]))
-def test_any_cut_gives_the_message_of_the_obvious_reading(body: bytes, cuts: list[int], mode: str) -> None:
+def test_any_cut_gives_the_message_of_the_obvious_implementation(body: bytes, cuts: list[int], mode: str) -> None:
     data = body + b"\r\n.\r\n"
     content, ended, _, _ = message(cutUp(data, cuts), mode)
     assert ended
@@ -271,11 +271,11 @@ def test_chunks_are_normalized_across_their_borders_and_dots_stay(
     st.lists(st.integers(0, 200), max_size=4),
     st.sampled_from(MODES),
 )
-def test_a_binary_message_is_never_touched(data: bytes, sizes: list[int], cuts: list[int], mode: str) -> None:
+def test_a_binary_message_is_not_normalized(data: bytes, sizes: list[int], cuts: list[int], mode: str) -> None:
     assert chunks(data, sizes, cuts, mode, binary=True) == (data, False)
 
 
-def test_what_follows_a_chunk_is_a_line() -> None:
+def test_a_line_follows_a_chunk() -> None:
     wire = Wire()
     wire.receive(b"abcNOOP\r\n")
     wire.beginChunk(3, first=True, binary=False)
@@ -314,7 +314,7 @@ def test_a_bare_line_end_anywhere_bounds_the_pull() -> None:
 
 @pytest.mark.parametrize("octetsBefore", [0, 1, 1000, 32_760, 40_000])
 @pytest.mark.parametrize("dots", [0, 1, 7, 8, 9, 50])
-def test_a_dot_that_ends_or_is_hidden_is_found_behind_any_number_of_dots(dots: int, octetsBefore: int) -> None:
+def test_a_final_or_stuffed_dot_is_found_after_any_number_of_dots(dots: int, octetsBefore: int) -> None:
     wire = Wire()
     wire.beginMessage()
     head = b"x." * dots + b"x" * octetsBefore
@@ -327,7 +327,7 @@ def test_a_dot_that_ends_or_is_hidden_is_found_behind_any_number_of_dots(dots: i
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_no_pull_is_longer_than_it_may_be_whatever_was_held_back(chunked: bool) -> None:
+def test_no_pull_exceeds_its_limit_whatever_was_held_back(chunked: bool) -> None:
     wire = Wire()
     if chunked:
         wire.beginChunk(100_000, first=True, binary=False)
@@ -339,8 +339,8 @@ def test_no_pull_is_longer_than_it_may_be_whatever_was_held_back(chunked: bool) 
     assert [len(wire.maybeMessage() or b"") for _ in range(2)] == [65_536, 1]
 
 
-def test_what_stands_behind_a_message_is_not_looked_at_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or each of many short messages in one block would cost as much as all of them."""
+def test_octets_after_a_message_are_not_scanned_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise each of many short messages in one block would cost as much as all of them."""
     looked: list[int] = []
     isClean = wireModule._isClean
 
@@ -361,7 +361,7 @@ def test_what_stands_behind_a_message_is_not_looked_at_with_it(monkeypatch: pyte
 
 
 class Counted(bytes):
-    """Octets that count how often they are searched."""
+    """Octets that count the searches in them."""
 
     searched = 0
 

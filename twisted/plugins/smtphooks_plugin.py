@@ -1,7 +1,7 @@
 """
-Tells twistd that there is a service named smtphooks.
+The plugin by which twistd finds the service C{smtphooks}.
 
-twistd imports this at every start, whichever service it is started for; so what the service needs is imported later.
+twistd imports this module at every start, for any service; so the modules of the service are imported later, by name.
 """
 
 from twisted.application.service import ServiceMaker

@@ -1,62 +1,35 @@
 """
-Supervision: what a service manager is told, and how the log is written for one that reads it by machine.
+The JSON log: each event as one line of JSON, for a log that a program reads (C{--log-format=json}).
 
-systemd's protocol for readiness is one datagram (sd_notify(3)); where nobody asked for it, nothing happens.
-This module knows neither SMTP nor what is configured.
+The lines go where twistd would write its own log, and a log file is rotated as twistd rotates it.
+This module knows neither SMTP nor the configuration: the fields of an event are whatever the code that logs it gave.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.logger import FileLogObserver, ILogObserver, LogEvent, Logger, eventAsText
+from twisted.logger import FileLogObserver, ILogObserver, LogEvent, eventAsText
 from twisted.python.logfile import LogFile
 
 from smtphooks.service.reading import ConfigError
 
-log = Logger()
-
-# Seconds that a service manager may take to hear what it is told.
-_PATIENCE = 1.0
-
-# What Twisted's old log adds to its events; their text says it.
+# Fields that twisted.python.log adds to its events; their content is in the text.
 _LEGACY = ("message", "format", "system", "isError", "failure", "why")
-
-
-def notify(state: str) -> None:
-    """
-    Tell the service manager, if there is one, such as C{"READY=1"} or C{"STOPPING=1"}.
-
-    That it cannot be told is logged and harms nobody.
-    """
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]  # an abstract one, unix(7)
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as told:
-            told.settimeout(_PATIENCE)
-            told.connect(address)
-            told.sendall(state.encode())
-    except OSError as error:
-        log.warn("the service manager cannot be told {state}: {error}", state=state, error=str(error))
 
 
 def jsonObserver(twistd: Mapping[str, Any]) -> ILogObserver:
     """
-    An observer that writes each event as a line of JSON, to where twistd would write its log.
+    An observer that writes each event as a line of JSON, to the place where twistd would write its log.
 
     @param twistd: the flags of twistd itself.
-    @raise ConfigError: if they want something else, or if there is no such place.
+    @raise ConfigError: if these ask for another log, or if the log file cannot be opened.
     """
     for flag in ("logger", "syslog"):
         if twistd.get(flag):
@@ -77,16 +50,16 @@ def jsonObserver(twistd: Mapping[str, Any]) -> ILogObserver:
 
 def lineOfJSON(event: LogEvent) -> str:
     """
-    An event as one line of JSON, whatever is in it: what all events have, in a fixed order, then its own fields.
+    An event as one line of JSON, whatever it holds: first the fields of every event, in a fixed order, then its own.
 
-    Nothing of it is there to be read back by Twisted, which would need several times the octets.
+    It is not Twisted's own format (C{eventAsJSON}), which can be loaded again but takes several times the octets.
     """
     level = event.get("log_level")
     line: dict[str, object] = {
         "time": _time(event.get("log_time")),
         "level": getattr(level, "name", level),
         "namespace": event.get("log_namespace"),
-        # As people read it: the fields of a failure would lose its text and traceback.
+        # The formatted text has the traceback of a failure; its fields do not.
         "text": eventAsText(event, includeTimestamp=False, includeSystem=False),
     }
     isLegacy = event.get("log_namespace") == "log_legacy"
@@ -97,19 +70,19 @@ def lineOfJSON(event: LogEvent) -> str:
 
 
 def _time(seconds: Any) -> str:
-    """RFC 3339."""
+    """A time stamp of RFC 3339, in UTC."""
     try:
         moment = datetime.fromtimestamp(seconds, timezone.utc)
-    except (TypeError, ValueError, OverflowError, OSError):  # an event may have come from anywhere
+    except (TypeError, ValueError, OverflowError, OSError):  # any code may log, with any time
         moment = datetime.now(timezone.utc)
     return f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def _inJSON(value: object) -> str:
-    """A value as JSON, and what JSON has no form for as text."""
+    """A value as JSON; a value that JSON cannot represent as text."""
     try:
         return json.dumps(value, default=_text, allow_nan=False)
-    except Exception:  # NaN, a cycle, too deep, a key that is no text, an iterator that raises
+    except Exception:  # NaN, a cycle, too deep, a key that is not a string, an iterator that raises
         pass
     try:
         return json.dumps(_text(value))
@@ -122,7 +95,7 @@ def _text(value: object) -> str:
 
 
 def _rotateBySignal(file: LogFile) -> None:
-    """Do what twistd does for a log of its own, where nobody else has use for the signal."""
+    """Rotate the log on SIGUSR1, as twistd does with its own, unless the process has another handler."""
     from twisted.internet import reactor
 
     if signal.getsignal(signal.SIGUSR1) in (None, signal.SIG_DFL):

@@ -1,12 +1,10 @@
-"""Supervision: what a service manager is told, and a log that is read by machine."""
+"""The JSON log: every event is one line that can be parsed, and goes where twistd would log."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,124 +12,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.logger import ILogObserver, LogEvent, Logger, LogPublisher, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, Logger, LogPublisher
 from twisted.python import log
 from twisted.python.failure import Failure
 
-from smtphooks.service import supervision
+from smtphooks.service.jsonlog import jsonObserver, lineOfJSON
 from smtphooks.service.reading import ConfigError
-from smtphooks.service.supervision import jsonObserver, notify
-from tests.real.programs import PATIENCE
-
-
-class Manager:
-    """A service manager that is told something."""
-
-    def __init__(self, address: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.settimeout(PATIENCE)
-        self._socket.bind(address)
-
-    def heard(self) -> bytes:
-        return self._socket.recv(4096)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@pytest.fixture
-def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Manager]]:
-    """Make a manager, and the environment that names it."""
-    managers: list[Manager] = []
-
-    def make(bound: str, named: str) -> Manager:
-        managers.append(Manager(bound))
-        monkeypatch.setenv("NOTIFY_SOCKET", named)
-        return managers[-1]
-
-    yield make
-    for each in managers:
-        each.close()
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    """What supervision has logged."""
-    lines: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        if event["log_namespace"] == "smtphooks.service.supervision":
-            lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observe)
-    yield lines
-    globalLogPublisher.removeObserver(observe)
-
-
-# --- readiness ---
-
-
-def test_a_manager_is_told_by_a_datagram(
-    manager: Callable[..., Manager], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
-    told = manager("notify", "notify")
-    notify("READY=1")
-    notify("STOPPING=1")
-    assert [told.heard(), told.heard()] == [b"READY=1", b"STOPPING=1"]
-    assert warnings == []
-
-
-def test_its_address_may_be_abstract(manager: Callable[..., Manager]) -> None:
-    name = f"smtphooks/{os.getpid()}"
-    told = manager(f"\0{name}", f"@{name}")
-    notify("READY=1")
-    assert told.heard() == b"READY=1"
-
-
-def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
-    for address in (None, ""):
-        if address is None:
-            monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-        else:
-            monkeypatch.setenv("NOTIFY_SOCKET", address)
-        monkeypatch.setattr(supervision.socket, "socket", None)
-        notify("READY=1")
-        monkeypatch.undo()
-    assert warnings == []
-
-
-@pytest.mark.parametrize("address", ["/nowhere/at/all", "@nobody-listens-here", "x" * 200, "vsock:2:1"])
-def test_a_manager_that_is_not_there_harms_nobody(
-    monkeypatch: pytest.MonkeyPatch, warnings: list[str], address: str
-) -> None:
-    monkeypatch.setenv("NOTIFY_SOCKET", address)
-    notify("READY=1")
-    (line,) = warnings
-    assert line.startswith("the service manager cannot be told READY=1: ")
-
-
-def test_a_manager_that_does_not_listen_holds_nobody_up(
-    manager: Callable[..., Manager], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(supervision, "_PATIENCE", 0.01)
-    manager("notify", "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-        other.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            while True:
-                other.sendto(b"x", "notify")
-    notify("READY=1")
-    assert len(warnings) == 1
-
-
-# --- JSON ---
 
 
 @pytest.fixture
 def rotation() -> Iterator[None]:
-    """The signal is as it was when the test ends."""
+    """Restore the handler of the signal after the test."""
     before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGUSR1, before)
@@ -142,7 +33,7 @@ def logTo(observer: ILogObserver, text: str, **fields: object) -> None:
 
 
 def linesOf(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """What an observer has written, each line read."""
+    """The lines that an observer has written, parsed."""
     return [json.loads(line, parse_constant=pytest.fail) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -167,13 +58,13 @@ def test_the_time_is_that_of_RFC_3339(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", time) for time in times)
 
 
-def test_a_field_that_is_named_like_one_of_ours_loses(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_field_cannot_replace_a_standard_one_of_the_same_name(capsys: pytest.CaptureFixture[str]) -> None:
     ours = dict.fromkeys(["time", "level", "namespace", "text", "log_mine"], "mine")
     jsonObserver({})({"log_format": "one", "log_time": 0.0, **ours})
     assert "mine" not in capsys.readouterr().out
 
 
-def test_an_event_of_the_old_log_is_as_lean(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_event_of_the_old_log_has_no_extra_fields(capsys: pytest.CaptureFixture[str]) -> None:
     publisher = log.LogPublisher(publishPublisher=LogPublisher(jsonObserver({})))
     publisher.msg("one", "two", code=250)
     publisher.msg(format="%(code)d", code=251)
@@ -189,7 +80,7 @@ def test_an_event_of_the_old_log_is_as_lean(capsys: pytest.CaptureFixture[str]) 
 
 
 class Odd:
-    """An object that cannot be shown, in one way or another."""
+    """An object whose str() raises, or returns no text."""
 
     def __init__(self, error: BaseException | None = None, text: object = "odd") -> None:
         self._error = error
@@ -241,7 +132,7 @@ def deep() -> list[Any]:
         (deep, None),
     ],
 )
-def test_what_JSON_has_no_form_for_is_text(
+def test_values_that_JSON_cannot_represent_are_text(
     capsys: pytest.CaptureFixture[str], make: Callable[[], object], written: object
 ) -> None:
     logTo(jsonObserver({}), "text", value=make(), after=1)
@@ -266,7 +157,7 @@ ANYTHING = st.recursive(
     )
 )
 def test_whatever_an_event_holds_it_is_one_line(event: dict[str, Any]) -> None:
-    line = supervision.lineOfJSON(event)
+    line = lineOfJSON(event)
     assert line.index("\n") == len(line) - 1
     assert list(json.loads(line, parse_constant=pytest.fail))[:4] == ["time", "level", "namespace", "text"]
 
@@ -282,7 +173,7 @@ def test_a_failure_has_its_traceback(capsys: pytest.CaptureFixture[str]) -> None
     assert event["text"].rstrip().endswith("RuntimeError: odd")
 
 
-def test_the_event_itself_stays_as_it_was() -> None:
+def test_the_event_itself_is_not_changed() -> None:
     event: LogEvent = {"log_format": "x", "log_time": 0.0}
     jsonObserver({})(event)
     assert "text" not in event
@@ -292,7 +183,7 @@ def test_the_event_itself_stays_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("twistd", "name"), [({"logfile": "log.json", "nodaemon": True}, "log.json"), ({"nodaemon": False}, "twistd.log")]
 )
-def test_it_goes_where_twistd_would_write(
+def test_the_log_goes_where_twistd_would_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twistd: dict[str, Any], name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -306,7 +197,7 @@ def test_it_goes_where_twistd_would_write(
 
 @pytest.mark.usefixtures("rotation")
 def test_a_file_is_rotated_by_size_and_by_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As twistd does it with its own; and the signal would end a process that does not expect it."""
+    """As twistd does with its own log; without a handler the signal would end the process."""
     monkeypatch.setattr("twisted.internet.reactor.callFromThread", lambda function: function())
     path = tmp_path / "log.json"
     observer = jsonObserver({"logfile": str(path)})
@@ -318,7 +209,7 @@ def test_a_file_is_rotated_by_size_and_by_signal(tmp_path: Path, monkeypatch: py
     assert json.loads((tmp_path / "log.json.2").read_text())["text"] == "one"
 
 
-def test_the_signal_is_left_to_whom_it_belongs(tmp_path: Path) -> None:
+def test_a_handler_of_the_process_for_the_signal_stays(tmp_path: Path) -> None:
     mine: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda *_: mine.append(1))
     try:
@@ -341,7 +232,7 @@ def test_the_signal_is_left_to_whom_it_belongs(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_has_its_sentence(twistd: dict[str, Any], sentence: str) -> None:
+def test_flags_that_exclude_each_other_have_their_sentence(twistd: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
         jsonObserver(twistd)
     assert str(caught.value) == sentence

@@ -1,0 +1,78 @@
+"""Configuration files for tests, a module of hooks beside them, and properties of the configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from smtphooks.admission.clients import Clients
+from smtphooks.service.checking import Configuration, configure
+from smtphooks.service.reading import ConfigError, readSettings
+from tests.certificates import Authority
+
+MODULE = """
+from smtphooks import Extension, Hooks
+
+class Mail(Hooks):
+    def __init__(self, **given):
+        self.given = given
+        if "bad" in given:
+            raise ValueError("bad is\\nbad")
+
+    def onData(self, stream, session):
+        return "taken"
+
+class Trusting(Mail):
+    def onAuth(self, auth, session):
+        return auth.username
+
+class Nothing(Hooks):
+    pass
+
+class Dropping(Hooks):
+    def __init__(self, **given):
+        self.given = given
+
+    def onRcptTo(self, address, session):
+        pass
+
+class Outer:
+    inner = Mail()
+
+single = Mail()
+limit = Extension("LIMIT")
+other = Extension("OTHER")
+size = 3
+"""
+
+MAIL = 'hooks = "mailapp:Mail"\n'
+OPTIONAL = MAIL + "[options]\nauthOptional = true\n"
+USERS = '[auth]\ncheckers = ["memory:joe:pencil"]\n'
+AUTHORITY = Authority()
+PAIRS = {stem: AUTHORITY.server(f"{stem}.example") for stem in ("main", "mail", "own")}
+LISTENERS = "[[listener]]\nendpoint = 'tcp:1'\n[[listener]]\nendpoint = 'tcp:2'\n"
+
+
+def configured(text: str) -> Configuration:
+    """The configuration from a file with this text."""
+    Path("smtphooks.toml").write_text(text)
+    return configure(readSettings("smtphooks.toml"))
+
+
+def refusal(text: str) -> str:
+    """The sentence for a file with this text."""
+    with pytest.raises(ConfigError) as caught:
+        configured(text)
+    return str(caught.value)
+
+
+def limitsOf(clients: Clients) -> tuple[int, int]:
+    return clients.most, clients.mostPerNetwork
+
+
+def sharingOf(configuration: Configuration) -> tuple[list[int], list[int]]:
+    """For each listener the first that shares its count of failed AUTH, and the first that shares its SCRAM salts."""
+    counts = [listener.factory.server.authFailures for listener in configuration.listeners]
+    shown = [listener.factory.server.mechanisms.unknownUsers for listener in configuration.listeners]
+    return [counts.index(one) for one in counts], [shown.index(one) for one in shown]

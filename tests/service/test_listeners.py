@@ -1,0 +1,374 @@
+"""Listeners: how they start, stop and fail, what systemd is told, and what signals do."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.testing import MemoryReactorClock
+
+from smtphooks.service import listeners
+from smtphooks.service.checking import Configuration, configure
+from smtphooks.service.listeners import Listeners, ListenerService, StartError
+from smtphooks.service.reading import ListenerSettings, defaultSettings, readSettings
+from tests.certificates import Authority
+
+CONFIG = """
+[options]
+authOptional = true
+
+[[listener]]
+endpoint = "tcp:25"
+
+[[listener]]
+endpoint = "tcp:26"
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def configured(*endpoints: str) -> Configuration:
+    """The default configuration with other listeners."""
+    own = [ListenerSettings(endpoint, endpoint) for endpoint in endpoints]
+    return configure(attrs.evolve(defaultSettings(), listeners=own))
+
+
+class Port:
+    """A listening port that takes its time to stop."""
+
+    def __init__(self, address: object) -> None:
+        self._address = address
+        self.stopped: Deferred[None] | None = None
+
+    def getHost(self) -> object:
+        return self._address
+
+    def stopListening(self) -> Deferred[None]:
+        self.stopped = Deferred()
+        return self.stopped
+
+
+class Endpoint:
+    """An endpoint that takes its time to listen."""
+
+    def __init__(self) -> None:
+        self.listening: Deferred[Any] = Deferred()
+        self.calls = 0
+
+    def listen(self, factory: object) -> Deferred[Any]:
+        self.calls += 1
+        return self.listening
+
+
+class Factory:
+    """A factory that takes its time to close."""
+
+    numPorts = 0
+
+    def __init__(self) -> None:
+        self.closed: Deferred[None] = Deferred()
+        self.closing = False
+
+    def close(self) -> Deferred[None]:
+        self.closing = True
+        return self.closed
+
+
+class RunningReactor(MemoryReactorClock):
+    """A reactor that is running already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hasStopped = False
+
+    def callWhenRunning(self, function: Callable[..., object], *arguments: object) -> None:
+        function(*arguments)
+
+    def stop(self) -> None:
+        self.hasStopped = True
+
+
+class TestListener:
+    @pytest.fixture(autouse=True)
+    def parts(self) -> None:
+        self.endpoint = Endpoint()
+        self.factory = Factory()
+        self.reactor = RunningReactor()
+        self.service = ListenerService(
+            "tcp:0",
+            self.endpoint,
+            self.factory,
+            self.reactor,  # type: ignore[arg-type]
+        )
+
+    @pytest.fixture
+    def logged(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        lines: list[str] = []
+        for level in ("info", "critical"):
+            monkeypatch.setattr(listeners.log, level, lambda form, **event: lines.append(form.format(**event)))
+        return lines
+
+    @pytest.mark.parametrize(
+        ("address", "written"),
+        [
+            (IPv4Address("TCP", "127.0.0.1", 1025), "127.0.0.1:1025"),
+            (IPv6Address("TCP", "::1", 1025), "[::1]:1025"),
+            (UNIXAddress("/run/sock"), "UNIXAddress('/run/sock')"),
+        ],
+    )
+    def test_logs_where_it_listens(self, logged: list[str], address: object, written: str) -> None:
+        self.service.privilegedStartService()
+        assert logged == []
+        self.endpoint.listening.callback(Port(address))
+        assert logged == [f"listening on tcp:0 ({written})"]
+
+    def test_listens_once_for_both_starts(self) -> None:
+        self.service.privilegedStartService()
+        self.service.startService()
+        assert self.endpoint.calls == 1
+
+    def test_listens_when_started_without_privileges(self) -> None:
+        self.service.startService()
+        assert self.endpoint.calls == 1
+
+    def test_stops_listening_before_it_closes_connections(self) -> None:
+        port = Port(UNIXAddress(None))
+        self.service.startService()
+        self.endpoint.listening.callback(port)
+        stopped = self.service.stopService()
+        assert port.stopped is not None and not self.factory.closing
+        port.stopped.callback(None)
+        assert self.factory.closing and not stopped.called
+        self.factory.closed.callback(None)
+        assert stopped.called
+
+    def test_can_be_stopped_before_it_listens(self, logged: list[str]) -> None:
+        self.service.startService()
+        self.service.stopService()
+        assert self.factory.closing
+        assert logged == [] and not self.reactor.hasStopped
+
+    def test_can_be_stopped_without_a_start(self) -> None:
+        self.service.stopService()
+        assert self.factory.closing
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (CannotListenError("", 25, OSError(98, "Address already in use")), "Address already in use"),
+            (CannotListenError("", 25, OSError("odd")), "CannotListenError: Couldn't listen on any:25: odd."),
+            (OverflowError("too much"), "OverflowError: too much"),
+        ],
+    )
+    def test_a_start_that_fails_logs_the_reason(self, logged: list[str], error: Exception, reason: str) -> None:
+        self.endpoint.listening.errback(error)
+        with pytest.raises(StartError) as caught:
+            self.service.privilegedStartService()
+        sentence = f"cannot listen on tcp:0: {reason}, free it or name another endpoint"
+        assert logged == [sentence]
+        assert caught.value.code == 1 and str(caught.value) == sentence
+
+    def test_a_later_failure_ends_the_service(self, logged: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        ends: list[Callable[[], None]] = []
+        monkeypatch.setattr(listeners.atexit, "register", ends.append)
+        self.service.startService()
+        self.endpoint.listening.errback(OSError("late"))
+        assert logged == ["cannot listen on tcp:0: OSError: late, free it or name another endpoint"]
+        assert self.reactor.hasStopped
+        (end,) = ends
+        statuses: list[int] = []
+        monkeypatch.setattr(listeners.os, "_exit", statuses.append)
+        monkeypatch.setattr(sys, "__stderr__", None)
+        end()
+        assert statuses == [1]
+
+
+class TestReadiness:
+    """Reports to the service manager."""
+
+    @pytest.fixture
+    def told(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        told: list[str] = []
+        monkeypatch.setattr(listeners, "notify", told.append)
+        return told
+
+    def service(self, monkeypatch: pytest.MonkeyPatch) -> tuple[Listeners, list[Endpoint]]:
+        endpoints = [Endpoint(), Endpoint()]
+        waiting = iter(endpoints)
+        monkeypatch.setattr(listeners, "endpointOf", lambda listener, reactor: next(waiting))
+        return Listeners(configured("tcp:25", "tcp:26"), RunningReactor()), endpoints
+
+    def test_it_is_ready_when_the_last_listener_is(self, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        service, (one, other) = self.service(monkeypatch)
+        service.privilegedStartService()
+        service.startService()
+        assert told == []
+        other.listening.callback(Port(UNIXAddress(None)))
+        assert told == []
+        one.listening.callback(Port(UNIXAddress(None)))
+        assert told == ["READY=1"]
+
+    def test_it_is_not_ready_if_one_fails(self, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(listeners.atexit, "register", lambda function: None)
+        service, (one, other) = self.service(monkeypatch)
+        service.privilegedStartService()
+        service.startService()
+        one.listening.callback(Port(UNIXAddress(None)))
+        other.listening.errback(CannotListenError("", 25, OSError(98, "Address already in use")))
+        assert told == []
+
+    def test_it_reports_stopping_before_it_waits_for_anything(
+        self, told: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        service, (one, other) = self.service(monkeypatch)
+        service.privilegedStartService()
+        service.startService()
+        for endpoint in (one, other):
+            endpoint.listening.callback(Port(UNIXAddress(None)))
+        stopped = service.stopService()
+        assert told == ["READY=1", "STOPPING=1"]
+        assert not stopped.called
+
+
+class TestRereading:
+    """Reloading certificates, as on SIGHUP."""
+
+    @pytest.fixture
+    def lines(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        lines: list[str] = []
+        for level in ("info", "error"):
+            monkeypatch.setattr(
+                listeners.log,
+                level,
+                lambda form, _level=level, **event: lines.append(f"{_level}: {form.format(**event)}"),
+            )
+        return lines
+
+    def service(self, folder: Path, more: str = "") -> Listeners:
+        self.authority = Authority()
+        self.authority.server("mx.example").writeTo(folder)
+        (folder / "smtphooks.toml").write_text(CONFIG + more + "[tls]\nkey = 'server.key'\ncert = 'server.pem'\n")
+        return Listeners(configure(readSettings("smtphooks.toml")), RunningReactor())
+
+    def contexts(self, service: Listeners) -> list[Any]:
+        return [listener.factory.server.secureContext._hosts for listener in service]
+
+    def test_new_files_are_in_force_for_all_listeners(self, folder: Path, lines: list[str]) -> None:
+        service = self.service(folder)
+        before = self.contexts(service)
+        self.authority.server("new.example").writeTo(folder)
+        service.rereadCertificates()
+        assert not set(before) & set(self.contexts(service))
+        assert lines == ["info: keys and certificates have been read again at tcp:25, tcp:26"]
+
+    def test_broken_files_leave_the_old_ones_in_force_and_are_logged_once(self, folder: Path, lines: list[str]) -> None:
+        service = self.service(folder)
+        before = self.contexts(service)
+        (folder / "server.key").write_text("broken")
+        service.rereadCertificates()
+        assert before == self.contexts(service)
+        assert lines == [
+            "error: keys and certificates cannot be read again, the old ones stay in force at tcp:25, tcp:26: "
+            f'smtphooks.toml: [tls]: option key is "{folder}/server.key" (no private key in it), it wants PEM text or '
+            "the path of a PEM file that has one"
+        ]
+
+    def test_a_listener_with_broken_files_does_not_affect_others(self, folder: Path, lines: list[str]) -> None:
+        pair = Authority().server("own.example")
+        pair.writeTo(folder, "own")
+        service = self.service(folder, "key = 'own.key'\ncert = 'own.pem'\n")
+        first, second = self.contexts(service)
+        (folder / "own.pem").unlink()
+        service.rereadCertificates()
+        assert self.contexts(service)[0] is not first and self.contexts(service)[1] is second
+        assert [line.split(": ")[:2] for line in lines] == [
+            ["info", "keys and certificates have been read again at tcp:25"],
+            ["error", "keys and certificates cannot be read again, the old ones stay in force at tcp:26"],
+        ]
+        assert f'tcp:26: smtphooks.toml: listener 2 (tcp:26): option cert is "{folder}/own.pem"' in lines[1]
+
+    def test_no_exception_of_a_reload_ends_the_service(
+        self, folder: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        service = self.service(folder)
+
+        def crash(**given: Any) -> None:
+            raise RuntimeError("odd")
+
+        for listener in service:
+            monkeypatch.setattr(listener.factory, "updateSecureContext", crash)
+        service.rereadCertificates()
+        assert [line.rpartition("tcp:26: ")[2] for line in lines] == ["RuntimeError: odd"]
+
+
+class SignalledReactor(RunningReactor):
+    """A reactor that handles SIGTERM, as those of Twisted do."""
+
+    def sigTerm(self, number: int, frame: object) -> None: ...
+
+    def callFromThread(self, function: Callable[[], object]) -> None:
+        function()
+
+
+class TestSignals:
+    @pytest.fixture(autouse=True)
+    def handler(self) -> Iterator[None]:
+        before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGHUP)]
+        yield
+        for number, handle in before:
+            signal.signal(number, handle)
+
+    def started(self, reactor: RunningReactor) -> Listeners:
+        service = Listeners(configured("tcp:25"), reactor)
+        service.privilegedStartService()
+        service.startService()
+        return service
+
+    def test_it_listens_and_stops(self) -> None:
+        reactor = RunningReactor()
+        service = self.started(reactor)
+        assert [server[0] for server in reactor.tcpServers] == [25]
+        assert service.stopService().called
+
+    def test_SIGTERM_stops_the_reactor_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        reactor = SignalledReactor()
+        signal.signal(signal.SIGTERM, reactor.sigTerm)
+        self.started(reactor)
+        assert not reactor.hasStopped
+        signal.raise_signal(signal.SIGTERM)
+        assert reactor.hasStopped
+
+        def stop() -> None:
+            raise ReactorNotRunning
+
+        monkeypatch.setattr(reactor, "stop", stop)
+        signal.raise_signal(signal.SIGTERM)
+
+    def test_SIGHUP_has_certificates_read_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        reactor = SignalledReactor()
+        signal.signal(signal.SIGTERM, reactor.sigTerm)
+        service = self.started(reactor)
+        reread: list[str] = []
+        for listener in service:
+            monkeypatch.setattr(listener, "rereadCertificates", lambda: reread.append("again") or "")
+        signal.raise_signal(signal.SIGHUP)
+        assert reread == ["again"]
+
+    def test_signals_of_a_reactor_without_handlers_are_left_alone(self) -> None:
+        before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
+        self.started(SignalledReactor())
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == before
