@@ -51,11 +51,16 @@ class Hook:
 # In the order of a connection's life.  RFC 3463 and the registry of RFC 5248: one reply code means different things in
 # different places (552 at RCPT is a full mailbox, after DATA a large message), hence enhanced codes for each hook.
 _ROWS = (
-    Hook("onConnect", ("session",), Situation(554, {450: "4.7.1", 451: "4.7.1"}), isResultUsed=False),
+    Hook(
+        "onConnect",
+        ("session",),
+        Situation(554, {450: "4.7.1", 451: "4.7.1"}, closes=True),
+        isResultUsed=False,
+    ),
     Hook(
         "onSecure",
         ("transport", "session"),
-        Situation(554, {450: "4.7.1", 451: "4.7.1", 550: "5.7.5", 554: "5.7.5"}),
+        Situation(554, {450: "4.7.1", 451: "4.7.1", 550: "5.7.5", 554: "5.7.5"}, closes=True),
         isResultUsed=False,
     ),
     Hook("onHelo", ("hostname", "session"), Situation(550, {450: "4.7.1"})),

@@ -68,7 +68,7 @@ class SMTPError(Exception):
         """The enhanced code, None for the one that goes with the reply code."""
         return self._enhancedCode
 
-    def reply(self, situation: Situation) -> Reply:
+    def asReply(self, situation: Situation) -> Reply:
         """This refusal as a L{Reply}; codes that it does not name follow from the situation."""
         code = self._responseCode
         if code is None:
@@ -77,14 +77,21 @@ class SMTPError(Exception):
                 # The hook named only an enhanced code.  Its class decides between temporary and permanent.
                 code = 450 if self._enhancedCode[0] == "4" else 550
         enhancedCode = self._enhancedCode or situation.enhancedCodes.get(code) or _BY_CODE.get(code)
-        return Reply(code, self._message or "Refused", enhancedCode or f"{code // 100}.0.0")
+        return Reply(code, self._message or "Refused", enhancedCode or f"{code // 100}.0.0", situation.closes)
 
 
 class Situation(NamedTuple):
-    """Where a refusal happens: the default reply code, and the enhanced code that goes with each reply code there."""
+    """
+    Where a refusal happens.
+
+    @ivar code: of the reply, if the refusal names none.
+    @ivar enhancedCodes: the enhanced code that goes with each reply code there.
+    @ivar closes: the connection is closed after the reply.
+    """
 
     code: int
     enhancedCodes: Mapping[int, str]
+    closes: bool = False
 
 
 def _checkEnhancedCode(enhancedCode: str, code: int | None) -> None:

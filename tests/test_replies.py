@@ -240,7 +240,7 @@ def test_refusal_is_an_exception_with_its_text() -> None:
     ],
 )
 def test_what_a_refusal_does_not_say_follows_from_the_situation(error: SMTPError, situation: str, said: str) -> None:
-    assert str(error.reply(SITUATIONS[situation])) == said
+    assert str(error.asReply(SITUATIONS[situation])) == said
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
@@ -248,7 +248,11 @@ def test_enhanced_codes_of_a_situation_fit_their_codes(name: str) -> None:
     situation = SITUATIONS[name]
     assert 400 <= situation.code <= 599
     for code, enhancedCode in situation.enhancedCodes.items():
-        assert SMTPError("No", code).reply(situation) == Reply(code, "No", enhancedCode)
+        assert SMTPError("No", code).asReply(situation) == Reply(code, "No", enhancedCode, situation.closes)
+
+
+def test_a_refusal_before_the_greeting_or_after_a_handshake_closes() -> None:
+    assert {name for name, situation in SITUATIONS.items() if situation.closes} == {"onConnect", "onSecure"}
 
 
 @given(
@@ -257,7 +261,7 @@ def test_enhanced_codes_of_a_situation_fit_their_codes(name: str) -> None:
 def test_every_refusal_that_can_be_made_has_a_reply(name: str, code: int | None, enhancedCode: str | None) -> None:
     if code is not None and enhancedCode is not None and int(enhancedCode[0]) != code // 100:
         return
-    reply = SMTPError("No", code, enhancedCode).reply(SITUATIONS[name])
+    reply = SMTPError("No", code, enhancedCode).asReply(SITUATIONS[name])
     assert code in (None, reply.code)
     assert enhancedCode in (None, reply.enhancedCode)
     assert reply.enhancedCode is not None
@@ -265,7 +269,7 @@ def test_every_refusal_that_can_be_made_has_a_reply(name: str, code: int | None,
 
 
 def test_situation_without_any_table_still_has_codes() -> None:
-    assert str(SMTPError("No").reply(Situation(560, {}))) == "560 5.0.0 No"
+    assert str(SMTPError("No").asReply(Situation(560, {}))) == "560 5.0.0 No"
 
 
 @pytest.mark.parametrize(("name", "value"), [("responseCode", 250), ("enhancedCode", "2.0.0"), ("message", "Took it")])
@@ -273,7 +277,7 @@ def test_a_refusal_cannot_be_changed_afterwards(name: str, value: object) -> Non
     error = SMTPError("No such user", 550, "5.1.1")
     with pytest.raises(AttributeError):
         setattr(error, name, value)
-    assert str(error.reply(SITUATIONS["onData"])) == "550 5.1.1 No such user"
+    assert str(error.asReply(SITUATIONS["onData"])) == "550 5.1.1 No such user"
 
 
 def test_a_refusal_survives_being_copied() -> None:
@@ -286,9 +290,9 @@ def test_a_class_of_refusals_cannot_acknowledge() -> None:
     class Mine(SMTPError):
         responseCode = 250  # type: ignore[assignment]
 
-    assert str(Mine("No", 551).reply(SITUATIONS["onRcptTo"])) == "551 5.1.6 No"
+    assert str(Mine("No", 551).asReply(SITUATIONS["onRcptTo"])) == "551 5.1.6 No"
 
 
 def test_a_reply_makes_the_refusal_that_makes_it() -> None:
     for reply in (replies.TOO_LARGE, replies.HOOK_FAILED, replies.BARE_NEWLINE):
-        assert reply.asError().reply(SITUATIONS["onData"]) == reply
+        assert reply.asError().asReply(SITUATIONS["onData"]) == reply

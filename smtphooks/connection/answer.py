@@ -64,6 +64,6 @@ def _worst(results: list[Result]) -> Result:
     """SMTP has one reply for all recipients: if any failed, the client must try again rather than lose a copy."""
     refusals = [result for result in results if isinstance(result, SMTPError)]
     for refusal in refusals:
-        if refusal.reply(SITUATIONS["onData"]).code < 500:
+        if refusal.asReply(SITUATIONS["onData"]).code < 500:
             return refusal
     return refusals[0] if refusals else next((result for result in results if result), None)

@@ -119,7 +119,7 @@ class Pump:
         """Between two chunks of its message C{onData} may want the connection closed."""
         refusal = self.message.takeHangUp()
         if refusal is not None:
-            self.say(refusal.reply(SITUATIONS["onData"]), by="onData")
+            self.say(refusal.asReply(SITUATIONS["onData"]), by="onData")
 
     def _pullLine(self) -> bool:
         writer, dialogue = self.writer, self.dialogue

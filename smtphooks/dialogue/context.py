@@ -27,9 +27,6 @@ from smtphooks.session import Envelope, Session
 # The states of a transaction.
 _WITHIN = frozenset({State.MAIL, State.RECIPIENTS, State.MESSAGE, State.CHUNKS})
 
-# The connection ends if one of these hooks refuses.
-_CLOSING = ("onConnect", "onSecure")
-
 
 def refusalBy(hook: object, error: SMTPError) -> Reply:
     """
@@ -38,8 +35,7 @@ def refusalBy(hook: object, error: SMTPError) -> Reply:
     @param hook: the name of the hook that raised the error, or the handler of an extension's command; C{"parameter"}
         if no hook did, so that the argument of the command is at fault.
     """
-    reply = error.reply(PARAMETER_SITUATION if hook == "parameter" else SITUATIONS.get(str(hook), COMMAND_SITUATION))
-    return reply.closing() if hook in _CLOSING else reply
+    return error.asReply(PARAMETER_SITUATION if hook == "parameter" else SITUATIONS.get(str(hook), COMMAND_SITUATION))
 
 
 @lru_cache(maxsize=16)
