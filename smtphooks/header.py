@@ -60,7 +60,7 @@ def parseHeader(octets: bytes) -> Message:
     """
     # The parser would end a line at a bare CR, and find fields that other programs do not find.
     header = _parser.parsebytes(_BARE_CR.sub(b" ", octets))
-    # For the parser a line that is not a field ends the header; the lines after it are no body.
+    # For the parser a line that is not a field ends the header, and the lines after it are a body, which is dropped.
     header.set_payload("")
     return header
 
