@@ -138,10 +138,7 @@ class Driver:
         if question is None or pending is None or not pending.isThere:
             return
         self._question = self._pending = None
-        if question.hook == "onClose":
-            self._runner.logFailure("onClose", pending.result)
-        else:
-            self._runner.logLate(question.hook, pending.result)
+        self._runner.logLate(question.hook, pending.result)
 
     def close(self) -> None:
         """Call C{onClose}, the last of all hooks."""
