@@ -91,12 +91,12 @@ class Connection:
         if self._server.live.isClosing:
             self.state.isLeaving = True
         rest = self._client.rest
-        if not rest:
-            self.wake()
-        elif self.state.want is _HANDSHAKE and not self._pump.encryption.beganBelow:
+        if rest and self.state.want is _HANDSHAKE and not self._pump.encryption.beganBelow:
             self._owner.transport.protocol.dataReceived(rest)
-        else:
+        elif rest:
             self.dataReceived(rest)
+        # Octets wake nothing where the client was refused already, or where a handshake is not done with them.
+        self.wake()
 
     def dataReceived(self, data: bytes) -> None:
         """Octets have arrived."""
@@ -233,6 +233,8 @@ class Connection:
             # Code of others, such as a transport, has raised where no hook runs: this is the end of the connection.
             self._isPumping = False
             self._owner.crashed()
+            if self.state.phase is _LOST:
+                self.wake()  # The transport, which is gone, will not: go on behind what has raised.
         finally:
             self._isPumping = False
 
@@ -243,13 +245,14 @@ class Connection:
             return
         if not driver.wasClosed:
             self._logOut()
-            self._pump.replier.log.connectionEnded()
             self.state.hasMoved = True
-            driver.close()
+            try:
+                self._pump.replier.log.connectionEnded()
+            finally:
+                driver.close()
         if not driver.isPending:
             self.state.phase = Phase.ENDED
-            self._server.live.remove(self._owner)
-            self._server.admission.connectionEnds()
+            self._server.forget(self._owner)
 
     def _logOut(self) -> None:
         """Tell a Portal that its user has left."""
