@@ -1281,6 +1281,66 @@ def test_an_envelope_that_cannot_be_logged_ends_the_connection(logged: Logged) -
     assert not client.factory.connections
 
 
+@pytest.mark.parametrize("isLost", [False, True])
+def test_an_answer_that_cannot_even_be_logged_ends_the_connection(isLost: bool, logged: Logged) -> None:
+    class Nameless:
+        def __repr__(self) -> str:
+            raise ValueError("nameless")
+
+    onData, onClose = Pending(), Diary()
+    client = connect(onData=onData, onClose=onClose.hook("onClose"), hookTimeout=0)
+    client.say(*ENVELOPE, "DATA", ".")
+    if isLost:
+        client.lose()
+    onData.decide([Nameless()])
+    assert client.transport.disconnected
+    if not isLost:
+        client.lose()
+    assert onClose == ["onClose"]
+    assert not client.factory.connections
+    assert len(logged.takeFailures(ValueError)) == 1
+
+
+def test_an_envelope_that_cannot_be_logged_does_not_keep_a_connection_that_is_gone(logged: Logged) -> None:
+    onData, onClose = Pending(), Diary()
+    client = connect(onData=onData, onClose=onClose.hook("onClose"), hookTimeout=0)
+    client.say(*ENVELOPE, "DATA", ".")
+    client.lose()
+    client.session.envelope.mailFrom = Unprintable()
+    onData.decide()
+    assert onClose == ["onClose"]
+    assert not client.factory.connections
+    assert logged.takeFailures(AttributeError)
+
+
+def test_a_session_that_cannot_be_logged_does_not_keep_a_connection_that_is_gone(logged: Logged) -> None:
+    onClose = Diary()
+    client = connect(onClose=onClose.hook("onClose"), hookTimeout=0)
+    client.session.error = "Spam"
+    client.lose()
+    assert onClose == ["onClose"]
+    assert not client.factory.connections
+    assert client.factory.clients.connections == 0
+    assert logged.takeFailures(ValueError)
+
+
+def test_on_data_is_not_asked_if_the_connection_is_lost_with_354() -> None:
+    """It would wait for a message that can neither come nor fail."""
+
+    class Sudden(Transport):
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            if b"354" in data:
+                client.lose()
+
+    diary = Diary()
+    hooks = {name: diary.hook(name) for name in ("onData", "onClose")}
+    client = Client(makeFactory(**hooks), Sudden())
+    client.say(*ENVELOPE, "DATA")
+    assert diary == ["onClose"]
+    assert not client.factory.connections
+
+
 # --- hooks that call back into the server ---
 
 

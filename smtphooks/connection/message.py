@@ -119,16 +119,13 @@ class MessageReceiver:
         """Look whether C{onData} has decided.  True if the answer to what the dialogue asked for is there."""
         delivery = self.delivery
         if delivery is not None and delivery.poll():
-            if self.stage is _ENDING:
-                self._conclude(None)
-            elif self.stage is _DECIDING or (self.stage is _READING and delivery.hangUp is not None):
-                self._conclude(delivery.verdict())
+            isVerdict = self.stage is _DECIDING or (self.stage is _READING and delivery.hangUp is not None)
+            if isVerdict or self.stage is _ENDING:
+                # Before the verdict is made, for what the hook has answered may raise when it is looked at.
+                self.delivery = None
+                self.stage = _ANSWERED
+                self._answer = delivery.verdict() if isVerdict else None
         return self.stage is _ANSWERED
-
-    def _conclude(self, answer: Verdict | None) -> None:
-        self.delivery = None
-        self._answer = answer
-        self.stage = _ANSWERED
 
     def takeAnswer(self) -> Verdict | None:
         """The answer for the dialogue: of a decided message the verdict, else None."""
