@@ -1217,6 +1217,29 @@ def test_the_rest_of_a_message_is_not_read_after_421() -> None:
     assert client.transport.disconnected
 
 
+@pytest.mark.parametrize("error", [ValueError("crash"), SMTPError("Too busy", 421), SMTPError("No", 550)])
+@pytest.mark.parametrize("begin", ["DATA", "BDAT 13 LAST", "BDAT 13"])
+@pytest.mark.parametrize("lmtp", [False, True])
+def test_what_a_hook_answers_before_a_bare_newline_does_not_depend_on_how_octets_are_cut(
+    lmtp: bool, begin: str, error: Exception, logged: Logged
+) -> None:
+    async def onData(stream: Any, session: Any) -> None:
+        async for _ in stream:
+            raise error
+
+    replies = []
+    for cut in (0, 4):
+        client = connect(lmtp=lmtp, bareNewline="reject", onData=onData)
+        client.say(*(LMTP_ENVELOPE if lmtp else ENVELOPE), RCPT)
+        message = b"text\r\nbare\n\r\n" + b".\r\n" * (begin == "DATA")
+        client.feed(begin.encode() + b"\r\n" + message[:cut])
+        if not client.isClosed:
+            client.feed(message[cut:])
+        replies.append(client.replies())
+    assert replies[0] == replies[1]
+    assert len(logged.takeFailures(ValueError)) == 2 * isinstance(error, ValueError)
+
+
 def test_421_behind_the_end_of_a_message_is_said_for_each_recipient_of_lmtp() -> None:
     async def onData(stream: Any, session: Any) -> None:
         await stream.read()

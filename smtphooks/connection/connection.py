@@ -150,13 +150,15 @@ class Connection:
         state.phase = _LOST
         self._server.admission.clientGoes(self._client.network)
         self._pacing.isPaused = False
-        if state.want is _HANDSHAKE and not self._pump.encryption.isDone:
-            # Twisted's TLS does not tell who ended it.
-            self._handshakeFailed(Failure(ConnectionAborted()) if state.isAborted else reason)
         # Always a ConnectionLost, even if the client left politely: mid-message that is no way to go.
         self._pump.cut(Failure(ConnectionLost(f"the client left within the message: {reason.value}")))
         state.hasMoved = True
-        self.wake()
+        try:
+            if state.want is _HANDSHAKE and not self._pump.encryption.isDone:
+                # Twisted's TLS does not tell who ended it.
+                self._handshakeFailed(Failure(ConnectionAborted()) if state.isAborted else reason)
+        finally:
+            self.wake()
 
     def _handshakeFailed(self, reason: Failure) -> None:
         why = self._pump.encryption.explain(reason)

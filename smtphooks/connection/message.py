@@ -188,6 +188,8 @@ class MessageReceiver:
             return
         before = beforeBareNewline(data)
         delivery.stream.receive(data[:before])
+        if self.poll():
+            return
         delivery.refuseBareNewline()
         delivery.stream.receive(data[before:])
 
@@ -202,6 +204,8 @@ class MessageReceiver:
         if not self._isLast or self._wire.bareNewlineSeen:
             self._hand(data, delivery)
             data = b""
+        if self.stage is _ANSWERED:
+            return  # onData hung up before the bare newline
         if self._isLast:
             delivery.finish(data)  # with the last octets, so that the hook need not go on twice
         delivery.poll()

@@ -420,6 +420,21 @@ def test_a_connection_that_cannot_even_be_ended_counts_no_more_though_a_hook_run
     assert logged.takeFailures(OSError)
 
 
+def test_a_transport_that_raises_over_a_failed_handshake_does_not_keep_its_connection() -> None:
+    class Broken(Secure):
+        def getHandle(self) -> None:
+            if self.disconnected:
+                raise OSError("broken")
+
+    diary = Diary()
+    client = Client(makeFactory(onClose=diary.hook("onClose"), hookTimeout=0), Broken())
+    client.transport.abortConnection()
+    with pytest.raises(OSError, match="broken"):
+        client.lose()
+    assert diary == ["onClose"]
+    assert not client.factory.connections
+
+
 class NoProducers(Transport):
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         raise OSError("broken")
