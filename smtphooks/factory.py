@@ -165,7 +165,8 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
     def doStop(self) -> None:
         """Called by Twisted when the last port has ended."""
         super().doStop()  # type: ignore[no-untyped-call]
-        self.server.live.stopListening()
+        if not self.numPorts:
+            self.server.live.stopListening()
 
     def close(self) -> Deferred[None]:
         """

@@ -140,4 +140,4 @@ class SMTPServerProtocol(Protocol):
         try:
             self.connectionLost(Failure(ConnectionAborted()))
         finally:
-            self._server.live.remove(self)
+            self._server.forget(self)

@@ -449,6 +449,15 @@ def test_a_transport_that_ends_at_once_does_no_harm() -> None:
     assert not factory.connections
 
 
+def test_no_client_is_counted_any_more_when_the_factory_is_closed() -> None:
+    factory = makeFactory()
+    client = Client(factory)
+    counts: list[int] = []
+    factory.close().addCallback(lambda _: counts.append(factory.clients.connections))
+    client.finish()
+    assert counts == [0]
+
+
 def test_a_factory_that_listens_again_serves_again() -> None:
     factory = makeFactory(onData=lambda stream, session: None)
     assert Closed(factory)

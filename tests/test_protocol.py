@@ -1217,6 +1217,29 @@ def test_the_rest_of_a_message_is_not_read_after_421() -> None:
     assert client.transport.disconnected
 
 
+@pytest.mark.parametrize("error", [ValueError("crash"), SMTPError("Too busy", 421), SMTPError("No", 550)])
+@pytest.mark.parametrize("begin", ["DATA", "BDAT 13 LAST", "BDAT 13"])
+@pytest.mark.parametrize("lmtp", [False, True])
+def test_what_a_hook_answers_before_a_bare_newline_does_not_depend_on_how_octets_are_cut(
+    lmtp: bool, begin: str, error: Exception, logged: Logged
+) -> None:
+    async def onData(stream: Any, session: Any) -> None:
+        async for _ in stream:
+            raise error
+
+    replies = []
+    for cut in (0, 4):
+        client = connect(lmtp=lmtp, bareNewline="reject", onData=onData)
+        client.say(*(LMTP_ENVELOPE if lmtp else ENVELOPE), RCPT)
+        message = b"text\r\nbare\n\r\n" + b".\r\n" * (begin == "DATA")
+        client.feed(begin.encode() + b"\r\n" + message[:cut])
+        if not client.isClosed:
+            client.feed(message[cut:])
+        replies.append(client.replies())
+    assert replies[0] == replies[1]
+    assert len(logged.takeFailures(ValueError)) == 2 * isinstance(error, ValueError)
+
+
 def test_421_behind_the_end_of_a_message_is_said_for_each_recipient_of_lmtp() -> None:
     async def onData(stream: Any, session: Any) -> None:
         await stream.read()
@@ -1278,6 +1301,66 @@ def test_an_envelope_that_cannot_be_logged_ends_the_connection(logged: Logged) -
     assert client.transport.disconnected
     assert len(logged.takeFailures(ValueError)) == 1
     client.lose()
+    assert not client.factory.connections
+
+
+@pytest.mark.parametrize("isLost", [False, True])
+def test_an_answer_that_cannot_even_be_logged_ends_the_connection(isLost: bool, logged: Logged) -> None:
+    class Nameless:
+        def __repr__(self) -> str:
+            raise ValueError("nameless")
+
+    onData, onClose = Pending(), Diary()
+    client = connect(onData=onData, onClose=onClose.hook("onClose"), hookTimeout=0)
+    client.say(*ENVELOPE, "DATA", ".")
+    if isLost:
+        client.lose()
+    onData.decide([Nameless()])
+    assert client.transport.disconnected
+    if not isLost:
+        client.lose()
+    assert onClose == ["onClose"]
+    assert not client.factory.connections
+    assert len(logged.takeFailures(ValueError)) == 1
+
+
+def test_an_envelope_that_cannot_be_logged_does_not_keep_a_connection_that_is_gone(logged: Logged) -> None:
+    onData, onClose = Pending(), Diary()
+    client = connect(onData=onData, onClose=onClose.hook("onClose"), hookTimeout=0)
+    client.say(*ENVELOPE, "DATA", ".")
+    client.lose()
+    client.session.envelope.mailFrom = Unprintable()
+    onData.decide()
+    assert onClose == ["onClose"]
+    assert not client.factory.connections
+    assert logged.takeFailures(AttributeError)
+
+
+def test_a_session_that_cannot_be_logged_does_not_keep_a_connection_that_is_gone(logged: Logged) -> None:
+    onClose = Diary()
+    client = connect(onClose=onClose.hook("onClose"), hookTimeout=0)
+    client.session.error = "Spam"
+    client.lose()
+    assert onClose == ["onClose"]
+    assert not client.factory.connections
+    assert client.factory.clients.connections == 0
+    assert logged.takeFailures(ValueError)
+
+
+def test_on_data_is_not_asked_if_the_connection_is_lost_with_354() -> None:
+    """It would wait for a message that can neither come nor fail."""
+
+    class Sudden(Transport):
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            if b"354" in data:
+                client.lose()
+
+    diary = Diary()
+    hooks = {name: diary.hook(name) for name in ("onData", "onClose")}
+    client = Client(makeFactory(**hooks), Sudden())
+    client.say(*ENVELOPE, "DATA")
+    assert diary == ["onClose"]
     assert not client.factory.connections
 
 

@@ -768,6 +768,22 @@ def test_on_close_is_limited_too_or_nobody_could_close_the_server(isStubborn: bo
     assert not client.factory.connections
 
 
+def test_what_on_close_raises_after_its_time_is_logged(logged: Logged) -> None:
+    gate: Deferred[None] = Deferred(lambda deferred: None)
+
+    async def onClose(session: Any) -> None:
+        try:
+            await gate
+        except CancelledError:
+            raise SMTPError("It cannot refuse anything") from None
+
+    client = connect(hookTimeout=10, onClose=onClose)
+    client.lose()
+    pump(client, 12)
+    assert not client.factory.connections
+    assert len(logged.takeFailures(SMTPError)) == 1
+
+
 def test_a_refusal_for_lack_of_time_is_no_error_of_the_client() -> None:
     hook = Pending()
     client = connect(hookTimeout=1, maxErrors=1, onVrfy=hook)

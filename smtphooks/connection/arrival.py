@@ -65,6 +65,7 @@ class Arrival:
         "_header",
         "_isClosing",
         "_isCounted",
+        "_isOver",
         "_lookup",
         "_owner",
         "_server",
@@ -83,6 +84,7 @@ class Arrival:
         self._encryption = Encryption(transport)
         self._isClosing = False
         self._isCounted = False
+        self._isOver = False
         self._lookup: Deferred[str] | None = None
         remote, local = _hostAndPort(transport.getPeer()), _hostAndPort(transport.getHost())
         self._client = Client(*remote, *local)
@@ -149,6 +151,9 @@ class Arrival:
 
     def connectionLost(self, reason: Failure) -> None:
         """The transport is gone."""
+        if self._isOver:
+            return  # It was over already, for what should have ended it had crashed.
+        self._isOver = True
         if self._encryption.beganBelow and not self._encryption.isHandshakeDone and not self._isClosing:
             why = self._encryption.explain(reason)
             _log.warn("TLS handshake with {peer} failed: {why}", peer=self.peer, why=why)
@@ -161,8 +166,7 @@ class Arrival:
         if self._lookup is not None:
             self._lookup.addErrback(lambda failure: None)
             self._lookup.cancel()
-        self._server.live.remove(self._owner)
-        self._server.admission.connectionEnds()
+        self._server.forget(self._owner)
 
     # --- what the registry calls ---
 

@@ -91,12 +91,12 @@ class Connection:
         if self._server.live.isClosing:
             self.state.isLeaving = True
         rest = self._client.rest
-        if not rest:
-            self.wake()
-        elif self.state.want is _HANDSHAKE and not self._pump.encryption.beganBelow:
+        if rest and self.state.want is _HANDSHAKE and not self._pump.encryption.beganBelow:
             self._owner.transport.protocol.dataReceived(rest)
-        else:
+        elif rest:
             self.dataReceived(rest)
+        # Octets wake nothing where the client was refused already, or where a handshake is not done with them.
+        self.wake()
 
     def dataReceived(self, data: bytes) -> None:
         """Octets have arrived."""
@@ -150,13 +150,15 @@ class Connection:
         state.phase = _LOST
         self._server.admission.clientGoes(self._client.network)
         self._pacing.isPaused = False
-        if state.want is _HANDSHAKE and not self._pump.encryption.isDone:
-            # Twisted's TLS does not tell who ended it.
-            self._handshakeFailed(Failure(ConnectionAborted()) if state.isAborted else reason)
         # Always a ConnectionLost, even if the client left politely: mid-message that is no way to go.
         self._pump.cut(Failure(ConnectionLost(f"the client left within the message: {reason.value}")))
         state.hasMoved = True
-        self.wake()
+        try:
+            if state.want is _HANDSHAKE and not self._pump.encryption.isDone:
+                # Twisted's TLS does not tell who ended it.
+                self._handshakeFailed(Failure(ConnectionAborted()) if state.isAborted else reason)
+        finally:
+            self.wake()
 
     def _handshakeFailed(self, reason: Failure) -> None:
         why = self._pump.encryption.explain(reason)
@@ -233,6 +235,8 @@ class Connection:
             # Code of others, such as a transport, has raised where no hook runs: this is the end of the connection.
             self._isPumping = False
             self._owner.crashed()
+            if self.state.phase is _LOST:
+                self.wake()  # The transport, which is gone, will not: go on behind what has raised.
         finally:
             self._isPumping = False
 
@@ -243,13 +247,14 @@ class Connection:
             return
         if not driver.wasClosed:
             self._logOut()
-            self._pump.replier.log.connectionEnded()
             self.state.hasMoved = True
-            driver.close()
+            try:
+                self._pump.replier.log.connectionEnded()
+            finally:
+                driver.close()
         if not driver.isPending:
             self.state.phase = Phase.ENDED
-            self._server.live.remove(self._owner)
-            self._server.admission.connectionEnds()
+            self._server.forget(self._owner)
 
     def _logOut(self) -> None:
         """Tell a Portal that its user has left."""

@@ -22,6 +22,7 @@ from smtphooks.dialogue.steps import Ask, Step
 
 # To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
 _OPEN = Phase.OPEN
+_GONE = frozenset({Phase.LOST, Phase.ENDED})
 
 
 class Driver:
@@ -87,8 +88,8 @@ class Driver:
     def _wait(self, question: Ask, pending: PendingAnswer) -> None:
         self._question, self._pending = question, pending
         pending.whenThere(self._wake)
-        if self._state.phase is not _OPEN:
-            self.cancel()  # The hook has ended its own connection.
+        if self._state.phase in _GONE:
+            self.cancel()  # The hook has lost its own connection, and L{cancel} did not know of it.
 
     def _answer(self, question: Ask, result: object) -> Step:
         """Tell the dialogue what a hook has decided."""
@@ -138,10 +139,7 @@ class Driver:
         if question is None or pending is None or not pending.isThere:
             return
         self._question = self._pending = None
-        if question.hook == "onClose":
-            self._runner.logFailure("onClose", pending.result)
-        else:
-            self._runner.logLate(question.hook, pending.result)
+        self._runner.logLate(question.hook, pending.result)
 
     def close(self) -> None:
         """Call C{onClose}, the last of all hooks."""

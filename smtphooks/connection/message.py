@@ -119,16 +119,13 @@ class MessageReceiver:
         """Look whether C{onData} has decided.  True if the answer to what the dialogue asked for is there."""
         delivery = self.delivery
         if delivery is not None and delivery.poll():
-            if self.stage is _ENDING:
-                self._conclude(None)
-            elif self.stage is _DECIDING or (self.stage is _READING and delivery.hangUp is not None):
-                self._conclude(delivery.verdict())
+            isVerdict = self.stage is _DECIDING or (self.stage is _READING and delivery.hangUp is not None)
+            if isVerdict or self.stage is _ENDING:
+                # Before the verdict is made, for what the hook has answered may raise when it is looked at.
+                self.delivery = None
+                self.stage = _ANSWERED
+                self._answer = delivery.verdict() if isVerdict else None
         return self.stage is _ANSWERED
-
-    def _conclude(self, answer: Verdict | None) -> None:
-        self.delivery = None
-        self._answer = answer
-        self.stage = _ANSWERED
 
     def takeAnswer(self) -> Verdict | None:
         """The answer for the dialogue: of a decided message the verdict, else None."""
@@ -191,6 +188,8 @@ class MessageReceiver:
             return
         before = beforeBareNewline(data)
         delivery.stream.receive(data[:before])
+        if self.poll():
+            return
         delivery.refuseBareNewline()
         delivery.stream.receive(data[before:])
 
@@ -205,6 +204,8 @@ class MessageReceiver:
         if not self._isLast or self._wire.bareNewlineSeen:
             self._hand(data, delivery)
             data = b""
+        if self.stage is _ANSWERED:
+            return  # onData hung up before the bare newline
         if self._isLast:
             delivery.finish(data)  # with the last octets, so that the hook need not go on twice
         delivery.poll()

@@ -241,8 +241,9 @@ class Pump:
         # The client waits for this reply and sends nothing until it comes; the hook may take its time.
         self.replier.put(step.reply)
         self.writer.flush()
-        self._messageBegins()
-        self.message.beginMessage(step)
+        if self.state.phase is _OPEN:  # or else the transport was lost as it wrote, and no octet will come
+            self._messageBegins()
+            self.message.beginMessage(step)
 
     def _receiveChunk(self, step: ReceiveChunk) -> None:
         if step.first:

@@ -118,7 +118,9 @@ class HookRunner:
 
         That it was cancelled, or that its message was cut short, is expected and not logged.
         """
-        if isinstance(result, Failure) and not _isExpected(result):
+        if hook == "onClose":
+            self.logFailure(hook, result)  # Nothing ends before it does.
+        elif isinstance(result, Failure) and not _isExpected(result):
             self.refusalFor(hook, result)
 
     def abandon(self, hook: object, pending: PendingAnswer) -> None:

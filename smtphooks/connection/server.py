@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from smtphooks.admission.admission import Admission
 from smtphooks.connection.eventlog import LineLimits
-from smtphooks.connection.registry import LiveConnections
+from smtphooks.connection.registry import Live, LiveConnections
 from smtphooks.connection.runner import HookRunner
 from smtphooks.dialogue.extensions import Extensions
 from smtphooks.options import Options
@@ -52,6 +52,12 @@ class Server:
     def shareLines(self, lines: LineLimits) -> None:
         """Keep to limits of the lines in the event log that other servers keep to as well."""
         self.lines = self.live.summaries = lines
+
+    def forget(self, connection: Live) -> None:
+        """A connection has ended, its last hook included."""
+        if connection in self.live.connections:
+            self.admission.connectionEnds()
+            self.live.remove(connection)
 
     def reportError(self, failure: Failure) -> None:
         """Give C{onError} what went wrong before there was a session."""

@@ -39,11 +39,10 @@ class ConnectionState:
     @ivar hasMoved: a step was taken since the last deadline was set, so that the next one is counted anew.
     @ivar inputEnded: the client has closed its sending side.
     @ivar isLeaving: the server ends the connection as soon as no transaction is in progress.
-    @ivar isForced: hooks that are still running get no more than a second.
     @ivar isAborted: nothing that waits to be written is written any more.
     """
 
-    __slots__ = ("hasMoved", "inputEnded", "isAborted", "isForced", "isLeaving", "phase", "want")
+    __slots__ = ("hasMoved", "inputEnded", "isAborted", "isLeaving", "phase", "want")
 
     def __init__(self) -> None:
         self.phase = Phase.OPEN
@@ -51,5 +50,4 @@ class ConnectionState:
         self.hasMoved = True
         self.inputEnded = False
         self.isLeaving = False
-        self.isForced = False
         self.isAborted = False

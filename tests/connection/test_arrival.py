@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -19,13 +20,14 @@ from twisted.logger import LogEvent, LogLevel, eventAsText, globalLogPublisher
 from twisted.names import dns
 from twisted.names.client import getResolver
 
-from smtphooks import SMTPServerFactory
+from smtphooks import SMTPError, SMTPServerFactory
 from smtphooks.errors import OptionError
 from smtphooks.syntax.proxyheader import ProxyError
 from tests.admission.test_lookup import ADDRESS, NAME, POINTER, Resolver, host, pointer, resolverFor
 from tests.certificates import Authority
 from tests.support import ENVELOPE, HELLO, Client, Diary, Mailbox, Pending, Transport, cutUp, makeFactory
 from tests.test_tcp import served
+from tests.test_time import TLSTransport
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -153,6 +155,27 @@ def test_who_talks_behind_the_header_and_before_the_greeting_talks_too_early() -
     client.feed(HEADER + COMMANDS)
     assert client.replies() == ["554 5.5.1 You talked before my greeting"]
     assert client.isClosed
+
+
+def test_client_that_is_refused_hears_so_whatever_it_has_sent_behind_the_header() -> None:
+    def refuse(session: Any) -> None:
+        raise SMTPError("Not you")
+
+    client = come(makeFactory(useProxy=True, onConnect=refuse))
+    client.feed(HEADER + COMMANDS)
+    assert client.replies() == ["554 5.7.1 Not you"]
+    assert client.isClosed
+
+
+def test_half_a_client_hello_behind_the_header_does_not_stop_the_time() -> None:
+    class Shaking(TLSTransport):
+        protocol = Mock()
+
+    client = Client(makeFactory(useProxy=True, secure=True, socketTimeout=60), Shaking())
+    client.feed(HEADER + b"\x16\x03")
+    client.transport.protocol.dataReceived.assert_called_once_with(b"\x16\x03")
+    wait(client, 62)
+    assert client.transport.disconnected
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,29 @@ def test_a_hook_that_ends_its_connection_and_then_waits_is_cancelled(harness: Ha
     assert (pending.cancelled, harness.driver.isPending) == (1, False)
 
 
+def test_a_hook_that_aborts_its_connection_and_then_waits_is_cancelled_once(harness: Harness) -> None:
+    """It may take its time to clean up, and the loss of the connection is yet to come."""
+    cleanup: Deferred[None] = Deferred()
+    cancelled: list[str] = []
+
+    async def hook(*arguments: Any) -> None:
+        harness.state.phase = Phase.CLOSING
+        try:
+            await Deferred()
+        except CancelledError:
+            cancelled.append("hook")
+            await cleanup
+            cancelled.append("cleaned up")
+
+    harness.hooks.onMailFrom = hook
+    assert harness.say(MAIL) is None
+    harness.state.phase = Phase.LOST
+    harness.driver.cancel()
+    assert (cancelled, harness.driver.isPending) == (["hook"], True)
+    cleanup.callback(None)
+    assert (cancelled, harness.driver.isPending) == (["hook", "cleaned up"], False)
+
+
 def test_what_on_error_does_may_end_the_connection(harness: Harness, logged: Logged) -> None:
     def crash(address: Any, session: Any) -> None:
         raise RuntimeError("crash")

@@ -589,6 +589,21 @@ def test_a_server_that_has_stopped_leaves_no_timer_behind(events: Events) -> Non
     assert [event["count"] for event in events if "count" in event] == [2]
 
 
+def test_a_server_that_has_closed_one_of_its_ports_still_writes_ten_lines_a_second(events: Events) -> None:
+    factory = makeFactory(maxUnrecognizedCommands=0)
+    for _ in range(2):
+        factory.doStart()
+    factory.doStop()
+    for _ in range(3):
+        client = Client(factory)
+        client.say(*["NOPE"] * 12)
+        client.lose()
+    assert not [event for event in events if "count" in event]
+    factory.doStop()
+    assert [event["count"] for event in events if "count" in event] == [26]
+    assert not client.clock.getDelayedCalls()
+
+
 def test_a_second_does_not_end_with_the_last_connection(events: Events) -> None:
     factory = makeFactory()
     factory.doStart()

@@ -394,6 +394,47 @@ def test_a_connection_that_cannot_even_be_ended_is_forgotten(logged: Logged) -> 
     assert logged.takeFailures(OSError)
 
 
+def test_a_client_on_its_way_in_that_cannot_even_be_ended_counts_no_more(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: Deferred[str] = Deferred(lambda deferred: None)
+    monkeypatch.setattr(Admission, "hostnameOf", lambda admission, address: names)
+    factory = makeFactory()
+    first, client = (Client(factory, Stubborn()) for _ in range(2))
+    factory.close()
+    for each in (first, client):
+        each.lose()  # the transport says so after all
+    assert not factory.connections
+    assert (factory.clients.connections, dict(factory.clients.networks)) == (0, {})
+    assert logged.takeFailures(OSError)
+
+
+def test_a_connection_that_cannot_even_be_ended_counts_no_more_though_a_hook_runs(logged: Logged) -> None:
+    onClose = Pending()
+    factory = makeFactory(onClose=onClose, hookTimeout=0)
+    Client(factory, Stubborn())
+    factory.clock.pump([1] * 62)  # type: ignore[union-attr]
+    assert (len(onClose.calls), factory.clients.connections) == (1, 0)
+    onClose.decide()
+    assert factory.clients.connections == 0
+    assert logged.takeFailures(OSError)
+
+
+def test_a_transport_that_raises_over_a_failed_handshake_does_not_keep_its_connection() -> None:
+    class Broken(Secure):
+        def getHandle(self) -> None:
+            if self.disconnected:
+                raise OSError("broken")
+
+    diary = Diary()
+    client = Client(makeFactory(onClose=diary.hook("onClose"), hookTimeout=0), Broken())
+    client.transport.abortConnection()
+    with pytest.raises(OSError, match="broken"):
+        client.lose()
+    assert diary == ["onClose"]
+    assert not client.factory.connections
+
+
 class NoProducers(Transport):
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         raise OSError("broken")
