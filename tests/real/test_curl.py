@@ -48,7 +48,7 @@ def send(folder: Path, running: Running, certificates: Certificates, scheme: str
 @inBothWays
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"])
 @pytest.mark.parametrize("initial", [[], ["--sasl-ir"]], ids=["challenged", "initial"])
-def test_user_is_known_by_his_password(
+def test_user_authenticates_with_a_password(
     startService: StartService,
     certificates: Certificates,
     maildir: Maildir,
@@ -70,7 +70,7 @@ def test_user_is_known_by_his_password(
 
 @inBothWays
 @pytest.mark.parametrize("method", ["XOAUTH2", "OAUTHBEARER"])
-def test_user_is_known_by_his_token(
+def test_user_authenticates_with_a_token(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path, scheme: str, method: str
 ) -> None:
     # Given the choice it takes the standard's one.
@@ -87,7 +87,7 @@ def test_user_is_known_by_his_token(
     assert len(maildir.files()) == 1
 
 
-def test_without_STARTTLS_curl_goes_and_nothing_is_sent(
+def test_without_STARTTLS_curl_leaves_and_sends_nothing(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path
 ) -> None:
     running = startService(options={"hideSTARTTLS": True})

@@ -101,7 +101,7 @@ def isStored(maildir: Maildir, protocol: str) -> None:
 
 
 @inBothVersions
-def test_client_is_who_has_connected_to_the_balancer(
+def test_client_is_the_one_that_connected_to_the_balancer(
     startService: StartService, startBalancer: StartBalancer, maildir: Maildir, version: str
 ) -> None:
     balancer = startBalancer(version)
@@ -138,7 +138,7 @@ def test_TLS_passes_through_behind_the_header(
 
 @inBothVersions
 @pytest.mark.parametrize("check", ["option smtpchk EHLO checker.example", ""], ids=["smtpchk", "connect"])
-def test_server_is_found_alive_and_the_check_is_nobodys_client(
+def test_health_check_finds_the_server_alive_and_comes_from_the_balancer(
     startService: StartService, startBalancer: StartBalancer, maildir: Maildir, version: str, check: str
 ) -> None:
     balancer = startBalancer(f"{version} check inter 200ms rise 2 fall 1", check)
@@ -156,7 +156,7 @@ def test_server_is_found_alive_and_the_check_is_nobodys_client(
     assert "Traceback" not in running.service.output
 
 
-def test_balancer_that_says_nothing_of_its_clients_serves_nobody(
+def test_balancer_without_PROXY_headers_is_not_served(
     startService: StartService, startBalancer: StartBalancer, maildir: Maildir
 ) -> None:
     balancer = startBalancer("")

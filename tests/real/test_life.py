@@ -108,7 +108,7 @@ def events(text: str) -> list[dict[str, Any]]:
 
 
 class TestSIGTERM:
-    def test_an_idle_client_gets421_and_a_transaction_finishes(self, start: Start, tmp_path: Path) -> None:
+    def test_an_idle_client_gets_421_and_a_transaction_finishes(self, start: Start, tmp_path: Path) -> None:
         port = freePort()
         service = start("--listen", tcp(port), "--maildir", "maildir")
         service.waitForLine("listening on")
@@ -191,7 +191,7 @@ def named(manager: socket.socket) -> str:
 
 
 class TestReadiness:
-    def test_it_is_said_when_all_listeners_listen_and_no_sooner(self, start: Start, manager: socket.socket) -> None:
+    def test_READY_is_sent_when_all_listeners_listen_and_no_sooner(self, start: Start, manager: socket.socket) -> None:
         ports = [freePort(), freePort()]
         service = start(*[f"--listen={tcp(port)}" for port in ports], NOTIFY_SOCKET=named(manager))
         assert manager.recv(4096) == b"READY=1"
@@ -205,7 +205,7 @@ class TestReadiness:
             client.say(b"RSET", 250)
         assert service.wait() == 0
 
-    def test_it_is_not_said_if_one_cannot_listen(self, start: Start, manager: socket.socket) -> None:
+    def test_READY_is_not_sent_if_a_listener_fails(self, start: Start, manager: socket.socket) -> None:
         port = freePort()
         service = start("--listen", tcp(port), "--listen", tcp(port), NOTIFY_SOCKET=named(manager))
         assert service.wait() == 1
@@ -220,7 +220,7 @@ class TestReadiness:
             start("--listen", tcp(0), NOTIFY_SOCKET=f"{folder}/notify")
             assert manager.recv(4096) == b"READY=1"
 
-    def test_a_manager_that_cannot_be_reached_harms_nobody(self, start: Start, tmp_path: Path) -> None:
+    def test_an_unreachable_manager_does_no_harm(self, start: Start, tmp_path: Path) -> None:
         service = start("--listen", tcp(0), NOTIFY_SOCKET=str(tmp_path / "none"))
         service.waitForLine("the service manager cannot be told READY=1")
         assert service.terminate() == 0
@@ -322,7 +322,7 @@ class TestDroppingRoot:
             assert (made.stat().st_uid, made.stat().st_gid) == (user.pw_uid, user.pw_gid)
         assert service.terminate() == 0
 
-    def test_a_maildir_that_the_user_cannot_write_is451(self, start: Start, open_folder: Path) -> None:
+    def test_a_maildir_that_the_user_cannot_write_is_451(self, start: Start, open_folder: Path) -> None:
         port = _lowPort()
         service = start("--listen", tcp(port), "--maildir", open_folder / "maildir", twistd=self.flags())
         service.waitForLine("listening on")

@@ -85,7 +85,7 @@ def test_message_that_the_hook_does_not_read_is_dropped_as_it_comes(startService
 
 @pytest.mark.parametrize("command", ["DATA", "BDAT"])
 @pytest.mark.parametrize("hooks", ["HeldMessages", "HalfReadMessages"])
-def test_client_is_held_back_while_the_hook_does_not_read(startService: StartService, hooks: str, command: str) -> None:
+def test_client_is_paused_while_the_hook_does_not_read(startService: StartService, hooks: str, command: str) -> None:
     running = startService(hooks, options={"closeTimeout": 1})
     growth = Growth(running)
     with Client(running.port) as client, Client(running.port) as other:
@@ -134,9 +134,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
-def test_client_that_does_not_read_its_replies_is_held_back_and_loses_none(
-    startService: StartService, kind: str
-) -> None:
+def test_client_that_does_not_read_its_replies_is_paused_and_loses_none(startService: StartService, kind: str) -> None:
     count = 100_000
     lines = [command + b"\r\n" for command in COMMANDS[kind]]
     # Long replies, which would fill the memory if they were kept.

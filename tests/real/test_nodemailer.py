@@ -81,7 +81,7 @@ def test_known_user_sends_and_another_one_does_not(
     assert len(maildir.files()) == 1
 
 
-def test_server_that_is_another_gets_nothing(
+def test_server_with_another_certificate_gets_nothing(
     startService: StartService, certificates: Certificates, maildir: Maildir, modules: Path
 ) -> None:
     running = startService(tls=certificates.sni["mail.example.org"])

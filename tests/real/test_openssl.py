@@ -91,7 +91,7 @@ def test_client_certificates_are_asked_for_and_verified(
 
 
 @inBothWays
-def test_without_a_certificate_the_service_makes_one_that_nobody_trusts(
+def test_without_a_certificate_the_service_makes_a_self_signed_one(
     startService: StartService, certificates: Certificates, way: str
 ) -> None:
     running = startService(options={"name": "mx.example"}, secure=way == "implicit")

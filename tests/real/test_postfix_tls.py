@@ -86,7 +86,7 @@ def test_mail_is_sent_over_verified_TLS(
     postfix.waitUntilIdle()
 
 
-def test_mail_stays_where_it_is_if_the_server_is_another(
+def test_mail_stays_in_the_queue_if_the_server_has_another_certificate(
     startService: StartService, certificates: Certificates, maildir: Maildir, makePostfix: MakePostfix
 ) -> None:
     running = startService(tls=certificates.sni["mail.example.org"])
@@ -98,7 +98,7 @@ def test_mail_stays_where_it_is_if_the_server_is_another(
 
 @needsSASL
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"])
-def test_mail_is_sent_as_a_known_user(
+def test_mail_is_sent_by_an_authenticated_user(
     startService: StartService, certificates: Certificates, maildir: Maildir, makePostfix: MakePostfix, mechanism: str
 ) -> None:
     if mechanism.startswith("SCRAM") and not SASL[0].with_name("libscram.so").exists():
@@ -117,7 +117,7 @@ def test_mail_is_sent_as_a_known_user(
 
 
 @needsSASL
-def test_mail_stays_where_it_is_if_the_password_is_wrong(
+def test_mail_stays_in_the_queue_if_the_password_is_wrong(
     startService: StartService, certificates: Certificates, maildir: Maildir, makePostfix: MakePostfix
 ) -> None:
     running = startService(

@@ -45,7 +45,7 @@ def sent(folder: Path, running: Running, certificates: Certificates, *arguments:
 
 
 @inBothWays
-def test_message_comes_by_TLS(
+def test_message_comes_over_TLS(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path, flag: str
 ) -> None:
     needs("TLS")
@@ -60,7 +60,7 @@ def test_message_comes_by_TLS(
 
 @inBothWays
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5"])
-def test_user_is_known_by_his_password(
+def test_user_authenticates_with_a_password(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path, flag: str, method: str
 ) -> None:
     needs("TLS")
@@ -80,7 +80,7 @@ def test_user_is_known_by_his_password(
 
 
 @inBothWays
-def test_user_is_known_by_his_certificate(
+def test_user_authenticates_with_a_certificate(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path, flag: str
 ) -> None:
     needs("TLS")

@@ -32,7 +32,7 @@ def serve(startService: StartService, maildir: Maildir, trusted: str = SELF, **m
 @requires("swaks")
 class TestSwaks:
     @pytest.mark.parametrize("delim", [[], ["--xclient-delim"]], ids=["one", "two"])
-    def test_client_is_whom_it_names(
+    def test_client_is_the_one_that_XCLIENT_names(
         self, startService: StartService, maildir: Maildir, tmp_path: Path, delim: list[str]
     ) -> None:
         port = serve(startService, maildir).port
@@ -45,7 +45,7 @@ class TestSwaks:
         assert maildir.message().received.startswith(RECEIVED)
         assert " with ESMTPA id " in maildir.message().received
 
-    def test_client_is_known_over_TLS_too(
+    def test_XCLIENT_works_over_TLS_too(
         self, startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path
     ) -> None:
         needs("TLS")
@@ -60,7 +60,7 @@ class TestSwaks:
             assert message.received.startswith(RECEIVED)
             assert " with ESMTPS id " in message.received
 
-    def test_what_it_does_not_know_is_unknown(
+    def test_unavailable_attributes_are_unknown(
         self, startService: StartService, maildir: Maildir, tmp_path: Path
     ) -> None:
         port = serve(startService, maildir).port
@@ -70,7 +70,7 @@ class TestSwaks:
         assert " 250 2.1.0 None at 2001:db8::5 port 0" in dialogue
         assert maildir.message().received.startswith("Received: from client.example ([IPv6:2001:db8::5]) ")
 
-    def test_refused_login_is_nobody_and_nothing_is_sent(
+    def test_refused_LOGIN_authenticates_no_user_and_nothing_is_sent(
         self, startService: StartService, maildir: Maildir, tmp_path: Path
     ) -> None:
         port = serve(startService, maildir).port
@@ -80,7 +80,7 @@ class TestSwaks:
         # And goes on without, if it is told to.
         assert f" 250 2.1.0 None at {SELF} port " in swaks(tmp_path, port, *refused, "--xclient-optional")
 
-    def test_who_is_not_listed_is_offered_nothing(
+    def test_unlisted_peer_is_not_offered_XCLIENT(
         self, startService: StartService, maildir: Maildir, tmp_path: Path
     ) -> None:
         port = serve(startService, maildir, trusted="192.0.2.1").port
@@ -140,7 +140,7 @@ def send(port: int) -> int:
 @requires("postfix", "postqueue")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start Postfix")
 class TestPostfix:
-    def test_filter_before_the_queue_learns_who_the_client_is(
+    def test_filter_before_the_queue_learns_the_client(
         self, startService: StartService, startPostfix: StartPostfix, maildir: Maildir
     ) -> None:
         running = serve(startService, maildir)
@@ -152,7 +152,7 @@ class TestPostfix:
         # It is of the session that nothing is said.
         assert f"([{SELF}])" in maildir.message().received
 
-    def test_server_behind_the_queue_learns_who_the_client_was(
+    def test_server_behind_the_queue_learns_the_original_client(
         self, startService: StartService, startPostfix: StartPostfix, maildir: Maildir
     ) -> None:
         port = freePort()
