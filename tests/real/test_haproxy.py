@@ -1,4 +1,4 @@
-"""HAProxy in front: who its clients are, TLS that passes through it, and how it sees whether the server is alive."""
+"""HAProxy in front: the addresses of its clients, TLS that passes through it, and its health checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.real.programs import PATIENCE, Certificates, Maildir, Program, eventu
 
 pytestmark = requires("haproxy")
 
-# All of 127.0.0.0/8 is this host: so the client has another address than the balancer.
+# All of 127.0.0.0/8 is this host, so the client can have another address than the balancer.
 CLIENT, BALANCER = "127.0.0.9", "127.0.0.1"
 MESSAGE = b"Subject: balanced\r\n\r\n.\r\ntext\r\n"
 
@@ -44,8 +44,8 @@ class Balancer(Program):
     """
     HAProxy in front of one server.
 
-    @ivar port: where clients come to.
-    @ivar server: where that server has to listen.
+    @ivar port: where clients connect.
+    @ivar server: the port on which that server must listen.
     """
 
     def __init__(self, folder: Path, flags: str, check: str = "") -> None:
@@ -62,7 +62,7 @@ StartBalancer = Callable[..., Balancer]
 
 @pytest.fixture
 def startBalancer(tmp_path: Path) -> Iterator[StartBalancer]:
-    """Start HAProxy with these flags of its server."""
+    """Start HAProxy, with flags for its line C{server}."""
     balancers: list[Balancer] = []
 
     def start(*arguments: str) -> Balancer:
@@ -147,7 +147,7 @@ def test_health_check_finds_the_server_alive_and_comes_from_the_balancer(
     balancer.waitForLine("Server mx/one is UP")
     before = balancer.output.count("is DOWN")
     if check:
-        # The addresses of the check's own connection.
+        # A health check comes from the address of the balancer itself.
         hello = f"hello of checker.example at {BALANCER}"
         eventually(lambda: running.service.output.count(hello) >= 5, "five checks")
     send(smtplib.SMTP("127.0.0.1", balancer.port, "client.example", PATIENCE, (CLIENT, 0)))

@@ -1,4 +1,4 @@
-"""Postfix as a client that sends its mail over TLS which it has verified, or not at all, and as a known user."""
+"""Postfix as a client that sends its mail over verified TLS only, and with AUTH."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MakePostfix = Callable[..., Postfix]
 
 @pytest.fixture
 def makePostfix(certificates: Certificates) -> Iterator[MakePostfix]:
-    """Make a Postfix that delivers to a service; it has to find whom it expects there."""
+    """Make a Postfix that delivers to a service, if its certificate is the expected one."""
     made: list[Postfix] = []
     with tempfile.TemporaryDirectory(prefix="real-") as path:
         folder = Path(path)
-        # Postfix gives up its privileges.
+        # Postfix drops privileges, so its user must reach the folder.
         folder.chmod(0o755)
         authority = folder / "ca.pem"
         authority.write_bytes(Path(certificates.authority).read_bytes())
@@ -55,7 +55,7 @@ def makePostfix(certificates: Certificates) -> Iterator[MakePostfix]:
 
 
 def asUser(running: Running, mechanism: str, password: str = PASSWORD) -> dict[str, object]:
-    """Settings with which Postfix is the user ann."""
+    """Settings with which Postfix authenticates as the user ann."""
     return {
         "smtp_sasl_auth_enable": "yes",
         "smtp_sasl_password_maps": f"inline:{{ {{ [127.0.0.1]:{running.port} = ann:{password} }} }}",

@@ -1,4 +1,4 @@
-"""XCLIENT from swaks, and XFORWARD from Postfix: before its queue (as a proxy filter) and behind it."""
+"""XCLIENT from swaks, and XFORWARD from Postfix, with smtphooks before its queue (as a proxy filter) and after it."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class TestSwaks:
     ) -> None:
         port = serve(startService, maildir).port
         refused = ["--to", "recipient@there.example", "--xclient-login", "nobody", *ATTRIBUTES]
-        # swaks tells a refused XCLIENT apart with status 33.
+        # Status 33 of swaks is a refused XCLIENT.
         assert " 535 5.7.8 " in swaks(tmp_path, port, *refused, status=33)
-        # And goes on without, if it is told to.
+        # With --xclient-optional, swaks goes on without XCLIENT.
         assert f" 250 2.1.0 None at {SELF} port " in swaks(tmp_path, port, *refused, "--xclient-optional")
 
     def test_unlisted_peer_is_not_offered_XCLIENT(
@@ -93,7 +93,7 @@ StartPostfix = Callable[..., Postfix]
 
 @pytest.fixture
 def startPostfix() -> Iterator[StartPostfix]:
-    """Start a Postfix with these settings."""
+    """Start a Postfix with further settings."""
     started: list[Postfix] = []
     with tempfile.TemporaryDirectory(prefix="real-") as path:
         folder = Path(path)
@@ -109,15 +109,15 @@ def startPostfix() -> Iterator[StartPostfix]:
 
 
 def forwarded(running: Running) -> dict[str, str]:
-    """What Postfix has said of the client of its only message."""
+    """The attributes that Postfix has forwarded with its only message."""
     running.service.waitForLine("forwarded ")
     (said,) = re.findall("forwarded ({.*})", running.service.output)
     attributes: dict[str, str] = json.loads(said)
     return attributes
 
 
-def whoWasThere(port: int) -> dict[str, str]:
-    """What it should have said, but for its own name of the message."""
+def attributesOf(port: int) -> dict[str, str]:
+    """The attributes that Postfix must forward for a client, without those that differ: NAME and IDENT."""
     return {
         "ADDR": CLIENT,
         "PORT": str(port),
@@ -128,7 +128,7 @@ def whoWasThere(port: int) -> dict[str, str]:
 
 
 def send(port: int) -> int:
-    """Send Postfix a message; the port of who sent it."""
+    """Send Postfix a message; the port of the client that sent it."""
     with smtplib.SMTP("127.0.0.1", port, "client.example", PATIENCE, (CLIENT, 0)) as client:
         client.ehlo("client.example")
         assert client.sock is not None
@@ -148,8 +148,8 @@ class TestPostfix:
         port = send(postfix.port)
 
         said = forwarded(running)
-        assert said == {**whoWasThere(port), "NAME": "", "IDENT": said["IDENT"]}
-        # It is of the session that nothing is said.
+        assert said == {**attributesOf(port), "NAME": "", "IDENT": said["IDENT"]}
+        # XFORWARD changes nothing in the session itself.
         assert f"([{SELF}])" in maildir.message().received
 
     def test_server_behind_the_queue_learns_the_original_client(
@@ -162,6 +162,6 @@ class TestPostfix:
         maildir.waitFor(1)
 
         said = forwarded(running)
-        assert said == {**whoWasThere(sentFrom), "IDENT": said["IDENT"]}
+        assert said == {**attributesOf(sentFrom), "IDENT": said["IDENT"]}
         assert said["IDENT"]
         postfix.waitUntilIdle()
