@@ -1,19 +1,19 @@
 # Two commands on a machine with Python 3, its venv module and make:
 #   make serve    a running server with the embedded defaults
 #   make test     the whole suite
-# And for who works on it:
+# For development:
 #   make lint     ruff, and mypy in strict mode
-#   make fuzz     look for what the tests did not think of, FUZZ_SECONDS=60 for each way to look
-#   make soak     many connections that live and die, and nothing stays behind
-#   make bench    measure the speed beside that of other servers; BENCH="--only 1k" for less, see benchmarks/README.rst
-#   make bench-check    fail where it falls behind a recorded bar
+#   make fuzz     search for faults with random input, FUZZ_SECONDS=60 for each fuzzer
+#   make soak     open and lose many connections, and check that nothing is left
+#   make bench    measure the speed, and that of other servers; BENCH="--only 1k" for less, see benchmarks/README.rst
+#   make bench-check    fail if the speed falls behind a recorded bar
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
 .PHONY: serve test lint fuzz soak bench bench-check clean
 
-# A stamp per extra: the second run of a command installs nothing.
+# One stamp for each extra, so that the second run of a command installs nothing.
 $(VENV)/.installed-%: setup.cfg setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
@@ -38,7 +38,7 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-dev
 FUZZ_SECONDS ?= 60
 FUZZ = -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 -artifact_prefix=.fuzz/
 
-# What the fuzzers have learned stays in .fuzz, and so does an input that broke something.
+# The folder .fuzz keeps the corpus of each fuzzer, and any input that broke something.
 fuzz: $(VENV)/.installed-test $(VENV)/.installed-fuzz
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/test_fuzz.py
 	mkdir -p .fuzz/wire .fuzz/addresses

@@ -1,4 +1,4 @@
-"""Certificates for the tests, made when they run: an authority, and what it signs."""
+"""Certificates for the tests, made at run time: an authority, and the certificates that it signs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
 
 @functools.cache
 def rsaKey(bits: int = 2048) -> Any:
-    """One for the whole run: it takes its time."""
+    """One key for the whole run, because generating it is slow."""
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 
@@ -41,7 +41,7 @@ class Pair:
     """
     A private key and its certificate.
 
-    @ivar issuers: what stands between it and the authority, nearest first.
+    @ivar issuers: the intermediate certificates between it and the authority, nearest first.
     """
 
     privateKey: Any
@@ -64,7 +64,7 @@ class Pair:
         return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in chain)
 
     def writeTo(self, directory: Path, stem: str = "server") -> dict[str, str]:
-        """Write files, and give the options that name them."""
+        """Write the files, and return the options that name them."""
         paths = {"key": directory / f"{stem}.key", "cert": directory / f"{stem}.pem"}
         paths["key"].write_text(self.key)
         paths["cert"].write_text(self.cert)
@@ -72,7 +72,7 @@ class Pair:
 
 
 class Authority:
-    """Signs certificates; C{parent} signs its own, or it does so itself."""
+    """Signs certificates.  Its own is signed by C{parent}, or by itself."""
 
     def __init__(self, name: str = "Test authority", parent: Authority | None = None) -> None:
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -106,7 +106,7 @@ class Authority:
             .not_valid_before(now + begin)
             .not_valid_after(now + end)
         )
-        # RFC 5280 sections 4.2.1.1 and 4.2.1.2 want both; from Python 3.13 on its clients do as well.
+        # RFC 5280 sections 4.2.1.1 and 4.2.1.2 require both; the clients of Python 3.13 and later do as well.
         ownKey = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         signersKey = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.privateKey.public_key())
         for extension, critical in [*extensions, (ownKey, False), (signersKey, False)]:
@@ -127,7 +127,7 @@ class Authority:
         A new certificate.
 
         @param names: host names and IP addresses; C{emails}: mail addresses, both for subjectAltName.
-        @param client: it is for clients, else it is for servers.
+        @param client: the certificate is for a client, else for a server.
         """
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in commonNames])
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH

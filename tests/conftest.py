@@ -1,6 +1,6 @@
 """
-What holds for every test: Hypothesis gives the same examples each time, no failure is logged unseen, and no secret is
-logged at all.
+Rules for every test: Hypothesis gives the same examples each time, a test fails if an error is logged that it does not
+expect, and no secret is logged at all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from smtphooks.connection.registry import LiveConnections
 from tests.secrets import secretsIn
 
-# A test that fails on one machine fails on all; a slow machine is no failure.
+# The same examples on every machine, and no deadline: a slow machine must not fail a test.
 settings.register_profile("smtphooks", derandomize=True, deadline=None, database=None)
 settings.load_profile("smtphooks")
 
@@ -27,7 +27,7 @@ class Logged(list[dict[str, object]]):
     """
     The events that were logged as a failure or an error.
 
-    A test that expects some takes them out; what is left when it ends fails it.
+    A test takes out those that it expects; it fails if any are left when it ends.
     """
 
     def takeFailures(self, kind: type[BaseException]) -> list[Failure]:
@@ -48,7 +48,7 @@ class Logged(list[dict[str, object]]):
         return taken
 
     def takeTexts(self) -> list[str]:
-        """Take out the errors without a failure, and answer what they say."""
+        """Take out the errors without a failure, and return their texts."""
         taken = [event for event in self if "log_failure" not in event]
         for event in taken:
             self.remove(event)
@@ -57,12 +57,12 @@ class Logged(list[dict[str, object]]):
 
 @pytest.fixture
 def logged() -> Iterator[Logged]:
-    """What was logged as a failure; it must be empty when the test ends."""
+    """The events logged as a failure or an error; the list must be empty when the test ends."""
     events = Logged()
 
     def observe(event: dict[str, object]) -> None:
         if event.get("log_format") == "Unhandled error in Deferred:":
-            return  # A heading; the failure itself is the next event.
+            return  # Only a heading; the failure itself is the next event.
         if "log_failure" in event or getattr(event.get("log_level"), "name", "") in ("error", "critical"):
             events.append(event)
 
@@ -75,12 +75,12 @@ def logged() -> Iterator[Logged]:
     assert not unseen, f"logged, and not expected: {unseen}"
 
 
-# --- Nothing is left running ---
+# --- No server is left running ---
 
 
 @pytest.fixture(autouse=True)
 def noServerIsLeftRunning() -> Iterator[None]:
-    """No factory waits for the time of the real reactor: what it does then would fall into some later test."""
+    """No timer of a factory is left on the real reactor, where it would fire during a later test."""
     yield
     reactor = sys.modules.get("twisted.internet.reactor")
     calls = [] if reactor is None else IReactorTime(reactor).getDelayedCalls()
@@ -90,13 +90,13 @@ def noServerIsLeftRunning() -> Iterator[None]:
     assert not left, f"a server of this test is left: {left}"
 
 
-# --- Nothing secret is logged (invariant 7) ---
+# --- No secret is logged (invariant 7) ---
 
 _betrayals: list[str] = []
 
 
 def _searchForSecrets(event: LogEvent) -> None:
-    """Look at all that any observer at any level could make of an event."""
+    """Search everything that an observer at any level could print of an event."""
     texts = [eventAsText(event, includeTraceback=True), *(f"{key}={value!r}" for key, value in event.items())]
     failure = event.get("log_failure")
     if isinstance(failure, Failure):
@@ -106,7 +106,7 @@ def _searchForSecrets(event: LogEvent) -> None:
 
 
 def takeBetrayals() -> list[str]:
-    """The secrets that have been logged since the last time."""
+    """The secrets that have been logged since the last call."""
     found = list(_betrayals)
     _betrayals.clear()
     return found
@@ -127,7 +127,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(autouse=True)
 def nothingSecretIsLogged() -> Iterator[None]:
-    """No secret of L{tests.secrets} stands in any event of the log, at any level."""
+    """No event of the log, at any level, holds a secret of L{tests.secrets}."""
     yield
     found = takeBetrayals()
     assert not found, "\n".join(found)

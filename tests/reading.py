@@ -1,8 +1,8 @@
 """
-What a client of RFC 5321 makes of a dialogue: the octets it has sent, and the replies that came, accounted for one by
-one.
+How a client of RFC 5321 reads a dialogue: it matches the octets it has sent with the replies that came, one by one.
 
-It is the rules written down once more, as slowly and obviously as they can be, and knows nothing of smtphooks.
+This is a second, independent implementation of the rules, as slow and obvious as possible, and imports nothing of
+smtphooks.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _HELLOS = ("EHLO", "HELO", "LHLO")
 
 
 def normalized(octets: bytes) -> bytes:
-    """The line ends of a message as Postfix hands them on."""
+    """The message with its line ends normalized as Postfix does."""
     return re.sub(rb"\r(?!\n)", b" ", re.sub(rb"(?<!\r)\n", b"\r\n", octets))
 
 
 def hasBareLineEnd(octets: bytes) -> bool:
-    """There is a CR without LF, or a LF without CR."""
+    """Whether the octets have a CR without LF, or a LF without CR."""
     return octets != normalized(octets)
 
 
@@ -29,23 +29,24 @@ class Reading:
     One connection, as its client understands it.
 
     @ivar isGreeted: the first reply has come.
-    @ivar isOver: the server has said that it ends here; nothing may follow.
-    @ivar acknowledged: for each message with a 250, what the server has to have stored, and the sender's local part.
-    @ivar replies: how many have come.
+    @ivar isOver: the server has sent its last reply; nothing may follow.
+    @ivar acknowledged: for each message with a 250, the octets that the server must have stored, and the sender's local
+        part.
+    @ivar replies: how many replies have come.
     """
 
     def __init__(self, bareNewline: str, lmtp: bool) -> None:
         self._bareNewline = bareNewline
         self._lmtp = lmtp
-        self._octets = b""  # sent, and not answered
-        self._text = b""  # half a reply
-        self._due = 0  # replies that the message at hand still has
-        self._codes: list[int] = []  # its other ones
+        self._octets = b""  # sent, and not answered yet
+        self._text = b""  # an incomplete reply
+        self._due = 0  # pending replies to the message at hand
+        self._codes: list[int] = []  # the codes of those that have come
         self._message: bytes | None = None
-        self._isResponse = False  # the next line answers a challenge
-        self._isMessage = False  # what follows is a message
+        self._isResponse = False  # the next line is a response to a challenge
+        self._isMessage = False  # the octets that follow are a message
         self.isGreeted = False
-        self.isSecuring = False  # TLS begins, and the server may still refuse it
+        self.isSecuring = False  # STARTTLS got its 220, and the handshake may still be refused
         self.isOver = False
         self.acknowledged: list[tuple[bytes, str]] = []
         self.replies = 0
@@ -57,18 +58,18 @@ class Reading:
         self._isBinary = False
         self._chunks = b""
 
-    # --- what was sent ---
+    # --- what the client sends ---
 
     def sent(self, octets: bytes) -> None:
-        """The server has been given these."""
+        """The client has sent these octets."""
         self._octets += octets
 
     def isAnswered(self) -> bool:
-        """All that was asked has its reply."""
+        """Every command has its reply."""
         return self.isGreeted and not self._due and self._next() is None
 
     def wholeMessage(self) -> bytes | None:
-        """The message that is whole, and whose reply has not come."""
+        """The message that was sent whole and has no reply yet."""
         if self._isMessage:
             found = self._nextMessage()
             return None if found is None else self._withoutDots(found)
@@ -81,7 +82,7 @@ class Reading:
         return self._ofChunks(self._chunks + request[1])
 
     def _next(self) -> tuple[str, bytes, int] | None:
-        """The next command that is here whole: its line, the octets behind it that belong to it, and the length."""
+        """The next complete command: its line, the octets that follow and belong to it, and the length of both."""
         if self._isMessage:
             message = self._nextMessage()
             return None if message is None else (".", message, len(message) + 3)
@@ -111,10 +112,10 @@ class Reading:
     def _ofChunks(self, octets: bytes) -> bytes:
         return normalized(octets) if self._bareNewline == "normalize" and not self._isBinary else octets
 
-    # --- what came ---
+    # --- what the server sends ---
 
     def came(self, octets: bytes) -> None:
-        """The server has said this."""
+        """The server has sent these octets."""
         assert not (octets and self.isOver), f"after its last reply the server says {octets!r}"
         *lines, self._text = (self._text + octets).split(b"\r\n")
         for line in lines:
@@ -129,7 +130,7 @@ class Reading:
 
     def _reply(self, code: int, line: str) -> None:
         if self._due:
-            self._judge(code)
+            self._replyToMessage(code)
             return
         if not self.isGreeted:
             self.isGreeted = True
@@ -137,8 +138,8 @@ class Reading:
             return
         request = self._next()
         if request is None:
-            # Unasked: the server gives up.
-            assert code == 421 or (self.isSecuring and code >= 400), f"nobody asked for {line!r}"
+            # The reply answers no command: the server ends the connection.
+            assert code == 421 or (self.isSecuring and code >= 400), f"no command asked for {line!r}"
             self.isOver = True
             return
         text, behind, length = request
@@ -153,7 +154,7 @@ class Reading:
         if self._isMessage:
             self._isMessage = False
             assert code != 250 or self._bareNewline != "reject" or not hasBareLineEnd(behind)
-            self._beginJudgement(self._withoutDots(behind), code)
+            self._beginReplies(self._withoutDots(behind), code)
             return
         wasResponse, self._isResponse = self._isResponse, code == 334
         if wasResponse or self._isResponse:
@@ -186,17 +187,17 @@ class Reading:
         if chunk[2]:
             bare = not self._isBinary and hasBareLineEnd(self._chunks)
             assert code != 250 or self._bareNewline != "reject" or not bare
-            self._beginJudgement(self._ofChunks(self._chunks), code)
+            self._beginReplies(self._ofChunks(self._chunks), code)
         elif code >= 400:
             self._reset()
 
-    def _beginJudgement(self, message: bytes, code: int) -> None:
+    def _beginReplies(self, message: bytes, code: int) -> None:
         self._due = self._recipients if self._lmtp else 1
         self._codes = []
         self._message = message
-        self._judge(code)
+        self._replyToMessage(code)
 
-    def _judge(self, code: int) -> None:
+    def _replyToMessage(self, code: int) -> None:
         self._due -= 1
         self._codes.append(code)
         if not self._due:

@@ -1,7 +1,7 @@
 """
-The passwords and tokens that tests use, and whether one of them stands in a text (invariant 7).
+The passwords and tokens that tests use, and the search for them in a text (invariant 7).
 
-Every test of AUTH takes its secrets from here.  L{encoded} makes the responses of SASL, and remembers them: they are
+Every test of AUTH takes its secrets from here.  L{encoded} makes SASL responses and remembers them, because they are
 secrets as well.
 """
 
@@ -18,16 +18,16 @@ CRAM_DIGEST = "b913a602c7eda7a495b4e6e7334d3890"
 SCRAM_PASSWORD = "pencil-of-RFC-7677"
 SCRAM_SECRET = "what-unknown-users-are-made-of"
 
-# What is shorter may stand anywhere by chance.
+# A shorter text could occur anywhere by chance.
 _SHORTEST = 16
 
 
 def _base64Forms(secret: bytes) -> set[str]:
-    """What base64 of any octets with the secret in them has to hold: it depends on where in them the secret begins."""
+    """What the base64 of any octets that contain the secret must contain, for each offset at which it may begin."""
     forms = set()
     for before in range(3):
         whole = b64encode(b"\0" * before + secret).decode()
-        # The first and last characters are made of other octets as well.
+        # The first and last characters also depend on the neighbouring octets.
         forms.add(whole[-(-before * 8 // 6) : (before + len(secret)) * 8 // 6])
     return forms
 
@@ -54,7 +54,7 @@ _SECRETS = {
 
 
 def encoded(octets: str | bytes) -> str:
-    """The octets in base64, as a client sends them."""
+    """The octets in base64, as a client sends them; the result counts as a secret too."""
     octets = octets.encode() if isinstance(octets, str) else octets
     text = b64encode(octets).decode()
     if len(octets) >= _SHORTEST:
@@ -68,5 +68,5 @@ def plain(username: str = "ann", password: str = PASSWORD, authorizationId: str 
 
 
 def secretsIn(text: str) -> list[str]:
-    """The secrets that stand in a text, in whatever form; a log must have none."""
+    """The secrets that a text contains, in any form; a log must have none."""
     return sorted(secret for secret in _SECRETS if secret in text)

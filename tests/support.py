@@ -1,4 +1,4 @@
-"""What the tests of the server share: a client in memory, hooks that wait for the test, and octets cut in pieces."""
+"""Helpers for tests of the server: a client in memory, hooks that decide on command, and octets cut into pieces."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from smtphooks.protocol import SMTPServerProtocol
 
 class Transport(StringTransport):
     """
-    A transport that writes down what is done to it.
+    A transport that records the calls of the protocol.
 
     @ivar writes: the octets of each write.
-    @ivar flow: each time the protocol stopped and restarted the client.
+    @ivar flow: "stop" and "go" for each time the protocol paused and resumed reading.
     """
 
     def __init__(self, hostAddress: Any = None, peerAddress: Any = None) -> None:
@@ -64,7 +64,7 @@ class Client:
 
     @property
     def pump(self) -> Pump:
-        """The parts of the server's end, for what cannot be seen from outside."""
+        """The pump of the server's connection, for what cannot be seen from outside."""
         stage = self.protocol._stage
         assert isinstance(stage, Connection)
         return stage._pump
@@ -81,53 +81,53 @@ class Client:
         return self.transport.disconnecting
 
     def feed(self, data: bytes) -> None:
-        """Octets reach the server."""
+        """Octets arrive at the server."""
         assert self.transport.producerState == "producing", "the server does not read now"
         self.protocol.dataReceived(data)
 
     def replies(self) -> list[str]:
-        """The lines that have come since the last time."""
+        """The reply lines that have come since the last call."""
         lines = self.transport.value().decode().split("\r\n")
         self.transport.clear()
         assert lines.pop() == "", "half a reply"
         return lines
 
     def codes(self) -> list[int]:
-        """The codes of the replies that have come since the last time."""
+        """The codes of the replies that have come since the last call."""
         return [int(line[:3]) for line in self.replies() if line[3] == " "]
 
     def say(self, *lines: str) -> list[str]:
-        """Send lines, answer what came back."""
+        """Send lines, and return the lines that came back."""
         self.feed("".join(line + "\r\n" for line in lines).encode())
         return self.replies()
 
     def last(self, *lines: str) -> str:
-        """Send lines, answer the last one that came back."""
+        """Send lines, and return the last line that came back."""
         return self.say(*lines)[-1]
 
     def halfClose(self) -> None:
-        """The client sends no more."""
+        """The client closes its sending side."""
         self.protocol.readConnectionLost()
 
     def lose(self, reason: BaseException | None = None) -> None:
-        """The connection is gone."""
+        """The connection is lost."""
         self.protocol.connectionLost(Failure(reason or ConnectionLost()))
 
     def finish(self) -> None:
-        """The connection that the server has closed is gone."""
+        """The connection, which the server has closed, ends cleanly."""
         assert self.isClosed
         self.protocol.connectionLost(Failure(ConnectionDone()))
 
 
 def makeFactory(**given: Any) -> SMTPServerFactory:
-    """A factory that measures times with a clock of the test's own."""
+    """A factory with a C{Clock} of its own in the place of the reactor."""
     factory = SMTPServerFactory(**{"authOptional": True, "name": "mx.test", **given})
     factory.clock = Clock()  # type: ignore[assignment]
     return factory
 
 
 def connect(**given: Any) -> Client:
-    """A client of a new server; options and hooks as the factory takes them."""
+    """A client of a new server, with options and hooks as the factory takes them."""
     return Client(makeFactory(**given))
 
 
@@ -137,7 +137,7 @@ RCPT = "RCPT TO:<user@mx.test>"
 ENVELOPE = (HELLO, MAIL, RCPT)
 LMTP_ENVELOPE = ("LHLO client.test", MAIL, RCPT)
 
-# What brings a connection to each hook that can refuse, and the code of a refusal that names none.
+# For each hook that can refuse: the lines that lead to its call, and the code of a refusal that names none.
 HOOKS: dict[str, tuple[tuple[str, ...], int]] = {
     "onConnect": ((), 554),
     "onHelo": ((HELLO,), 550),
@@ -150,10 +150,10 @@ HOOKS: dict[str, tuple[tuple[str, ...], int]] = {
 
 class Pending:
     """
-    A hook that decides when the test says so.
+    A hook whose decisions are pending until the test makes them.
 
     @ivar calls: the arguments of each call.
-    @ivar cancelled: how many of its decisions were cancelled.
+    @ivar cancelled: how many pending decisions were cancelled.
     """
 
     def __init__(self) -> None:
@@ -172,12 +172,12 @@ class Pending:
         self.undecided.remove(decision)
 
     def decide(self, result: Any = None) -> None:
-        """Give the oldest decision that is open; an exception is raised."""
+        """Make the oldest pending decision; an exception is raised by the hook."""
         self.undecided.pop(0).callback(Failure(result) if isinstance(result, BaseException) else result)
 
 
 class Diary(list[str]):
-    """Names of hooks in the order in which they were called."""
+    """The names of hooks, in the order in which they were called."""
 
     def hook(self, name: str, result: Any = None) -> Callable[..., Any]:
         def note(*arguments: Any) -> Any:
@@ -191,7 +191,7 @@ class Mailbox(list[bytes]):
     """
     A hook C{onData} that keeps each message that came whole.
 
-    @ivar lost: how the others ended.
+    @ivar lost: the exceptions that ended the others.
     """
 
     def __init__(self) -> None:
@@ -216,17 +216,17 @@ def tcpPair() -> tuple[socket.socket, socket.socket]:
 
 
 def reset(client: socket.socket) -> None:
-    """Close it as if the machine had crashed, with RST instead of FIN."""
+    """Close the connection with RST instead of FIN, as if the client's host had crashed."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
 
 
 def cutUp(data: bytes, cuts: list[int]) -> list[bytes]:
-    """The octets in pieces."""
+    """The octets, cut into pieces."""
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def callHook(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """What a hook answers, as a L{HookCaller} has it."""
+    """The result of a hook, as L{HookCaller} returns it."""
     return HookCaller().call(hook, hook, arguments)

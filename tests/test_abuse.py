@@ -1,4 +1,4 @@
-"""Abuse: what comes from a hostile client does no more than its octets say, seen from without."""
+"""Abuse: whatever octets a hostile client sends, they do no harm.  Tested from outside, by replies and hooks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODES = ["normalize", "reject", "accept"]
 
 
 def inPieces(client: Client, data: bytes, size: int) -> list[str]:
-    """Send octets so many at a time, as long as the server hears; the lines that came back."""
+    """Send octets in pieces of this size, as long as the server reads, and return the lines that came back."""
     for start in range(0, len(data), size):
         if client.isClosed:
             client.protocol.dataReceived(data[start : start + size])
@@ -42,7 +42,7 @@ REQUESTS = [
     b"OPTIONS * HTTP/1.1\r\n" + COMMANDS,
     b"CONNECT mx.test:25 HTTP/1.1\r\n\r\n" + COMMANDS,
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + COMMANDS,
-    # What makes the request line itself unreadable does not help.
+    # A request line that cannot be read as a command is recognized all the same.
     b"POST /" + b"x" * 700 + b" HTTP/1.1\r\n" + FIELDS + COMMANDS,
     b"POST /" + b"x" * 20000 + b" HTTP/1.1\r\n" + FIELDS + COMMANDS,
     b"POST /\xff HTTP/1.1\r\n" + FIELDS + COMMANDS,
@@ -79,18 +79,18 @@ def test_a_browser_is_refused_and_no_line_of_its_body_is_a_command(
 @pytest.mark.parametrize(
     "line", ["HELP HTTP/1.1", "VRFY x HTTP/1.1", "NOOP / HTTP/1.1", "GET /", "GET", "HTTP/1.1 200 OK"]
 )
-def test_what_only_looks_like_it_is_a_command_like_others(line: str) -> None:
+def test_a_line_that_only_resembles_HTTP_is_an_ordinary_command(line: str) -> None:
     client = connect()
     assert client.last(HELLO, line)[:3] in ("214", "252", "250", "500")
     assert client.last("NOOP").startswith("250 ")
 
 
-def test_an_extension_may_speak_as_it_likes() -> None:
+def test_an_extension_may_define_a_verb_of_HTTP() -> None:
     client = connect(extensions=[Extension("GET", commands={"GET": lambda argument, session: f"got {argument}"})])
     assert client.last("GET / HTTP/1.1") == "250 2.0.0 got / HTTP/1.1"
 
 
-def test_a_field_of_a_message_that_came_too_late_is_no_browser() -> None:
+def test_a_stray_header_field_is_not_taken_for_HTTP() -> None:
     client = connect()
     assert client.last(HELLO, "Subject: x") == "500 5.5.2 Command not recognized"
 
@@ -115,7 +115,7 @@ ENDS = [
 FORMS = [
     before + b"." + behind for before, behind in itertools.product(ENDS, ENDS) if (before, behind) != (b"\r\n", b"\r\n")
 ]
-# The octets of these hold a true end all the same.
+# Some forms contain a true end of a message.
 FORMS = [form for form in FORMS if b"\r\n.\r\n" not in form]
 
 
@@ -136,7 +136,7 @@ def test_no_other_form_ends_a_message(mode: str, size: int, lmtp: bool) -> None:
         refused = mode == "reject" and isBare
         assert reply.startswith("550 5.6.11 " if refused else "250 "), form
         assert len(mailbox) == (0 if refused else 1), form
-        # In step: each of the next commands has its own reply, and the next message is whole.
+        # The dialogue stays in step: each of the next commands has its own reply, and the next message is whole.
         assert [line[:3] for line in client.say("NOOP", *envelope[1:], "DATA")] == ["250", "250", "250", "354"], form
         assert client.last("three", ".").startswith("250 "), form
         assert mailbox[-1] == b"three\r\n"
@@ -147,7 +147,7 @@ def test_no_other_form_ends_a_message(mode: str, size: int, lmtp: bool) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [1, 100000])
-def test_what_stands_behind_the_true_end_is_read_as_commands_and_nothing_else_is(mode: str, size: int) -> None:
+def test_only_what_follows_the_true_end_is_read_as_commands(mode: str, size: int) -> None:
     mailbox = Mailbox()
     client = connect(bareNewline=mode, onData=mailbox.onData)
     client.say(*ENVELOPE, "DATA")
@@ -158,8 +158,8 @@ def test_what_stands_behind_the_true_end_is_read_as_commands_and_nothing_else_is
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("command", [b"DATA\n", b"DATA\r", b"DATA\r\r\n", b"DATA\n\r\n", b"DATA\0\r\n", b"DATA\r\n"])
-def test_a_message_begins_where_the_client_was_told_so(mode: str, command: bytes) -> None:
-    """What both sides take for the end of DATA's own line decides over where the message begins."""
+def test_a_message_begins_behind_the_line_that_got_the_354(mode: str, command: bytes) -> None:
+    """Client and server must agree on where the line of DATA ends, for the message begins there."""
     mailbox = Mailbox()
     client = connect(bareNewline=mode, onData=mailbox.onData)
     client.say(*ENVELOPE)
@@ -176,7 +176,7 @@ def test_a_message_begins_where_the_client_was_told_so(mode: str, command: bytes
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_chunk_is_its_octets_whatever_they_are(mode: str) -> None:
+def test_octets_of_a_chunk_are_neither_commands_nor_an_end(mode: str) -> None:
     mailbox = Mailbox()
     client = connect(bareNewline=mode, onData=mailbox.onData)
     body = b"one\r\n.\r\nRSET\r\nQUIT\r\n.\r\n"
@@ -188,7 +188,7 @@ def test_a_chunk_is_its_octets_whatever_they_are(mode: str) -> None:
 
 @pytest.mark.parametrize("recipients", [1, 3])
 @pytest.mark.parametrize("content", [b"a\nb", b"a\rb"])
-def test_with_lmtp_a_bare_newline_is_each_recipients_and_told_once(
+def test_with_lmtp_a_bare_newline_is_refused_for_each_recipient_and_reported_once(
     recipients: int, content: bytes, lines: list[str]
 ) -> None:
     errors: list[Failure] = []
@@ -201,7 +201,7 @@ def test_with_lmtp_a_bare_newline_is_each_recipients_and_told_once(
     assert (len(errors), len(lines)) == (1, recipients)
 
 
-# --- commands that are no text ---
+# --- commands with control characters or eight bits ---
 
 STRANGE = [
     "\0",
@@ -313,7 +313,7 @@ def test_eight_bits_in_a_recipient_without_SMTPUTF8_are_refused(text: str) -> No
     ids=lambda line: f"{line[:30]}... {len(line)}",
 )
 @pytest.mark.parametrize("size", [4096, 1000000])
-def test_what_is_too_long_is_refused_in_one_line_and_not_kept(line: str, size: int) -> None:
+def test_an_overlong_command_gets_one_short_reply_and_is_not_buffered(line: str, size: int) -> None:
     client = connect(onAuth=lambda *_: None, allowInsecureAuth=True)
     client.say(HELLO)
     [reply] = inPieces(client, line.encode() + b"\r\n", size)
@@ -324,7 +324,7 @@ def test_what_is_too_long_is_refused_in_one_line_and_not_kept(line: str, size: i
 
 
 @pytest.mark.parametrize("number", ["9" * 21, "9" * 400, "-1", "0x10", "1e3", "", "\u0661"])
-def test_a_length_of_a_chunk_that_is_none_ends_the_connection(number: str) -> None:
+def test_an_invalid_chunk_length_ends_the_connection(number: str) -> None:
     mailbox = Mailbox()
     client = connect(onData=mailbox.onData)
     client.say(*ENVELOPE)
@@ -354,7 +354,7 @@ SCRUBBED = re.compile(r"[245]\d\d[ -][ -~]*")
 @pytest.mark.parametrize(
     "text", [NASTY, NASTY * 200, "x" * 5000, "\u00e4\u4f8b" * 500, "\r\n.\r\n", "\ud800"], ids=ascii
 )
-def test_no_text_of_a_hook_makes_a_reply_of_its_own(text: str, isRefused: bool) -> None:
+def test_no_text_of_a_hook_can_forge_a_reply(text: str, isRefused: bool) -> None:
     def hook(*_: Any) -> str:
         if isRefused:
             raise SMTPError(text)
@@ -378,7 +378,7 @@ def test_no_text_of_a_hook_makes_a_reply_of_its_own(text: str, isRefused: bool) 
         client.say(*said[:-1]) if said[:-1] else client.replies()
         client.feed(f"{said[-1]}\r\n".encode())
         if client.clock.getDelayedCalls():
-            client.clock.advance(1)  # what a refused AUTH costs
+            client.clock.advance(1)  # the delay after a refused AUTH
         answer = client.replies()
         assert all(SCRUBBED.fullmatch(line) and len(line) <= 510 for line in answer)
         last = [line for line in answer if line[3] == " "]
@@ -387,7 +387,7 @@ def test_no_text_of_a_hook_makes_a_reply_of_its_own(text: str, isRefused: bool) 
         assert client.last("NOOP") == "250 2.0.0 OK"
 
 
-def test_a_refused_connection_is_told_in_clean_words() -> None:
+def test_the_refusal_of_a_connection_is_scrubbed() -> None:
     def onConnect(session: Any) -> None:
         raise SMTPError(NASTY)
 

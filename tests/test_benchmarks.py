@@ -25,7 +25,7 @@ BY_NAME = {workload.name: workload for workload in WORKLOADS}
 
 
 def roundsOf(values: Mapping[str, Sequence[float]]) -> list[dict[str, dict[str, float]]]:
-    """Rounds in which each label needed what is given for it, in order."""
+    """Rounds in which each label had these costs, in order."""
     return [
         {label: {CPU: value, RATE: 1e6 / value} for label, value in zip(values, each, strict=True)}
         for each in zip(*values.values(), strict=True)
@@ -40,7 +40,7 @@ def recordOf(name: str, values: Mapping[str, Sequence[float]]) -> Record:
 
 
 def test_ratios_are_paired_within_a_round() -> None:
-    # The machine was twice as slow in the second round; no ratio shows it.
+    # The machine was twice as slow in the second round; the ratios must not show it.
     rounds = roundsOf({"a": [10, 20, 12], "b": [20, 40, 24]})
     assert compare.ratios(rounds, CPU, "a", "b") == [0.5, 0.5, 0.5]
 
@@ -59,7 +59,7 @@ def test_spread_is_the_middle_half(values: list[float], expected: Summary) -> No
     assert Summary.of(values) == expected
 
 
-def test_nothing_has_no_summary() -> None:
+def test_a_summary_needs_a_measurement() -> None:
     with pytest.raises(ValueError, match="nothing was measured"):
         Summary.of([])
 
@@ -67,18 +67,18 @@ def test_nothing_has_no_summary() -> None:
 @pytest.mark.parametrize(
     "costs, expected",
     [
-        ((150, 1050, 10050), 1.0),  # 50 and 100 for each: what is there without any is left out
+        ((150, 1050, 10050), 1.0),  # 50, and 100 for each unit; the 50 are left out
         ((150, 1050, 19950), 2.0),
         ((150, 1050, 5100), 0.5),
     ],
 )
-def test_growth_is_that_of_a_unit(costs: tuple[float, ...], expected: float) -> None:
+def test_growth_leaves_out_the_fixed_cost(costs: tuple[float, ...], expected: float) -> None:
     rounds = roundsOf({"1": [costs[0]], "10": [costs[1]], "100": [costs[2]]})
     (growth,) = compare.growth(rounds, CPU, {"1": 1, "10": 10, "100": 100})
     assert growth == pytest.approx(expected, rel=0.01)
 
 
-def test_every_server_begins_a_round() -> None:
+def test_each_server_goes_first_in_some_round() -> None:
     turns = BY_NAME["size"].turns
     orders = [[turn.label for turn in rotated(list(turns), number)] for number in range(len(turns))]
     assert {order[0] for order in orders} == {turn.label for turn in turns}
@@ -98,7 +98,7 @@ def test_a_ratio_behind_its_bar_fails(cost: float, held: bool) -> None:
     assert ("BEHIND" in str(verdict)) is not held
 
 
-def test_a_bar_that_cannot_be_judged_fails() -> None:
+def test_a_bar_without_its_measurements_fails() -> None:
     record = recordOf("1k", {"smtphooks": [1] * 9})
     record.skipped["aiosmtpd"] = "is not here: pip install aiosmtpd"
     for records in ({"1k": record}, {}):
@@ -120,19 +120,19 @@ def test_every_bar_names_turns_of_its_workload() -> None:
         assert set(bar.labels) <= {turn.label for turn in BY_NAME[bar.workload].turns}, str(bar)
 
 
-def test_only_what_bars_need_is_played() -> None:
+def test_a_check_runs_only_what_its_bars_need() -> None:
     (played,) = bars.neededFor(WORKLOADS, [BAR])
     assert [turn.label for turn in played.turns] == ["smtphooks", "aiosmtpd", "canned replies"]
 
 
-def test_a_verdict_tells_what_the_least_server_on_Twisted_has_and_does_not_depend_on_it() -> None:
+def test_a_verdict_shows_the_canned_replies_but_does_not_depend_on_them() -> None:
     record = recordOf("1k", {"smtphooks": [60] * 9, "aiosmtpd": [100] * 9, "canned replies": [55] * 9})
     (verdict,) = verdictsOf([BAR], {"1k": record})
     assert str(verdict).startswith("BEHIND")
     assert str(verdict).endswith("0.6, at most 0.5 (canned replies: 0.55)")
 
 
-def test_table_says_which_way_a_ratio_is() -> None:
+def test_a_table_names_both_sides_of_a_ratio() -> None:
     record = recordOf("1k", {"smtphooks": [10], "smtphooks, all hooks": [12], "aiosmtpd": [40]})
     text = report.block(record)
     assert "0.250 (0.250-0.250)  smtphooks / aiosmtpd" in text
@@ -160,7 +160,7 @@ def test_a_step_awaits_a_reply_for_each_command() -> None:
     assert PIPELINED[0][1] == (250, 250, 354)
 
 
-# --- what is read of a process ---
+# --- what is measured of a process ---
 
 BUSY = """
 import os, sys, threading, time
@@ -204,7 +204,7 @@ sys.stdin.read()
 """
 
 
-def test_quiet_is_not_before_connections_are_closed() -> None:
+def test_a_process_is_not_quiet_before_its_connections_are_closed() -> None:
     with subprocess.Popen([sys.executable, "-c", LATE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
         process.stdout.readline()
@@ -260,11 +260,11 @@ def test_a_sample_counts_for_the_innermost_part_that_is_known(frame: str, part: 
     assert partOf(["main (server.py:1)", "Connection.pump (smtphooks/connection/connection.py:306)", frame]) == part
 
 
-def test_a_sample_of_nothing_that_is_known_is_not_lost() -> None:
+def test_a_sample_of_unknown_code_counts_as_other() -> None:
     assert partOf(["main (server.py:1)"]) == OTHER
 
 
-def test_every_module_is_of_the_part_that_its_folder_says() -> None:
+def test_a_sample_in_a_module_counts_for_its_folder() -> None:
     package = ROOT / "smtphooks"
     for path in package.rglob("*.py"):
         part = partOf([f"f ({path.relative_to(ROOT)}:1)"])

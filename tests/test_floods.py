@@ -1,7 +1,7 @@
 """
-Floods: every kind of state that a connection keeps, filled by its client for as long as the server lets it.
+Floods: a client fills each kind of state that a connection keeps, for as long as the server lets it.
 
-What is measured is the memory that Python takes for it, not the octets that are counted (L{test_invariants}).
+These tests measure the memory that Python uses; L{test_invariants} counts octets.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ pytestmark = pytest.mark.usefixtures("logged")
 
 class Sink(Transport):
     """
-    A transport to a client that forgets at once what it is told.
+    A transport that counts replies and drops them.
 
-    @ivar said: how many replies there were.
+    @ivar said: how many replies were written.
     """
 
     def __init__(self) -> None:
@@ -44,12 +44,12 @@ def lines(*texts: str) -> bytes:
 
 
 def many(number: int, *texts: str) -> bytes:
-    """The lines so many times, "{}" in them being something that is never the same."""
+    """The lines, repeated; "{}" in them becomes a number that is never the same."""
     return b"".join(lines(*[text.replace("{}", f"{each:06}") for text in texts]) for each in range(number))
 
 
 def flooded(data: bytes, *begin: str, trusts: bool = False, **given: Any) -> tuple[Client, int]:
-    """A client that has sent what it could of these octets, and the most memory that this took."""
+    """A client that has sent as many of these octets as the server took, and the peak of memory that they cost."""
     client = Client(makeFactory(useXClient=trusts, useXForward=trusts, **given), Sink())
     client.feed(lines(*begin))
     pieces = [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
@@ -78,7 +78,7 @@ async def reads(stream: Any, session: Any) -> None:
         continue
 
 
-# No other limit shall end the flood before it is one.
+# No other limit may end the flood early.
 FREE = {"maxErrors": 0, "maxUnrecognizedCommands": 0, "maxJunkCommands": 0, "maxCommandLength": 4096}
 OPEN = {**FREE, "allowInsecureAuth": True, "onAuth": lambda auth, _: auth.username * (auth.method == "XCLIENT")}
 DSN = {"hideDSN": False, "maxCommandLength": 4096}
@@ -86,7 +86,7 @@ DSN = {"hideDSN": False, "maxCommandLength": 4096}
 CREDENTIALS = b64encode(b"\0ann\0" + b"x" * 3000).decode()
 LONG = "l" * 235
 LONGEST = f"RCPT TO:<{LONG}{{}}@mx.test> NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;{'x' * 487}{{}}"
-# One character of four octets makes Python keep all of the text so.
+# One character beyond U+FFFF makes Python keep the whole text with four octets a character.
 WIDE = f"RCPT TO:<{LONG}{{}}\U00010348@mx.test> NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=utf-8;{'x' * 484}{{}}\U00010348"
 RECIPIENTS = (HELLO, f"{MAIL} SMTPUTF8")
 
@@ -94,7 +94,7 @@ FLOODS: dict[str, tuple[Callable[[], bytes], tuple[str, ...], dict[str, Any]]] =
     "recipients": (lambda: many(3000, "RCPT TO:<{}@mx.test>"), RECIPIENTS, {}),
     "recipients with the longest parameters": (lambda: many(3000, LONGEST), RECIPIENTS, DSN),
     "recipients of wide characters": (lambda: many(3000, WIDE), RECIPIENTS, DSN),
-    "as many of these as one likes": (lambda: many(9000, WIDE), RECIPIENTS, {**DSN, "maxRecipients": 10**9}),
+    "wide recipients without a limit": (lambda: many(9000, WIDE), RECIPIENTS, {**DSN, "maxRecipients": 10**9}),
     "transactions": (lambda: many(40, MAIL, *[LONGEST] * 50, "RSET"), (HELLO,), {**DSN, **FREE}),
     "names": (lambda: many(4000, f"EHLO {'n' * 240}{{}}", "RSET"), (), FREE),
     "refused names": (lambda: many(4000, f"EHLO {'n' * 240}{{}}"), (), {**FREE, "onHelo": refused}),
@@ -113,9 +113,9 @@ FLOODS: dict[str, tuple[Callable[[], bytes], tuple[str, ...], dict[str, Any]]] =
     "messages": (lambda: many(2000, MAIL, RCPT, "DATA", "x{}", "."), (HELLO,), {**FREE, "onData": reads}),
     "chunks of nothing": (lambda: many(9000, "BDAT 0"), (HELLO, MAIL, RCPT), {"onData": reads}),
     "chunks of one octet": (lambda: b"BDAT 1\r\nx" * 9000, (HELLO, MAIL, RCPT), {"onData": reads}),
-    "chunks that no hook takes": (lambda: b"BDAT 1\r\nx" * 99999, (HELLO, MAIL, RCPT), {"onData": Pending()}),
-    "chunks of two that no hook takes": (lambda: b"BDAT 2\r\nxy" * 99999, (HELLO, MAIL, RCPT), {"onData": Pending()}),
-    "chunks of no message": (lambda: b"BDAT 1\r\nx" * 9000, (HELLO,), FREE),
+    "chunks that no hook reads": (lambda: b"BDAT 1\r\nx" * 99999, (HELLO, MAIL, RCPT), {"onData": Pending()}),
+    "chunks of two that no hook reads": (lambda: b"BDAT 2\r\nxy" * 99999, (HELLO, MAIL, RCPT), {"onData": Pending()}),
+    "chunks outside of a message": (lambda: b"BDAT 1\r\nx" * 9000, (HELLO,), FREE),
     "pipelined lines": (lambda: many(9000, "NOOP {}"), (HELLO, MAIL, RCPT), {**FREE, "onRcptTo": Pending()}),
     "many commands": (lambda: many(9000, "NOOP {}", "VRFY {}", "HELP", "RSET"), (HELLO,), FREE),
 }  # fmt: skip

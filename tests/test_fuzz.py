@@ -1,6 +1,6 @@
 """
-A server in memory under everything at once: Hypothesis mixes clients, hooks, time and accidents, and after each step
-the ten invariants of the design hold as far as they can be seen from outside.
+A server in memory under every kind of event at once: Hypothesis mixes clients, hooks, time and failures, and after each
+step the ten invariants of the design must hold, as far as they can be seen from outside.
 
 C{make fuzz} runs the same machine for as long as C{FUZZ_SECONDS} says.
 """
@@ -53,14 +53,14 @@ GONE = "sesame-of-a-crash"
 CLIENT, PROXY, FILTER = "192.0.2.7", "198.51.100.1", "203.0.113.5"
 BEHIND_PROXY, BEHIND_FILTER = "192.0.2.99", "192.0.2.200"
 
-# How a hook behaves, by a word in what it is asked about.
+# How a hook behaves; a word in its argument chooses.
 WAYS = ["now", "now", "later", "soon", "refuse", "crash", "exit", "inject", "hang", "stubborn", "closing", "cancelled"]
-# And onData, by the sender.
+# How onData behaves; the local part of the sender chooses.
 MESSAGE_WAYS = ["reads", "iterates", "consumes", "slow", "before", "after", "early", "refuses", "mixed", *WAYS[4:]]
 
 
 class Crash(Exception):
-    """A fault of a hook."""
+    """A hook crashes with this."""
 
 
 EXPECTED = (Crash, SystemExit, CancelledError, SMTPError)
@@ -75,10 +75,10 @@ def finishedHandshake() -> Any:
 @implementer(ITLSTransport)
 class Line(Transport):
     """
-    A connection whose client may stop reading, and whose TLS is a word only.
+    A transport whose client may stop reading, and whose TLS is only pretended.
 
-    @ivar isRead: the client takes what comes.
-    @ivar isHandshaking: what the client sends now is for TLS.
+    @ivar isRead: the client reads.
+    @ivar isHandshaking: STARTTLS has got its 220, so that what the client sends now belongs to the handshake.
     """
 
     def __init__(self, address: str, port: int) -> None:
@@ -88,8 +88,8 @@ class Line(Transport):
 
     def write(self, data: bytes) -> None:
         if self.disconnected:
-            return  # as Twisted's, between an abort and the news of it
-        assert not self.isHandshaking, f"in the clear while TLS begins: {data!r}"
+            return  # as Twisted's transports do between abortConnection and connectionLost
+        assert not self.isHandshaking, f"written in the clear while TLS begins: {data!r}"
         super().write(data)
         if not self.isRead and len(self.value()) > SOCKET_BUFFER and self.producer is not None:
             self.producer.pauseProducing()
@@ -123,8 +123,8 @@ class Peer:
     """
     A client.
 
-    @ivar isGone: its connection has ended.
-    @ivar addresses: what the server may believe that its address is.
+    @ivar isGone: its connection is lost.
+    @ivar addresses: the addresses that the server may take for its own.
     """
 
     def __init__(self, machine: Server, address: str, port: int) -> None:
@@ -147,7 +147,7 @@ class Peer:
 
     @property
     def session(self) -> Any:
-        """What hooks see of it, None before it was let in."""
+        """The session that hooks see; None before the client is admitted."""
         return getattr(self.protocol, "session", None)
 
     @property
@@ -157,21 +157,21 @@ class Peer:
 
     @property
     def canSend(self) -> bool:
-        """It has not said that it sends no more."""
+        """The client has not closed its sending side."""
         return not (self.isGone or self.isDone)
 
     def send(self, *pieces: bytes) -> None:
         for piece in pieces:
-            # What Twisted reads from a socket at once has a limit.
+            # Twisted reads no more than this from a socket at once.
             starts = range(0, len(piece), SOCKET_BUFFER)
             self.network.extend(piece[start : start + SOCKET_BUFFER] for start in starts)
 
     def flow(self) -> None:
-        """The network brings what the server takes, and what it says."""
+        """The network carries octets both ways, as far as the server reads them."""
         while self.network and not self.isGone and not self.isClosed and self.line.producerState == "producing":
             piece = self.network.popleft()
             if self.line.isHandshaking:
-                self.lose()  # that was no TLS
+                self.lose()  # these octets were not TLS
                 break
             self.reading.sent(piece)
             self.protocol.dataReceived(piece)
@@ -191,7 +191,7 @@ class Peer:
             self.line.clear()
 
     def lose(self, *, politely: bool = False) -> None:
-        """The connection is gone."""
+        """The connection is lost."""
         if not self.isGone:
             self.hear()
             self.isGone = True
@@ -199,7 +199,7 @@ class Peer:
             self.protocol.connectionLost(Failure(ConnectionDone() if politely else ConnectionLost()))
 
     def isIdle(self) -> bool:
-        """The server has nothing else to do than to answer this client."""
+        """Nothing keeps the server from answering this client: no pending hook, timer or handshake."""
         protocol = self.protocol
         return (
             self.session is not None
@@ -211,7 +211,7 @@ class Peer:
 
 
 class Question:
-    """Something that a hook has not decided yet."""
+    """A pending decision of a hook."""
 
     def __init__(self, machine: Server, hook: str, session: Any, seconds: float | None) -> None:
         self.hook = hook
@@ -248,8 +248,8 @@ class HookSet:
 
     @ivar calls: how often each hook was called for each session.
     @ivar taken: the messages that each session's C{onData} has taken, in order.
-    @ivar temper: how the hooks behave that are asked about nothing.
-    @ivar wrongs: what no hook may ever see.
+    @ivar temper: how those hooks behave that have no argument to choose by.
+    @ivar violations: calls that no hook may ever get.
     """
 
     def __init__(self, machine: Server) -> None:
@@ -258,12 +258,12 @@ class HookSet:
         self.taken: dict[Any, list[bytes]] = {}
         self.ways: dict[int, str] = {}
         self.temper = "now"
-        self.wrongs: list[str] = []
+        self.violations: list[str] = []
 
     def _called(self, hook: str, session: Any) -> None:
         calls = self.calls.setdefault(session, Counter())
         if calls["onClose"] and hook != "onError":
-            self.wrongs.append(f"{hook} after onClose")
+            self.violations.append(f"{hook} after onClose")
         calls[hook] += 1
 
     def _wait(self, hook: str, session: Any, seconds: float | None = None) -> Deferred[Any]:
@@ -311,7 +311,7 @@ class HookSet:
 
     def onSecure(self, transport: Any, session: Any) -> Any:
         if session.user is not None or session.openingCommand is not None or session.envelope.mailFrom is not None:
-            self.wrongs.append("something outlived STARTTLS")
+            self.violations.append("something outlived STARTTLS")
         return self._told("onSecure", session)
 
     def onHelo(self, hostname: str, session: Any) -> Any:
@@ -319,7 +319,7 @@ class HookSet:
 
     def onAuth(self, auth: Any, session: Any) -> Any:
         if auth.method != "XCLIENT" and not (session.secure or self.machine.options["allowInsecureAuth"]):
-            self.wrongs.append("a password in the clear")
+            self.violations.append("a password in the clear")
         answer = self._behave("onAuth", str(auth.username), session)
         if answer is not None:
             return answer
@@ -485,7 +485,7 @@ broken = st.sampled_from(
     ]
 )
 
-# The same again and again, and how often it fills what one read from a socket takes.
+# Octets that are repeated, and how many buffers of a socket they fill.
 floods = st.sampled_from(
     [(b"NOOP " + b"x" * 500 + b"\r\n", 4), (b"x", 4), (b"HELP" + b" x" * 80 + b"\r\n", 5), (b"NOOP\n", 1), (b"\n", 1)]
 )
@@ -524,7 +524,7 @@ speech = {
 
 outcomes = st.sampled_from(["ok", "ok", "ok", "refuse", "crash", "cancel"])
 
-# What happens, the more often the likelier.
+# The events; one that stands here more often is more likely.
 EVENTS = [
     *["talks"] * 3,
     *["delivers"] * 4,
@@ -537,7 +537,7 @@ EVENTS = [
 
 
 class Server(RuleBasedStateMachine):
-    """The machine: a server, clients that come and go, and a bystander whom nothing of it may concern."""
+    """The machine: a server, clients that come and go, and a bystander that no other connection may affect."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -553,7 +553,7 @@ class Server(RuleBasedStateMachine):
         failure = event.get("log_failure")
         if failure is None:
             return
-        # A stubborn hook, that was given up, reads on.
+        # A stubborn hook reads on after the server has given it up.
         isExpected = isinstance(failure.value, EXPECTED) or "onData has ended" in str(failure.value)
         if "Unhandled" in str(event.get("log_format")) or not isExpected:
             self.surprises.append(event)
@@ -619,26 +619,26 @@ class Server(RuleBasedStateMachine):
             before = bystander.reading.replies
             bystander.send(encode("NOOP"))
             bystander.flow()
-            assert bystander.reading.replies == before + 1, "another connection stands still"
+            assert bystander.reading.replies == before + 1, "another connection blocks the bystander"
 
     def _peer(self, data: st.DataObject, *, sends: bool = False, isStuck: bool = False) -> Peer | None:
-        """Any client that is there; one that can send, and rather one that waits for a hook or does not read."""
+        """A client that can send if C{sends}; if C{isStuck}, preferably one that waits for a hook or does not read."""
         peers = [peer for peer in self.peers if (peer.canSend and not peer.isClosed if sends else not peer.isGone)]
         if isStuck:
             sessions = [question.session for question in self.undecided]
             peers = [peer for peer in peers if peer.session in sessions or not peer.line.isRead] or peers
         return data.draw(st.sampled_from(peers)) if peers else None
 
-    # --- what happens ---
+    # --- events ---
 
     @rule(data=st.data(), what=st.sampled_from(EVENTS))
     def happens(self, data: st.DataObject, what: str) -> None:
-        """One rule for all, for these are not all as likely, and Hypothesis would leave out some in each run."""
+        """One rule for all events, weighted by EVENTS; of many rules Hypothesis would leave out some in each run."""
         getattr(self, "_" + what)(data)
 
     def _comes(self, data: st.DataObject) -> None:
         if sum(peer.canSend and not peer.isClosed for peer in self.peers) > 3:
-            return  # few clients that do much find more than many
+            return  # few busy clients find more than many
         how = data.draw(st.sampled_from(["alone", "alone", "as a filter", "through a proxy", "badly"]))
         if how in ("alone", "as a filter"):
             address = CLIENT if how == "alone" else FILTER
@@ -667,7 +667,7 @@ class Server(RuleBasedStateMachine):
         self._sends(data, transactions(self.lmtp))
 
     def _deliversMore(self, data: st.DataObject) -> None:
-        """Several messages at once, and nothing else."""
+        """Several messages at once."""
         self._sends(data, st.lists(transactions(self.lmtp), min_size=2, max_size=4).map(b"".join))
 
     def _authenticates(self, data: st.DataObject) -> None:
@@ -711,7 +711,7 @@ class Server(RuleBasedStateMachine):
             peer.lose(politely=data.draw(st.booleans()))
 
     def _stops(self, data: st.DataObject) -> None:
-        """It sends, or reads, no more; or it reads again."""
+        """The client stops sending or reading, or reads again."""
         what = data.draw(st.sampled_from(["sending", "reading", "reading", "not reading"]))
         peer = self._peer(data, sends=what == "sending")
         if peer is None:
@@ -727,7 +727,7 @@ class Server(RuleBasedStateMachine):
         self.hooks.temper = data.draw(ways)
 
     def _closes(self, data: st.DataObject) -> None:
-        if data.draw(st.integers(0, 3)) == 3:  # else no run would get far
+        if data.draw(st.integers(0, 3)) == 3:  # rarely, because a server that closes has little left to test
             self._close()
 
     def _close(self) -> None:
@@ -735,7 +735,7 @@ class Server(RuleBasedStateMachine):
             self.isClosing = True
             self.factory.close().addCallback(self.closed.append)
 
-    # --- what holds ---
+    # --- invariants ---
 
     @invariant()
     def all(self) -> None:
@@ -746,7 +746,7 @@ class Server(RuleBasedStateMachine):
         for peer in self.peers:
             self._check(peer)
         assert not self.surprises, self.surprises
-        assert not self.hooks.wrongs, self.hooks.wrongs
+        assert not self.hooks.violations, self.hooks.violations
         assert not takeBetrayals()  # invariant 7
 
     def _check(self, peer: Peer) -> None:
@@ -762,10 +762,10 @@ class Server(RuleBasedStateMachine):
         if session in self.hooks.calls:
             assert session.remoteAddress in peer.addresses  # 8
         if reading.isOver:
-            assert peer.isClosed, "the server says goodbye and stays"
+            assert peer.isClosed, "the server has sent its last reply and does not close"
         if peer.isIdle():  # 1
             assert reading.isAnswered(), "the server does not answer"
-            assert not peer.isEndSeen, "the server does not leave"
+            assert not peer.isEndSeen, "the server does not close a half-closed connection"
         self._checkMessages(peer)
         if peer.isGone:
             pending = [question.hook for question in self.undecided if question.session is session]
@@ -777,9 +777,9 @@ class Server(RuleBasedStateMachine):
         taken = list(self.hooks.taken.get(peer.session, []))
         for message, sender in peer.reading.acknowledged:
             if sender != "early":
-                assert taken and taken.pop(0) == message, f"acknowledged, and not taken: {message!r}"
+                assert taken and taken.pop(0) == message, f"acknowledged, and not taken by the hook: {message!r}"
         if taken:
-            assert peer.isGone or peer.isClosed or not peer.line.isRead, "taken, and not acknowledged"
+            assert peer.isGone or peer.isClosed or not peer.line.isRead, "taken by the hook, and not acknowledged"
             assert taken == [peer.reading.wholeMessage()], "the client did not send this message"
 
     def teardown(self) -> None:
@@ -791,7 +791,7 @@ class Server(RuleBasedStateMachine):
             globalLogPublisher.removeObserver(self._observe)
 
     def _end(self) -> None:
-        """Everything can be ended, and then nothing is left."""
+        """The server can be closed, and nothing is left behind."""
         if not self.isClosing:
             self._deliverOfBystander()
             self._close()
@@ -800,8 +800,8 @@ class Server(RuleBasedStateMachine):
             if not peer.isGone:
                 peer.line.read()
         self.all()
-        self._advance(max(20, self.options["closeTimeout"]) + 2)  # the longest that a failed AUTH has to wait is 16
-        for _ in range(2):  # what was stubborn the first time is not the second
+        self._advance(max(20, self.options["closeTimeout"]) + 2)  # a failed AUTH is delayed by 16 at most
+        for _ in range(2):  # a stubborn hook that is cancelled waits a second time
             for question in list(self.undecided):
                 if question in self.undecided:
                     question.decide()

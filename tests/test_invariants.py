@@ -1,4 +1,4 @@
-"""The invariants of the design, section 3: a part for each that exists so far, and each fails without what it holds."""
+"""The invariants of section 3 of the design, a part for each that no other file tests."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ NOT_THE_END = [
 
 class Hooks:
     """
-    Hooks whose answer depends on what they are asked, and not on when.
+    Hooks whose decisions depend on their arguments, and not on time.
 
-    @ivar clock: with it they answer later.
-    @ivar seen: all that they were asked, and the messages that came whole.
+    @ivar clock: if it is given, decisions are delayed by C{delays}.
+    @ivar seen: the arguments of all calls, and the messages that came whole.
     """
 
     def __init__(self, clock: Clock | None, delays: list[int]) -> None:
@@ -114,7 +114,7 @@ class Hooks:
 
 
 class SlowConsumer(StringTransport):
-    """It takes one chunk at a time."""
+    """A consumer that takes one chunk at a time."""
 
     def __init__(self, clock: Clock | None) -> None:
         super().__init__()
@@ -182,13 +182,13 @@ dialogues = st.lists(lines | transactions | transactions | chunks(), max_size=8)
 
 
 def run(data: list[bytes], cuts: list[bool], hooks: Hooks, clock: Clock, **options: Any) -> tuple[list[str], list[Any]]:
-    """All replies to these octets, and what the hooks saw."""
+    """All replies to these octets, and what the hooks have seen."""
     extension = Extension("XTRA", commands={"XTRA": hooks.xtra})
     client = connect(hooks=hooks, extensions=[extension], size=30000, **options)
 
     def advance() -> None:
         calls = clock.getDelayedCalls()
-        assert calls, "nothing is to come, and yet the server does not go on"
+        assert calls, "no hook is pending, and yet the server does not go on"
         clock.advance(max(0, min(call.getTime() for call in calls) - clock.seconds()))
 
     for number, piece in enumerate(data):
@@ -209,7 +209,7 @@ def run(data: list[bytes], cuts: list[bool], hooks: Hooks, clock: Clock, **optio
 CHUNK = b"MAIL FROM:<reads@client.test>\r\nRCPT TO:<user@mx.test>\r\nBDAT %d\r\n%s"
 
 
-# The same octets pass option size and hold a bare newline: which of the two the hook learns of is not for cuts to say.
+# These octets exceed option size and hold a bare newline: the cuts must not decide which of the two the hook sees.
 @example(CHUNK % (40001, b"\r" + b"x" * 40000), [90], [], [], "reject", False)
 @example(CHUNK % (40001, b"x" * 30000 + b"\n" * 10001), [31000], [], [], "reject", False)
 @settings(max_examples=400)
@@ -322,7 +322,7 @@ def test_2_a_consumer_is_told_of_its_end_only_when_the_message_is_whole(mode: st
         (ValueError(), "451 4.3.0 Temporary server error, please try again later"),
     ],
 )
-def test_2_the_reply_to_a_message_waits_for_the_hook_and_says_what_it_says(
+def test_2_the_reply_to_a_message_waits_for_the_hook_and_follows_its_result(
     sent: bytes, result: Any, reply: str, logged: Logged
 ) -> None:
     onData = Pending()

@@ -1,4 +1,4 @@
-"""The rooms: imports run one way between folders and in no circle, and every module opens with what it is for."""
+"""Layers: imports run one way between the folders, without a circle, and every module says what it is for."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ MAY_IMPORT = {
     "stores": set(),
     "service": {"syntax", "sasl", "options", "dialogue", "admission", "tls", "connection", "server"},
 }
-# The modules at the root that are no values.
+# The modules at the root that belong to another layer than the values.
 ROOT = {"options": "options", "optionkinds": "options", "protocol": "server", "factory": "server"}
 
-# Octets and texts in, values out: whoever likes may run these without a reactor, or without Twisted.
+# Octets and text in, values out: these run without a reactor, and without Twisted.
 WITHOUT_TWISTED = ("syntax", "dialogue")
 REACTOR_SIDE = {"twisted", "OpenSSL", "asyncio", "socket", "socketserver", "select"}
 
 
-def roomOf(module: str) -> str:
+def layerOf(module: str) -> str:
     folder, dot, _ = module.partition(".")
     return folder if dot else ROOT.get(module, VALUES)
 
 
 def importsOf(path: Path) -> set[str]:
-    """All that a module imports, in dotted form, wherever it stands; what only names types is imported as well."""
+    """The dotted names of all that a module imports, wherever the import stands, also under C{TYPE_CHECKING}."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -68,29 +68,29 @@ def importsOfOurs(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_run_one_way_between_rooms(module: str) -> None:
-    room = roomOf(module)
+def test_imports_run_one_way_between_layers(module: str) -> None:
+    layer = layerOf(module)
     for imported in importsOfOurs(MODULES[module]):
-        assert imported in MODULES, f"{module} imports {imported}, which is no module"
-        assert roomOf(imported) in MAY_IMPORT[room] | {room, VALUES}, f"{module} imports {imported}"
+        assert imported in MODULES, f"{module} imports {imported}, which is not a module"
+        assert layerOf(imported) in MAY_IMPORT[layer] | {layer, VALUES}, f"{module} imports {imported}"
 
 
-def test_there_is_no_circle_with_typing_included() -> None:
+def test_imports_have_no_circle_even_for_types() -> None:
     order = TopologicalSorter({module: importsOfOurs(path) for module, path in MODULES.items()})
     assert set(order.static_order()) == set(MODULES)
 
 
-def test_every_folder_has_its_rule() -> None:
+def test_every_folder_has_a_rule() -> None:
     assert set(FOLDERS) | set(ROOT.values()) | {VALUES} == set(MAY_IMPORT)
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if roomOf(module) in WITHOUT_TWISTED])
-def test_the_core_knows_no_twisted(module: str) -> None:
+@pytest.mark.parametrize("module", [module for module in MODULES if layerOf(module) in WITHOUT_TWISTED])
+def test_the_core_imports_no_twisted(module: str) -> None:
     assert not {name.split(".")[0] for name in importsOf(MODULES[module])} & REACTOR_SIDE
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if roomOf(module) in WITHOUT_TWISTED])
-def test_nothing_that_the_core_imports_brings_twisted_in(module: str) -> None:
+@pytest.mark.parametrize("module", [module for module in MODULES if layerOf(module) in WITHOUT_TWISTED])
+def test_the_core_imports_no_twisted_indirectly(module: str) -> None:
     seen, pending = {module}, [module]
     while pending:
         imported = pending.pop()
@@ -130,11 +130,11 @@ def test_the_package_itself_is_not_imported_by_its_modules(module: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_is_read_in_one_sitting(path: Path) -> None:
+def test_a_module_has_at_most_400_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
-def test_the_tests_stand_where_the_modules_do() -> None:
+def test_the_folders_of_the_tests_mirror_those_of_the_modules() -> None:
     tests = Path(__file__).parent
     for folder in FOLDERS:
         for test in (tests / folder).glob("test_*.py"):

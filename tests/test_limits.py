@@ -1,4 +1,4 @@
-"""Limits: each has its reply and its line in the log, holds exactly, and is each connection's own."""
+"""Limits: each has its reply and its line in the log, holds exactly, and counts for each connection by itself."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ FULL = "421 4.7.0 Too many connections, try again later"
 FULL_HERE = "421 4.7.0 Too many connections from your address, try again later"
 
 
-# Of every connection and every message.
+# The events that every connection and every message has.
 _SUMMARIES = ("connection of ", "message from ")
 
 
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
-    """What smtphooks has logged, but for what it always logs, and the number of the session."""
+    """The lines that smtphooks has logged, without those of _SUMMARIES, and without the id of the session."""
     logged: list[str] = []
 
     def observe(event: LogEvent) -> None:
         text = formatEvent(event)
-        if "by" in event:  # a refusal, which has all that is known of it in its text
+        if "by" in event:  # a refusal, whose text holds more than these tests need
             text = ": ".join(filter(None, (event["verb"], event["reply"])))
         if str(event.get("log_namespace")).startswith("smtphooks") and not text.startswith(_SUMMARIES):
             logged.append(text.rpartition(" [")[0] or text)
@@ -55,7 +55,7 @@ def lines() -> Iterator[list[str]]:
 
 
 def arrive(factory: SMTPServerFactory, peer: Any = "192.0.2.7") -> Client:
-    """A client of this address has connected."""
+    """A client with this address."""
     if isinstance(peer, str):
         peer = (IPv6Address if ":" in peer else IPv4Address)("TCP", peer, 50000)
     return Client(factory, Transport(peerAddress=peer))
@@ -102,7 +102,7 @@ def test_a_connection_counts_until_its_last_hook_has_ended() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_an_address_has_so_many_connections_and_another_its_own(most: int, lines: list[str]) -> None:
+def test_connections_are_limited_for_each_address_by_itself(most: int, lines: list[str]) -> None:
     factory = makeFactory(maxClientsPerAddress=most)
     clients = [arrive(factory) for _ in range(most)]
     assert all(isServed(client) for client in clients)
@@ -128,14 +128,14 @@ def test_an_address_has_so_many_connections_and_another_its_own(most: int, lines
         ("192.0.2.1", "192.0.2.2", False),
     ],
 )
-def test_of_IPv6_a_network_counts_as_one_client(one: str, other: str, isSame: bool) -> None:
+def test_an_IPv6_network_counts_as_one_client(one: str, other: str, isSame: bool) -> None:
     factory = makeFactory(maxClientsPerAddress=1)
     arrive(factory, one)
     assert isServed(arrive(factory, other)) is not isSame
 
 
 @pytest.mark.parametrize("peer", [UNIXAddress(None), object()])
-def test_what_has_no_address_is_not_limited_by_it(peer: Any) -> None:
+def test_a_client_without_an_address_is_not_limited_by_address(peer: Any) -> None:
     factory = makeFactory(maxClientsPerAddress=1)
     clients = [arrive(factory, peer) for _ in range(3)]
     assert all(isServed(client) for client in clients)
@@ -145,7 +145,7 @@ def test_what_has_no_address_is_not_limited_by_it(peer: Any) -> None:
 
 
 @pytest.mark.parametrize("name", [b"/run/client", b"/run/a:b", b"\0x:y%z"])
-def test_the_path_of_a_UNIX_socket_is_an_address_too(name: bytes) -> None:
+def test_a_client_with_the_path_of_a_UNIX_socket_is_served_and_released(name: bytes) -> None:
     factory = makeFactory(maxClientsPerAddress=1)
     client = arrive(factory, UNIXAddress(name))
     assert isServed(client)
@@ -153,7 +153,7 @@ def test_the_path_of_a_UNIX_socket_is_an_address_too(name: bytes) -> None:
     assert not factory.clients.networks
 
 
-def test_an_address_is_free_again_whatever_a_hook_does_to_the_session() -> None:
+def test_an_address_is_released_whatever_a_hook_does_to_the_session() -> None:
     def onConnect(session: Any) -> None:
         session.remoteAddress = "203.0.113.9"
 
@@ -172,8 +172,8 @@ def test_without_a_limit_any_number_is_served(name: str) -> None:
 
 
 @pytest.mark.parametrize("given", [{"maxClients": 1}, {"maxClientsPerAddress": 1}])
-def test_with_implicit_TLS_nothing_is_said(given: dict[str, Any]) -> None:
-    """The words would be none of TLS."""
+def test_with_implicit_TLS_a_client_too_many_gets_no_reply(given: dict[str, Any]) -> None:
+    """A reply in the clear would not be TLS."""
     factory = makeFactory(secured=True, **given)
     arrive(factory)
     factory.server.options = attrs.evolve(factory.options, secured=False, secure=True)
@@ -182,7 +182,7 @@ def test_with_implicit_TLS_nothing_is_said(given: dict[str, Any]) -> None:
     assert late.replies() == []
 
 
-def test_who_is_turned_away_and_does_not_go_is_cut_off() -> None:
+def test_a_refused_client_that_does_not_leave_is_cut_off() -> None:
     factory = makeFactory(maxClients=1, socketTimeout=5)
     client, late = arrive(factory), arrive(factory)
     client.clock.pump([1] * 4)
@@ -204,13 +204,13 @@ def begun(factory: SMTPServerFactory, *hello: str) -> Client:
 
 
 def until421(client: Client, line: str) -> int:
-    """How many times a line can be said before it is 421."""
+    """How many times a line can be sent before it gets 421."""
     for number in range(1001):
         if client.say(line)[-1].startswith("421 "):
             assert client.isClosed
             client.finish()
             return number
-    raise AssertionError("there is no end to it")
+    raise AssertionError("the line never gets 421")
 
 
 LIMITS = [
@@ -227,7 +227,7 @@ LIMITS = [
 
 @pytest.mark.parametrize(("name", "given", "line", "says"), LIMITS, ids=[row[0] for row in LIMITS])
 @pytest.mark.parametrize("most", [1, 2, 7])
-def test_so_many_and_no_more(
+def test_a_limit_on_commands_holds_exactly_and_for_each_connection(
     name: str, given: dict[str, Any], line: str, says: str, most: int, lines: list[str]
 ) -> None:
     diary = Diary()
@@ -236,7 +236,7 @@ def test_so_many_and_no_more(
     assert until421(one, line) == most
     assert (lines[-1:], diary) == ([says], ["onClose"])
     assert len(lines) == 1 + (0 if line == "NOOP" else most)
-    # Neither the other connection nor a later one of the same client has any part in it.
+    # Neither another connection nor a later one of the same client shares the count.
     assert until421(other, line) == most
     assert until421(begun(factory), line) == most
 
@@ -253,7 +253,7 @@ def test_so_many_and_no_more(
         ({"maxRecipients": 0}, f"{MAIL}\r\n{RCPT}\r\n{RCPT}\r\nRSET"),
     ],
 )
-def test_no_limit_is_none(given: dict[str, Any], line: str) -> None:
+def test_zero_or_False_means_no_limit(given: dict[str, Any], line: str) -> None:
     client = begun(makeFactory(**given))
     for _ in range(100):
         client.say(line)
@@ -265,11 +265,11 @@ def test_no_limit_is_none(given: dict[str, Any], line: str) -> None:
     [("NOPE", 10), ("DATA", 20), ("NOOP", 999)],
     ids=["maxUnrecognizedCommands", "maxErrors", "maxJunkCommands"],
 )
-def test_the_defaults_hold(line: str, most: int) -> None:
+def test_the_default_limits_hold(line: str, most: int) -> None:
     assert until421(begun(makeFactory()), line) == most
 
 
-def test_commands_that_are_known_and_not_there_count_as_errors_alone() -> None:
+def test_commands_without_an_implementation_count_only_as_errors() -> None:
     assert (
         until421(begun(makeFactory(maxUnrecognizedCommands=1, maxErrors=5, disabledCommands=["VRFY"])), "EXPN x") == 5
     )
@@ -278,7 +278,7 @@ def test_commands_that_are_known_and_not_there_count_as_errors_alone() -> None:
     )
 
 
-def test_what_leads_to_authentication_does_not_count() -> None:
+def test_commands_that_lead_to_authentication_are_not_counted() -> None:
     client = begun(
         makeFactory(authOptional=False, maxAllowedUnauthenticatedCommands=1, maxErrors=0, onAuth=lambda *_: None)
     )
@@ -289,7 +289,7 @@ def test_what_leads_to_authentication_does_not_count() -> None:
     assert client.last("NOPE").startswith("421 ")
 
 
-def test_who_is_authenticated_is_not_counted() -> None:
+def test_an_authenticated_client_is_not_counted() -> None:
     client = begun(makeFactory(authOptional=False, maxAllowedUnauthenticatedCommands=1))
     client.session.user = "ann"
     assert client.last(*["NOOP"] * 50).startswith("250 ")
@@ -299,7 +299,7 @@ def test_a_pipelined_flood_ends_at_the_limit() -> None:
     client = begun(makeFactory(maxUnrecognizedCommands=3))
     client.feed(b"NOPE\r\n" * 100)
     assert client.codes() == [500, 500, 500, 421]
-    assert client.protocol.buffered > 0, "nothing behind the last reply is looked at"
+    assert client.protocol.buffered > 0, "commands after the last reply must not be read"
 
 
 # --- authentication ---
@@ -311,16 +311,18 @@ FAILURE = "535 5.7.8 Authentication credentials invalid"
 BARRED = "421 4.7.0 Too many failed authentications from your address, try again later"
 
 
-def judge(auth: Any, session: Any) -> str | None:
+def checkPassword(auth: Any, session: Any) -> str | None:
     return auth.username if auth.validatePassword(PASSWORD) else None
 
 
 def makeAuth(**given: Any) -> SMTPServerFactory:
-    return makeFactory(**{"allowInsecureAuth": True, "onAuth": judge, "authMethods": ["PLAIN", "LOGIN"], **given})
+    return makeFactory(
+        **{"allowInsecureAuth": True, "onAuth": checkPassword, "authMethods": ["PLAIN", "LOGIN"], **given}
+    )
 
 
 def authenticate(factory: SMTPServerFactory, line: str = GUESS, peer: Any = "192.0.2.7", *before: str) -> str:
-    """The reply to an AUTH on a connection of its own, behind the time that a failure costs."""
+    """The reply to an AUTH on a connection of its own, after the delay of a failure."""
     client = arrive(factory, peer)
     client.say(HELLO, *before)
     said = client.say(line)
@@ -344,20 +346,20 @@ def test_failed_authentications_of_an_address_are_counted_over_connections(lines
         *[f"AUTH: {BARRED}"] * 2,
     ]
     assert authenticate(factory, peer="192.0.2.8") == FAILURE
-    # Who has not tried to authenticate is served as ever.
+    # A client that does not authenticate is served as before.
     assert Client(factory).last(*ENVELOPE).startswith("250 ")
 
 
-def test_the_right_password_comes_too_late_from_there_and_opens_nothing(lines: list[str]) -> None:
+def test_even_the_right_password_is_barred_at_the_limit(lines: list[str]) -> None:
     factory = makeAuth(authFailuresPerAddress=2)
     early = begun(factory)
     assert early.last(RIGHT) == SUCCESS
     authenticate(factory)
-    assert authenticate(factory, RIGHT) == SUCCESS  # and this makes the failure before it no less
+    assert authenticate(factory, RIGHT) == SUCCESS  # a success does not take back the failure before it
     authenticate(factory)
     for line in (RIGHT, "AUTH LOGIN", "AUTH NTLM", "AUTH"):
         assert authenticate(factory, line) == BARRED
-    # Who is in stays in.
+    # An authenticated client stays authenticated.
     assert early.last(RIGHT) == "503 5.5.1 Already authenticated"
     assert early.last(MAIL).startswith("250 ")
 
@@ -375,14 +377,14 @@ def test_an_address_is_barred_for_ten_minutes() -> None:
     assert authenticate(factory, RIGHT) == SUCCESS
 
 
-def test_the_default_is_twenty_and_none_is_no_limit() -> None:
+def test_the_default_is_twenty_failures_and_zero_means_no_limit() -> None:
     factory = makeAuth()
     assert [authenticate(factory) for _ in range(21)] == [FAILURE] * 20 + [BARRED]
     factory = makeAuth(authFailuresPerAddress=0)
     assert {authenticate(factory) for _ in range(100)} == {FAILURE}
 
 
-def test_failures_of_one_connection_count_as_well() -> None:
+def test_failures_on_one_connection_are_counted_too() -> None:
     client = begun(makeAuth(authFailuresPerAddress=3))
     for _ in range(3):
         client.say(GUESS)
@@ -392,7 +394,7 @@ def test_failures_of_one_connection_count_as_well() -> None:
     assert client.isClosed
 
 
-def test_of_IPv6_a_network_of_64_bits_is_barred() -> None:
+def test_an_IPv6_network_of_64_bits_is_barred_as_one_client() -> None:
     factory = makeAuth(authFailuresPerAddress=2)
     assert authenticate(factory, peer="2001:db8::1") == authenticate(factory, peer="2001:db8::2") == FAILURE
     assert authenticate(factory, peer="2001:db8::3") == BARRED
@@ -400,7 +402,7 @@ def test_of_IPv6_a_network_of_64_bits_is_barred() -> None:
 
 
 @pytest.mark.parametrize("peer", [UNIXAddress(None), UNIXAddress(b"/run/client"), UNIXAddress(b"/run/a:b"), object()])
-def test_what_has_no_address_is_never_barred(peer: Any) -> None:
+def test_a_client_without_an_address_is_never_barred(peer: Any) -> None:
     factory = makeAuth(authFailuresPerAddress=1)
     assert {authenticate(factory, peer=peer) for _ in range(5)} == {FAILURE}
 
@@ -419,7 +421,7 @@ def test_what_has_no_address_is_never_barred(peer: Any) -> None:
     ],
     ids=repr,
 )
-def test_what_is_no_wrong_guess_is_not_counted(answer: Any, line: str, reply: str) -> None:
+def test_only_wrong_guesses_are_counted(answer: Any, line: str, reply: str) -> None:
     def onAuth(auth: Any, session: Any) -> Any:
         if isinstance(answer, SMTPError):
             raise answer
@@ -430,7 +432,7 @@ def test_what_is_no_wrong_guess_is_not_counted(answer: Any, line: str, reply: st
 
 
 @pytest.mark.parametrize("answer", [AuthResponse(responseCode=550), SMTPError("No"), SMTPError("No", 501), False])
-def test_every_refusal_for_good_by_the_hook_is_counted(answer: Any) -> None:
+def test_every_permanent_refusal_by_the_hook_is_counted(answer: Any) -> None:
     def onAuth(auth: Any, session: Any) -> Any:
         if isinstance(answer, SMTPError):
             raise answer
@@ -441,7 +443,7 @@ def test_every_refusal_for_good_by_the_hook_is_counted(answer: Any) -> None:
     assert authenticate(factory) == BARRED
 
 
-def test_exchanges_that_had_begun_before_the_last_failure_are_ended_too() -> None:
+def test_an_exchange_that_began_before_the_last_failure_is_ended_too() -> None:
     asked: list[Any] = []
     factory = makeAuth(authFailuresPerAddress=2, onAuth=lambda auth, session: asked.append(auth), maxErrors=0)
     clients = [begun(factory) for _ in range(5)]
@@ -452,7 +454,7 @@ def test_exchanges_that_had_begun_before_the_last_failure_are_ended_too() -> Non
     assert len(asked) == 2
 
 
-def test_behind_XCLIENT_it_is_the_client_that_is_counted() -> None:
+def test_behind_XCLIENT_failures_count_for_the_client() -> None:
     factory = makeAuth(authFailuresPerAddress=1, useXClient=["192.0.2.7"])
 
     def through(address: str) -> str:
@@ -462,26 +464,26 @@ def test_behind_XCLIENT_it_is_the_client_that_is_counted() -> None:
     assert through("203.0.113.5") == BARRED
     assert through("203.0.113.6") == FAILURE
     assert authenticate(factory, GUESS, "203.0.113.5") == BARRED
-    # A proxy guesses no passwords itself.
+    # A LOGIN that is refused counts neither for the proxy nor for the client.
     assert {authenticate(factory, "XCLIENT LOGIN=nobody ADDR=203.0.113.7") for _ in range(3)} == {FAILURE}
     assert through("203.0.113.7") == FAILURE
     assert authenticate(factory, RIGHT) == SUCCESS
 
 
-def test_factories_may_count_together() -> None:
+def test_factories_may_share_their_count_of_failures() -> None:
     one, other = makeAuth(authFailuresPerAddress=1), makeAuth(authFailuresPerAddress=1)
     other.authFailures = one.authFailures
     assert authenticate(one) == FAILURE
     assert authenticate(other) == BARRED
 
 
-# --- commands that bring no message on ---
+# --- junk commands ---
 
 JUNK = "421 4.7.0 Too many commands without a message"
 
 
 def trusted(*lines: str, **given: Any) -> Client:
-    """A client that may use all commands, none of which is limited in another way; and what it has said."""
+    """A client that has sent these lines; it may use XCLIENT and XFORWARD, and has no other limit on its commands."""
     extension = Extension("XTRA", commands={"XTRA": lambda argument, session: None})
     options = {"maxErrors": 0, "maxUnrecognizedCommands": 0, "useXClient": True, "useXForward": True}
     client = Client(makeFactory(**options, extensions=[extension], **given))
@@ -497,7 +499,7 @@ def trusted(*lines: str, **given: Any) -> Client:
         *("XTRA", "NOPE", "EXPN", "TURN", "LHLO c", "n\u00f6pe", ""),
     ],
 )
-def test_what_brings_no_message_on_is_counted(line: str) -> None:
+def test_commands_without_progress_are_counted(line: str) -> None:
     client = trusted(HELLO, maxJunkCommands=3)
     assert JUNK not in client.say(line, line)
     assert client.say(line) == [JUNK]
@@ -505,24 +507,24 @@ def test_what_brings_no_message_on_is_counted(line: str) -> None:
 
 
 @pytest.mark.parametrize("verb", ["VRFY", "MAIL", "STARTTLS"])
-def test_disabled_commands_are_counted_whatever_they_are(verb: str) -> None:
+def test_disabled_commands_are_counted(verb: str) -> None:
     client = trusted(HELLO, maxJunkCommands=2, disabledCommands=[verb])
     assert client.say(verb, verb) == ["502 5.5.1 Command not implemented", JUNK]
 
 
-def test_each_connection_has_its_own_count_and_the_log_a_line_of_its_end(lines: list[str]) -> None:
+def test_junk_commands_are_counted_for_each_connection_and_logged_at_the_limit(lines: list[str]) -> None:
     factory = makeFactory(maxJunkCommands=5)
     one, other = begun(factory), begun(factory)
     assert (until421(one, "NOOP"), until421(other, "NOOP")) == (4, 4)
     assert lines == [f"NOOP: {JUNK}"] * 2
 
 
-def test_with_lmtp_its_hello_is_counted() -> None:
+def test_with_lmtp_LHLO_is_counted() -> None:
     assert trusted(lmtp=True, maxJunkCommands=1).say("LHLO c", "LHLO c")[-1] == JUNK
 
 
 @pytest.mark.parametrize("line", ["MAIL", MAIL, "RCPT", RCPT, "DATA", "BDAT 0", "AUTH", "AUTH X", "STARTTLS x"])
-def test_what_brings_a_message_on_is_not_counted(line: str) -> None:
+def test_commands_of_a_transaction_are_not_counted(line: str) -> None:
     client = trusted(HELLO, maxJunkCommands=2)
     assert JUNK not in client.say(*[line] * 10)
     assert client.last("NOOP") == "250 2.0.0 OK"
@@ -532,7 +534,7 @@ def test_what_brings_a_message_on_is_not_counted(line: str) -> None:
 @pytest.mark.parametrize("message", [("DATA", "text", "."), ("BDAT 2", "", "BDAT 0 LAST"), ("BDAT 2 LAST", "")])
 @pytest.mark.parametrize("refusal", [None, SMTPError("no", 550)])
 @pytest.mark.parametrize("lmtp", [False, True])
-def test_a_message_taken_or_not_begins_the_count_anew(
+def test_a_message_accepted_or_not_resets_the_count(
     message: tuple[str, ...], refusal: SMTPError | None, lmtp: bool
 ) -> None:
     def onData(stream: Any, session: Any) -> None:
@@ -547,12 +549,12 @@ def test_a_message_taken_or_not_begins_the_count_anew(
     assert client.say("RSET", MAIL) == [JUNK]
 
 
-def test_transactions_that_RSET_ends_do_not_begin_the_count_anew() -> None:
+def test_a_transaction_that_RSET_ends_does_not_reset_the_count() -> None:
     client = trusted(HELLO, maxJunkCommands=4)
     assert client.say(*[MAIL, RCPT, "RSET"] * 4)[-1] == JUNK
 
 
-def test_XCLIENT_does_not_begin_the_count_anew() -> None:
+def test_XCLIENT_does_not_reset_the_count() -> None:
     client = trusted(HELLO, maxJunkCommands=4)
     assert client.say("XCLIENT NAME=c", HELLO)[-1].startswith("250 ")
     assert client.say("NOOP", "NOOP") == ["250 2.0.0 OK", JUNK]
@@ -586,8 +588,8 @@ def test_a_refused_recipient_is_not_counted() -> None:
     assert [reply[:3] for reply in client.say("RCPT TO:<no@mx.test>", RCPT, RCPT)] == ["550", "250", "452"]
 
 
-def test_recipients_too_many_are_no_errors_and_the_message_is_delivered_to_the_others() -> None:
-    """RFC 5321 section 4.5.3.1.10: the client sends what was refused again, so it must be let go on."""
+def test_recipients_too_many_count_as_no_errors_and_the_message_goes_to_the_others() -> None:
+    """RFC 5321 section 4.5.3.1.10: the client will retry the refused recipients, so it must not be cut off."""
     delivered: list[list[str]] = []
     client = begun(makeFactory(maxRecipients=10, onData=lambda _, session: delivered.append(names(session))))
     recipients = [f"RCPT TO:<user{number}@mx.test>" for number in range(50)]
@@ -603,14 +605,14 @@ def names(session: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("errors", [0, 20])
-def test_recipients_too_many_are_421_in_the_end(errors: int, lines: list[str]) -> None:
+def test_a_thousand_recipients_too_many_end_in_421(errors: int, lines: list[str]) -> None:
     client = begun(makeFactory(maxRecipients=1))
     client.say(*["DATA"] * errors)
     for _ in range(2):
         assert client.say(MAIL, RCPT, *[RCPT] * 1000)[2:] == ["452 4.5.3 Too many recipients"] * 1000
         client.say("RSET")
     client.say(MAIL, RCPT, *[RCPT] * 1000)
-    client.clock.advance(1)  # for the log, which takes so many lines a second
+    client.clock.advance(1)  # because the log has a limit of lines a second
     lines.clear()
     assert client.say(RCPT, "NOOP") == ["421 4.5.3 Too many recipients"]
     assert client.isClosed
@@ -618,17 +620,17 @@ def test_recipients_too_many_are_421_in_the_end(errors: int, lines: list[str]) -
 
 
 @pytest.mark.parametrize("most", [1000, 10**6])
-def test_an_envelope_has_so_many_octets_and_no_more(most: int) -> None:
+def test_the_octets_of_an_envelope_are_limited(most: int) -> None:
     client = begun(makeFactory(maxRecipients=most, hideDSN=False))
     long = f"RCPT TO:<{'l' * 200}@mx.test> ORCPT=rfc822;{'x' * 493}"
     fit = (512 * 1024 - len(MAIL) - 2) // (len(long) + 2)
     assert client.say(MAIL, *[long] * fit) == ["250 2.1.0 Sender OK", *["250 2.1.5 Recipient OK"] * fit]
     assert client.say(long, long) == ["452 4.5.3 Too many recipients"] * 2
     assert client.last("DATA", ".") == "250 2.0.0 Message accepted"
-    assert client.last(MAIL, long) == "250 2.1.5 Recipient OK", "each envelope has its own"
+    assert client.last(MAIL, long) == "250 2.1.5 Recipient OK", "each envelope has a count of its own"
 
 
-def test_without_a_limit_of_recipients_there_is_none_of_octets() -> None:
+def test_without_a_limit_of_recipients_the_octets_of_an_envelope_are_not_limited() -> None:
     client = begun(makeFactory(maxRecipients=0, hideDSN=False))
     long = f"RCPT TO:<{'l' * 200}@mx.test> ORCPT=rfc822;{'x' * 493}"
     assert set(client.say(MAIL, *[long] * 1500)[1:]) == {"250 2.1.5 Recipient OK"}
@@ -650,7 +652,7 @@ TOO_LARGE = "552 5.3.4 Message exceeds the fixed maximum size"
 
 @pytest.mark.parametrize("begin", ["DATA", "BDAT"])
 @pytest.mark.parametrize("lmtp", [False, True])
-def test_a_message_has_so_many_octets_and_no_more(begin: str, lmtp: bool, lines: list[str]) -> None:
+def test_the_size_of_a_message_is_limited(begin: str, lmtp: bool, lines: list[str]) -> None:
     mailbox = Mailbox()
     factory = makeFactory(size=10, lmtp=lmtp, onData=mailbox.onData)
     hello, *envelope = LMTP_ENVELOPE if lmtp else ENVELOPE
@@ -669,7 +671,7 @@ def test_a_message_has_so_many_octets_and_no_more(begin: str, lmtp: bool, lines:
     assert mailbox == [b"xxxxxxxx\r\n"] * 2
 
 
-def test_a_declared_size_is_held_to_the_limit() -> None:
+def test_a_declared_size_over_the_limit_is_refused_at_MAIL() -> None:
     client = begun(makeFactory(size=10))
     assert client.last(f"{MAIL} SIZE=10", "RSET").startswith("250 ")
     assert client.last(f"{MAIL} SIZE=11") == TOO_LARGE
@@ -677,7 +679,7 @@ def test_a_declared_size_is_held_to_the_limit() -> None:
 
 
 @pytest.mark.parametrize("feed", [1, 100000])
-def test_a_command_has_so_many_octets_and_no_more(feed: int, lines: list[str]) -> None:
+def test_the_length_of_a_command_is_limited(feed: int, lines: list[str]) -> None:
     client = begun(makeFactory(maxCommandLength=600))
 
     def say(octets: int) -> list[str]:
@@ -694,7 +696,7 @@ def test_a_command_has_so_many_octets_and_no_more(feed: int, lines: list[str]) -
     assert client.last("NOOP") == "250 2.0.0 OK"
 
 
-# --- what a hook answers ---
+# --- results of hooks ---
 
 
 @pytest.mark.parametrize(
@@ -707,7 +709,7 @@ def test_a_command_has_so_many_octets_and_no_more(feed: int, lines: list[str]) -
     ],
 )
 @pytest.mark.parametrize("isLate", [True, False])
-def test_False_lets_nobody_in(name: str, said: list[str], isLate: bool, logged: Any) -> None:
+def test_False_from_a_hook_accepts_nothing(name: str, said: list[str], isLate: bool, logged: Any) -> None:
     errors: list[Failure] = []
     hook = Pending() if isLate else lambda *_: False
     client = Client(makeFactory(**{name: hook, "onError": lambda failure, session: errors.append(failure)}))
@@ -722,7 +724,7 @@ def test_False_lets_nobody_in(name: str, said: list[str], isLate: bool, logged: 
 
 
 @pytest.mark.parametrize("answer", [0, "", [], None, True, object()])
-def test_what_else_is_no_text_is_as_good_as_none(answer: Any) -> None:
+def test_any_other_result_without_a_text_gives_the_standard_reply(answer: Any) -> None:
     hook: Callable[..., Any] = lambda *_: answer  # noqa: E731
     client = Client(makeFactory(onHelo=hook, onMailFrom=hook, onRcptTo=hook))
     assert client.last(*ENVELOPE) == "250 2.1.5 Recipient OK"

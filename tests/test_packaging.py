@@ -1,4 +1,4 @@
-"""What is shipped: the plugin is found, wherever smtphooks is installed, and costs other services nothing."""
+"""What is shipped: twistd finds the plugin wherever smtphooks is installed, and it costs other services nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE = 60.0
 
 
 def output(*arguments: object, folder: Path, path: Path) -> str:
-    """What Python says, run there with that on its path."""
+    """The output of Python, run in this folder with this path in PYTHONPATH."""
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         capture_output=True,
@@ -43,17 +43,17 @@ def test_the_plugin_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_the_service_imports_no_reactor(tmp_path: Path) -> None:
-    """Or else twistd's choice of one would come too late."""
+    """An import would install the default reactor, before twistd has chosen one."""
     script = "import sys, smtphooks.service.tap; print('twisted.internet.reactor' in sys.modules)"
     assert output("-c", script, folder=tmp_path, path=ROOT) == "False\n"
 
 
-def test_the_plugins_folder_is_no_package_of_its_own() -> None:
-    """An __init__.py would hide Twisted's own."""
+def test_the_plugins_folder_is_not_a_package() -> None:
+    """An __init__.py here would hide Twisted's own plugins."""
     assert not list((ROOT / "twisted").rglob("__init__.py"))
 
 
-def test_the_wheel_brings_the_plugin(tmp_path: Path) -> None:
+def test_the_wheel_contains_the_plugin(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.rst", "LICENSE"):

@@ -1,4 +1,4 @@
-"""The protocol in memory: flow control, hooks that are slow, clients that leave, messages in every state."""
+"""The protocol in memory: back-pressure, slow hooks, clients that leave, messages in every state."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def octets(*lines: str) -> bytes:
     return "".join(line + "\r\n" for line in lines).encode()
 
 
-def test_it_is_what_it_says_it_is() -> None:
+def test_protocol_and_writer_provide_their_interfaces() -> None:
     protocol = connect().protocol
     assert verifyObject(IHalfCloseableProtocol, protocol)
     assert verifyObject(IHandshakeListener, protocol)
@@ -71,7 +71,7 @@ def test_the_session_knows_both_ends(peer: Any, expected: tuple[str, int, str]) 
     assert (session.localAddress, session.localPort) == ("198.51.100.1", 2525)
 
 
-def test_quit_ends_the_connection_and_what_follows_is_nothing() -> None:
+def test_quit_ends_the_connection_and_later_input_is_ignored() -> None:
     diary = Diary()
     client = connect(onVrfy=diary.hook("onVrfy"))
     assert client.say("QUIT", "VRFY x")[-1] == "221 2.0.0 Bye"
@@ -149,7 +149,7 @@ def test_the_dialogue_stands_still_until_a_hook_has_decided(name: str) -> None:
     assert client.isClosed
 
 
-# --- flow control ---
+# --- back-pressure ---
 
 
 def test_a_client_that_reads_no_replies_is_not_served() -> None:
@@ -168,7 +168,7 @@ def test_a_client_that_reads_no_replies_is_not_served() -> None:
 
 
 def test_a_client_that_stops_reading_stops_the_pump_at_once() -> None:
-    """The transport says so from within a write."""
+    """The transport calls pauseProducing from within write."""
 
     class Narrow(Transport):
         def write(self, data: bytes) -> None:
@@ -238,7 +238,7 @@ FILLINGS = {
 @pytest.mark.parametrize("size", [1, 100, 8191, 16383, 65536])
 @pytest.mark.parametrize("begin", [octets("DATA"), octets("BDAT 99999999")], ids=["DATA", "BDAT"])
 @pytest.mark.parametrize("mode", ["normalize", "reject", "accept"])
-def test_a_message_that_nobody_reads_is_held_under_128_KiB(filling: bytes, size: int, begin: bytes, mode: str) -> None:
+def test_at_most_128_KiB_of_an_unread_message_are_held(filling: bytes, size: int, begin: bytes, mode: str) -> None:
     hook = Pending()
     client = connect(onData=hook, onRcptTo=hook, bareNewline=mode)
     client.say(HELLO, MAIL)
@@ -252,11 +252,11 @@ def test_a_message_that_nobody_reads_is_held_under_128_KiB(filling: bytes, size:
             hook.decide()
             assert buffered(client) < 128 * 1024
     assert len(hook.calls) in (1, 2)
-    # In "reject" a message with a bare newline is nobody's any more, and is read to its end.
+    # In mode "reject" a message with a bare newline is read to its end and dropped.
     assert number < len(pieces) - 1 or mode == "reject"
 
 
-def test_a_chunk_that_belongs_to_nobody_is_dropped_as_it_comes() -> None:
+def test_a_chunk_outside_of_a_transaction_is_dropped_as_it_comes() -> None:
     client = connect()
     client.feed(octets(HELLO, "BDAT 300000"))
     client.replies()
@@ -268,7 +268,7 @@ def test_a_chunk_that_belongs_to_nobody_is_dropped_as_it_comes() -> None:
 
 
 @pytest.mark.parametrize("line", [b"x" * 65536, b"\r" * 65536, b"VRFY " + b"x" * 65531])
-def test_an_endless_line_is_not_kept(line: bytes) -> None:
+def test_an_endless_line_is_not_buffered(line: bytes) -> None:
     client = connect()
     for _ in range(10):
         client.feed(line)
@@ -276,8 +276,8 @@ def test_an_endless_line_is_not_kept(line: bytes) -> None:
     assert client.last("", "NOOP") == "250 2.0.0 OK"
 
 
-def test_the_transport_is_not_touched_when_the_server_has_closed() -> None:
-    """StringTransport, as the real ones, knows no pausing of what is ending; but TLS has to be read to its end."""
+def test_a_closing_transport_is_not_paused() -> None:
+    """TLS has to be read to its end; besides, StringTransport refuses to be paused once it is closing."""
     onVrfy = Pending()
     client = connect(onVrfy=onVrfy)
     client.say("VRFY x")
@@ -291,7 +291,7 @@ def test_the_transport_is_not_touched_when_the_server_has_closed() -> None:
     client.finish()
 
 
-# --- the client goes away ---
+# --- the client leaves ---
 
 STATES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "before the greeting": ((), "onConnect"),
@@ -352,7 +352,7 @@ def test_a_hook_without_a_canceller_is_cancelled_too_and_on_close_called_once(
 
 
 @pytest.mark.parametrize("name", [*HOOKS, "onReset"])
-def test_on_close_waits_for_a_hook_that_does_not_mind_being_cancelled(name: str, logged: Logged) -> None:
+def test_on_close_waits_for_a_hook_that_delays_its_cancellation(name: str, logged: Logged) -> None:
     diary = Diary()
     cleanup: Deferred[None] = Deferred()
 
@@ -379,7 +379,7 @@ def test_on_close_waits_for_a_hook_that_does_not_mind_being_cancelled(name: str,
 
 
 @pytest.mark.parametrize("error", [SMTPError("no"), CancelledError(), ConnectionLost(), ConnectionAborted()])
-def test_how_a_cancelled_hook_ends_is_no_news(error: Exception) -> None:
+def test_the_outcome_of_a_cancelled_hook_is_not_logged(error: Exception) -> None:
     async def onVrfy(text: str, session: Any) -> None:
         try:
             await Deferred()
@@ -392,7 +392,7 @@ def test_how_a_cancelled_hook_ends_is_no_news(error: Exception) -> None:
     assert not client.factory.connections
 
 
-def test_a_hook_that_answers_late_answers_nobody() -> None:
+def test_the_answer_of_a_cancelled_hook_is_dropped() -> None:
     async def onVrfy(text: str, session: Any) -> str:
         try:
             await Deferred()
@@ -407,7 +407,7 @@ def test_a_hook_that_answers_late_answers_nobody() -> None:
     assert not client.factory.connections
 
 
-def test_a_slow_on_close_keeps_the_connection_among_the_live_ones() -> None:
+def test_a_connection_counts_as_live_until_on_close_has_ended() -> None:
     onClose = Pending()
     client = connect(onClose=onClose)
     client.lose()
@@ -424,7 +424,7 @@ def test_on_reset_is_not_called_for_a_client_that_leaves() -> None:
     assert diary == ["onClose"]
 
 
-def test_what_the_transport_still_says_of_a_lost_connection_is_nothing() -> None:
+def test_callbacks_of_the_transport_after_the_loss_are_ignored() -> None:
     client = connect()
     client.replies()
     client.lose()
@@ -437,7 +437,7 @@ def test_what_the_transport_still_says_of_a_lost_connection_is_nothing() -> None
 
 
 def test_a_client_that_was_stopped_is_read_again_as_the_connection_ends() -> None:
-    """Without that TLS would never end: the client has its part to say."""
+    """Without that TLS would never end: the close_notify of the client has to be read."""
     client = connect()
     client.pump.writer.pauseProducing()
     client.protocol.dataReceived(octets("QUIT"))
@@ -448,7 +448,7 @@ def test_a_client_that_was_stopped_is_read_again_as_the_connection_ends() -> Non
 
 
 @pytest.mark.parametrize("result", [None, "text", SMTPError("no")])
-def test_nothing_is_said_any_more_when_a_hook_has_aborted_the_connection(result: Any) -> None:
+def test_nothing_is_written_after_a_hook_has_aborted_the_connection(result: Any) -> None:
     def onMailFrom(address: Any, session: Any) -> Any:
         client.protocol.abort()
         if isinstance(result, Exception):
@@ -463,7 +463,7 @@ def test_nothing_is_said_any_more_when_a_hook_has_aborted_the_connection(result:
     assert not client.factory.connections
 
 
-def test_nothing_is_written_any_more_when_the_connection_goes_while_a_hook_is_called() -> None:
+def test_nothing_is_written_after_the_connection_was_lost_within_a_hook() -> None:
     client = connect(onMailFrom=lambda address, session: client.lose())
     client.say(HELLO)
     client.protocol.dataReceived(octets("NOOP", MAIL, "NOOP"))
@@ -471,7 +471,7 @@ def test_nothing_is_written_any_more_when_the_connection_goes_while_a_hook_is_ca
     assert not client.factory.connections
 
 
-def test_nothing_behind_is_read_when_on_error_has_aborted_the_connection(logged: Logged) -> None:
+def test_no_later_command_is_read_after_on_error_has_aborted_the_connection(logged: Logged) -> None:
     def onMailFrom(address: Any, session: Any) -> None:
         raise RuntimeError("crash")
 
@@ -494,7 +494,7 @@ def test_the_pump_ends_when_on_error_aborts_while_the_server_closes(monkeypatch:
 
     def put(writer: ReplyWriter, octets: bytes) -> None:
         said.append(octets)
-        assert len(said) < 5, "more is said than was asked for"
+        assert len(said) < 5, "more replies than commands"
 
     monkeypatch.setattr(ReplyWriter, "put", put)
     client.protocol.dataReceived(b"NOOP\nNOOP\r\n")
@@ -502,7 +502,7 @@ def test_the_pump_ends_when_on_error_aborts_while_the_server_closes(monkeypatch:
 
 
 @pytest.mark.parametrize("end", [b".\r\n", b""], ids=["whole", "cut"])
-def test_text_that_a_hook_puts_into_the_envelope_harms_nobody(end: bytes) -> None:
+def test_text_in_the_place_of_an_address_in_the_envelope_does_no_harm(end: bytes) -> None:
     async def onData(stream: Any, session: Any) -> None:
         session.envelope.mailFrom = "bounce@mx.test"
         session.envelope.rcptTo.append("copy@mx.test")
@@ -516,7 +516,7 @@ def test_text_that_a_hook_puts_into_the_envelope_harms_nobody(end: bytes) -> Non
     assert not client.factory.connections
 
 
-def test_an_envelope_that_a_hook_has_spoilt_does_not_keep_the_connection() -> None:
+def test_an_envelope_that_a_hook_has_broken_does_not_keep_the_connection_alive() -> None:
     diary = Diary()
     client = connect(lmtp=True, onClose=diary.hook("onClose"))
     client.say(*LMTP_ENVELOPE, "DATA")
@@ -527,7 +527,7 @@ def test_an_envelope_that_a_hook_has_spoilt_does_not_keep_the_connection() -> No
     assert (diary, client.factory.connections) == (["onClose"], set())
 
 
-def test_a_client_that_leaves_within_a_message_does_not_cut_on_close_short() -> None:
+def test_on_close_is_not_cancelled_when_a_client_leaves_within_a_message() -> None:
     onClose = Pending()
     client = connect(onData=Mailbox().onData, onClose=onClose)
     client.say(*ENVELOPE, "DATA", "text")
@@ -537,13 +537,13 @@ def test_a_client_that_leaves_within_a_message_does_not_cut_on_close_short() -> 
     assert not client.factory.connections
 
 
-def test_a_client_that_takes_no_more_is_let_go() -> None:
+def test_a_client_that_closes_its_receiving_side_is_closed() -> None:
     client = connect()
     client.protocol.writeConnectionLost()
     assert client.isClosed
 
 
-# --- the client leaves within or behind a message ---
+# --- the client leaves within or after a message ---
 
 CUTS = {
     "before the message": ("DATA",),
@@ -568,7 +568,7 @@ def test_a_message_that_was_cut_never_comes_whole(lines: tuple[str, ...], lmtp: 
     assert diary == ["onClose"]
 
 
-def test_a_consumer_of_a_message_that_was_cut_is_told() -> None:
+def test_the_consumer_of_a_message_that_was_cut_fails() -> None:
     consumer = StringTransport()
     reasons: list[Any] = []
 
@@ -627,7 +627,7 @@ def test_a_crash_behind_the_final_dot_is_logged_though_the_client_has_left(logge
 
 
 def test_a_hook_that_reads_slowly_still_gets_all_of_a_whole_message_when_the_client_has_left() -> None:
-    """The dot was read, so the message is whole, even where it waits in memory."""
+    """The dot was read, so the message is whole, even if it still waits in memory."""
     gate: Deferred[None] = Deferred()
     got: list[bytes] = []
 
@@ -642,7 +642,7 @@ def test_a_hook_that_reads_slowly_still_gets_all_of_a_whole_message_when_the_cli
     assert got == [b"text\r\n"]
 
 
-# --- BDAT that is abandoned ---
+# --- messages in chunks that are abandoned ---
 
 
 @pytest.mark.parametrize("line", ["RSET", HELLO, "QUIT"])
@@ -659,7 +659,7 @@ def test_a_message_in_chunks_that_is_abandoned_never_comes_whole(line: str) -> N
 
 
 @pytest.mark.parametrize("line", ["RSET", HELLO])
-def test_abandoning_waits_until_the_hook_has_ended(line: str) -> None:
+def test_the_reply_to_abandoning_waits_until_the_hook_has_ended(line: str) -> None:
     diary = Diary()
     cleanup: Deferred[None] = Deferred()
 
@@ -686,7 +686,7 @@ def test_a_hook_that_waits_for_something_else_is_cancelled_when_its_message_is_a
     assert onData.cancelled == 1
 
 
-def test_a_crash_in_a_hook_whose_message_was_abandoned_is_logged_and_harms_nobody(logged: Logged) -> None:
+def test_a_crash_in_a_hook_whose_message_was_abandoned_is_logged_and_does_no_harm(logged: Logged) -> None:
     async def onData(stream: Any, session: Any) -> None:
         try:
             await stream.read()
@@ -714,10 +714,10 @@ def test_a_client_that_leaves_while_its_message_is_being_abandoned_ends_cleanly(
     assert diary == ["onClose"]
 
 
-# --- the client sends no more, but reads (printf | nc) ---
+# --- half-closed clients (printf | nc) ---
 
 
-def test_a_client_that_sends_no_more_gets_all_replies() -> None:
+def test_a_half_closed_client_gets_all_replies() -> None:
     hook = Pending()
     client = connect(onMailFrom=hook, onData=hook)
     client.feed(octets(*ENVELOPE, "DATA", "text", ".", "NOOP"))
@@ -730,14 +730,14 @@ def test_a_client_that_sends_no_more_gets_all_replies() -> None:
     assert client.isClosed
 
 
-def test_a_client_that_sends_no_more_and_waits_for_nothing_is_let_go() -> None:
+def test_a_half_closed_client_without_pending_replies_is_closed() -> None:
     client = connect()
     client.halfClose()
     assert client.codes() == [220]
     assert client.isClosed
 
 
-def test_a_client_that_quit_and_sends_no_more_is_closed_once() -> None:
+def test_a_client_that_half_closes_after_QUIT_is_closed_once() -> None:
     client = connect()
     client.say("QUIT")
     client.halfClose()
@@ -745,7 +745,7 @@ def test_a_client_that_quit_and_sends_no_more_is_closed_once() -> None:
     client.finish()
 
 
-def test_a_client_that_sends_no_more_and_reads_slowly_gets_all_replies() -> None:
+def test_a_half_closed_client_that_reads_slowly_gets_all_replies() -> None:
     client = connect()
     client.pump.writer.pauseProducing()
     client.feed(octets("NOOP", "NOOP"))
@@ -794,7 +794,7 @@ SENT = [("DATA", b"DATA\r\n" + TEXT.replace(b"\r\n.", b"\r\n..") + b".\r\n"), ("
 
 
 @pytest.mark.parametrize(("kind", "sent"), SENT, ids=["DATA", "BDAT"])
-def test_a_message_is_acknowledged_when_the_hook_has_it(kind: str, sent: bytes) -> None:
+def test_a_message_is_acknowledged_when_the_hook_has_succeeded(kind: str, sent: bytes) -> None:
     onData = Pending()
     client = connect(onData=onData)
     client.say(*ENVELOPE)
@@ -871,7 +871,7 @@ def test_a_hook_that_crashes_between_chunks_refuses_the_next_one(logged: Logged)
     assert len(logged.takeFailures(ValueError)) == 1
 
 
-def test_a_hook_that_is_done_between_chunks_is_asked_no_more() -> None:
+def test_a_hook_that_has_ended_between_chunks_is_not_called_again() -> None:
     onData = Pending()
     client = connect(onData=onData)
     client.say(*ENVELOPE, "BDAT 5")
@@ -919,7 +919,7 @@ def test_a_hook_may_refuse_an_oversized_message_in_its_own_words() -> None:
     assert connect(size=3, onData=onData).last(*ENVELOPE, "DATA", "text", ".") == "552 5.3.4 Too much for me"
 
 
-def test_the_chunk_that_passes_the_size_is_refused_and_the_rest_belongs_to_nobody() -> None:
+def test_the_chunk_that_passes_the_size_is_refused_and_later_ones_get_503() -> None:
     mailbox = Mailbox()
     client = connect(size=5, onData=mailbox.onData)
     client.say(*ENVELOPE)
@@ -928,7 +928,7 @@ def test_the_chunk_that_passes_the_size_is_refused_and_the_rest_belongs_to_nobod
     assert mailbox == []
 
 
-def test_an_oversized_message_is_let_through_where_that_is_wished() -> None:
+def test_an_oversized_message_is_let_through_without_rejectOversized() -> None:
     mailbox = Mailbox()
     sizes: list[tuple[int, bool]] = []
 
@@ -1083,7 +1083,7 @@ def test_with_lmtp_only_the_last_chunk_has_a_reply_for_each_recipient() -> None:
 
 @pytest.mark.parametrize("given", [{"size": 2}, {"onData": lambda stream, session: SMTPError("no", 554)}])
 def test_with_lmtp_a_refused_chunk_has_one_reply(given: dict[str, Any]) -> None:
-    """Else the client would take the second for that of its next command."""
+    """Otherwise the client would take the second reply for that of its next command."""
     client = lmtp("a", "b", **given)
     client.feed(b"BDAT 3\r\n123BDAT 3 LAST\r\n456NOOP\r\n")
     assert client.codes()[1:] == [503, 250]
@@ -1125,20 +1125,20 @@ def test_with_smtp_a_list_makes_one_reply(results: list[Any], reply: str) -> Non
     assert client.last("NOOP") == "250 2.0.0 OK"
 
 
-def test_a_returned_exception_is_no_success(logged: Logged) -> None:
+def test_a_returned_exception_counts_as_raised(logged: Logged) -> None:
     client = connect(onData=lambda stream, session: ValueError("x"))
     assert client.last(*ENVELOPE, "DATA", ".") == CRASHED
     assert len(logged.takeFailures(ValueError)) == 1
 
 
-# --- a hook that hangs up within the message ---
+# --- a hook that closes within the message ---
 
 BUSY = "421 4.3.2 Too busy"
 
 
 @pytest.mark.parametrize("lmtp", [False, True])
 @pytest.mark.parametrize("when", ["at once", "before the message", "within it"])
-def test_421_within_a_message_is_said_once_and_the_rest_is_not_read(when: str, lmtp: bool) -> None:
+def test_421_within_a_message_is_sent_once_and_the_rest_is_not_read(when: str, lmtp: bool) -> None:
     pending = Pending()
 
     async def onData(stream: Any, session: Any) -> None:
@@ -1168,7 +1168,7 @@ def test_421_within_a_message_is_said_once_and_the_rest_is_not_read(when: str, l
 
 @pytest.mark.parametrize("lmtp", [False, True])
 @pytest.mark.parametrize("isAtOnce", [True, False])
-def test_421_within_a_chunk_is_said_once_and_the_rest_is_not_read(isAtOnce: bool, lmtp: bool) -> None:
+def test_421_within_a_chunk_is_sent_once_and_the_rest_is_not_read(isAtOnce: bool, lmtp: bool) -> None:
     async def onData(stream: Any, session: Any) -> None:
         if not isAtOnce:
             async for _ in stream:
@@ -1186,7 +1186,7 @@ def test_421_within_a_chunk_is_said_once_and_the_rest_is_not_read(isAtOnce: bool
 
 @pytest.mark.parametrize("lmtp", [False, True])
 @pytest.mark.parametrize("pending", ["", "VRFY x", "XTRA"])
-def test_421_between_two_chunks_answers_no_other_question(pending: str, lmtp: bool) -> None:
+def test_421_between_two_chunks_is_sent_once_and_cancels_the_pending_hook(pending: str, lmtp: bool) -> None:
     onData, other, onClose = Pending(), Pending(), Diary()
     extension = Extension("XTRA", commands={"XTRA": other})
     client = connect(lmtp=lmtp, onData=onData, onVrfy=other, extensions=[extension], onClose=onClose.hook("onClose"))
@@ -1203,7 +1203,7 @@ def test_421_between_two_chunks_answers_no_other_question(pending: str, lmtp: bo
 
 
 def test_the_rest_of_a_message_is_not_read_after_421() -> None:
-    """Nor by TLS, which reads on to find its end; there the client has a second to read the reply."""
+    """TLS must not read on to find its close_notify either; the client has one second to read the reply."""
 
     class Lingering(Transport):
         def loseConnection(self) -> None:
@@ -1240,7 +1240,7 @@ def test_what_a_hook_answers_before_a_bare_newline_does_not_depend_on_how_octets
     assert len(logged.takeFailures(ValueError)) == 2 * isinstance(error, ValueError)
 
 
-def test_421_behind_the_end_of_a_message_is_said_for_each_recipient_of_lmtp() -> None:
+def test_with_lmtp_421_after_the_message_is_sent_for_each_recipient() -> None:
     async def onData(stream: Any, session: Any) -> None:
         await stream.read()
         raise SMTPError("Too busy", 421)
@@ -1252,7 +1252,7 @@ def test_421_behind_the_end_of_a_message_is_said_for_each_recipient_of_lmtp() ->
 
 
 class Breaking(Transport):
-    """A transport of others, whose C{write} raises."""
+    """A foreign transport, whose C{write} raises."""
 
     isBroken = False
 
@@ -1264,7 +1264,7 @@ class Breaking(Transport):
 
 @pytest.mark.parametrize("answer", [None, SMTPError("No", 550), SMTPError("Too busy", 421)])
 @pytest.mark.parametrize("command", ["DATA", "BDAT 3", "BDAT 3 LAST"])
-def test_a_transport_that_raises_under_the_answer_of_on_data_ends_the_connection(
+def test_a_transport_that_raises_at_the_reply_of_on_data_ends_the_connection(
     command: str, answer: Any, logged: Logged
 ) -> None:
     onData, onClose = Pending(), Diary()
@@ -1367,7 +1367,7 @@ def test_on_data_is_not_asked_if_the_connection_is_lost_with_354() -> None:
 # --- hooks that call back into the server ---
 
 
-def test_a_consumer_that_crashes_is_451_and_harms_nobody(logged: Logged) -> None:
+def test_a_consumer_that_crashes_is_451_and_does_no_harm(logged: Logged) -> None:
     class Full(StringTransport):
         def write(self, data: bytes) -> None:
             raise OSError("disk full")
@@ -1379,7 +1379,7 @@ def test_a_consumer_that_crashes_is_451_and_harms_nobody(logged: Logged) -> None
     assert len(logged.takeFailures(OSError)) == 1
 
 
-def test_a_hook_that_forgets_to_wait_for_its_consumer_does_not_get_a_short_message_as_whole(logged: Logged) -> None:
+def test_a_consumer_that_the_hook_does_not_wait_for_never_gets_a_short_message_as_whole(logged: Logged) -> None:
     consumer = StringTransport()
     done: list[Any] = []
 
@@ -1399,7 +1399,7 @@ def test_the_same_fired_deferred_may_be_returned_again_and_again() -> None:
     assert client.last(*ENVELOPE, "DATA", ".", "NOOP") == "250 2.0.0 OK"
 
 
-def test_a_hook_that_closes_the_factory_gets_its_transaction_done() -> None:
+def test_a_transaction_finishes_after_a_hook_has_closed_the_factory() -> None:
     client = connect(onRcptTo=lambda address, session: client.factory.close() and None)
     assert client.last(*ENVELOPE).startswith("250")
     assert not client.isClosed
@@ -1414,7 +1414,7 @@ def silence(client: Client, seconds: int) -> None:
     client.clock.pump([1] * seconds)
 
 
-def test_a_client_that_says_nothing_when_a_slow_hook_has_made_room_is_let_go() -> None:
+def test_a_client_that_is_silent_after_a_slow_hook_has_made_room_times_out() -> None:
     gate: Deferred[None] = Deferred()
 
     async def onData(stream: Any, session: Any) -> None:
@@ -1436,7 +1436,7 @@ def test_a_client_that_says_nothing_when_a_slow_hook_has_made_room_is_let_go() -
 
 
 @pytest.mark.parametrize("lines", [("DATA", "."), ("BDAT 0 LAST",), ("BDAT 6", "text", "BDAT 0 LAST")])
-def test_the_time_of_on_data_is_not_the_clients(lines: tuple[str, ...]) -> None:
+def test_the_time_of_on_data_does_not_count_against_the_client(lines: tuple[str, ...]) -> None:
     onData = Pending()
     client = connect(onData=onData, socketTimeout=60)
     client.say(*ENVELOPE, *lines)
@@ -1446,7 +1446,7 @@ def test_the_time_of_on_data_is_not_the_clients(lines: tuple[str, ...]) -> None:
     assert client.replies() == ["250 2.0.0 stored"]
 
 
-def test_the_time_of_a_hook_whose_message_was_abandoned_is_not_the_clients() -> None:
+def test_the_time_of_a_hook_whose_message_was_abandoned_does_not_count_against_the_client() -> None:
     cleanup: Deferred[None] = Deferred()
 
     async def onData(stream: Any, session: Any) -> None:
@@ -1464,7 +1464,7 @@ def test_the_time_of_a_hook_whose_message_was_abandoned_is_not_the_clients() -> 
 
 
 @pytest.mark.parametrize("result", [None, SMTPError("no"), ValueError("crash")])
-def test_nothing_follows_the_last_reply_even_if_a_hook_answers_then(result: Any, logged: Logged) -> None:
+def test_the_answer_of_a_hook_after_the_last_reply_is_dropped(result: Any, logged: Logged) -> None:
     onConnect, diary = Pending(), Diary()
     client = connect(onConnect=onConnect, onHelo=diary.hook("onHelo"))
     client.feed(b"\x16\x03\x01\x02\x00" + octets(HELLO))

@@ -1,4 +1,4 @@
-"""README.rst and docs/: every block of code runs, and what the reference says of options is true."""
+"""README.rst: every block of code and every command runs as it says."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def freePort() -> int:
 
 @contextmanager
 def running(command: list[str], folder: Path, port: int, **more: str) -> Iterator[smtplib.SMTP]:
-    """A program of the README, and a client of it as soon as it answers; it must end well when told to."""
+    """Run a program of the README, with a client as soon as it listens; it must exit cleanly at SIGTERM."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "PATH": f"{BIN}:{os.environ['PATH']}", **more}
     process = subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -108,7 +108,7 @@ def test_make_test_runs_the_whole_suite_with_coverage() -> None:
 def test_make_serve_runs_the_plain_service(tmp_path: Path) -> None:
     command = make("serve").splitlines()[-1].split()
     assert command[1:] == ["-n", "smtphooks"]
-    # The same command in a folder of the test's own; its port is fixed, so somebody else's server may hold it.
+    # The same command in a folder of the test, and on a free port: another server may hold the fixed one.
     port = freePort()
     program = [str(BIN / Path(command[0]).name), *command[1:], "--listen", f"tcp:{port}:interface=127.0.0.1"]
     with running(program, tmp_path, port) as client:
@@ -153,7 +153,7 @@ def test_configuration(folder: Path) -> None:
 def test_embedded(folder: Path) -> None:
     port = freePort()
     text = FILES["embedded.py"].replace("tcp:2525", f"tcp:{port}:interface=127.0.0.1")
-    # The program logs nothing by itself; what says that it listens is added here.
+    # The program itself logs nothing, so a line that says that it listens is added.
     text = text.replace("reactor.run()", 'reactor.callWhenRunning(print, "listening on", flush=True)\nreactor.run()')
     (folder / "embedded.py").write_text(text)
     with running([sys.executable, "embedded.py"], folder, port) as client:

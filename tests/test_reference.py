@@ -1,4 +1,4 @@
-"""docs/reference.rst: what it says of hooks, options and objects is so, and its code runs."""
+"""docs/reference.rst: what it says of hooks, options, objects, flags and the log is true, and its code runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ FILES = {name: text for _, name, text in BLOCKS if name}
 
 
 def parse(path: Path) -> tuple[nodes.document, str]:
-    """A document, and what docutils has to say against it."""
+    """A document, and the complaints of docutils about it."""
     complaints = io.StringIO()
     settings = {"warning_stream": complaints, "report_level": 1, "syntax_highlight": "none"}
     return publish_doctree(path.read_text(), str(path), settings_overrides=settings), complaints.getvalue()
@@ -79,7 +79,7 @@ def literalsIn(node: nodes.Element) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["README.rst", "docs/reference.rst"])
-def test_docutils_has_nothing_to_say(name: str) -> None:
+def test_docutils_has_no_complaints(name: str) -> None:
     _, complaints = parse(ROOT / name)
     assert complaints == ""
 
@@ -90,13 +90,13 @@ DOCUMENTED = {entries[0].astext(): entries[1].astext() for entries in rowsOf(SEC
 FIELDS = attrs.fields_dict(Options)
 
 
-def test_options_are_documented_and_no_other_in_their_order() -> None:
+def test_exactly_the_options_are_documented_in_order() -> None:
     assert list(DOCUMENTED) == list(FIELDS)
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_default_is_the_documented_one(name: str) -> None:
-    if name == "name":  # of this machine alone
+    if name == "name":  # its default depends on the machine
         assert DOCUMENTED[name] == "this host's name"
         return
     default = getattr(Options(name="localhost"), name)
@@ -105,7 +105,7 @@ def test_default_is_the_documented_one(name: str) -> None:
 
 
 def optionsRead() -> set[str]:
-    """Attributes that are read of something whose name ends in "options", anywhere but where they are declared."""
+    """Attributes that the package reads of anything named "…options", outside of the module that declares them."""
     read = set()
     for path in (ROOT / "smtphooks").rglob("*.py"):
         if path.name != "options.py":
@@ -116,7 +116,7 @@ def optionsRead() -> set[str]:
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_option_is_not_only_declared(name: str) -> None:
+def test_every_option_is_read(name: str) -> None:
     assert name in optionsRead()
 
 
@@ -133,7 +133,7 @@ def test_each_hook_has_a_section_with_its_arguments() -> None:
 
 
 @pytest.mark.parametrize("name", HOOK_NAMES)
-def test_section_of_a_hook_says_when_and_what_and_the_true_code(name: str) -> None:
+def test_section_of_a_hook_has_its_fields_and_the_true_code(name: str) -> None:
     section = SECTIONS[name + ISMTPHooks[name].getSignatureString()]
     fields = {field[0].astext(): field[1] for field in section.findall(nodes.field)}
     assert list(fields) == ["Called", "Result", "Refusal"]
@@ -182,12 +182,12 @@ def test_documented_methods_of_the_factory_are_there(name: str) -> None:
     assert callable(getattr(SMTPServerFactory, name))
 
 
-def test_documented_arguments_of_an_extension_are_all() -> None:
+def test_all_arguments_of_an_extension_are_documented() -> None:
     documented = [entries[0].astext() for entries in rowsOf(SECTIONS["Extension"], "Argument")]
     assert documented == [field.name for field in attrs.fields(Extension)]
 
 
-def test_documented_flags_are_all() -> None:
+def test_all_flags_are_documented() -> None:
     rows = rowsOf(SECTIONS["The twistd command"], "Flag")
     documented = {literal.split()[0].removeprefix("--") for entries in rows for literal in literalsIn(entries[0])}
     twistedOnes = {"version", "help-auth", "help-auth-type"}
@@ -197,7 +197,7 @@ def test_documented_flags_are_all() -> None:
 # --- The log ---
 
 
-def test_documented_fields_of_events_are_all() -> None:
+def test_all_fields_of_events_are_documented() -> None:
     options = {"authOptional": True, "maxRecipients": 1, "allowInsecureAuth": True, "debugPeers": True}
     client = clientOf(SMTPServerFactory(onAuth=lambda auth, session: auth.username, **options))
     with capturedLogs() as events:
@@ -215,7 +215,7 @@ def test_documented_fields_of_events_are_all() -> None:
     assert seen == {*kinds.values()}
 
 
-def test_documented_fields_of_a_line_are_all() -> None:
+def test_all_fields_of_a_line_are_documented() -> None:
     documented = [entries[0].astext() for entries in rowsOf(SECTIONS["What is logged"], "Field of a line")]
     assert documented == list(json.loads(lineOfJSON({"log_format": "x", "log_time": 0.0})))
 
@@ -265,7 +265,7 @@ def clientOf(factory: SMTPServerFactory, address: str = "192.0.2.7") -> Client:
 
 
 def run(name: str) -> Any:
-    """What a block of code has defined."""
+    """The names that a block of code defines."""
     return SimpleNamespace(**runpy.run_path(name))
 
 
@@ -346,7 +346,7 @@ def plain(username: str, password: str) -> str:
 
 
 def secureClientOf(factory: SMTPServerFactory) -> Client:
-    """A client over TLS, as far as its session knows."""
+    """A client whose session says that it is over TLS."""
     client = clientOf(factory)
     client.session.secure = True
     client.say("EHLO client.test")
@@ -384,7 +384,7 @@ def test_portal(folder: Path) -> None:
 def test_programs(folder: Path, name: str) -> None:
     port = freePort()
     text = FILES[name].replace("tcp:2525", f"tcp:{port}:interface=127.0.0.1")
-    # The program logs nothing by itself; what says that it listens is added here.
+    # The program itself logs nothing, so a line that says that it listens is added.
     text = text.replace("reactor.run()", 'reactor.callWhenRunning(print, "listening on", flush=True)\nreactor.run()')
     (folder / name).write_text(text)
     with running([sys.executable, name], folder, port) as client:

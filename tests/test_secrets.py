@@ -1,4 +1,4 @@
-"""The search for secrets finds them wherever the log could hold one, so that it finds none means something."""
+"""The search for secrets finds them wherever a log event could hold one, so that an empty result means something."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_search_sees_the_events_of_a_server() -> None:
     assert takeBetrayals()
 
 
-def test_factory_logs_nothing_of_its_options() -> None:
+def test_factory_shows_no_secret_in_its_repr() -> None:
     assert PASSWORD not in repr(SMTPServerFactory(onAuth=lambda auth, session: PASSWORD))
 
 
@@ -91,7 +91,7 @@ def test_late(late):
 
 
 @pytest.mark.parametrize("test, outcome", [("innocent", 0), ("traitor", 1), ("late", 1)])
-def test_run_fails_that_logged_a_secret(tmp_path: Path, test: str, outcome: int) -> None:
+def test_run_that_logged_a_secret_fails(tmp_path: Path, test: str, outcome: int) -> None:
     (tmp_path / "conftest.py").write_text("from tests.conftest import *\n")
     (tmp_path / "test_it.py").write_text(SUITE.replace("from tests.conftest import *\n", "import pytest\n"))
     run = subprocess.run(

@@ -1,4 +1,4 @@
-"""TLS on real sockets: STARTTLS resets the session and reads nothing in the clear; failed handshakes leave nothing."""
+"""TLS on real sockets: STARTTLS resets the session, and no octet in the clear is read after it; failed handshakes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ READY = b"220 2.0.0 Ready to start TLS\r\n"
 
 @implementer(IOpenSSLClientConnectionCreator)
 class ClientTLS:
-    """Begins TLS for a client of Twisted's, whose own class uses certificates that pyOpenSSL has deprecated."""
+    """Begins TLS for a client.  Twisted's own class uses a form of certificates that pyOpenSSL has deprecated."""
 
     def __init__(self, context: SSL.Context, name: str = "mx.test") -> None:
         self._context = context
@@ -65,9 +65,9 @@ class Talk(Protocol):
     """
     A client's side of a connection.
 
-    @ivar received: all that has come and not been waited for.
-    @ivar lost: fires when the connection is gone.
-    @ivar secured: fires when TLS has begun.
+    @ivar received: the octets that have come and were not waited for yet.
+    @ivar lost: fires when the connection is lost.
+    @ivar secured: fires when the handshake has succeeded.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Talk(Protocol):
         return self._wait(lambda: self.received.find(expected) + len(expected) if expected in self.received else 0)
 
     def octets(self, count: int) -> Deferred[bytes]:
-        """Wait for so many octets."""
+        """Wait for this many octets."""
         return self._wait(lambda: count if len(self.received) >= count else 0)
 
     def _wait(self, end: Callable[[], int]) -> Deferred[bytes]:
@@ -115,12 +115,12 @@ class Talk(Protocol):
         self.send("".join(line + "\r\n" for line in lines).encode())
 
     def beginTLS(self, name: str = "mx.test", pair: Pair | None = None, trust: Authority = AUTHORITY) -> Deferred[None]:
-        """Begin TLS without a word of SMTP."""
+        """Begin TLS, without STARTTLS."""
         self.transport.startTLS(ClientTLS(clientContext(pair, trust=trust), name))  # type: ignore[union-attr]
         return self.secured
 
     async def startTLS(self, **given: Any) -> None:
-        """Ask for TLS, and begin it."""
+        """Send STARTTLS, and begin TLS."""
         await self.until(b"220 ")
         self.say("STARTTLS")
         await self.until(READY)
@@ -132,10 +132,10 @@ class Server:
     A server on a real socket.
 
     @ivar diary: the hooks that were called.
-    @ivar sessions: those that have ended.
-    @ivar errors: what C{onError} was told.
-    @ivar protocols: the server's sides of all connections.
-    @ivar heard: how much of SMTP the newest of them was given.
+    @ivar sessions: the sessions of connections that have ended.
+    @ivar errors: the failures that C{onError} got.
+    @ivar protocols: the protocols of all connections.
+    @ivar heard: the octets that the newest of them received.
     """
 
     def __init__(self, **given: Any) -> None:
@@ -171,7 +171,7 @@ class Server:
         return await connectProtocol(clientFromString(reactor, description), Talk())
 
     async def secureClient(self, **given: Any) -> Talk:
-        """A client that has begun TLS, implicitly or with STARTTLS, as the server is set up."""
+        """A client over TLS, implicit or by STARTTLS, as the options of the server demand."""
         client = await self.connect()
         if self.factory.options.secure:
             await client.beginTLS(**given)
@@ -181,12 +181,12 @@ class Server:
         return client
 
     async def gone(self, count: int = 1) -> None:
-        """Wait until so many connections have ended."""
+        """Wait until this many connections have ended."""
         while len(self.sessions) < count or self.factory.connections:
             await deferLater(reactor, 0)
 
     async def hears(self, octets: int) -> None:
-        """Wait until the newest connection has been given so many octets."""
+        """Wait until the newest connection has received this many octets."""
         while len(self.heard) < octets:
             await deferLater(reactor, 0)
 
@@ -217,7 +217,7 @@ def serve() -> Iterator[Any]:
 
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
-    """The lines that smtphooks logs, without the session that they name."""
+    """The lines that smtphooks logs, without the id of the session."""
     found: list[str] = []
 
     def observe(event: Any) -> None:
@@ -232,7 +232,7 @@ def lines() -> Iterator[list[str]]:
 
 
 def eventually(test: Any) -> Any:
-    """Run a test that awaits; it fails if what it awaits never comes."""
+    """Run an C{async} test; it fails if what it awaits never comes."""
 
     @functools.wraps(test)
     async def run(*arguments: Any, **named: Any) -> None:
@@ -249,7 +249,7 @@ inBothWays = pytest.mark.parametrize("secure", [False, True], ids=["STARTTLS", "
 
 @eventually
 @inBothWays
-async def test_a_message_comes_by_TLS(serve: Any, secure: bool) -> None:
+async def test_a_message_comes_over_TLS(serve: Any, secure: bool) -> None:
     mailbox = Mailbox()
     server = await serve(secure=secure, onData=mailbox.onData)
     client = await server.secureClient()
@@ -285,7 +285,7 @@ async def test_LMTP_over_a_UNIX_socket_begins_TLS_too(serve: Any, tmp_path: Path
 
 @eventually
 @inBothWays
-async def test_on_secure_gets_the_transport_and_the_session_as_they_are(serve: Any, secure: bool) -> None:
+async def test_on_secure_gets_the_transport_and_the_session_with_what_TLS_has_shown(serve: Any, secure: bool) -> None:
     seen: list[Any] = []
 
     def onSecure(transport: Any, session: Session) -> None:
@@ -303,7 +303,7 @@ async def test_on_secure_gets_the_transport_and_the_session_as_they_are(serve: A
 
 @eventually
 @inBothWays
-async def test_a_refusal_by_on_secure_is_told_by_TLS_and_closes(serve: Any, secure: bool) -> None:
+async def test_a_refusal_by_on_secure_is_sent_over_TLS_and_closes(serve: Any, secure: bool) -> None:
     def onSecure(transport: Any, session: Session) -> None:
         raise SMTPError("Not with this cipher")
 
@@ -322,7 +322,7 @@ async def test_a_refusal_by_on_secure_is_told_by_TLS_and_closes(serve: Any, secu
 
 @eventually
 @inBothWays
-async def test_what_arrives_while_on_secure_is_undecided_waits_for_it(serve: Any, secure: bool) -> None:
+async def test_commands_wait_while_on_secure_is_undecided(serve: Any, secure: bool) -> None:
     onSecure = Pending()
     server = await serve(secure=secure, onSecure=onSecure)
     client = await server.connect()
@@ -364,7 +364,7 @@ DIALOGUES = {
 
 @eventually
 @pytest.mark.parametrize("name", DIALOGUES)
-async def test_a_dialogue_is_the_same_by_TLS_as_in_the_clear(serve: Any, name: str) -> None:
+async def test_a_dialogue_is_the_same_over_TLS_as_in_the_clear(serve: Any, name: str) -> None:
     data = "".join(line + "\r\n" for line in DIALOGUES[name]).encode()
     results = []
     for secure, hidden, cuts in itertools.product([False, True], [False, True], [[], [*range(0, 300, 7)]]):
@@ -435,13 +435,13 @@ async def test_on_reset_is_not_called_by_STARTTLS_without_a_transaction(serve: A
     assert server.diary == ["onHelo"]
 
 
-# --- octets in the clear behind STARTTLS are never read ---
+# --- octets in the clear after STARTTLS are never read ---
 
 INJECTED = "".join(f"{line}\r\n" for line in ["RSET", *ENVELOPE, "DATA", "injected", "."]).encode()
 
 
 def isTLS(octets: bytes) -> bool:
-    """Are these whole records of TLS, and nothing else?"""
+    """Whether the octets are whole records of TLS, and nothing else."""
     while octets:
         if octets[0] not in (20, 21, 22, 23) or octets[1] != 3:
             return False
@@ -465,19 +465,19 @@ async def test_nothing_behind_STARTTLS_is_processed_wherever_it_is_cut(
         server.heard.clear()
         client.send(data[:cut])
         await server.hears(cut)
-        # A client that still writes when the connection is closed may never read the reply: TCP resets.
+        # A client that still writes when the server closes may never read the reply: TCP answers with RST.
         reply = await client.until(b"\r\n") if cut >= len(begin) else b""
         client.send(data[cut:])
         await client.lost
         if cut == len(begin):
-            # Between the reply and the handshake both sides speak nothing but TLS.
+            # After the 220 the server must send nothing but TLS.
             assert reply == READY and isTLS(client.received)
             assert len(lines) == 1 and lines[0].startswith("TLS handshake with 127.0.0.1 failed: the client did not")
             assert len(server.errors) == 1
         else:
             said = reply + client.received
             assert said.startswith(b"554 5.5.1 ") and said.count(b"\r\n") == 1
-            # The log has ten lines a second about refusals of one address, and earlier connections may have had them.
+            # The log has ten lines a second for refusals of one address; earlier connections may have used them up.
             assert lines[0] == "commands behind STARTTLS in the clear"
             said = "127.0.0.1 refused by server: 554 5.5.1 Nothing may follow STARTTLS before TLS"
             assert lines[1:] in ([], [said])
@@ -488,8 +488,8 @@ async def test_nothing_behind_STARTTLS_is_processed_wherever_it_is_cut(
 
 @eventually
 @pytest.mark.parametrize("behind", [b"\r\n", b"\n", b"\0", b"\x16\x03\x01", b"R", b"x" * 1000])
-async def test_a_single_octet_behind_STARTTLS_is_too_much(serve: Any, behind: bytes) -> None:
-    """Even a ClientHello: a client must not send it before it has read the 220 (RFC 3207 section 4)."""
+async def test_a_single_octet_behind_STARTTLS_is_refused(serve: Any, behind: bytes) -> None:
+    """Even a ClientHello: a client must read the 220 before it sends one (RFC 3207 section 4)."""
     server = await serve()
     client = await server.connect()
     await client.until(b"220 mx.test ESMTP\r\n")
@@ -535,7 +535,7 @@ async def test_what_comes_in_the_clear_within_the_handshake_is_never_processed(s
 
 @eventually
 async def test_the_server_says_nothing_in_the_clear_behind_its_reply(serve: Any) -> None:
-    """Not even when the server shuts down, or the client is too slow, before the handshake begins."""
+    """Not even if the server shuts down, or the client times out, before the handshake begins."""
     clock = Clock()
     server = await serve(socketTimeout=10)
     server.factory.clock = clock
@@ -584,7 +584,7 @@ class Handshake:
     """
     A client of TLS without a socket.
 
-    @ivar flights: what it has sent so far, one for each time that it was its turn.
+    @ivar isDone: the handshake has succeeded.
     """
 
     def __init__(self, version: int, pair: Pair | None = None) -> None:
@@ -599,7 +599,7 @@ class Handshake:
         self.isDone = False
 
     def flight(self) -> bytes:
-        """The octets that it sends next."""
+        """The octets that the client sends next."""
         try:
             self.connection.do_handshake()
             self.isDone = True
@@ -615,7 +615,7 @@ class Handshake:
 
 
 async def begin(server: Server) -> Talk:
-    """A client that has read that it may begin its handshake."""
+    """A client that may begin its handshake: it has read the 220 to STARTTLS, unless TLS is implicit."""
     client = await server.connect()
     if not server.factory.options.secure:
         await client.until(b"220 ")
@@ -638,7 +638,7 @@ async def flights(client: Talk, version: int = SSL.TLS1_3_VERSION, pair: Pair | 
 
 
 async def sendPart(server: Server, version: int, number: int, octets: slice) -> Talk | None:
-    """A client that sends a part of a flight of its handshake, and all before it; None if there is no such flight."""
+    """A client that has sent its handshake up to this part of a flight; None if there is no such flight."""
     client = await begin(server)
     sent = 0
     async for flight in flights(client, version, ALICE):
@@ -651,7 +651,7 @@ async def sendPart(server: Server, version: int, number: int, octets: slice) -> 
     return None
 
 
-# Cuts are relative to the flights: the length of a signature varies, and with it the number of octets.
+# Cuts are relative to the flights, because the length of a signature varies.
 CUTS = [slice(end) for end in (0, 1, 4, 5, 6, *range(40, 240, 61), -100, -30, -2, -1)]
 
 
@@ -659,7 +659,7 @@ VERSIONS = pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VE
 
 
 def parts() -> Iterator[tuple[int, slice]]:
-    """Where to cut a handshake: around the borders of its flights, and here and there within."""
+    """Where to cut a handshake: at both ends of its flights, and at some places within."""
     # A client has two flights in every version of TLS.
     return itertools.product([0, 1], CUTS)
 
@@ -667,7 +667,7 @@ def parts() -> Iterator[tuple[int, slice]]:
 @eventually
 @inBothWays
 @VERSIONS
-async def test_a_handshake_that_is_left_harms_no_other(
+async def test_a_client_that_leaves_within_its_handshake_harms_no_other(
     serve: Any, secure: bool, version: int, lines: list[str]
 ) -> None:
     server = await serve(secure=secure, requestCert=True, ca=AUTHORITY.pem)
@@ -690,7 +690,7 @@ async def test_a_handshake_that_is_left_harms_no_other(
 @eventually
 @inBothWays
 @VERSIONS
-async def test_a_handshake_that_stalls_ends_in_time(serve: Any, secure: bool, version: int, lines: list[str]) -> None:
+async def test_a_stalled_handshake_times_out(serve: Any, secure: bool, version: int, lines: list[str]) -> None:
     server = await serve(secure=secure, socketTimeout=10, requestCert=True, ca=AUTHORITY.pem)
     clock = server.factory.clock = Clock()
     for part in parts():
@@ -707,7 +707,7 @@ async def test_a_handshake_that_stalls_ends_in_time(serve: Any, secure: bool, ve
 
 
 @eventually
-async def test_a_dripped_handshake_ends_in_time_all_the_same(serve: Any) -> None:
+async def test_a_dripped_handshake_times_out(serve: Any) -> None:
     server = await serve(secure=True, socketTimeout=10)
     clock = server.factory.clock = Clock()
     client = await server.connect()
@@ -729,7 +729,7 @@ async def test_a_dripped_handshake_ends_in_time_all_the_same(serve: Any) -> None
         (b"GET / HTTP/1.1\r\n\r\n", "the client spoke HTTP, not TLS (http request)"),
     ],
 )
-async def test_what_is_no_TLS_on_a_port_for_it_is_named_in_the_log(
+async def test_the_log_names_what_was_spoken_in_the_place_of_TLS(
     serve: Any, lines: list[str], sent: bytes, why: str
 ) -> None:
     server = await serve(secure=True)
@@ -743,7 +743,7 @@ async def test_what_is_no_TLS_on_a_port_for_it_is_named_in_the_log(
 
 
 @eventually
-async def test_TLS_on_a_port_that_begins_in_the_clear_is_named_in_the_log(serve: Any, lines: list[str]) -> None:
+async def test_the_log_names_TLS_on_a_port_that_begins_in_the_clear(serve: Any, lines: list[str]) -> None:
     server = await serve()
     client = await server.connect()
     client.beginTLS()
@@ -766,7 +766,7 @@ async def test_TLS_on_a_port_that_begins_in_the_clear_is_named_in_the_log(serve:
         ({"pair": ALICE, "trust": Authority("Another")}, "the client does not trust our certificate ("),
     ],
 )
-async def test_trust_is_settled_by_the_handshake(
+async def test_the_handshake_decides_over_trust(
     serve: Any, lines: list[str], secure: bool, given: dict[str, Any], why: str
 ) -> None:
     server = await serve(secure=secure, requestCert=True, ca=AUTHORITY.pem)
@@ -844,14 +844,14 @@ async def test_a_broken_new_certificate_leaves_the_old_one_in_force_and_ends_no_
     assert nameOf(await server.secureClient(name="other.test")) == "other.test"
 
 
-# --- nothing is left behind, nothing piles up ---
+# --- objects, descriptors and memory ---
 
 
 def alive() -> dict[str, int]:
-    """The objects of connections that are left after a garbage collection."""
-    # Until logging begins, Twisted keeps the last events, and with them their sources.
+    """How many objects of connections are left after a garbage collection."""
+    # Until logging begins, Twisted keeps the last events, and with them the objects that logged them.
     for _ in range(1000):
-        Logger().debug("forget the others")
+        Logger().debug("push out the others")
     gc.collect()
     kinds = {SMTPServerProtocol: 0, Session: 0, SSL.Connection: 0, SSL.Context: 0, Talk: 0}
     for thing in gc.get_objects():
@@ -873,7 +873,7 @@ async def test_a_thousand_handshakes_leave_nothing_alive(serve: Any, secure: boo
             client.send(b"\x16\x03\x01\x02\x00\x01" if number % 2 else b"no TLS at all\r\n")
             client.transport.loseWriteConnection()
         else:
-            # One context for all clients: making it takes longer than the handshake.
+            # One context for all clients: making one takes longer than a handshake.
             client.transport.startTLS(ClientTLS(context))
             await client.secured
             client.say("QUIT")
@@ -889,7 +889,7 @@ async def test_a_thousand_handshakes_leave_nothing_alive(serve: Any, secure: boo
         await once(number)
     assert len(os.listdir("/proc/self/fd")) <= files
     after = alive()
-    # Some objects that other tests left may have gone meanwhile.
+    # Objects that other tests left may have been collected meanwhile.
     assert all(after[kind] <= before[kind] for kind in after), (before, after)
 
 
@@ -939,7 +939,7 @@ async def test_a_client_of_TLS_that_reads_no_replies_is_stopped_and_loses_none(s
 
 @eventually
 @inBothWays
-async def test_close_ends_connections_of_TLS_as_it_should(serve: Any, secure: bool, logged: Logged) -> None:
+async def test_close_ends_TLS_connections_after_a_421(serve: Any, secure: bool, logged: Logged) -> None:
     server = await serve(secure=secure)
     idle = await server.secureClient()
     shaking = await begin(server)

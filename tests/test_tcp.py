@@ -28,7 +28,7 @@ from tests.support import ENVELOPE, HELLO, MAIL, RCPT, Mailbox, Pending
 
 pytestmark = pytest.mark.usefixtures("logged")
 
-# No test takes so long; one that is wrong shall fail rather than wait for ever.
+# No test takes this long; a broken one must fail rather than wait for ever.
 _HANGS = 30
 
 
@@ -36,8 +36,8 @@ class Talk(Protocol):
     """
     A client's side of a connection.
 
-    @ivar received: all that has come.
-    @ivar lost: fires when the connection is gone.
+    @ivar received: the octets that have come and were not waited for yet.
+    @ivar lost: fires when the connection is lost.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Talk(Protocol):
             seen.callback(None)
 
     def until(self, expected: bytes) -> Deferred[None]:
-        """Wait for these octets; all up to their end is forgotten."""
+        """Wait for these octets, and drop everything up to their end."""
         seen: Deferred[None] = Deferred()
         seen.addTimeout(_HANGS, reactor)  # type: ignore[arg-type]
         self._expected = (expected, seen)
@@ -75,7 +75,7 @@ class Server:
     """
     A server on a real socket.
 
-    @ivar ended: fires with the session when a connection is gone.
+    @ivar ended: fires with the session when a connection has ended.
     """
 
     def __init__(self, **given: Any) -> None:
@@ -98,7 +98,7 @@ class Server:
 
 
 def served(test: Callable[..., Any], **_: Any) -> Any:
-    """Run a test that gets C{serve}, a maker of servers, which are stopped when it ends."""
+    """Run a test with C{serve}, which starts servers; they are stopped when the test ends."""
 
     @pytest_twisted.ensureDeferred
     async def run(logged: Logged, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ async def test_a_client_that_aborts_cancels_the_hook_that_it_waited_for(serve: A
 
 
 @served
-async def test_a_hook_that_refuses_and_closes_gets_its_words_to_the_client(serve: Any) -> None:
+async def test_the_refusal_of_a_connection_reaches_the_client(serve: Any) -> None:
     def onConnect(session: Any) -> None:
         raise SMTPError("Not you")
 
@@ -244,7 +244,7 @@ class Flood:
     """
     Writes a message as fast as the connection takes it.
 
-    @ivar pauses: how often it had to stop.
+    @ivar pauses: how often the connection paused it.
     """
 
     def __init__(self, talk: Talk, block: bytes, blocks: int) -> None:
@@ -279,7 +279,7 @@ BLOCKS = 256
 
 
 def watch(server: Server) -> int:
-    """What is held for the connections of a server."""
+    """The octets held for that connection of a server that holds the most."""
     most = 0
     for connection in server.factory.connections:
         most = max(most, connection.buffered)
@@ -346,11 +346,11 @@ async def test_a_client_that_reads_no_replies_is_stopped(serve: Any) -> None:
     await server.ended
 
 
-# --- a message goes on to another socket ---
+# --- a message is passed on to another socket ---
 
 
 class Upstream(Protocol):
-    """A server that keeps what it gets, and can stop reading."""
+    """A server that keeps what it receives."""
 
     def __init__(self) -> None:
         self.received: list[bytes] = []
@@ -364,7 +364,7 @@ class Upstream(Protocol):
 
 
 @served
-async def test_a_message_is_delivered_to_a_socket_as_fast_as_that_takes_it(serve: Any) -> None:
+async def test_a_message_is_delivered_to_a_socket_at_its_own_pace(serve: Any) -> None:
     upstream = Upstream()
     port = await serverFromString(reactor, "tcp:0:interface=127.0.0.1").listen(
         Factory.forProtocol(lambda: upstream)  # type: ignore[arg-type]
@@ -444,7 +444,7 @@ class Inbox(Resource):
 
 
 class Web:
-    """That server on a socket."""
+    """This web server on a real socket."""
 
     def __init__(self, inbox: Inbox) -> None:
         self.port = reactor.listenTCP(0, Site(inbox), interface="127.0.0.1")  # type: ignore[attr-defined]
@@ -478,7 +478,7 @@ async def test_a_message_is_posted_with_treq(serve: Any) -> None:
 
 
 @served
-async def test_what_the_web_server_refuses_is_not_acknowledged(serve: Any) -> None:
+async def test_a_message_that_the_web_server_refuses_is_not_acknowledged(serve: Any) -> None:
     web = Web(Inbox(503))
     server = await serve(onData=web.post)
     client = await server.connect()
@@ -503,7 +503,7 @@ async def test_a_message_that_was_cut_is_never_posted_whole(serve: Any, logged: 
     await server.ended
     await web.port.stopListening()
     assert inbox.bodies == []
-    logged.clear()  # treq wraps the loss in a failure of its own
+    logged.clear()  # treq wraps ConnectionLost in a failure of its own
 
 
 @served
@@ -541,7 +541,7 @@ async def test_close_ends_idle_clients_at_once_and_waits_for_the_others(serve: A
 
 
 @served
-async def test_close_cuts_off_who_is_not_done_in_time(serve: Any) -> None:
+async def test_close_cuts_off_connections_that_do_not_finish_in_time(serve: Any) -> None:
     reasons: list[Any] = []
 
     async def onMailFrom(address: Any, session: Any) -> None:
@@ -562,7 +562,7 @@ async def test_close_cuts_off_who_is_not_done_in_time(serve: Any) -> None:
 
 
 @served
-async def test_many_clients_at_once_each_get_their_own(serve: Any) -> None:
+async def test_many_clients_are_served_at_once(serve: Any) -> None:
     mailbox = Mailbox()
     server = await serve(onData=mailbox.onData, onClose=lambda session: None)
 

@@ -1,4 +1,4 @@
-"""Time: what each side has how much of, whose it is, and that it costs one timer."""
+"""Timeouts: how long client and hooks may take, against whom time counts, and that all share one timer."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ pytestmark = pytest.mark.usefixtures("logged")
 
 TIMED_OUT = "421 4.4.2 Timeout, closing connection"
 MESSAGE_TIMED_OUT = "421 4.4.2 Message takes too long, closing connection"
-OVERDUE = "451 4.3.0 Temporary server error, please try again later"
+HOOK_TIMED_OUT = "451 4.3.0 Temporary server error, please try again later"
 
 
 def pump(client: Client, seconds: float) -> None:
-    """Time goes by."""
+    """Let time pass, second by second."""
     whole = int(seconds)
     client.clock.pump([1] * whole + [seconds - whole])
 
 
 def untilClosed(client: Client, most: int, each: Callable[[], object] = lambda: None) -> int:
-    """How many seconds the connection lasts, when each of them brings this."""
+    """How many seconds the connection lasts, if C{each} is called every second."""
     for second in range(most):
         if client.isClosed:
             return second
         each()
         pump(client, 1)
-    raise AssertionError(f"it is still there after {most} seconds")
+    raise AssertionError(f"the connection is open after {most} seconds")
 
 
-# --- socketTimeout: the client owes a command ---
+# --- socketTimeout: the server waits for a command ---
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def untilClosed(client: Client, most: int, each: Callable[[], object] = lambda: 
         ("NOPE",),
     ],
 )
-def test_a_client_that_owes_a_command_has_so_long_and_then_gets_421(said: tuple[str, ...], lines: list[str]) -> None:
+def test_an_idle_client_gets_421_after_the_timeout(said: tuple[str, ...], lines: list[str]) -> None:
     diary = Diary()
     client = connect(socketTimeout=60, onClose=diary.hook("onClose"))
     client.say(*said) if said else client.replies()
@@ -91,8 +91,8 @@ def test_a_client_that_owes_a_command_has_so_long_and_then_gets_421(said: tuple[
 
 @pytest.mark.parametrize("late", [0.0, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("timeout", [1, 2, 0.5])
-def test_nobody_is_let_go_before_his_time(late: float, timeout: float) -> None:
-    """However he stands to the tick of the one timer."""
+def test_no_client_is_cut_off_before_its_deadline(late: float, timeout: float) -> None:
+    """Wherever between two ticks of the shared timer its connection begins."""
     factory = makeFactory(socketTimeout=timeout)
     Client(factory)
     assert isinstance(factory.clock, Clock)
@@ -104,20 +104,20 @@ def test_nobody_is_let_go_before_his_time(late: float, timeout: float) -> None:
     assert client.isClosed
 
 
-def test_dripped_octets_do_not_extend_it() -> None:
+def test_dripped_octets_do_not_extend_the_deadline() -> None:
     client = connect(socketTimeout=60)
     client.say(HELLO)
     assert 60 <= untilClosed(client, 70, lambda: client.feed(b"N")) <= 62
 
 
-def test_each_whole_command_does() -> None:
+def test_each_whole_command_extends_the_deadline() -> None:
     client = connect(socketTimeout=60)
     for _ in range(10):
         pump(client, 50)
         assert client.last("NOOP").startswith("250 ")
 
 
-def test_a_response_of_AUTH_has_the_time_of_a_command() -> None:
+def test_a_response_of_AUTH_has_the_timeout_of_a_command() -> None:
     client = connect(socketTimeout=60, authMethods=["LOGIN"], onAuth=lambda *_: "ann", allowInsecureAuth=True)
     assert client.last(HELLO, "AUTH LOGIN").startswith("334 ")
     assert 60 <= untilClosed(client, 70, lambda: client.feed(b"A")) <= 62
@@ -126,7 +126,7 @@ def test_a_response_of_AUTH_has_the_time_of_a_command() -> None:
 
 
 @pytest.mark.parametrize("name", HOOKS)
-def test_it_never_counts_while_a_hook_is_at_work(name: str) -> None:
+def test_the_timeout_does_not_run_while_a_hook_decides(name: str) -> None:
     hook = Pending()
     client = connect(socketTimeout=60, **{name: hook})
     client.feed("".join(f"{line}\r\n" for line in HOOKS[name][0]).encode())
@@ -141,7 +141,7 @@ def test_it_never_counts_while_a_hook_is_at_work(name: str) -> None:
     assert client.replies() == [TIMED_OUT]
 
 
-def test_without_it_a_client_may_take_for_ever() -> None:
+def test_without_timeouts_a_client_may_take_for_ever() -> None:
     client = connect(socketTimeout=0, dataTimeout=0)
     client.say(*ENVELOPE)
     pump(client, 5000)
@@ -160,12 +160,12 @@ def test_a_closing_connection_whose_client_does_not_read_is_cut_off() -> None:
     assert not client.transport.disconnected
     pump(client, 3)
     assert client.transport.disconnected
-    pump(client, 10)  # it may take a while until it is gone
+    pump(client, 10)  # connectionLost may come some time after the abort
     client.finish()
     assert diary == ["onClose"]
 
 
-def test_a_client_that_reads_no_replies_is_let_go_in_time() -> None:
+def test_a_client_that_reads_no_replies_times_out() -> None:
     client = connect(socketTimeout=60)
     client.replies()
     client.pump.writer.pauseProducing()
@@ -179,7 +179,7 @@ def test_a_client_that_reads_no_replies_is_let_go_in_time() -> None:
 
 @implementer(ITLSTransport)
 class TLSTransport(Transport):
-    """A transport whose handshake ends when the test says so."""
+    """A transport that offers TLS; the test itself reports the end of the handshake."""
 
     def startTLS(self, context: object) -> None:
         pass
@@ -188,7 +188,7 @@ class TLSTransport(Transport):
         pass
 
 
-def test_a_handshake_has_the_time_of_a_command() -> None:
+def test_a_handshake_has_the_timeout_of_a_command() -> None:
     errors: list[Failure] = []
     factory = makeFactory(secure=True, socketTimeout=60, onError=lambda failure, session: errors.append(failure))
     client = Client(factory, TLSTransport())
@@ -207,7 +207,7 @@ BEGIN = [("DATA",), ("BDAT 900000",)]
 
 
 @pytest.mark.parametrize("begin", BEGIN)
-def test_within_a_message_each_octet_counts(begin: tuple[str, ...]) -> None:
+def test_within_a_message_each_octet_extends_the_deadline(begin: tuple[str, ...]) -> None:
     client = connect(socketTimeout=60)
     client.say(*ENVELOPE, *begin)
     for _ in range(5):
@@ -221,7 +221,7 @@ def test_within_a_message_each_octet_counts(begin: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("begin", BEGIN)
 @pytest.mark.parametrize(("octets", "every"), [(1, 1), (1, 50), (200, 50)])
-def test_who_drips_is_cut_off(begin: tuple[str, ...], octets: int, every: int, lines: list[str]) -> None:
+def test_a_client_that_drips_is_cut_off(begin: tuple[str, ...], octets: int, every: int, lines: list[str]) -> None:
     mailbox = Mailbox()
     client = connect(socketTimeout=60, onData=mailbox.onData)
     client.say(*ENVELOPE, *begin)
@@ -246,7 +246,7 @@ def test_a_message_that_comes_fast_enough_may_take_its_time(begin: tuple[str, ..
 
 @pytest.mark.parametrize("begin", [*BEGIN, ("BDAT 0",)])
 @pytest.mark.parametrize("isTaken", [True, False])
-def test_a_whole_message_has_so_long(begin: tuple[str, ...], isTaken: bool) -> None:
+def test_a_whole_message_has_a_timeout(begin: tuple[str, ...], isTaken: bool) -> None:
     mailbox = Mailbox()
     client = connect(socketTimeout=60, dataTimeout=100, **({"onData": mailbox.onData} if isTaken else {}))
     client.say(*ENVELOPE, *begin)
@@ -257,15 +257,15 @@ def test_a_whole_message_has_so_long(begin: tuple[str, ...], isTaken: bool) -> N
     assert mailbox == []
 
 
-def test_between_two_chunks_its_time_counts_too() -> None:
-    """Else a client could hold a message open with nothing but NOOP."""
+def test_the_timeout_of_a_message_runs_between_its_chunks_too() -> None:
+    """Otherwise a client could hold a message open by nothing but NOOP."""
     client = connect(dataTimeout=100, onData=Mailbox().onData)
     client.say(*ENVELOPE, "BDAT 6", "text")
     assert 100 <= untilClosed(client, 200, lambda: client.feed(b"NOOP\r\n")) <= 103
     client.finish()
 
 
-def test_the_next_message_has_its_own_time() -> None:
+def test_the_next_message_has_a_timeout_of_its_own() -> None:
     client = connect(socketTimeout=60, dataTimeout=100, onData=Mailbox().onData)
     for begin, end in [("DATA", b"\r\n.\r\n"), ("BDAT 81", b"x" * 80 + b"BDAT 0 LAST\r\n")] * 3:
         client.say(*ENVELOPE, begin) if begin == "DATA" else client.say(*ENVELOPE)
@@ -279,7 +279,7 @@ def test_the_next_message_has_its_own_time() -> None:
 
 @pytest.mark.parametrize("octets", [b"x" * 40000, b"\n" * 65536], ids=["one pull", "two pulls"])
 @pytest.mark.parametrize("begin", BEGIN)
-def test_the_time_of_a_slow_hook_does_not_count(begin: tuple[str, ...], octets: bytes) -> None:
+def test_the_time_of_a_slow_hook_does_not_count_against_the_client(begin: tuple[str, ...], octets: bytes) -> None:
     gates: list[Deferred[None]] = []
 
     async def onData(stream: Any, session: Any) -> None:
@@ -300,7 +300,7 @@ def test_the_time_of_a_slow_hook_does_not_count(begin: tuple[str, ...], octets: 
     client.finish()
 
 
-def test_a_slow_hook_does_not_answer_for_the_silence_of_its_client_between_chunks() -> None:
+def test_a_silent_client_times_out_between_chunks_though_the_hook_is_slow_too() -> None:
     gate: Deferred[None] = Deferred()
 
     async def onData(stream: Any, session: Any) -> str:
@@ -319,7 +319,7 @@ def test_a_slow_hook_does_not_answer_for_the_silence_of_its_client_between_chunk
 
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("chunk", [b"x" * 20000, b"\n" * 32768], ids=["a full stream", "an overfull one"])
-def test_a_client_whose_next_chunk_waits_for_a_slow_hook_owes_nothing(together: bool, chunk: bytes) -> None:
+def test_a_client_whose_next_chunk_waits_for_a_slow_hook_does_not_time_out(together: bool, chunk: bytes) -> None:
     gate: Deferred[None] = Deferred()
 
     async def onData(stream: Any, session: Any) -> str:
@@ -343,8 +343,8 @@ def test_a_client_whose_next_chunk_waits_for_a_slow_hook_owes_nothing(together: 
     client.lose()
 
 
-def test_time_between_chunks_is_never_taken_for_the_hooks() -> None:
-    """A client whose chunks each fill the stream has no more time for the whole message than any other."""
+def test_time_between_chunks_is_never_counted_as_the_hooks() -> None:
+    """A client whose chunks each fill the stream gets no more time for the whole message than any other."""
     gates: list[Deferred[None]] = []
 
     async def onData(stream: Any, session: Any) -> None:
@@ -362,19 +362,19 @@ def test_time_between_chunks_is_never_taken_for_the_hooks() -> None:
             gates.pop(0).callback(None)
         pump(client, 50)
     else:
-        raise AssertionError("it is still there")
+        raise AssertionError("the connection is open still")
     client.finish()
 
 
 @pytest.mark.parametrize("said", [("BDAT 100000",), (HELLO, "BDAT 100000")])
-def test_a_chunk_of_no_message_has_the_time_of_one(said: tuple[str, ...]) -> None:
+def test_a_chunk_outside_of_a_message_has_the_timeout_of_a_message(said: tuple[str, ...]) -> None:
     client = connect(socketTimeout=60, dataTimeout=100)
     client.say(*said)
     assert 100 <= untilClosed(client, 200, lambda: client.feed(b"x")) <= 103
     client.finish()
 
 
-def test_it_is_the_whole_message_that_is_slow_and_not_a_large_one() -> None:
+def test_a_large_chunk_that_comes_fast_enough_does_not_time_out() -> None:
     client = connect(socketTimeout=60)
     client.say(HELLO)
     client.feed(b"BDAT 900000\r\n")
@@ -387,7 +387,7 @@ def test_it_is_the_whole_message_that_is_slow_and_not_a_large_one() -> None:
 # --- greetDelay ---
 
 
-def test_the_greeting_waits_and_the_hook_with_it() -> None:
+def test_the_greeting_and_the_hook_wait_for_the_delay() -> None:
     diary = Diary()
     client = connect(greetDelay=5, onConnect=diary.hook("onConnect"))
     client.clock.advance(4.9)
@@ -400,7 +400,7 @@ def test_the_greeting_waits_and_the_hook_with_it() -> None:
 
 @pytest.mark.parametrize("sent", [b"EHLO client\r\n", b"E", b"\r", b"\n", b"\0", b"GET / HTTP/1.1\r\n\r\n"])
 @pytest.mark.parametrize("at", [0, 3, 4.9])
-def test_who_talks_first_is_refused(sent: bytes, at: float, lines: list[str]) -> None:
+def test_a_client_that_talks_before_the_greeting_is_refused(sent: bytes, at: float, lines: list[str]) -> None:
     diary = Diary()
     errors: list[SMTPError] = []
     client = connect(
@@ -423,7 +423,7 @@ def test_who_talks_first_is_refused(sent: bytes, at: float, lines: list[str]) ->
     assert not client.clock.getDelayedCalls()
 
 
-def test_TLS_in_the_place_of_a_greeting_is_named() -> None:
+def test_TLS_before_the_greeting_is_refused() -> None:
     diary = Diary()
     client = connect(greetDelay=5, onConnect=diary.hook("onConnect"), onClose=diary.hook("onClose"))
     client.feed(b"\x16\x03\x01\x02\x00\x01")
@@ -434,7 +434,7 @@ def test_TLS_in_the_place_of_a_greeting_is_named() -> None:
     assert not client.clock.getDelayedCalls()
 
 
-def test_a_client_that_does_not_wait_for_its_greeting_leaves_nothing_behind() -> None:
+def test_a_client_that_leaves_before_the_greeting_leaves_nothing_behind() -> None:
     diary = Diary()
     client = connect(greetDelay=5, onConnect=diary.hook("onConnect"), onClose=diary.hook("onClose"))
     client.lose()
@@ -442,7 +442,7 @@ def test_a_client_that_does_not_wait_for_its_greeting_leaves_nothing_behind() ->
     assert not client.clock.getDelayedCalls()
 
 
-def test_a_client_that_sends_no_more_still_waits_for_its_greeting() -> None:
+def test_a_half_closed_client_still_gets_its_greeting() -> None:
     client = connect(greetDelay=5)
     client.halfClose()
     assert client.replies() == []
@@ -451,7 +451,7 @@ def test_a_client_that_sends_no_more_still_waits_for_its_greeting() -> None:
     assert client.isClosed
 
 
-def test_without_a_delay_who_talks_first_is_served() -> None:
+def test_without_a_delay_a_client_that_talks_first_is_served() -> None:
     onConnect = Pending()
     client = connect(onConnect=onConnect)
     client.feed(b"EHLO client\r\n")
@@ -463,15 +463,15 @@ def test_without_a_delay_who_talks_first_is_served() -> None:
 
 XTRA = "the handler of a command"
 LIMITED: dict[str, tuple[tuple[str, ...], list[str]]] = {
-    **{name: (said, [OVERDUE]) for name, (said, _) in HOOKS.items()},
-    "onAuth": ((HELLO, "AUTH PLAIN AGFubgB4"), [OVERDUE]),
+    **{name: (said, [HOOK_TIMED_OUT]) for name, (said, _) in HOOKS.items()},
+    "onAuth": ((HELLO, "AUTH PLAIN AGFubgB4"), [HOOK_TIMED_OUT]),
     "onReset": ((HELLO, MAIL, "RSET"), ["250 2.0.0 Flushed"]),
-    XTRA: ((HELLO, "XTRA"), [OVERDUE]),
+    XTRA: ((HELLO, "XTRA"), [HOOK_TIMED_OUT]),
 }
 
 
 def begun(name: str, hook: Any, **given: Any) -> tuple[Client, Diary]:
-    """A client that waits for this hook."""
+    """A client for which this hook is pending."""
     diary = Diary()
     hooks: dict[str, Any] = {"onClose": diary.hook("onClose")}
     if name == XTRA:
@@ -485,7 +485,7 @@ def begun(name: str, hook: Any, **given: Any) -> tuple[Client, Diary]:
 
 
 @pytest.mark.parametrize("name", LIMITED)
-def test_a_hook_has_so_long(name: str, lines: list[str]) -> None:
+def test_a_hook_that_takes_too_long_is_cancelled(name: str, lines: list[str]) -> None:
     hook = Pending()
     client, diary = begun(name, hook)
     pump(client, 9.9)
@@ -503,7 +503,7 @@ def test_a_hook_has_so_long(name: str, lines: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", LIMITED)
-def test_an_answer_in_time_is_an_answer(name: str) -> None:
+def test_the_answer_of_a_hook_in_time_counts(name: str) -> None:
     hook = Pending()
     client, _ = begun(name, hook)
     pump(client, 9)
@@ -517,7 +517,7 @@ def test_an_answer_in_time_is_an_answer(name: str) -> None:
 @pytest.mark.parametrize("result", ["late", None, SMTPError("late", 421), ValueError("crash")])
 @pytest.mark.parametrize("isGone", [False, True])
 @pytest.mark.parametrize("name", LIMITED)
-def test_a_hook_that_does_not_mind_being_cancelled_answers_nobody(
+def test_a_late_answer_of_a_hook_that_ignores_its_cancellation_is_dropped(
     name: str, isGone: bool, result: Any, logged: Logged
 ) -> None:
     gate: Deferred[Any] = Deferred()
@@ -566,7 +566,7 @@ def test_without_a_limit_a_hook_may_take_for_ever(name: str) -> None:
         assert diary == ["onClose"]
 
 
-def test_each_hook_has_its_own_time() -> None:
+def test_each_hook_has_a_timeout_of_its_own() -> None:
     onHelo, onReset = Pending(), Pending()
     client = connect(hookTimeout=10, onHelo=onHelo, onReset=onReset)
     client.feed(f"{HELLO}\r\n".encode())
@@ -582,16 +582,16 @@ def test_each_hook_has_its_own_time() -> None:
     assert client.replies()[-1].startswith("250 ")
 
 
-def test_the_hook_behind_a_greet_delay_is_limited_too() -> None:
+def test_the_hook_after_a_greet_delay_is_limited_too() -> None:
     onConnect = Pending()
     client = connect(hookTimeout=10, greetDelay=3, onConnect=onConnect)
     pump(client, 15)
-    assert client.replies() == [OVERDUE]
+    assert client.replies() == [HOOK_TIMED_OUT]
     assert onConnect.cancelled == 1
     client.finish()
 
 
-def test_the_hook_behind_a_handshake_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hook_after_a_handshake_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtphooks.connection.encryption.record", lambda handle, session: None)
     onSecure, diary = Pending(), Diary()
     factory = makeFactory(
@@ -602,11 +602,11 @@ def test_the_hook_behind_a_handshake_is_limited_too(monkeypatch: pytest.MonkeyPa
     pump(client, 9.9)
     assert not client.isClosed
     pump(client, 2.1)
-    assert (client.replies(), onSecure.cancelled, diary) == ([OVERDUE], 1, [])
+    assert (client.replies(), onSecure.cancelled, diary) == ([HOOK_TIMED_OUT], 1, [])
     client.finish()
 
 
-def test_who_talks_first_by_TLS_is_refused_after_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_talks_first_over_TLS_is_refused_after_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtphooks.connection.encryption.record", lambda handle, session: None)
     diary = Diary()
     factory = makeFactory(secure=True, greetDelay=3, onSecure=diary.hook("onSecure"), onConnect=diary.hook("onConnect"))
@@ -634,7 +634,7 @@ def test_on_data_is_limited_while_it_stalls_the_stream(begin: str, lmtp: bool, l
     client.say(*(LMTP_ENVELOPE if lmtp else ENVELOPE), RCPT)
     client.feed(f"{begin}\r\n".encode())
     client.replies()
-    pump(client, 30)  # it does not stall anybody as long as there is room
+    pump(client, 30)  # the hook does not stall the client as long as the stream has room
     assert cancelled == []
     client.feed(b"x" * 50000)
     pump(client, 9.9)
@@ -645,12 +645,12 @@ def test_on_data_is_limited_while_it_stalls_the_stream(begin: str, lmtp: bool, l
     client.feed(b"x" * 149998 + b"\r\n")
     if begin == "DATA":
         client.feed(b".\r\n")
-    assert client.replies() == [OVERDUE] * (2 if lmtp else 1)
+    assert client.replies() == [HOOK_TIMED_OUT] * (2 if lmtp else 1)
     assert client.last("NOOP") == "250 2.0.0 OK"
     assert len([line for line in lines if "took too long" in line]) == 1
 
 
-def test_a_hook_that_goes_on_reading_slowly_is_not_overdue() -> None:
+def test_a_hook_that_reads_slowly_but_steadily_does_not_time_out() -> None:
     gates: list[Deferred[None]] = []
     sizes: list[int] = []
 
@@ -684,7 +684,7 @@ class Stalled(StringTransport):
         self.producer.pauseProducing()
 
 
-def test_a_consumer_that_takes_no_more_is_let_go_and_that_is_no_crash() -> None:
+def test_a_stalled_consumer_times_out_and_that_is_no_crash() -> None:
     consumer = Stalled()
     client = connect(hookTimeout=10, onData=lambda stream, session: stream.deliverTo(consumer))
     client.say(*ENVELOPE, "DATA")
@@ -693,7 +693,7 @@ def test_a_consumer_that_takes_no_more_is_let_go_and_that_is_no_crash() -> None:
     pump(client, 12)
     assert consumer.producer is None
     client.feed(b"\r\n.\r\n")
-    assert client.replies() == [OVERDUE]
+    assert client.replies() == [HOOK_TIMED_OUT]
 
 
 def test_a_hook_whose_message_was_abandoned_is_limited() -> None:
@@ -722,7 +722,7 @@ def test_a_hook_of_a_client_that_has_left_is_limited_too() -> None:
     assert not client.factory.connections
 
 
-def test_a_hook_that_does_not_mind_its_client_leaving_is_limited_too() -> None:
+def test_a_hook_that_ignores_the_loss_of_its_client_is_limited_too() -> None:
     async def onVrfy(text: str, session: Any) -> None:
         try:
             await Deferred()
@@ -740,7 +740,7 @@ def test_a_hook_that_does_not_mind_its_client_leaving_is_limited_too() -> None:
 
 
 @pytest.mark.parametrize("isStubborn", [False, True])
-def test_on_close_is_limited_too_or_nobody_could_close_the_server(isStubborn: bool, lines: list[str]) -> None:
+def test_on_close_is_limited_too_so_that_the_server_can_be_closed(isStubborn: bool, lines: list[str]) -> None:
     called: list[Any] = []
     gate: Deferred[None] = Deferred()
 
@@ -784,7 +784,7 @@ def test_what_on_close_raises_after_its_time_is_logged(logged: Logged) -> None:
     assert len(logged.takeFailures(SMTPError)) == 1
 
 
-def test_a_refusal_for_lack_of_time_is_no_error_of_the_client() -> None:
+def test_a_timeout_of_a_hook_counts_as_no_error_of_the_client() -> None:
     hook = Pending()
     client = connect(hookTimeout=1, maxErrors=1, onVrfy=hook)
     for _ in range(5):
@@ -793,7 +793,7 @@ def test_a_refusal_for_lack_of_time_is_no_error_of_the_client() -> None:
     assert not client.isClosed
 
 
-def test_a_hook_that_answers_at_once_costs_no_time() -> None:
+def test_a_hook_that_answers_at_once_leaves_no_deadline_behind() -> None:
     client = connect(hookTimeout=1, onRcptTo=lambda *_: "yes", onData=lambda *_: "stored")
     assert client.last(*ENVELOPE, "DATA", ".") == "250 2.0.0 stored"
     pump(client, 50)
@@ -825,7 +825,7 @@ def test_any_number_of_connections_costs_one_timer(number: int, given: dict[str,
     assert not clock.getDelayedCalls()
 
 
-def test_the_timer_stands_still_while_nobody_is_there_and_goes_on_with_the_next() -> None:
+def test_the_timer_stops_with_the_last_connection_and_starts_with_the_next() -> None:
     factory = makeFactory(socketTimeout=60)
     clock = factory.clock
     assert isinstance(clock, Clock)
@@ -839,7 +839,7 @@ def test_the_timer_stands_still_while_nobody_is_there_and_goes_on_with_the_next(
     assert client.isClosed
 
 
-# --- a client that has gone unnoticed ---
+# --- a client that is lost unnoticed ---
 
 
 def test_a_stopped_client_that_was_reset_is_noticed() -> None:
@@ -860,7 +860,7 @@ def test_a_stopped_client_that_was_reset_is_noticed() -> None:
     assert (hook.cancelled, diary) == (1, ["onClose"])
 
 
-def test_a_client_that_is_gone_is_not_looked_after() -> None:
+def test_a_lost_client_is_not_checked_any_more() -> None:
     class Closed:
         def fileno(self) -> int:
             raise OSError("Bad file descriptor")

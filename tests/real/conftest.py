@@ -1,4 +1,4 @@
-"""The service for the tests with real clients, started and stopped as its users do."""
+"""The service for tests with real clients, started and stopped as an operator does."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.secrets import secretsIn
 
 class Running(NamedTuple):
     """
-    A service and where to find it.
+    A service that runs, and its port.
 
-    @ivar port: of the only listener, or the first.
+    @ivar port: the port of its only listener, or of the first one.
     """
 
     service: Service
@@ -28,22 +28,22 @@ StartService = Callable[..., Running]
 
 @pytest.fixture
 def maildir(tmp_path: Path) -> Maildir:
-    """The Maildir that the service stores in."""
+    """The Maildir in which the service stores."""
     return Maildir(tmp_path / "maildir")
 
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Certificates:
-    """An authority, and what it has signed."""
+    """An authority, and the certificates that it has signed."""
     return Certificates(tmp_path / "tls")
 
 
 @pytest.fixture
 def startService(tmp_path: Path, maildir: Maildir) -> Iterator[StartService]:
     """
-    Start the service: by flags alone, or from a configuration file where hooks or options are given.
+    Start the service: by flags alone, or with a configuration file if hooks or options are given.
 
-    Whatever the test leaves running is stopped in the end, and has to stop as it should.
+    A service that the test leaves running is stopped at its end, and must then exit cleanly.
     """
     services: list[Service] = []
 
@@ -88,5 +88,5 @@ def startService(tmp_path: Path, maildir: Maildir) -> Iterator[StartService]:
     for service, status in statuses:
         assert "Server Shut Down." in service.output
         assert status == 0, service.output
-        # Whatever the clients sent to prove who they are.
+        # Passwords, tokens and SASL responses of the clients.
         assert not secretsIn(service.output), service.output

@@ -1,4 +1,4 @@
-"""Hooks for the services of these tests; the service imports them by name."""
+"""Hooks for the services of these tests, which import them by name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = Logger()
 
 
 class PickyMaildir(Maildir):
-    """A Maildir for everybody but one."""
+    """A Maildir that refuses one recipient."""
 
     def onRcptTo(self, address: Address, session: Session) -> None:
         if address.local == "nobody":
@@ -33,7 +33,7 @@ class PickyMaildir(Maildir):
 
 
 class SlowMaildir(Maildir):
-    """A Maildir whose every answer takes a while."""
+    """A Maildir whose every decision takes some time."""
 
     def _wait(self) -> Deferred[None]:
         return deferLater(reactor, 0.05)
@@ -52,7 +52,7 @@ class SlowMaildir(Maildir):
 
 
 class KnownUsers(Maildir):
-    """A Maildir for the messages of one user, who may prove in any way to be it."""
+    """A Maildir with one known user, ann, who may authenticate by any mechanism."""
 
     def onAuth(self, auth: Auth, session: Session) -> Any:
         if auth.username != "ann":
@@ -71,7 +71,7 @@ class KnownUsers(Maildir):
 
 
 class Witness(Maildir):
-    """A Maildir whose server says in its log and in its replies who it thinks has come."""
+    """A Maildir that names the client of the session in the log and in replies."""
 
     def onHelo(self, hostname: str, session: Session) -> None:
         log.info("hello of {name} at {address}", name=hostname, address=session.remoteAddress)
@@ -88,7 +88,7 @@ class Witness(Maildir):
 
 
 def scramCredentials(password: str) -> tuple[bytes, bytes, bytes, int]:
-    """What is stored of a password (RFC 5802 section 3)."""
+    """The stored credentials of a password (RFC 5802 section 3)."""
     salt, iterations = b"as random as it gets", 4096
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
     clientKey, serverKey = (hmac.digest(salted, name, "sha256") for name in (b"Client Key", b"Server Key"))
@@ -99,21 +99,21 @@ SCRAM_CREDENTIALS = scramCredentials(PASSWORD)
 
 
 class UnreadMessages(Hooks):
-    """Every message is taken, and none of it is looked at."""
+    """Accepts every message without reading it."""
 
     def onData(self, stream: MessageStream, session: Session) -> str:
         return "Taken unread"
 
 
 class HeldMessages(Hooks):
-    """The message is neither read nor answered."""
+    """Neither reads a message nor ends."""
 
     def onData(self, stream: MessageStream, session: Session) -> Deferred[None]:
         return Deferred()
 
 
 class HalfReadMessages(Hooks):
-    """The message is begun, and never read on nor answered."""
+    """Reads the first chunk of a message, and then neither reads on nor ends."""
 
     async def onData(self, stream: MessageStream, session: Session) -> None:
         async for _ in stream:

@@ -1,7 +1,7 @@
 """
-Programs of a test's own: the service as its users start it, clients, and what tests look at afterwards.
+Programs that a test runs: the service as an operator starts it, clients, and the files that tests read afterwards.
 
-All of it runs on loopback, and is awaited by what it says or leaves behind, not by a guess at the time.
+All programs run on loopback.  Tests wait for their output or their files, never for a guessed time.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from tests.certificates import Authority
 ROOT = Path(__file__).parents[2]
 HOOKS = f"{__package__}.hooks"
 
-# The folder of mail programs is not on everybody's path.
+# Mail programs are in /usr/sbin, which is not in every PATH.
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
 
-# How long a program may take for what it does at once; only a test that fails ever waits that long.
+# How long to wait for a program; only a test that fails waits that long.
 PATIENCE = 30.0
 
 
 def which(name: str) -> str | None:
-    """The path of a program, None where it is missing."""
+    """The path of a program; None if it is not installed."""
     return shutil.which(name, path=_PATH)
 
 
 def requires(*names: str) -> pytest.MarkDecorator:
-    """Skip where one of these programs is missing."""
+    """Skip the test if one of these programs is not installed."""
     missing = [name for name in names if which(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} is not installed")
 
@@ -48,7 +48,7 @@ def requires(*names: str) -> pytest.MarkDecorator:
 def run(
     *arguments: object, stdin: bytes = b"", status: int | None = 0, seconds: float = PATIENCE
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a program to its end, which has to be this exit status (None: whichever)."""
+    """Run a program to its end, which must have this exit status (None: any)."""
     name, *rest = map(str, arguments)
     done = subprocess.run(
         [which(name) or name, *rest],
@@ -71,7 +71,7 @@ def freePort() -> int:
 
 
 def eventually(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    """Wait until something outside of this process has come true."""
+    """Wait until a condition outside of this process holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} seconds: {what}"
@@ -89,7 +89,7 @@ class Program:
         self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, descriptors: Sequence[int] = ()
     ) -> None:
         """
-        @param descriptors: of files that it inherits.
+        @param descriptors: the file descriptors that the process inherits.
         """
         self._process = subprocess.Popen(
             arguments,
@@ -124,12 +124,12 @@ class Program:
 
     @property
     def output(self) -> str:
-        """All it has said so far."""
+        """The output so far."""
         with self._news:
             return "".join(self._lines)
 
     def waitForLine(self, *parts: str) -> None:
-        """Wait until it has said a line with all of these in it."""
+        """Wait until the output has a line with all of these parts."""
 
         def decided() -> bool:
             return self._ended or said()
@@ -143,18 +143,18 @@ class Program:
         assert found, f"it never said {parts}:\n{self.output}"
 
     def terminate(self) -> int:
-        """Ask it to end; the exit status."""
+        """Send SIGTERM; the exit status."""
         if self._process.poll() is None:
             self._process.terminate()
         return self.wait()
 
     def kill(self) -> None:
-        """End it at once, whatever it is doing."""
+        """Send SIGKILL."""
         self._process.kill()
         self.wait()
 
     def wait(self) -> int:
-        """Wait for its end; the exit status."""
+        """Wait until the process ends; the exit status."""
         try:
             status = self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -166,12 +166,12 @@ class Program:
 
 
 class Service(Program):
-    """The twistd service, from the moment on when it listens."""
+    """The twistd service; it listens once it is constructed."""
 
     def __init__(self, folder: Path, arguments: Sequence[str], endpoints: Sequence[str]) -> None:
         """
-        @param arguments: those of the smtphooks plugin.
-        @param endpoints: those that have to be listened on before it counts as started.
+        @param arguments: the arguments of the smtphooks plugin.
+        @param endpoints: the endpoints that the constructor waits for.
         """
         twistd = Path(sys.executable).parent / "twistd"
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -188,17 +188,17 @@ class Service(Program):
             raise
 
     def memory(self, field: str) -> int:
-        """A line of /proc/PID/status in octets: VmRSS, or VmHWM for the most it has been."""
+        """A line of /proc/PID/status in octets: VmRSS, or VmHWM for its peak."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         (kilobytes,) = re.findall(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
         return int(kilobytes) * 1024
 
     def hangUp(self) -> None:
-        """Have it read its certificates again."""
+        """Send SIGHUP, which makes the service read its certificates again."""
         os.kill(self.pid, signal.SIGHUP)
 
     def forgetPeak(self) -> None:
-        """Have VmHWM begin anew."""
+        """Reset VmHWM."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
 
@@ -209,7 +209,7 @@ def tcp(port: int) -> str:
 
 class Stored(NamedTuple):
     """
-    A file of a Maildir, taken apart.
+    A file of a Maildir, parsed.
 
     @ivar received: the Received field, unfolded.
     @ivar content: the message as it was sent, with LF line ends.
@@ -227,17 +227,17 @@ _STORED = re.compile(
 
 
 class Maildir:
-    """What a service has stored."""
+    """A Maildir that a service stores in."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def files(self) -> list[Path]:
-        """Everything in C{new/}."""
+        """The files in C{new/}."""
         return list((self.path / "new").glob("*"))
 
     def messages(self) -> list[Stored]:
-        """Everything in C{new/}, taken apart, in no order."""
+        """The messages in C{new/}, in no order."""
         return list(map(self._read, self.files()))
 
     def message(self) -> Stored:
@@ -257,17 +257,17 @@ class Maildir:
         )
 
     def waitFor(self, count: int) -> list[Stored]:
-        """The messages, once there are so many."""
+        """The messages, once there are this many."""
         eventually(lambda: len(self.files()) >= count, f"{count} files in {self.path}/new")
         return self.messages()
 
     def isTidy(self) -> bool:
-        """Nothing unfinished is left."""
+        """No file is left in C{tmp/}."""
         return not list((self.path / "tmp").glob("*"))
 
 
 class Client:
-    """A client that says what it is told to, octet by octet."""
+    """A client that sends exactly the octets that a test gives."""
 
     def __init__(self, port: int, greeting: bytes = b"EHLO client.example") -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
@@ -288,12 +288,12 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Leave without a word."""
+        """Close the connection without QUIT."""
         self._file.close()
         self.socket.close()
 
     def reply(self, code: int) -> bytes:
-        """The next reply, which has to have this code; a ConnectionError if there is none."""
+        """The next reply, which must have this code; raises ConnectionError if there is none."""
         lines = []
         for line in iter(self._file.readline, b""):
             lines.append(line)
@@ -316,12 +316,12 @@ class Client:
 
 class Certificates:
     """
-    Files of TLS, all signed by one authority.
+    Files with keys and certificates, all signed by one authority.
 
     @ivar authority: the path of its certificate.
     @ivar server: the options C{key} and C{cert} of mx.example.
-    @ivar client: the same of the user ann.
-    @ivar sni: those of further names of the server.
+    @ivar client: the options C{key} and C{cert} of the user ann.
+    @ivar sni: the options C{key} and C{cert} of further names of the server.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -341,23 +341,23 @@ class Certificates:
         self._authority.issue("mx.example", names=names).writeTo(self._folder, "server")
 
     def damage(self) -> None:
-        """Leave half of the server's key."""
+        """Truncate the key of the server to a half."""
         key = self._folder / "server.key"
         key.write_bytes(key.read_bytes()[:100])
 
     def serialOf(self, port: int) -> bytes:
-        """Which certificate a server gives where TLS begins at once."""
+        """The serial number of the certificate that a server with implicit TLS shows."""
         pem = run("openssl", "s_client", "-connect", f"127.0.0.1:{port}").stdout
         return run("openssl", "x509", "-noout", "-serial", stdin=pem).stdout
 
 
 def reset(connection: socket.socket) -> None:
-    """Have a connection end with a RST when it is closed, whatever is still on its way."""
+    """Make a connection end with RST when it is closed, whatever data is still on its way."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
 def hidden(content: bytes) -> bytes:
-    """A message with CRLF line ends as DATA sends it: with hidden dots, and with the end of it."""
+    """A message with CRLF line ends as DATA sends it: dot-stuffed, with the final dot."""
     return re.sub(rb"^\.", b"..", content, flags=re.MULTILINE) + b".\r\n"
 
 
@@ -379,5 +379,5 @@ def table(name: str, values: Mapping[str, object]) -> str:
 
 
 def joinLines(lines: Sequence[bytes]) -> bytes:
-    """Lines as they stand on the wire; a last empty one gives the one before it its end."""
+    """Lines joined by CRLF; an empty last line ends the one before it."""
     return b"\r\n".join(lines)

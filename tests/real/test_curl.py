@@ -1,4 +1,4 @@
-"""curl as a client: STARTTLS that is a must, TLS at once, and tokens of OAuth."""
+"""curl as a client: mandatory STARTTLS, implicit TLS, and tokens of OAuth."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def start(
 
 
 def send(folder: Path, running: Running, certificates: Certificates, scheme: str, *arguments: str, status: int) -> str:
-    """Send the message, TLS being a must; the dialogue, without what curl itself says."""
+    """Send the message with TLS required; the dialogue, without the lines of curl itself."""
     message = folder / "message"
     message.write_bytes(CONTENT.replace(b"\n", b"\r\n"))
     fixed = ["--ssl-reqd", "--cacert", certificates.authority, "--resolve", f"mx.example:{running.port}:127.0.0.1"]
@@ -48,7 +48,7 @@ def send(folder: Path, running: Running, certificates: Certificates, scheme: str
 @inBothWays
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"])
 @pytest.mark.parametrize("initial", [[], ["--sasl-ir"]], ids=["challenged", "initial"])
-def test_user_is_known_by_his_password(
+def test_user_authenticates_with_a_password(
     startService: StartService,
     certificates: Certificates,
     maildir: Maildir,
@@ -58,7 +58,7 @@ def test_user_is_known_by_his_password(
     initial: list[str],
 ) -> None:
     if method.startswith("SCRAM") and "gsasl" not in run("curl", "--version").stdout.decode():
-        pytest.skip("this curl was made without gsasl, so without SCRAM")
+        pytest.skip("this curl is built without gsasl, and so without SCRAM")
     running = start(startService, certificates, maildir, scheme)
     login = ["--login-options", f"AUTH={method}", *initial, "--user"]
     dialogue = send(tmp_path, running, certificates, scheme, *login, f"ann:{PASSWORD}", status=0)
@@ -70,10 +70,10 @@ def test_user_is_known_by_his_password(
 
 @inBothWays
 @pytest.mark.parametrize("method", ["XOAUTH2", "OAUTHBEARER"])
-def test_user_is_known_by_his_token(
+def test_user_authenticates_with_a_token(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path, scheme: str, method: str
 ) -> None:
-    # Given the choice it takes the standard's one.
+    # Of both, curl prefers OAUTHBEARER; so only one is offered.
     running = start(startService, certificates, maildir, scheme, method)
     login = ["--login-options", f"AUTH={method}", "--user", "ann", "--oauth2-bearer"]
     dialogue = send(tmp_path, running, certificates, scheme, *login, TOKEN, status=0)
@@ -81,13 +81,13 @@ def test_user_is_known_by_his_token(
     assert maildir.message().content == CONTENT
     assert " with ESMTPSA id " in maildir.message().received
     refused = send(tmp_path, running, certificates, scheme, *login, TOKEN[::-1], status=67)
-    # The reason comes as a challenge first; to that of XOAUTH2 curl has no answer.
+    # The reason comes as a challenge first; curl does not answer that of XOAUTH2.
     assert "< 334 eyJ" in refused
     assert ("< 535 5.7.8 " in refused) is (method == "OAUTHBEARER")
     assert len(maildir.files()) == 1
 
 
-def test_without_STARTTLS_curl_goes_and_nothing_is_sent(
+def test_without_STARTTLS_curl_leaves_and_sends_nothing(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path
 ) -> None:
     running = startService(options={"hideSTARTTLS": True})

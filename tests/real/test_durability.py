@@ -1,4 +1,4 @@
-"""What was answered with 250 is whole on disk though the server is killed under load; nothing is there in parts."""
+"""Every message that got a 250 is whole on disk though the server is killed under load; no other is there in part."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _MESSAGE = re.compile(rb"X-ID: (\S+)\nX-Octets: (\d+)\nX-Digest: (\w+)\n\n((?s:.
 
 class Load:
     """
-    Clients that send until the server is gone.
+    Clients that send until the server is killed.
 
-    @ivar acknowledged: the identity of every delivery that was answered with 250.
+    @ivar acknowledged: the identity of every delivery that got a 250.
     """
 
     def __init__(self, name: str, smtp: int, lmtp: int) -> None:
@@ -33,12 +33,12 @@ class Load:
         self.acknowledged: list[bytes] = []
 
     def waitFor(self, count: int) -> bool:
-        """Wait for so many acknowledgements."""
+        """Wait for this many acknowledgements."""
         with self._news:
             return self._news.wait_for(lambda: len(self.acknowledged) >= count, PATIENCE)
 
     def send(self, number: int) -> None:
-        """One client: every other one sends chunks, every fourth speaks LMTP for two recipients."""
+        """Be one client: every second one sends chunks, every fourth one speaks LMTP, with two recipients."""
         chooser = random.Random(f"{self._name}-{number}")
         lmtp = number % 4 == 3
         port, greeting = (self._lmtp, b"LHLO client.example") if lmtp else (self._smtp, b"EHLO client.example")
@@ -73,7 +73,7 @@ class Load:
 
 
 def compose(identity: bytes, chooser: random.Random) -> bytes:
-    """A message that tells whether it is whole, of 1 to 200 KB."""
+    """A message of 1 to 200 KB whose header tells whether it is whole."""
     octets = chooser.randbytes(int(750 * 200 ** chooser.random()))
     body = base64.encodebytes(octets).replace(b"\nA", b"\n.")
     header = b"X-ID: %b\nX-Octets: %d\nX-Digest: %b\n\n" % (identity, len(body), digest(body))
@@ -85,7 +85,7 @@ def digest(body: bytes) -> bytes:
 
 
 def deliveries(maildir: Maildir) -> list[bytes]:
-    """The identity of everything that is stored, all of which has to be whole."""
+    """The identities of all stored messages, each of which must be whole."""
     found = []
     for stored in maildir.messages():
         parts = _MESSAGE.match(stored.content)
@@ -133,5 +133,5 @@ def test_acknowledged_messages_outlive_a_server_that_is_killed_under_load(tmp_pa
     found = deliveries(maildir)
     assert set(acknowledged) <= set(found)
     assert len(found) == len(set(found))
-    # Of those that were not acknowledged, each client can have had one on its way in each round.
+    # In each round, each client can have had one message in flight that was stored and not acknowledged.
     assert len(found) <= len(acknowledged) + ROUNDS * CLIENTS * 2

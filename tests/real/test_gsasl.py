@@ -26,11 +26,11 @@ def start(
 
 
 def login(running: Running, method: str, password: str, *arguments: str, status: int = 0) -> str:
-    """Authenticate as ann; the dialogue."""
+    """Authenticate as ann, and return the dialogue."""
     done = run(
         *["gsasl", "--smtp", f"--connect=127.0.0.1:{running.port}", "--hostname=mx.example", "--service=smtp"],
         *["--authentication-id=ann", f"--password={password}", f"--mechanism={method}", *arguments],
-        stdin=b"\n\n",  # it asks for an authorization identity, and for what to send then
+        stdin=b"\n\n",  # gsasl asks for an authorization identity, and then for data to send
         status=status,
     )
     return done.stdout.decode()
@@ -43,7 +43,7 @@ def test_password_is_proved_over_TLS(
     running = start(startService, maildir, certificates, METHODS)
     trust = [f"--x509-ca-file={certificates.authority}"]
     if method == "SCRAM-SHA-256":
-        trust.append("--no-cb")  # or else it sees that the binding could be had, and gives up
+        trust.append("--no-cb")  # otherwise gsasl sees that channel binding is offered, and gives up
     said = login(running, method, PASSWORD, *trust)
     assert "Session finished" in said or "Client authentication finished" in said
     assert "235 2.7.0 " in said

@@ -1,4 +1,4 @@
-"""HAProxy in front: who its clients are, TLS that passes through it, and how it sees whether the server is alive."""
+"""HAProxy in front: the addresses of its clients, TLS that passes through it, and its health checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.real.programs import PATIENCE, Certificates, Maildir, Program, eventu
 
 pytestmark = requires("haproxy")
 
-# All of 127.0.0.0/8 is this host: so the client has another address than the balancer.
+# All of 127.0.0.0/8 is this host, so the client can have another address than the balancer.
 CLIENT, BALANCER = "127.0.0.9", "127.0.0.1"
 MESSAGE = b"Subject: balanced\r\n\r\n.\r\ntext\r\n"
 
@@ -44,8 +44,8 @@ class Balancer(Program):
     """
     HAProxy in front of one server.
 
-    @ivar port: where clients come to.
-    @ivar server: where that server has to listen.
+    @ivar port: where clients connect.
+    @ivar server: the port on which that server must listen.
     """
 
     def __init__(self, folder: Path, flags: str, check: str = "") -> None:
@@ -62,7 +62,7 @@ StartBalancer = Callable[..., Balancer]
 
 @pytest.fixture
 def startBalancer(tmp_path: Path) -> Iterator[StartBalancer]:
-    """Start HAProxy with these flags of its server."""
+    """Start HAProxy, with flags for its line C{server}."""
     balancers: list[Balancer] = []
 
     def start(*arguments: str) -> Balancer:
@@ -101,7 +101,7 @@ def isStored(maildir: Maildir, protocol: str) -> None:
 
 
 @inBothVersions
-def test_client_is_who_has_connected_to_the_balancer(
+def test_client_is_the_one_that_connected_to_the_balancer(
     startService: StartService, startBalancer: StartBalancer, maildir: Maildir, version: str
 ) -> None:
     balancer = startBalancer(version)
@@ -138,7 +138,7 @@ def test_TLS_passes_through_behind_the_header(
 
 @inBothVersions
 @pytest.mark.parametrize("check", ["option smtpchk EHLO checker.example", ""], ids=["smtpchk", "connect"])
-def test_server_is_found_alive_and_the_check_is_nobodys_client(
+def test_health_check_finds_the_server_alive_and_comes_from_the_balancer(
     startService: StartService, startBalancer: StartBalancer, maildir: Maildir, version: str, check: str
 ) -> None:
     balancer = startBalancer(f"{version} check inter 200ms rise 2 fall 1", check)
@@ -147,7 +147,7 @@ def test_server_is_found_alive_and_the_check_is_nobodys_client(
     balancer.waitForLine("Server mx/one is UP")
     before = balancer.output.count("is DOWN")
     if check:
-        # The addresses of the check's own connection.
+        # A health check comes from the address of the balancer itself.
         hello = f"hello of checker.example at {BALANCER}"
         eventually(lambda: running.service.output.count(hello) >= 5, "five checks")
     send(smtplib.SMTP("127.0.0.1", balancer.port, "client.example", PATIENCE, (CLIENT, 0)))
@@ -156,7 +156,7 @@ def test_server_is_found_alive_and_the_check_is_nobodys_client(
     assert "Traceback" not in running.service.output
 
 
-def test_balancer_that_says_nothing_of_its_clients_serves_nobody(
+def test_balancer_without_PROXY_headers_is_not_served(
     startService: StartService, startBalancer: StartBalancer, maildir: Maildir
 ) -> None:
     balancer = startBalancer("")

@@ -1,4 +1,4 @@
-"""The life of a service: how it starts, logs and ends under twistd, and what systemd and root have to do with it."""
+"""The life of a service under twistd: signals, systemd, dropping root, and the JSON log."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start twistd with flags of its own and of smtphooks; what the test leaves running is killed."""
+    """Start twistd with its own flags and those of smtphooks; a process that the test leaves running is killed."""
     programs: list[Program] = []
 
     def start(
@@ -67,7 +67,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def configured(folder: Path, port: int, hooks: str, **options: object) -> Path:
-    """A configuration file."""
+    """Write a configuration file."""
     config = folder / "smtphooks.toml"
     tables = [
         f'hooks = "{HOOKS}:{hooks}"\n',
@@ -79,12 +79,12 @@ def configured(folder: Path, port: int, hooks: str, **options: object) -> Path:
 
 
 def ask(program: Program) -> None:
-    """Ask it to end."""
+    """Send SIGTERM."""
     os.kill(program.pid, signal.SIGTERM)
 
 
 def deliver(port: int, code: int = 250) -> None:
-    """Send a message, which gets this reply."""
+    """Send a message, which must get this code."""
     with Client(port) as client:
         client.envelope(b"user@mx.example")
         client.say(b"DATA", 354)
@@ -94,13 +94,13 @@ def deliver(port: int, code: int = 250) -> None:
 
 
 def isRefused(port: int) -> bool:
-    """Nobody listens."""
+    """No process listens on the port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def events(text: str) -> list[dict[str, Any]]:
-    """A log in JSON."""
+    """The events of a JSON log."""
     return list(map(json.loads, text.splitlines()))
 
 
@@ -108,7 +108,7 @@ def events(text: str) -> list[dict[str, Any]]:
 
 
 class TestSIGTERM:
-    def test_an_idle_client_gets421_and_a_transaction_finishes(self, start: Start, tmp_path: Path) -> None:
+    def test_an_idle_client_gets_421_and_a_transaction_finishes(self, start: Start, tmp_path: Path) -> None:
         port = freePort()
         service = start("--listen", tcp(port), "--maildir", "maildir")
         service.waitForLine("listening on")
@@ -118,7 +118,7 @@ class TestSIGTERM:
             ask(service)
             assert idle.reply(421) == LEAVE
             assert idle.socket.recv(1) == b""
-            eventually(lambda: isRefused(port), "it listens no more")
+            eventually(lambda: isRefused(port), "the service stops listening")
             busy.socket.sendall(hidden(CONTENT))
             busy.reply(250)
             assert busy.reply(421) == LEAVE
@@ -178,20 +178,20 @@ class TestSIGTERM:
 
 @pytest.fixture
 def manager() -> Iterator[socket.socket]:
-    """A service manager that is told how the service fares; its socket is abstract."""
+    """The notification socket of a service manager, in the abstract namespace."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.settimeout(PATIENCE)
-        manager.bind("")  # the kernel finds a name
+        manager.bind("")  # the kernel picks a name
         yield manager
 
 
 def named(manager: socket.socket) -> str:
-    """As in NOTIFY_SOCKET."""
+    """The value of NOTIFY_SOCKET for a socket."""
     return "@" + manager.getsockname().removeprefix(b"\0").decode()
 
 
 class TestReadiness:
-    def test_it_is_said_when_all_listeners_listen_and_no_sooner(self, start: Start, manager: socket.socket) -> None:
+    def test_READY_is_sent_when_all_listeners_listen_and_no_sooner(self, start: Start, manager: socket.socket) -> None:
         ports = [freePort(), freePort()]
         service = start(*[f"--listen={tcp(port)}" for port in ports], NOTIFY_SOCKET=named(manager))
         assert manager.recv(4096) == b"READY=1"
@@ -200,12 +200,12 @@ class TestReadiness:
         with Client(ports[0]) as client:
             client.envelope(b"user@mx.example")
             ask(service)
-            # Before the last transaction has ended.
+            # It is sent before the last transaction has ended.
             assert manager.recv(4096) == b"STOPPING=1"
             client.say(b"RSET", 250)
         assert service.wait() == 0
 
-    def test_it_is_not_said_if_one_cannot_listen(self, start: Start, manager: socket.socket) -> None:
+    def test_READY_is_not_sent_if_a_listener_fails(self, start: Start, manager: socket.socket) -> None:
         port = freePort()
         service = start("--listen", tcp(port), "--listen", tcp(port), NOTIFY_SOCKET=named(manager))
         assert service.wait() == 1
@@ -220,13 +220,13 @@ class TestReadiness:
             start("--listen", tcp(0), NOTIFY_SOCKET=f"{folder}/notify")
             assert manager.recv(4096) == b"READY=1"
 
-    def test_a_manager_that_cannot_be_reached_harms_nobody(self, start: Start, tmp_path: Path) -> None:
+    def test_an_unreachable_manager_does_no_harm(self, start: Start, tmp_path: Path) -> None:
         service = start("--listen", tcp(0), NOTIFY_SOCKET=str(tmp_path / "none"))
         service.waitForLine("the service manager cannot be told READY=1")
         assert service.terminate() == 0
 
 
-# A listening socket is file descriptor 3 of the process of that number, says sd_listen_fds(3).
+# sd_listen_fds(3): LISTEN_PID names the process that has the listening socket as file descriptor 3.
 ACTIVATION = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -238,7 +238,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 def test_a_socket_of_systemd_is_listened_on(start: Start, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        # A client may come before the service is there, which is what socket activation is for.
+        # A client may connect before the service runs, which is the purpose of socket activation.
         early = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         service = start(
             "--listen=systemd:domain=INET:index=0",
@@ -258,7 +258,7 @@ def test_a_socket_of_systemd_is_listened_on(start: Start, tmp_path: Path) -> Non
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that everybody can reach."""
+    """A folder that every user can read."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
@@ -284,7 +284,7 @@ def _userAndGroup() -> tuple[str, str]:
 class TestDroppingRoot:
     @pytest.fixture(autouse=True)
     def reachable(self) -> None:
-        """The user that is left must be able to read Python and this package."""
+        """Skip the test if the user cannot read Python and this package."""
         user, _ = _userAndGroup()
         entry = pwd.getpwnam(user)
         try:
@@ -322,7 +322,7 @@ class TestDroppingRoot:
             assert (made.stat().st_uid, made.stat().st_gid) == (user.pw_uid, user.pw_gid)
         assert service.terminate() == 0
 
-    def test_a_maildir_that_the_user_cannot_write_is451(self, start: Start, open_folder: Path) -> None:
+    def test_a_maildir_that_the_user_cannot_write_is_451(self, start: Start, open_folder: Path) -> None:
         port = _lowPort()
         service = start("--listen", tcp(port), "--maildir", open_folder / "maildir", twistd=self.flags())
         service.waitForLine("listening on")
@@ -335,7 +335,7 @@ class TestDroppingRoot:
 
 
 def check(log: Sequence[Mapping[str, Any]]) -> None:
-    """It tells the life of a service that has taken one message."""
+    """The log tells the life of a service that has accepted one message."""
     texts = [event["text"] for event in log]
     assert any(text.startswith("listening on ") for text in texts)
     assert texts[-1] == "Server Shut Down."
@@ -362,7 +362,7 @@ class TestJSON:
         service = start(
             "--log-format=json", "--listen", tcp(port), "--maildir", "maildir", twistd=["--logfile", str(log)]
         )
-        eventually(lambda: log.exists() and "listening on" in log.read_text(), "it listens")
+        eventually(lambda: log.exists() and "listening on" in log.read_text(), "the service listens")
         os.kill(service.pid, signal.SIGUSR1)
         old = tmp_path / "log.json.1"
         eventually(old.exists, "the log is rotated")
@@ -379,7 +379,7 @@ class TestJSON:
         )
         assert (started.returncode, started.stdout, started.stderr) == (0, b"", b"")
         log, pidfile = tmp_path / "twistd.log", tmp_path / "twistd.pid"
-        eventually(lambda: log.exists() and "listening on" in log.read_text(), "it listens")
+        eventually(lambda: log.exists() and "listening on" in log.read_text(), "the service listens")
         try:
             deliver(port)
         finally:

@@ -1,4 +1,4 @@
-"""However much a client sends, and however little it reads, the server's memory stays as it is."""
+"""The memory of the server is bounded, however much a client sends and however little it reads."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LIMIT = 20_000_000
 MESSAGE_OCTETS = 200_000_000
 BLOCK = (b"x" * 78 + b"\r\n") * 1000
 BLOCKS = MESSAGE_OCTETS // len(BLOCK)
-# A peer that has taken nothing for so long has stopped reading.
+# A peer that has taken no octet for this long has stopped reading.
 SILENCE = 1.0
 
 
 class Growth:
-    """How much a service's memory has grown at its highest since it served its first message."""
+    """How far the peak of a service's memory is above what it had after its first transaction."""
 
     def __init__(self, running: Running) -> None:
         self._service = running.service
@@ -41,7 +41,7 @@ class Growth:
 
 
 def begin(client: Client, command: str) -> None:
-    """A transaction up to the first octet of its message."""
+    """Begin a transaction, up to the first octet of its message."""
     client.envelope(b"recipient@there.example")
     if command == "DATA":
         client.say(b"DATA", 354)
@@ -50,7 +50,7 @@ def begin(client: Client, command: str) -> None:
 
 
 def push(connection: socket.socket, blocks: Iterable[bytes]) -> int:
-    """Send until the peer has stopped reading; how much it took."""
+    """Send until the peer has stopped reading; how many octets it took."""
     sent = 0
     connection.settimeout(SILENCE)
     try:
@@ -85,7 +85,7 @@ def test_message_that_the_hook_does_not_read_is_dropped_as_it_comes(startService
 
 @pytest.mark.parametrize("command", ["DATA", "BDAT"])
 @pytest.mark.parametrize("hooks", ["HeldMessages", "HalfReadMessages"])
-def test_client_is_held_back_while_the_hook_does_not_read(startService: StartService, hooks: str, command: str) -> None:
+def test_client_is_paused_while_the_hook_does_not_read(startService: StartService, hooks: str, command: str) -> None:
     running = startService(hooks, options={"closeTimeout": 1})
     growth = Growth(running)
     with Client(running.port) as client, Client(running.port) as other:
@@ -93,7 +93,7 @@ def test_client_is_held_back_while_the_hook_does_not_read(startService: StartSer
         begin(client, command)
         sent = push(client.socket, repeat(BLOCK, BLOCKS))
 
-        # What was sent lies in the sockets' buffers.
+        # The octets that were sent wait in the buffers of the sockets.
         assert sent < MESSAGE_OCTETS
         assert growth.octets < LIMIT
         other.say(b"NOOP", 250)
@@ -134,12 +134,10 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
-def test_client_that_does_not_read_its_replies_is_held_back_and_loses_none(
-    startService: StartService, kind: str
-) -> None:
+def test_client_that_does_not_read_its_replies_is_paused_and_loses_none(startService: StartService, kind: str) -> None:
     count = 100_000
     lines = [command + b"\r\n" for command in COMMANDS[kind]]
-    # Long replies, which would fill the memory if they were kept.
+    # Long replies, which would fill the memory if they were buffered.
     running = startService("UnreadMessages", options={"heloResponse": "%s " + "x" * 400, "maxJunkCommands": 0})
     growth = Growth(running)
     commands = b"".join(islice(cycle(lines), count))
@@ -152,7 +150,7 @@ def test_client_that_does_not_read_its_replies_is_held_back_and_loses_none(
 
 
 def converse(connection: socket.socket, commands: bytes, count: int) -> int:
-    """Send the rest, and read as many replies, as they come."""
+    """Send the rest of the commands while reading replies; how many of them came."""
     replies = 0
     unread = b""
     rest = memoryview(commands)

@@ -1,4 +1,4 @@
-"""nodemailer, the mail client of Node.js, which npm installs for these tests."""
+"""nodemailer, a mail client for Node.js, which npm installs for these tests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def send(folder: Path, certificates: Certificates, port: int, **transport: object) -> str:
-    """Send the message; what came of it."""
+    """Send the message; the outcome, as the script prints it."""
     given = {"transport": {"port": port, "requireTLS": True, **transport}, "tls": {}, "ca": certificates.authority}
     return run("node", folder / "send.js", json.dumps(given)).stdout.decode()
 
@@ -81,7 +81,7 @@ def test_known_user_sends_and_another_one_does_not(
     assert len(maildir.files()) == 1
 
 
-def test_server_that_is_another_gets_nothing(
+def test_server_with_another_certificate_gets_nothing(
     startService: StartService, certificates: Certificates, maildir: Maildir, modules: Path
 ) -> None:
     running = startService(tls=certificates.sni["mail.example.org"])

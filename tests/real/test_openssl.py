@@ -1,4 +1,4 @@
-"""OpenSSL's own client, with STARTTLS and on a port where TLS begins at once."""
+"""OpenSSL's own client, with STARTTLS and with implicit TLS."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ QUIT
 
 
 def connect(port: int, certificates: Certificates, *arguments: str, way: str, status: int | None = 0) -> str:
-    """Talk by TLS; what the program said."""
+    """Send COMMANDS over TLS; the output of the program."""
     starttls = ["-starttls", "smtp", "-name", "client.example"] if way == "STARTTLS" else []
     fixed = ["-connect", f"127.0.0.1:{port}", "-CAfile", certificates.authority, "-verify_return_error"]
-    # -ign_eof, as Q and R at the beginning of a line mean something else to it.
+    # Without -ign_eof the program takes Q and R at the start of a line for commands of its own.
     done = run(
         "openssl",
         *["s_client", *fixed, "-verify_hostname", "mx.example", "-servername", "mx.example", "-crlf", "-ign_eof"],
@@ -91,7 +91,7 @@ def test_client_certificates_are_asked_for_and_verified(
 
 
 @inBothWays
-def test_without_a_certificate_the_service_makes_one_that_nobody_trusts(
+def test_without_a_certificate_the_service_makes_a_self_signed_one(
     startService: StartService, certificates: Certificates, way: str
 ) -> None:
     running = startService(options={"name": "mx.example"}, secure=way == "implicit")

@@ -1,4 +1,4 @@
-"""Postfix as a client: its load generator, and an instance of the test's own that delivers over LMTP."""
+"""Postfix as a client: its load generator, and an instance that delivers over LMTP."""
 
 from __future__ import annotations
 
@@ -40,31 +40,31 @@ def test_messages_of_twenty_parallel_sessions_are_all_stored_whole(
 
     messages = maildir.messages()
     assert len(messages) == 500
-    # The program ends every message with an empty line of its own.
+    # smtp-source appends an empty line to every message.
     assert {message.content for message in messages} == {CONTENT + b"\n"}
-    # -N numbers the recipients: none is there twice, so none is missing.
+    # -N numbers the recipients: 500 different ones, so none is missing.
     assert len({message.deliveredTo[0] for message in messages}) == 500
     assert maildir.isTidy()
 
 
 class Postfix:
     """
-    An instance that takes mail over SMTP and hands all of it to other servers, one for each domain.
+    An instance that accepts mail over SMTP and relays it to other servers, one for each domain.
 
-    @ivar port: where it takes mail.
+    @ivar port: where it accepts mail.
     """
 
     def __init__(self, folder: Path, destinations: dict[str, str], transport: str = "lmtp", **more: object) -> None:
         """
-        @param destinations: where servers are by the time there is mail for these domains.
-        @param transport: what these speak, C{"lmtp"} or C{"smtp"}.
-        @param more: further settings.
+        @param destinations: domain to the address of its server, which need not listen yet.
+        @param transport: the protocol of these servers, C{"lmtp"} or C{"smtp"}.
+        @param more: further settings of main.cf.
         """
         self.port = freePort()
         self._config = folder / "etc"
         for new in (self._config, folder / "spool", folder / "data"):
             new.mkdir()
-        # The owner of an instance's data has to be Postfix' own user.
+        # Postfix requires that its own user owns the data directory.
         shutil.chown(folder / "data", "postfix")
         transports = ", ".join(f"{{ {domain} = {transport}:{place} }}" for domain, place in destinations.items())
         settings = {
@@ -100,23 +100,23 @@ class Postfix:
             raise
 
     def waitForLine(self, *parts: str) -> None:
-        """Wait until its log has a line with all of these in it."""
+        """Wait until its log has a line with all of these parts."""
         self._program.waitForLine(*parts)
 
     def waitUntilIdle(self) -> None:
-        """Wait for the end of all its deliveries."""
+        """Wait until its queue is empty."""
         eventually(self._isIdle, "an empty queue of Postfix")
 
     def _isIdle(self) -> bool:
         return b"queue is empty" in run("postqueue", "-c", self._config, "-p").stdout
 
     def stop(self) -> None:
-        """End it, and all that it has started."""
+        """Stop it, with all processes that it has started."""
         run("postfix", "-c", self._config, "stop", status=None)
         self._program.terminate()
 
 
-# No service in it runs in a chroot: that would want copies of the system's files.
+# No service runs in a chroot, which would need copies of the system's files.
 _SERVICES = """\
 127.0.0.1:{port} inet n - n - - smtpd
 cleanup unix n - n - 0 cleanup
@@ -141,7 +141,7 @@ class Route(NamedTuple):
     """
     A domain whose mail Postfix delivers here.
 
-    @ivar endpoint: where the service has to listen for it.
+    @ivar endpoint: where the service must listen for it.
     """
 
     postfix: Postfix
@@ -151,10 +151,10 @@ class Route(NamedTuple):
 
 @pytest.fixture(scope="module")
 def routes() -> Iterator[dict[str, Route]]:
-    """A Postfix for all tests, with a route over TCP and one over a UNIX socket."""
+    """One Postfix for all tests, with a route over TCP and one over a UNIX socket."""
     with tempfile.TemporaryDirectory(prefix="real-") as path:
         folder = Path(path)
-        # Postfix gives up its privileges, and the path of a socket has to be short.
+        # Postfix drops privileges, so its user must reach the folder; and the path of a socket must be short.
         folder.chmod(0o755)
         port = freePort()
         socket = folder / "lmtp"
@@ -170,7 +170,7 @@ def routes() -> Iterator[dict[str, Route]]:
 def route(
     request: pytest.FixtureRequest, routes: dict[str, Route], startService: StartService, maildir: Maildir
 ) -> Route:
-    """A way from Postfix into the Maildir."""
+    """A route from Postfix into the Maildir."""
     found = routes[request.param]
     startService("PickyMaildir", lmtp=True, endpoint=found.endpoint, hooksOptions={"path": maildir.path})
     return found
@@ -212,6 +212,6 @@ class TestDeliveryByPostfix:
         # -r numbers the recipients of each message.
         counts = Counter(recipient for message in messages for recipient in message.deliveredTo)
         assert sorted(counts.values()) == [50, 50, 50]
-        # Postfix has put fields before it, and smtp-source an empty line behind it.
+        # Postfix prepends header fields, and smtp-source appends an empty line.
         body = CONTENT.partition(b"\n\n")[2] + b"\n"
         assert all(message.content.endswith(b"\n\n" + body) for message in messages)

@@ -1,4 +1,4 @@
-"""Postfix as a client that sends its mail over TLS which it has verified, or not at all, and as a known user."""
+"""Postfix as a client that sends its mail over verified TLS only, and with AUTH."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MakePostfix = Callable[..., Postfix]
 
 @pytest.fixture
 def makePostfix(certificates: Certificates) -> Iterator[MakePostfix]:
-    """Make a Postfix that delivers to a service; it has to find whom it expects there."""
+    """Make a Postfix that delivers to a service, if its certificate is the expected one."""
     made: list[Postfix] = []
     with tempfile.TemporaryDirectory(prefix="real-") as path:
         folder = Path(path)
-        # Postfix gives up its privileges.
+        # Postfix drops privileges, so its user must reach the folder.
         folder.chmod(0o755)
         authority = folder / "ca.pem"
         authority.write_bytes(Path(certificates.authority).read_bytes())
@@ -55,7 +55,7 @@ def makePostfix(certificates: Certificates) -> Iterator[MakePostfix]:
 
 
 def asUser(running: Running, mechanism: str, password: str = PASSWORD) -> dict[str, object]:
-    """Settings with which Postfix is the user ann."""
+    """Settings with which Postfix authenticates as the user ann."""
     return {
         "smtp_sasl_auth_enable": "yes",
         "smtp_sasl_password_maps": f"inline:{{ {{ [127.0.0.1]:{running.port} = ann:{password} }} }}",
@@ -86,7 +86,7 @@ def test_mail_is_sent_over_verified_TLS(
     postfix.waitUntilIdle()
 
 
-def test_mail_stays_where_it_is_if_the_server_is_another(
+def test_mail_stays_in_the_queue_if_the_server_has_another_certificate(
     startService: StartService, certificates: Certificates, maildir: Maildir, makePostfix: MakePostfix
 ) -> None:
     running = startService(tls=certificates.sni["mail.example.org"])
@@ -98,7 +98,7 @@ def test_mail_stays_where_it_is_if_the_server_is_another(
 
 @needsSASL
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"])
-def test_mail_is_sent_as_a_known_user(
+def test_mail_is_sent_by_an_authenticated_user(
     startService: StartService, certificates: Certificates, maildir: Maildir, makePostfix: MakePostfix, mechanism: str
 ) -> None:
     if mechanism.startswith("SCRAM") and not SASL[0].with_name("libscram.so").exists():
@@ -117,7 +117,7 @@ def test_mail_is_sent_as_a_known_user(
 
 
 @needsSASL
-def test_mail_stays_where_it_is_if_the_password_is_wrong(
+def test_mail_stays_in_the_queue_if_the_password_is_wrong(
     startService: StartService, certificates: Certificates, maildir: Maildir, makePostfix: MakePostfix
 ) -> None:
     running = startService(

@@ -1,4 +1,4 @@
-"""Mail sent with Python's smtplib lies in the Maildir as it was sent."""
+"""Mail sent with Python's smtplib is in the Maildir as it was sent."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_message_is_stored_as_it_was_sent(
 
 @inBothWays
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5"])
-def test_user_is_known_by_his_password(
+def test_user_authenticates_with_a_password(
     startService: StartService, certificates: Certificates, maildir: Maildir, way: str, method: str
 ) -> None:
     running = start(startService, certificates, maildir, way, method)
@@ -68,7 +68,7 @@ def test_user_is_known_by_his_password(
     assert " with ESMTPSA id " in maildir.message().received
 
 
-def test_needs_upgrade_wants_TLS_before_any_mail(
+def test_needs_upgrade_requires_TLS_before_any_mail(
     startService: StartService, certificates: Certificates, maildir: Maildir
 ) -> None:
     running = start(startService, certificates, maildir, "STARTTLS", needsUpgrade=True)

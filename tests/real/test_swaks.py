@@ -14,7 +14,7 @@ CONTENT = b"Subject: from the command line\n\n.\n..two\nthe end\n"
 
 
 def swaks(folder: Path, port: int, *arguments: object, status: int = 0) -> str:
-    """Send the message; the dialogue."""
+    """Send the message, and return the dialogue."""
     data = folder / "message"
     data.write_bytes(CONTENT)
     fixed = [
@@ -31,7 +31,7 @@ def swaks(folder: Path, port: int, *arguments: object, status: int = 0) -> str:
 
 
 def content(maildir: Maildir) -> list[bytes]:
-    # swaks ends the message with an empty line of its own.
+    # swaks appends an empty line to the message.
     return [message.content.rstrip(b"\n") + b"\n" for message in maildir.messages()]
 
 
@@ -67,7 +67,7 @@ def test_swaks_that_pipelines_is_answered_in_order(
     recipients = "first@there.example,nobody@there.example,last@there.example"
     dialogue = swaks(tmp_path, port, "--pipeline", "--to", recipients)
 
-    # The client did send all commands before it had any reply.
+    # The client sent all commands before it had any reply.
     commands, replies = dialogue.split(" -> DATA\n")
     assert commands.rpartition("<-")[2].count(" -> RCPT TO:") == 3
     refused = "550" if hooks == "PickyMaildir" else "250"

@@ -1,4 +1,4 @@
-"""swaks over TLS, with each way to authenticate that it knows."""
+"""swaks over TLS, with each mechanism of AUTH that it knows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.secrets import PASSWORD, WRONG_PASSWORD, encoded
 
 
 def supports(feature: str) -> bool:
-    """Has swaks the Perl modules for this?"""
+    """Whether swaks has the Perl modules for this."""
     return f"=== {feature} supported" in run("swaks", "--support").stdout.decode()
 
 
@@ -45,7 +45,7 @@ def sent(folder: Path, running: Running, certificates: Certificates, *arguments:
 
 
 @inBothWays
-def test_message_comes_by_TLS(
+def test_message_comes_over_TLS(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path, flag: str
 ) -> None:
     needs("TLS")
@@ -60,12 +60,12 @@ def test_message_comes_by_TLS(
 
 @inBothWays
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5"])
-def test_user_is_known_by_his_password(
+def test_user_authenticates_with_a_password(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path, flag: str, method: str
 ) -> None:
     needs("TLS")
     needs("AUTH CRAM-MD5" if method == "CRAM-MD5" else "Basic AUTH")
-    encoded(f"\0ann\0{PASSWORD}")  # so that the log is searched for it
+    encoded(f"\0ann\0{PASSWORD}")  # so that the log is searched for this response
     running = start(startService, certificates, maildir, flag)
     user = ["--auth", method, "--auth-user", "ann", "--auth-password"]
     dialogue = sent(tmp_path, running, certificates, flag, *user, PASSWORD)
@@ -74,20 +74,20 @@ def test_user_is_known_by_his_password(
     assert " 250 2.1.0 ann may send" in dialogue
     assert content(maildir) == [CONTENT]
     assert " with ESMTPSA id " in maildir.message().received
-    # swaks tells this apart with status 28.
+    # Status 28 of swaks is failed authentication.
     refused = sent(tmp_path, running, certificates, flag, *user, WRONG_PASSWORD, status=28)
     assert " 535 5.7.8 " in refused
 
 
 @inBothWays
-def test_user_is_known_by_his_certificate(
+def test_user_authenticates_with_a_certificate(
     startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path, flag: str
 ) -> None:
     needs("TLS")
     tls = {"ca": certificates.authority, "requestCert": True, "rejectUnauthorized": False}
     running = start(startService, certificates, maildir, flag, **tls)
     own = ["--tls-cert", certificates.client["cert"], "--tls-key", certificates.client["key"]]
-    # swaks has no EXTERNAL; that it is offered, to him alone, says that he is known.
+    # swaks has no EXTERNAL, so the test sees only that it is advertised, and to a client with a certificate alone.
     assert "AUTH PLAIN LOGIN CRAM-MD5 EXTERNAL" in sent(tmp_path, running, certificates, flag, *own, status=23)
     assert "EXTERNAL" not in sent(tmp_path, running, certificates, flag, status=23)
 

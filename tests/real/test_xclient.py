@@ -1,4 +1,4 @@
-"""XCLIENT from swaks, and XFORWARD from Postfix: before its queue (as a proxy filter) and behind it."""
+"""XCLIENT from swaks, and XFORWARD from Postfix, with smtphooks before its queue (as a proxy filter) and after it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def serve(startService: StartService, maildir: Maildir, trusted: str = SELF, **m
 @requires("swaks")
 class TestSwaks:
     @pytest.mark.parametrize("delim", [[], ["--xclient-delim"]], ids=["one", "two"])
-    def test_client_is_whom_it_names(
+    def test_client_is_the_one_that_XCLIENT_names(
         self, startService: StartService, maildir: Maildir, tmp_path: Path, delim: list[str]
     ) -> None:
         port = serve(startService, maildir).port
@@ -45,7 +45,7 @@ class TestSwaks:
         assert maildir.message().received.startswith(RECEIVED)
         assert " with ESMTPA id " in maildir.message().received
 
-    def test_client_is_known_over_TLS_too(
+    def test_XCLIENT_works_over_TLS_too(
         self, startService: StartService, certificates: Certificates, maildir: Maildir, tmp_path: Path
     ) -> None:
         needs("TLS")
@@ -60,7 +60,7 @@ class TestSwaks:
             assert message.received.startswith(RECEIVED)
             assert " with ESMTPS id " in message.received
 
-    def test_what_it_does_not_know_is_unknown(
+    def test_unavailable_attributes_are_unknown(
         self, startService: StartService, maildir: Maildir, tmp_path: Path
     ) -> None:
         port = serve(startService, maildir).port
@@ -70,17 +70,17 @@ class TestSwaks:
         assert " 250 2.1.0 None at 2001:db8::5 port 0" in dialogue
         assert maildir.message().received.startswith("Received: from client.example ([IPv6:2001:db8::5]) ")
 
-    def test_refused_login_is_nobody_and_nothing_is_sent(
+    def test_refused_LOGIN_authenticates_no_user_and_nothing_is_sent(
         self, startService: StartService, maildir: Maildir, tmp_path: Path
     ) -> None:
         port = serve(startService, maildir).port
         refused = ["--to", "recipient@there.example", "--xclient-login", "nobody", *ATTRIBUTES]
-        # swaks tells a refused XCLIENT apart with status 33.
+        # Status 33 of swaks is a refused XCLIENT.
         assert " 535 5.7.8 " in swaks(tmp_path, port, *refused, status=33)
-        # And goes on without, if it is told to.
+        # With --xclient-optional, swaks goes on without XCLIENT.
         assert f" 250 2.1.0 None at {SELF} port " in swaks(tmp_path, port, *refused, "--xclient-optional")
 
-    def test_who_is_not_listed_is_offered_nothing(
+    def test_unlisted_peer_is_not_offered_XCLIENT(
         self, startService: StartService, maildir: Maildir, tmp_path: Path
     ) -> None:
         port = serve(startService, maildir, trusted="192.0.2.1").port
@@ -93,7 +93,7 @@ StartPostfix = Callable[..., Postfix]
 
 @pytest.fixture
 def startPostfix() -> Iterator[StartPostfix]:
-    """Start a Postfix with these settings."""
+    """Start a Postfix with further settings."""
     started: list[Postfix] = []
     with tempfile.TemporaryDirectory(prefix="real-") as path:
         folder = Path(path)
@@ -109,15 +109,15 @@ def startPostfix() -> Iterator[StartPostfix]:
 
 
 def forwarded(running: Running) -> dict[str, str]:
-    """What Postfix has said of the client of its only message."""
+    """The attributes that Postfix has forwarded with its only message."""
     running.service.waitForLine("forwarded ")
     (said,) = re.findall("forwarded ({.*})", running.service.output)
     attributes: dict[str, str] = json.loads(said)
     return attributes
 
 
-def whoWasThere(port: int) -> dict[str, str]:
-    """What it should have said, but for its own name of the message."""
+def attributesOf(port: int) -> dict[str, str]:
+    """The attributes that Postfix must forward for a client, without those that differ: NAME and IDENT."""
     return {
         "ADDR": CLIENT,
         "PORT": str(port),
@@ -128,7 +128,7 @@ def whoWasThere(port: int) -> dict[str, str]:
 
 
 def send(port: int) -> int:
-    """Send Postfix a message; the port of who sent it."""
+    """Send Postfix a message; the port of the client that sent it."""
     with smtplib.SMTP("127.0.0.1", port, "client.example", PATIENCE, (CLIENT, 0)) as client:
         client.ehlo("client.example")
         assert client.sock is not None
@@ -140,7 +140,7 @@ def send(port: int) -> int:
 @requires("postfix", "postqueue")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start Postfix")
 class TestPostfix:
-    def test_filter_before_the_queue_learns_who_the_client_is(
+    def test_filter_before_the_queue_learns_the_client(
         self, startService: StartService, startPostfix: StartPostfix, maildir: Maildir
     ) -> None:
         running = serve(startService, maildir)
@@ -148,11 +148,11 @@ class TestPostfix:
         port = send(postfix.port)
 
         said = forwarded(running)
-        assert said == {**whoWasThere(port), "NAME": "", "IDENT": said["IDENT"]}
-        # It is of the session that nothing is said.
+        assert said == {**attributesOf(port), "NAME": "", "IDENT": said["IDENT"]}
+        # XFORWARD changes nothing in the session itself.
         assert f"([{SELF}])" in maildir.message().received
 
-    def test_server_behind_the_queue_learns_who_the_client_was(
+    def test_server_behind_the_queue_learns_the_original_client(
         self, startService: StartService, startPostfix: StartPostfix, maildir: Maildir
     ) -> None:
         port = freePort()
@@ -162,6 +162,6 @@ class TestPostfix:
         maildir.waitFor(1)
 
         said = forwarded(running)
-        assert said == {**whoWasThere(sentFrom), "IDENT": said["IDENT"]}
+        assert said == {**attributesOf(sentFrom), "IDENT": said["IDENT"]}
         assert said["IDENT"]
         postfix.waitUntilIdle()
