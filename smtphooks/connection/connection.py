@@ -90,7 +90,7 @@ class Connection:
         self._pump.open()
         if self._server.live.isClosing:
             self.state.isLeaving = True
-        rest = self._client.rest
+        rest, self._client.rest = self._client.rest, b""  # not to be held as long as the connection
         if rest and self.state.want is _HANDSHAKE and not self._pump.encryption.beganBelow:
             self._owner.transport.protocol.dataReceived(rest)
         elif rest:

@@ -292,8 +292,10 @@ class Pump:
         self.dialogue.close()
         self.wire.clear()
         self.driver.cancel()
-        if self.message.delivery is not None:
-            self.describeContent()
+        delivery = self.message.delivery
+        if delivery is not None:
+            if not delivery.isWhole:  # or else it is yet to be concluded
+                self.describeContent()
             self.message.cut(failure)
 
     def runOut(self) -> bool:

@@ -506,6 +506,14 @@ def test_what_arrives_meanwhile_is_kept() -> None:
     assert client.codes() == [220, 250, 250]
 
 
+def test_what_has_arrived_meanwhile_is_not_held_any_longer_than_needed() -> None:
+    client, answer, _ = waiting()
+    client.protocol.dataReceived(COMMANDS)
+    answer.callback(([], [], []))
+    assert client.codes() == [220, 250, 250]
+    assert client.protocol._stage._client.rest == b""
+
+
 def test_what_arrives_meanwhile_is_answered_even_if_nothing_follows() -> None:
     client, answer, _ = waiting()
     client.protocol.dataReceived(COMMANDS)

@@ -18,7 +18,7 @@ from smtphooks.session import Session
 from smtphooks.syntax.networks import TrustedPeers
 from smtphooks.syntax.wire import LineFault
 from tests.secrets import PASSWORD, WRONG_PASSWORD, encoded, plain
-from tests.support import ENVELOPE, HELLO, Client, Transport, connect, makeFactory
+from tests.support import ENVELOPE, HELLO, Client, Pending, Transport, connect, makeFactory
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -87,6 +87,15 @@ def test_chunks_that_are_abandoned_are_not_counted_again(shown: list[str]) -> No
     client.say(*ENVELOPE)
     client.feed(b"BDAT 6\r\nabcdefRSET\r\n")
     assert [line for line in shown if "octets of" in line] == ["C: (6 octets of a message)"]
+
+
+def test_a_message_whose_client_leaves_before_its_reply_is_counted_once(shown: list[str]) -> None:
+    onData = Pending()
+    client = connect(debugPeers=[PEER], onData=onData)
+    client.say(*ENVELOPE, "DATA", "0123456789", ".")
+    client.lose()
+    onData.decide()
+    assert [line for line in shown if "octets of" in line] == ["C: (12 octets of a message)"]
 
 
 def test_a_message_that_is_cut_is_counted(shown: list[str]) -> None:
