@@ -27,7 +27,7 @@ def read(pieces: list[bytes], mode: str, chunk: int) -> list[object]:
     message = b""
     inMessage = False
     for piece in pieces:
-        wire.receive(piece)
+        wire.feed(piece)
         while True:
             if not inMessage:
                 line = wire.maybeLine(LIMIT)

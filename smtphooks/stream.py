@@ -122,12 +122,12 @@ class MessageStream:
         """The hook awaits this stream, so the end or failure of the message resumes it."""
         return self._wanted is not None or (self._consumer is not None and self._consumer.isOpen)
 
-    def receive(self, data: bytes) -> None:
+    def append(self, data: bytes) -> None:
         """Octets have arrived."""
         self._add(data)
         self._serve()
 
-    def finish(self, data: bytes = b"") -> None:
+    def complete(self, data: bytes = b"") -> None:
         """The message is complete, with these octets."""
         self._add(data)
         self._ended = True

@@ -129,7 +129,7 @@ class Talk:
 
     def say(self, line: str | bytes | LineFault) -> str:
         """Send a line, a command or the response to a challenge; the lines of all replies to it."""
-        take = self.dialogue.answer if self._isChallenged else self.dialogue.receive
+        take = self.dialogue.answer if self._isChallenged else self.dialogue.receiveLine
         self._isChallenged = False
         return self._finish(take(line.encode() if isinstance(line, str) else line))
 
@@ -298,7 +298,7 @@ class _Player:
             self.take(dialogue.answer(line))
             return
         self.checkNothingOpen()
-        self.take(dialogue.receive(line))
+        self.take(dialogue.receiveLine(line))
 
     def server(self, text: str, mark: str = "S:") -> None:
         self.begin()

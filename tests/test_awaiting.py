@@ -151,14 +151,14 @@ def test_a_task_reads_a_message(loop: asyncio.AbstractEventLoop, way: Way, early
         pieces = [b"one: 1\r\n", b"two", b"three"]
         stream = MessageStream()
         for piece in pieces[:early]:
-            stream.receive(piece)
+            stream.append(piece)
         task = asyncio.ensure_future(way(stream))
         await settle()
         for piece in pieces[early:]:
-            stream.receive(piece)
+            stream.append(piece)
             await settle()
         assert not task.done()
-        stream.finish()
+        stream.complete()
         assert await task == b"".join(pieces)
 
     run(loop, test())
@@ -170,9 +170,9 @@ def test_octets_that_arrive_before_a_task_resumes_are_not_lost(loop: asyncio.Abs
         stream = MessageStream()
         task = asyncio.ensure_future(way(stream))
         await settle()
-        stream.receive(b"one")
-        stream.receive(b"two")
-        stream.finish(b"three")
+        stream.append(b"one")
+        stream.append(b"two")
+        stream.complete(b"three")
         stream.fail(LOST)
         assert await task == b"onetwothree"
 
@@ -189,7 +189,7 @@ def test_a_task_gets_the_failure_of_a_truncated_message(
         task = asyncio.ensure_future(way(stream))
         await settle()
         if isAwake:  # its Deferred has fired, but the task has not resumed
-            stream.receive(b"half")
+            stream.append(b"half")
         assert stream.isAwaited
         stream.fail(LOST)
         with pytest.raises(ConnectionLost):
@@ -208,13 +208,13 @@ def test_a_task_that_is_cancelled_reads_no_more(loop: asyncio.AbstractEventLoop,
         task = asyncio.ensure_future(way(stream))
         await settle()
         if isAwake:
-            stream.receive(b"half")
+            stream.append(b"half")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await settle()
         assert not stream.isAwaited
-        stream.receive(b"more")
+        stream.append(b"more")
         stream.fail(LOST)
         await settle()
 
@@ -227,11 +227,11 @@ def test_a_task_may_read_on_after_a_timeout(loop: asyncio.AbstractEventLoop) -> 
         for _ in range(2):
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(stream.header(), 0.001)
-            stream.receive(b"Subject: one\r\n")
+            stream.append(b"Subject: one\r\n")
         assert await anext(stream) == b"Subject: one\r\n" * 2
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(anext(stream), 0.001)
-        stream.finish(b"text")
+        stream.complete(b"text")
         assert await iterate(stream) == b"text"
 
     run(loop, test())
@@ -247,8 +247,8 @@ def test_a_task_waits_for_the_header(loop: asyncio.AbstractEventLoop) -> None:
         task = asyncio.ensure_future(both(stream))
         for piece in (b"Sub", b"ject: one\r\n\r", b"\ntext"):
             await settle()
-            stream.receive(piece)
-        stream.finish()
+            stream.append(piece)
+        stream.complete()
         assert await task == (
             [("Zero", "0"), ("Subject", "one")],
             b"Zero: 0\r\nSubject: one\r\n\r\ntext",
@@ -264,7 +264,7 @@ def test_of_two_tasks_one_reads(loop: asyncio.AbstractEventLoop) -> None:
         second = asyncio.ensure_future(iterate(stream))
         with pytest.raises(RuntimeError, match="one reader at a time"):
             await second
-        stream.finish(b"text")
+        stream.complete(b"text")
         assert await first == b"text"
 
     run(loop, test())
@@ -281,7 +281,7 @@ def test_a_task_gets_the_result_of_its_consumer(loop: asyncio.AbstractEventLoop,
             else:
                 raise OSError
 
-        stream.receive(b"text")
+        stream.append(b"text")
         with pytest.raises(ConsumerStopped if deed == "stop" else OSError):
             await stream.deliverTo(Consumer(doing))  # type: ignore[arg-type]
 
@@ -293,13 +293,13 @@ def test_a_task_may_have_twisted_read_for_it(loop: asyncio.AbstractEventLoop) ->
         stream = MessageStream()
         reading = ensureDeferred(toConsumer(stream)).asFuture(loop)
         await settle()
-        stream.finish(b"text")
+        stream.complete(b"text")
         assert await reading == b"text"
         stream = MessageStream()
         reading = ensureDeferred(iterate(stream)).asFuture(loop)
         for piece in (b"a", b"b"):
             await settle()
-            stream.receive(piece)
+            stream.append(piece)
         stream.fail(Failure(ConnectionLost()))
         with pytest.raises(ConnectionLost):
             await reading

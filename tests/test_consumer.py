@@ -64,8 +64,8 @@ def deliver(stream: MessageStream, consumer: Any) -> Result:
 def test_a_file_on_a_full_disk_fails_the_delivery() -> None:
     stream = MessageStream()
     result = deliver(stream, FileConsumer(Full()))
-    stream.receive(b"text")
-    stream.finish()
+    stream.append(b"text")
+    stream.complete()
     assert [error.errno for error in result.failures] == [errno.ENOSPC]  # type: ignore[attr-defined]
     assert not stream.isAwaited
 
@@ -83,7 +83,7 @@ def test_the_first_failure_wins_and_a_later_exception_of_the_consumer_is_logged(
     stream = MessageStream()
     consumer = Crashing("unregisterProducer")
     result = deliver(stream, consumer)
-    stream.receive(b"half")
+    stream.append(b"half")
     end(stream, result)
     assert [type(error) for error in result.failures] == [expected]
     assert consumer.calls == ["registerProducer", "write", "unregisterProducer"]
@@ -94,7 +94,7 @@ def test_the_first_failure_wins_and_a_later_exception_of_the_consumer_is_logged(
 def test_a_message_that_was_too_large_stays_too_large(logged: Logged) -> None:
     stream = MessageStream(2)
     result = deliver(stream, Crashing("unregisterProducer"))
-    stream.finish(b"text")
+    stream.complete(b"text")
     assert [error.responseCode for error in result.failures] == [552]  # type: ignore[attr-defined]
     assert len(logged.takeFailures(Crash)) == 1
 
@@ -103,9 +103,9 @@ def test_a_consumer_that_crashes_is_unregistered() -> None:
     stream = MessageStream()
     consumer = Crashing("write")
     result = deliver(stream, consumer)
-    stream.receive(b"half")
-    stream.receive(b"more")
-    stream.finish()
+    stream.append(b"half")
+    stream.append(b"more")
+    stream.complete()
     assert [type(error) for error in result.failures] == [Crash]
     assert consumer.calls == ["registerProducer", "write", "unregisterProducer"]
 
@@ -117,7 +117,7 @@ def test_a_consumer_that_crashes_twice_fails_the_delivery_with_the_first(logged:
 
     stream = MessageStream()
     result = deliver(stream, FileConsumer(File()))
-    stream.receive(b"half")
+    stream.append(b"half")
     assert [error.errno for error in result.failures] == [errno.EIO]  # type: ignore[attr-defined]
     assert [failure.value.errno for failure in logged.takeFailures(OSError)] == [errno.ENOSPC]  # type: ignore[attr-defined]
 
@@ -127,9 +127,9 @@ def test_a_consumer_that_rejects_its_producer_gets_nothing() -> None:
     consumer = Crashing("registerProducer")
     with pytest.raises(Crash):
         stream.deliverTo(consumer)  # type: ignore[arg-type]
-    stream.receive(b"text")
+    stream.append(b"text")
     stream.resumeProducing()
-    stream.finish()
+    stream.complete()
     assert consumer.calls == ["registerProducer"]
     assert not stream.isAwaited
 
@@ -150,7 +150,7 @@ def test_a_body_is_not_unregistered_when_its_consumer_crashes() -> None:
     stream = MessageStream()
     consumer = Crashing("write")
     result = Result(stream.startProducing(consumer))  # type: ignore[arg-type]
-    stream.receive(b"half")
+    stream.append(b"half")
     assert [type(error) for error in result.failures] == [Crash]
     assert consumer.calls == ["write"]
 
@@ -160,10 +160,10 @@ def test_a_consumer_that_unregisters_its_producer_itself_gets_the_rest(ending: b
     consumer = Consumer(doing=lambda: consumer.unregisterProducer())
     stream = MessageStream()
     result = deliver(stream, consumer)
-    stream.receive(b"a")
+    stream.append(b"a")
     if not ending:
-        stream.receive(b"b")
-    stream.finish()
+        stream.append(b"b")
+    stream.complete()
     assert (consumer.got, result.values) == (b"a" if ending else b"ab", [None])
 
 
@@ -178,12 +178,12 @@ def test_calls_of_a_consumer_while_it_is_unregistered_change_nothing(deed: str, 
     stream = MessageStream()
     consumer = Restless()
     result = deliver(stream, consumer)
-    stream.receive(b"a")
+    stream.append(b"a")
     if isCut:
         stream.fail(Failure(ConnectionLost()))
         assert isinstance(result.failures[0], ConnectionLost)
     else:
-        stream.finish()
+        stream.complete()
         assert (consumer.got, result.values) == (b"a", [None])
     assert consumer.unregistered == 1
 
@@ -197,7 +197,7 @@ def test_a_consumer_may_cancel_its_delivery_while_it_is_unregistered() -> None:
     stream = MessageStream()
     consumer = Cancelling()
     result = deliver(stream, consumer)
-    stream.finish()
+    stream.complete()
     assert isinstance(result.failures[0], CancelledError)
     assert consumer.unregistered == 1
 
@@ -207,9 +207,9 @@ def test_a_delivery_that_ends_within_a_write_gets_no_more(deed: str) -> None:
     stream = MessageStream()
     consumer = Consumer(doing=lambda: stream.stopProducing() if deed == "stop" else result.deferred.cancel())
     result = deliver(stream, consumer)
-    stream.receive(b"a")
-    stream.receive(b"b")
-    stream.finish()
+    stream.append(b"a")
+    stream.append(b"b")
+    stream.complete()
     assert consumer.got == b"a"
     assert [type(error) for error in result.failures] == [ConsumerStopped if deed == "stop" else CancelledError]
 

@@ -128,12 +128,12 @@ def test_each_way_gives_the_whole_message_whenever_it_begins(way: Way) -> None:
     for early in range(len(pieces) + 1):
         stream = MessageStream()
         for piece in pieces[:early]:
-            stream.receive(piece)
+            stream.append(piece)
         result = Result(way(stream))
         for piece in pieces[early:]:
-            stream.receive(piece)
+            stream.append(piece)
         assert result.isOpen
-        stream.finish()
+        stream.complete()
         assert result.values == [b"onetwothree"]
         assert (stream.byteLength, stream.buffered, stream.sizeExceeded) == (11, 0, False)
 
@@ -141,8 +141,8 @@ def test_each_way_gives_the_whole_message_whenever_it_begins(way: Way) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_message_that_has_ended_can_still_be_read(way: Way) -> None:
     stream = MessageStream()
-    stream.receive(b"text")
-    stream.finish()
+    stream.append(b"text")
+    stream.complete()
     assert Result(way(stream)).values == [b"text"]
 
 
@@ -150,7 +150,7 @@ def test_a_message_that_has_ended_can_still_be_read(way: Way) -> None:
 def test_an_empty_message_is_empty(way: Way) -> None:
     stream = MessageStream()
     result = Result(way(stream))
-    stream.finish()
+    stream.complete()
     assert result.values == [b""]
 
 
@@ -158,12 +158,12 @@ def test_an_empty_message_is_empty(way: Way) -> None:
 @pytest.mark.parametrize("second", WAYS)
 def test_a_stream_is_consumed_once(first: Way, second: Way) -> None:
     stream = MessageStream()
-    stream.receive(b"text")
+    stream.append(b"text")
     before = Result(first(stream))
     again = Result(second(stream))
     isIterated = first is second is iterate
     assert ("one reader at a time" if isIterated else "consumed once") in str(again.failures[0])
-    stream.finish()
+    stream.complete()
     assert before.values == [b"text"]
     late = Result(second(stream))
     if isIterated:
@@ -187,20 +187,20 @@ def test_one_reader_at_a_time() -> None:
     first = Result(anext(iterator))
     second = Result(anext(iterator))
     assert "one reader at a time" in str(second.failures[0])
-    stream.receive(b"x")
+    stream.append(b"x")
     assert first.values == [b"x"]
 
 
 def test_chunks_that_came_together_are_read_together() -> None:
     stream = MessageStream()
     iterator = aiter(stream)
-    stream.receive(b"a")
-    stream.receive(b"b")
+    stream.append(b"a")
+    stream.append(b"b")
     assert Result(anext(iterator)).values == [b"ab"]
-    stream.receive(b"")
+    stream.append(b"")
     waiting = Result(anext(iterator))
     assert waiting.isOpen
-    stream.finish()
+    stream.complete()
     assert isinstance(waiting.failures[0], StopAsyncIteration)
 
 
@@ -210,7 +210,7 @@ def test_a_cancelled_reader_takes_nothing() -> None:
     result.deferred.cancel()
     assert isinstance(result.failures[0], CancelledError)
     assert not stream.isAwaited
-    stream.receive(b"x")
+    stream.append(b"x")
     assert stream.buffered == 1
 
 
@@ -219,7 +219,7 @@ def test_read_is_awaited_only_while_it_waits() -> None:
     assert not stream.isAwaited
     Result(stream.read())
     assert stream.isAwaited
-    stream.finish()
+    stream.complete()
     assert not stream.isAwaited
 
 
@@ -244,8 +244,8 @@ def test_a_second_loop_continues_where_the_first_stopped() -> None:
     stream = MessageStream()
     result = Result(inThree(stream))
     for piece in (b"a", b"b", b"c", b"d"):
-        stream.receive(piece)
-    stream.finish()
+        stream.append(piece)
+    stream.complete()
     assert result.values == [[b"a", b"b", b"c", b"d"]]
     assert Result(iterate(stream)).values == [b""]
 
@@ -253,21 +253,21 @@ def test_a_second_loop_continues_where_the_first_stopped() -> None:
 @pytest.mark.parametrize("way", [way for way in WAYS if way is not iterate])
 def test_a_message_is_not_read_in_two_ways(way: Way) -> None:
     stream = MessageStream()
-    stream.receive(b"a")
+    stream.append(b"a")
     Result(anext(stream))
     assert "consumed once" in str(Result(way(stream)).failures[0])
 
     stream = MessageStream()
     Result(way(stream))
-    stream.receive(b"a")
+    stream.append(b"a")
     assert "consumed once" in str(Result(anext(stream)).failures[0])
 
 
 def test_a_cancelled_reader_may_go_on() -> None:
     stream = MessageStream()
     Result(anext(stream)).deferred.cancel()
-    stream.receive(b"a")
-    stream.finish()
+    stream.append(b"a")
+    stream.complete()
     assert Result(iterate(stream)).values == [b"a"]
 
 
@@ -280,9 +280,9 @@ def test_a_message_over_the_limit_is_rejected(pieces: list[bytes], ended: bool) 
     stream = MessageStream()
     result = Result(stream.read(limit=4))
     for piece in pieces:
-        stream.receive(piece)
+        stream.append(piece)
     if ended:
-        stream.finish()
+        stream.complete()
     (refusal,) = result.failures
     assert isinstance(refusal, SMTPError)
     assert (refusal.responseCode, refusal.enhancedCode) == (552, "5.3.4")
@@ -292,8 +292,8 @@ def test_a_message_over_the_limit_is_rejected(pieces: list[bytes], ended: bool) 
 def test_a_message_at_the_limit_is_read_and_zero_or_none_is_no_limit(limit: int | None) -> None:
     stream = MessageStream()
     result = Result(stream.read(limit))
-    stream.receive(b"abcde")
-    stream.finish(b"fgh")
+    stream.append(b"abcde")
+    stream.complete(b"fgh")
     assert result.values == [b"abcdefgh"]
 
 
@@ -303,8 +303,8 @@ def test_read_takes_32_MiB_unless_it_is_told_otherwise() -> None:
         stream = MessageStream()
         result = Result(stream.read())
         for _ in range(512):
-            stream.receive(piece)
-        stream.finish(more)
+            stream.append(piece)
+        stream.complete(more)
         if more:
             assert isinstance(result.failures[0], SMTPError)
         else:
@@ -327,8 +327,8 @@ def test_small_pieces_cost_hardly_more_than_their_octets() -> None:
         stream = MessageStream()
         result = Result(stream.read())
         for number in range(50000):
-            stream.receive(b"%d" % (number % 90 + 10))
-        stream.finish()
+            stream.append(b"%d" % (number % 90 + 10))
+        stream.complete()
         assert len(result.values[0]) == 100000
         return result
 
@@ -341,7 +341,7 @@ def test_collected_octets_over_the_limit_are_dropped() -> None:
 
     def flood() -> Any:
         for _ in range(11):
-            stream.receive(bytes(100000))
+            stream.append(bytes(100000))
         assert result.failures  # their tracebacks hold the frame of read
         return result
 
@@ -367,7 +367,7 @@ MESSAGE = HEADER + b"text\r\n\r\nmore\r\n"
 
 def feed(stream: MessageStream, pieces: list[bytes]) -> None:
     for piece in pieces:
-        stream.receive(piece)
+        stream.append(piece)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -383,11 +383,11 @@ def test_the_header_leaves_the_message_whole(way: Way, early: bool, octets: int)
     pieces = [MESSAGE[i : i + octets] for i in range(0, len(MESSAGE), octets)]
     if early:
         feed(stream, pieces)
-        stream.finish()
+        stream.complete()
     result = Result(both())
     if not early:
         feed(stream, pieces)
-        stream.finish()
+        stream.complete()
     assert result.values == [([("Subject", "one"), ("X-Two", "2")], MESSAGE)]
     assert (stream.byteLength, stream.buffered, stream.sizeExceeded) == (len(MESSAGE), 0, False)
 
@@ -396,9 +396,9 @@ def test_the_header_is_returned_as_soon_as_its_empty_line_has_arrived() -> None:
     stream = MessageStream()
     result = Result(stream.header())
     assert stream.isAwaited
-    stream.receive(HEADER[:-1])
+    stream.append(HEADER[:-1])
     assert (result.isOpen, stream.buffered) == (True, len(HEADER) - 1)
-    stream.receive(HEADER[-1:])
+    stream.append(HEADER[-1:])
     assert result.values[0]["subject"] == "one"
     assert (stream.isAwaited, stream.buffered) == (False, len(HEADER))
 
@@ -407,7 +407,7 @@ def test_the_header_is_returned_as_soon_as_its_empty_line_has_arrived() -> None:
 def test_a_message_without_an_empty_line_is_all_header(octets: bytes) -> None:
     stream = MessageStream()
     result = Result(stream.header())
-    stream.finish(octets)
+    stream.complete(octets)
     assert result.values[0]["subject"] == ("one" if octets.startswith(b"S") else None)
     assert Result(stream.read()).values == [octets]
 
@@ -415,10 +415,10 @@ def test_a_message_without_an_empty_line_is_all_header(octets: bytes) -> None:
 def test_the_header_of_a_message_cut_at_its_size_is_all_of_it() -> None:
     stream = MessageStream(12)
     result = Result(stream.header())
-    stream.receive(MESSAGE)
+    stream.append(MESSAGE)
     assert result.values[0].items() == [("Subject", "one")]
     assert stream.sizeExceeded
-    stream.finish()
+    stream.complete()
     assert Result(stream.read()).values == [MESSAGE[:12]]
 
 
@@ -427,7 +427,7 @@ def test_the_header_comes_before_the_message_is_read(way: Way) -> None:
     stream = MessageStream()
     result = Result(way(stream))
     assert "before" in str(Result(stream.header()).failures[0])
-    stream.finish()
+    stream.complete()
     assert "before" in str(Result(stream.header()).failures[0])
     assert result.values == [b""]
 
@@ -436,9 +436,9 @@ def test_the_header_comes_before_the_message_is_read(way: Way) -> None:
 def test_while_the_header_is_awaited_no_other_reader_takes_it_away(way: Way) -> None:
     stream = MessageStream()
     result = Result(stream.header())
-    stream.receive(b"Subject: one\r\n")
+    stream.append(b"Subject: one\r\n")
     assert "one reader at a time" in str(Result(way(stream)).failures[0])
-    stream.finish()
+    stream.complete()
     assert result.values[0]["subject"] == "one"
     assert Result(stream.read()).values == [b"Subject: one\r\n"]
 
@@ -447,24 +447,24 @@ def test_while_the_header_is_awaited_no_other_reader_takes_it_away(way: Way) -> 
 @pytest.mark.parametrize("end", [lambda stream: stream.fail(LOST), MessageStream.discard])
 def test_a_truncated_header_fails(early: bool, end: Callable[[MessageStream], None]) -> None:
     stream = MessageStream()
-    stream.receive(b"Subject: on")
+    stream.append(b"Subject: on")
     result = None if early else Result(stream.header())
     end(stream)
     result = result or Result(stream.header())
     assert [type(failure) for failure in result.failures] in ([ConnectionLost], [RuntimeError])
     assert stream.buffered == 0
-    stream.receive(b"e\r\n\r\n")
+    stream.append(b"e\r\n\r\n")
     assert type(Result(stream.read()).failures[0]) is type(result.failures[0])
 
 
 def test_a_cancelled_header_may_be_asked_for_again() -> None:
     stream = MessageStream()
-    stream.receive(b"Subject: one\r\n")
+    stream.append(b"Subject: one\r\n")
     result = Result(stream.header())
     result.deferred.cancel()
     assert isinstance(result.failures[0], CancelledError)
     assert (stream.isAwaited, stream.room) == (False, ROOM)
-    stream.receive(b"\r\n")
+    stream.append(b"\r\n")
     assert Result(stream.header()).values[0]["subject"] == "one"
 
 
@@ -487,7 +487,7 @@ def test_a_header_has_256_KiB_and_no_more(cut: int) -> None:
             (refusal,) = result.failures
             assert isinstance(refusal, SMTPError)
             assert (refusal.responseCode, refusal.enhancedCode) == (552, "5.3.4")
-        stream.finish()
+        stream.complete()
         assert stream.room == ROOM
         assert Result(stream.read()).values == [message]
 
@@ -499,7 +499,7 @@ def test_a_client_that_drips_its_header_costs_little() -> None:
         stream = MessageStream()
         result = Result(stream.header())
         for start in range(0, len(octets), 2):
-            stream.receive(octets[start : start + 2])
+            stream.append(octets[start : start + 2])
         assert result.values
         return stream
 
@@ -582,7 +582,7 @@ def test_fields_stand_in_front_of_the_message_however_it_comes(
     stream.prepend(OURS)
     result = Result(way(stream))
     feed(stream, pieces[early:])
-    stream.finish()
+    stream.complete()
     assert result.values == [OURS + separator + message]
     assert (stream.byteLength, stream.buffered, stream.sizeExceeded) == (len(message), 0, False)
 
@@ -591,7 +591,7 @@ def test_the_last_fields_come_first() -> None:
     stream = MessageStream()
     stream.prepend(b"One: 1\r\n")
     stream.prepend(b"Two: 2\r\nThree: 3\r\n")
-    stream.finish(b"Four: 4\r\n")
+    stream.complete(b"Four: 4\r\n")
     assert Result(stream.read()).values == [b"Two: 2\r\nThree: 3\r\nOne: 1\r\nFour: 4\r\n"]
 
 
@@ -600,9 +600,9 @@ def test_fields_are_read_before_the_client_has_sent_anything() -> None:
     stream.prepend(OURS)
     assert Result(anext(stream)).values == [OURS]
     waiting = Result(anext(stream))
-    stream.receive(b"Subject")
+    stream.append(b"Subject")
     assert (waiting.isOpen, stream.buffered) == (True, 7)
-    stream.receive(b":")
+    stream.append(b":")
     assert (waiting.values, stream.buffered) == ([b"Subject:"], 0)
 
 
@@ -616,7 +616,7 @@ def test_the_header_has_the_fields_in_front_of_it(between: bytes) -> None:
 
     stream = MessageStream()
     message = between + b"a message\r\n\r\nNot: a field\r\n"
-    stream.finish(message)
+    stream.complete(message)
     theirs = ["Subject"] if between else []
     separator = b"" if between else b"\r\n"
     whole = b"Two: 2\r\nOne: 1\r\n" + separator + message
@@ -629,7 +629,7 @@ def test_fields_come_before_the_message_is_read(way: Way) -> None:
     result = Result(way(stream))
     with pytest.raises(RuntimeError, match="before"):
         stream.prepend(OURS)
-    stream.finish(b"text")
+    stream.complete(b"text")
     with pytest.raises(RuntimeError, match="before"):
         stream.prepend(OURS)
     assert result.values == [b"text"]
@@ -640,7 +640,7 @@ def test_only_whole_fields_are_prepended(octets: bytes) -> None:
     stream = MessageStream()
     with pytest.raises(ValueError, match="whole header fields"):
         stream.prepend(octets)
-    stream.finish(b"text")
+    stream.complete(b"text")
     assert Result(stream.read()).values == [b"text"]
 
 
@@ -660,7 +660,7 @@ def test_a_truncated_message_drops_the_fields_as_well(
     if late:
         end(stream)
     stream.prepend(OURS)
-    stream.receive(b"Sub")
+    stream.append(b"Sub")
     if not late:
         end(stream)
     result = Result(way(stream))
@@ -681,9 +681,9 @@ def test_a_message_truncated_before_its_separator_is_known_fails(end: Callable[[
     stream.prepend(OURS)
     assert Result(anext(stream)).values == [OURS]
     result = Result(anext(stream))
-    stream.receive(b"Subject")
+    stream.append(b"Subject")
     end(stream)
-    stream.finish()
+    stream.complete()
     assert [type(failure) for failure in result.failures] in ([ConnectionLost], [RuntimeError])
     assert stream.buffered == 0
     assert type(Result(anext(stream)).failures[0]) is type(result.failures[0])
@@ -693,9 +693,9 @@ def test_a_message_too_large_before_its_separator_is_known_ends() -> None:
     stream = MessageStream(7)
     stream.prepend(OURS)
     result = Result(stream.read())
-    stream.receive(b"Subject")
+    stream.append(b"Subject")
     assert result.isOpen
-    stream.receive(b": x")
+    stream.append(b": x")
     assert result.values == [OURS + b"\r\nSubject"]
 
 
@@ -705,13 +705,13 @@ def test_a_paused_consumer_gets_the_fields_and_the_message_when_it_resumes() -> 
     stream.pauseProducing()
     consumer = Consumer()
     result = Result(stream.startProducing(consumer))  # type: ignore[arg-type]
-    stream.receive(b"Sub")
+    stream.append(b"Sub")
     assert (consumer.got, stream.buffered) == (b"", len(OURS) + 3)
     stream.resumeProducing()
     assert (consumer.got, stream.buffered) == (OURS, 3)
     stream.pauseProducing()
-    stream.receive(b"way")
-    stream.finish()
+    stream.append(b"way")
+    stream.complete()
     assert (consumer.got, stream.buffered) == (OURS, 8)
     stream.resumeProducing()
     assert (consumer.got, result.values) == (OURS + b"\r\nSubway", [None])
@@ -741,7 +741,7 @@ def test_the_message_is_whole_after_any_fields(
     result = Result(read())
     feed(stream, pieces[early:])
     assert stream.byteLength == len(message)
-    stream.finish()
+    stream.complete()
     prefix = b"".join(b"N: %d\r\n" % number for number in range(3, -1, -1) if deeds[number : number + 1] == ["prepend"])
     separator = maybeSeparator(message, more=False) if prefix else b""
     assert separator is not None
@@ -769,7 +769,7 @@ def test_a_message_is_handed_on_with_its_received_field() -> None:
 @pytest.mark.parametrize("before", [True, False])
 def test_a_truncated_message_never_ends(way: Way, before: bool) -> None:
     stream = MessageStream()
-    stream.receive(b"half")
+    stream.append(b"half")
     if before:
         stream.fail(LOST)
     result = Result(way(stream))
@@ -782,17 +782,17 @@ def test_a_truncated_message_never_ends(way: Way, before: bool) -> None:
 def test_octets_after_a_failure_are_only_counted() -> None:
     stream = MessageStream()
     stream.fail(LOST)
-    stream.receive(b"more")
+    stream.append(b"more")
     stream.fail(Failure(ValueError()))
-    stream.finish()
+    stream.complete()
     assert (stream.byteLength, stream.buffered) == (4, 0)
     assert isinstance(Result(stream.read()).failures[0], ConnectionLost)
 
 
 def test_a_failure_after_the_end_is_ignored() -> None:
     stream = MessageStream()
-    stream.receive(b"text")
-    stream.finish()
+    stream.append(b"text")
+    stream.complete()
     stream.fail(LOST)
     assert Result(stream.read()).values == [b"text"]
 
@@ -802,7 +802,7 @@ def test_a_failure_reaches_a_consumer_that_has_paused() -> None:
     consumer = Consumer()
     result = Result(stream.deliverTo(consumer))  # type: ignore[arg-type]
     stream.pauseProducing()
-    stream.receive(b"half")
+    stream.append(b"half")
     stream.fail(LOST)
     assert (consumer.got, consumer.unregistered) == (b"", 1)
     assert isinstance(result.failures[0], ConnectionLost)
@@ -819,13 +819,13 @@ def test_a_reader_that_outlives_its_hook_never_sees_a_whole_message(way: Way, en
     result = None
     if not ended:
         result = Result(way(stream))
-    stream.receive(b"half")
+    stream.append(b"half")
     if ended:
-        stream.finish()
+        stream.complete()
     stream.discard()
     result = result or Result(way(stream))
-    stream.receive(b"more")
-    stream.finish()
+    stream.append(b"more")
+    stream.complete()
     assert "onData has ended" in str(result.failures[0])
     assert stream.buffered == 0
 
@@ -835,8 +835,8 @@ def test_a_slow_consumer_never_sees_a_whole_message_when_the_hook_has_ended() ->
     consumer = Consumer()
     result = Result(stream.deliverTo(consumer))  # type: ignore[arg-type]
     stream.pauseProducing()
-    stream.receive(b"text")
-    stream.finish()
+    stream.append(b"text")
+    stream.complete()
     stream.discard()
     stream.resumeProducing()
     assert consumer.got == b""
@@ -853,8 +853,8 @@ def test_the_failure_of_a_delivery_that_is_not_awaited_is_logged(logged: Logged)
 def test_a_message_that_was_read_may_be_discarded() -> None:
     stream = MessageStream()
     result = Result(stream.read())
-    stream.receive(b"text")
-    stream.finish()
+    stream.append(b"text")
+    stream.complete()
     stream.discard()
     assert result.values == [b"text"]
 
@@ -870,38 +870,38 @@ def test_a_message_over_the_size_ends_early(way: Way, pieces: list[bytes]) -> No
     stream = MessageStream(5)
     result = Result(way(stream))
     for piece in pieces:
-        stream.receive(piece)
+        stream.append(piece)
     if way in (WAYS[0], WAYS[1]):
         assert result.values == [b"abcde"]
     else:
         # The code behind a consumer would take it for the whole message.
         assert [failure.responseCode for failure in result.failures] == [552]
-    stream.finish()
+    stream.complete()
     assert (stream.byteLength, stream.sizeExceeded) == (8, True)
 
 
 def test_a_message_of_exactly_the_size_does_not_exceed_it() -> None:
     stream = MessageStream(5)
     result = Result(stream.read())
-    stream.receive(b"abcde")
+    stream.append(b"abcde")
     assert result.isOpen
-    stream.finish()
+    stream.complete()
     assert (result.values, stream.sizeExceeded) == ([b"abcde"], False)
 
 
 def test_an_oversized_message_may_be_passed_whole() -> None:
     stream = MessageStream(5, cutOversized=False)
     result = Result(stream.read())
-    stream.receive(b"abcdefgh")
+    stream.append(b"abcdefgh")
     assert stream.sizeExceeded
-    stream.finish()
+    stream.complete()
     assert result.values == [b"abcdefgh"]
 
 
 def test_the_size_is_counted_without_a_reader() -> None:
     stream = MessageStream(5)
     stream.discard()
-    stream.receive(b"abcdefgh")
+    stream.append(b"abcdefgh")
     assert stream.sizeExceeded
 
 
@@ -910,9 +910,9 @@ def test_the_size_is_counted_without_a_reader() -> None:
 
 def test_it_has_room_until_16_KiB_are_buffered() -> None:
     stream = MessageStream()
-    stream.receive(b"x" * 16383)
+    stream.append(b"x" * 16383)
     assert stream.buffered < ROOM
-    stream.receive(b"x")
+    stream.append(b"x")
     assert not stream.buffered < ROOM
     assert stream.buffered == 16384
     Result(stream.read())
@@ -923,7 +923,7 @@ def test_it_has_room_until_16_KiB_are_buffered() -> None:
 def test_it_reports_when_there_is_room_again(way: Way) -> None:
     wanted: list[int] = []
     stream = MessageStream(wantsMore=lambda: wanted.append(stream.buffered))
-    stream.receive(b"x" * 20000)
+    stream.append(b"x" * 20000)
     assert not wanted
     Result(way(stream))
     assert wanted == [0]
@@ -934,11 +934,11 @@ def test_a_consumer_that_pauses_gets_nothing_until_it_resumes() -> None:
     consumer = Consumer(doing=stream.pauseProducing)
     result = Result(stream.deliverTo(consumer))  # type: ignore[arg-type]
     for piece in (b"a", b"b", b"c"):
-        stream.receive(piece)
+        stream.append(piece)
     assert (consumer.chunks, stream.buffered) == ([b"a"], 2)
     stream.resumeProducing()
     assert consumer.chunks == [b"a", b"bc"]
-    stream.finish()
+    stream.complete()
     assert result.values == [None]
     stream.resumeProducing()
 
@@ -947,9 +947,9 @@ def test_the_end_waits_for_a_consumer_that_has_paused() -> None:
     stream = MessageStream()
     consumer = Consumer(doing=stream.pauseProducing)
     result = Result(stream.deliverTo(consumer))  # type: ignore[arg-type]
-    stream.receive(b"a")
-    stream.receive(b"b")
-    stream.finish()
+    stream.append(b"a")
+    stream.append(b"b")
+    stream.complete()
     assert result.isOpen
     stream.resumeProducing()
     assert (consumer.got, result.values) == (b"ab", [None])
@@ -959,9 +959,9 @@ def test_a_consumer_that_stops_fails_the_delivery() -> None:
     stream = MessageStream()
     consumer = Consumer(doing=stream.stopProducing)
     result = Result(stream.deliverTo(consumer))  # type: ignore[arg-type]
-    stream.receive(b"a")
-    stream.receive(b"b")
-    stream.finish()
+    stream.append(b"a")
+    stream.append(b"b")
+    stream.complete()
     assert isinstance(result.failures[0], ConsumerStopped)
     assert consumer.got == b"a"
     stream.stopProducing()
@@ -971,9 +971,9 @@ def test_a_body_that_is_stopped_never_fires() -> None:
     stream = MessageStream()
     consumer = Consumer(doing=stream.stopProducing)
     result = Result(stream.startProducing(consumer))  # type: ignore[arg-type]
-    stream.receive(b"a")
-    stream.receive(b"b")
-    stream.finish()
+    stream.append(b"a")
+    stream.append(b"b")
+    stream.complete()
     assert result.isOpen
     assert consumer.got == b"a"
 
@@ -987,8 +987,8 @@ def test_a_disconnected_consumer_fails_the_delivery() -> None:
 
     stream = MessageStream()
     result = Result(stream.deliverTo(Gone()))  # type: ignore[arg-type]
-    stream.receive(b"text")
-    stream.finish()
+    stream.append(b"text")
+    stream.complete()
     assert isinstance(result.failures[0], ConsumerStopped)
 
 
@@ -998,7 +998,7 @@ def test_a_consumer_that_rejects_its_producer_is_an_error_and_is_not_unregistere
     stream = MessageStream()
     with pytest.raises(RuntimeError, match="two producers"):
         stream.deliverTo(transport)
-    stream.receive(b"text")
+    stream.append(b"text")
     stream.discard()
     assert transport.producer is not None
 
@@ -1010,10 +1010,10 @@ def test_a_consumer_that_crashes_fails_the_delivery_and_nothing_else(early: bool
 
     stream = MessageStream()
     if early:
-        stream.receive(b"a")
+        stream.append(b"a")
     result = Result(stream.deliverTo(Consumer(doing=crash)))  # type: ignore[arg-type]
-    stream.receive(b"b")
-    stream.finish()
+    stream.append(b"b")
+    stream.complete()
     assert isinstance(result.failures[0], OSError)
 
 
@@ -1025,7 +1025,7 @@ def test_a_consumer_that_stops_and_crashes_fails_the_delivery_once(logged: Logge
         raise OSError("disk full")
 
     result = Result(stream.deliverTo(Consumer(doing=crash)))  # type: ignore[arg-type]
-    stream.receive(b"a")
+    stream.append(b"a")
     assert isinstance(result.failures[0], ConsumerStopped)
     assert len(logged.takeFailures(OSError)) == 1
 
@@ -1034,12 +1034,12 @@ def test_a_cancelled_delivery_unregisters_the_producer() -> None:
     stream = MessageStream()
     consumer = Consumer()
     result = Result(stream.deliverTo(consumer))  # type: ignore[arg-type]
-    stream.receive(b"a")
+    stream.append(b"a")
     result.deferred.cancel()
     assert isinstance(result.failures[0], CancelledError)
     assert (consumer.unregistered, stream.isAwaited) == (1, False)
-    stream.receive(b"b")
-    stream.finish()
+    stream.append(b"b")
+    stream.complete()
     assert consumer.got == b"a"
 
 
@@ -1060,10 +1060,10 @@ def test_chunks_keep_their_order_when_taking_one_brings_the_next(pauses: int) ->
 
     def more() -> None:
         if source:
-            stream.receive(source.pop(0))
+            stream.append(source.pop(0))
         elif not done:
             done.append(True)
-            stream.finish()
+            stream.complete()
 
     def doing() -> None:
         if pauses and len(consumer.chunks) % pauses == 0:
@@ -1092,7 +1092,7 @@ def test_whatever_a_consumer_does_it_gets_each_octet_once(deeds: list[str], cut:
             case "receive":
                 piece = b"%d " % number
                 sent += piece
-                stream.receive(piece)
+                stream.append(piece)
             case "pause":
                 stream.pauseProducing()
             case "resume":
@@ -1103,6 +1103,6 @@ def test_whatever_a_consumer_does_it_gets_each_octet_once(deeds: list[str], cut:
         stream.fail(LOST)
         assert result.failures
     else:
-        stream.finish()
+        stream.complete()
         stream.resumeProducing()
         assert (consumer.got, result.values) == (sent, [None])

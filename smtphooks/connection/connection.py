@@ -108,7 +108,7 @@ class Connection:
         if data.startswith(_TLS_HANDSHAKE) and self._isUntouched():
             self._refuseTLS()
         else:
-            self._pump.wire.receive(data)
+            self._pump.wire.feed(data)
         self.wake()
 
     def _isUntouched(self) -> bool:

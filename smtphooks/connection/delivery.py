@@ -111,7 +111,7 @@ class Delivery:
     def finish(self, data: bytes = b"") -> None:
         """The message is whole, with these octets."""
         self.isWhole = True
-        self.stream.finish(data)
+        self.stream.complete(data)
 
     def cut(self, failure: Failure) -> None:
         """

@@ -184,14 +184,14 @@ class MessageReceiver:
     def _hand(self, data: bytes, delivery: Delivery) -> None:
         """Octets to the hook; a bare newline fails the stream where it stands, however the octets were cut."""
         if not self._wire.bareNewlineSeen:
-            delivery.stream.receive(data)
+            delivery.stream.append(data)
             return
         before = beforeBareNewline(data)
-        delivery.stream.receive(data[:before])
+        delivery.stream.append(data[:before])
         if self.poll():
             return
         delivery.refuseBareNewline()
-        delivery.stream.receive(data[before:])
+        delivery.stream.append(data[before:])
 
     def _endOfOctets(self, data: bytes) -> None:
         """What was asked for has been read; these are its last octets."""

@@ -135,7 +135,7 @@ class Pump:
         replier.log.commands += 1
         if replier.transcript is not None:
             replier.transcript.command(line)
-        self._do(self.driver.advance(dialogue.receive, line))
+        self._do(self.driver.advance(dialogue.receiveLine, line))
         # Most clients wait for the reply, so that there is nothing more to be pulled.
         return not self.wire.isEmpty or self.state.want is not _LINE or self.state.isLeaving
 

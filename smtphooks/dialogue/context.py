@@ -24,6 +24,9 @@ from smtphooks.sasl.failures import AuthFailures
 from smtphooks.sasl.mechanisms import Mechanisms
 from smtphooks.session import Envelope, Session
 
+# To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
+_GREETED, _IDENTIFIED = State.GREETED, State.IDENTIFIED
+
 # The states of a transaction.
 _WITHIN = frozenset({State.MAIL, State.RECIPIENTS, State.MESSAGE, State.CHUNKS})
 
@@ -128,7 +131,7 @@ class Context:
             self.tally = Tally()
         # XFORWARD is about one message, even one that never began; the next must not inherit it.
         self.session.xForward = {}
-        self.state = State.GREETED if self.session.openingCommand is None else State.IDENTIFIED
+        self.state = _GREETED if self.session.openingCommand is None else _IDENTIFIED
 
     def startAnew(self) -> None:
         """Forget all that the client has said, as TLS begins (RFC 3207 section 4.2)."""

@@ -84,7 +84,7 @@ class Dialogue:
         isImplicit = beginsWithTLS or context.options.secure
         return self._handle(commands.connectOverTLS if isImplicit else commands.connect, "")
 
-    def receive(self, line: bytes | LineFault) -> Step:
+    def receiveLine(self, line: bytes | LineFault) -> Step:
         """A line has arrived; there must be no question open."""
         assert self._task is None, "the dialogue stands still until its question is answered"
         context = self.context

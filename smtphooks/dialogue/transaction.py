@@ -34,6 +34,10 @@ from smtphooks.syntax import grammar
 _CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.ASCII | re.IGNORECASE)
 
 
+# To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
+_MAIL, _RECIPIENTS, _MESSAGE, _CHUNKS = State.MAIL, State.RECIPIENTS, State.MESSAGE, State.CHUNKS
+
+
 def mail(context: Context, argument: str) -> Task:
     """RFC 5321 section 4.1.1.2."""
     options, session = context.options, context.session
@@ -70,7 +74,7 @@ def mail(context: Context, argument: str) -> Task:
     context.tally.isBinary = arguments.get("BODY") == "BINARYMIME"
     context.tally.octets = context.command.lineLength
     context.speaksUtf8 = utf8
-    context.state = State.MAIL
+    context.state = _MAIL
     return replies.ok(answer, replies.SENDER_OK)
 
 
@@ -98,7 +102,7 @@ def rcpt(context: Context, argument: str) -> Task:
     session.envelope.rcptTo.append(address)
     tally.recipients += 1
     tally.octets += context.command.lineLength
-    context.state = State.RECIPIENTS
+    context.state = _RECIPIENTS
     return replies.ok(answer, replies.RECIPIENT_OK)
 
 
@@ -116,12 +120,12 @@ def _checkCharset(parameters: str, utf8: bool) -> None:
 
 def data(context: Context, argument: str) -> Task:
     """RFC 5321 section 4.1.1.4."""
-    if context.state is State.MAIL:
+    if context.state is _MAIL:
         return context.flavour.noRecipients
     tally = context.tally
     if tally.isBinary:
         return replies.BINARY_NEEDS_BDAT  # RFC 3030 section 3
-    context.state = State.MESSAGE
+    context.state = _MESSAGE
     verdict = yield ReceiveMessage(replies.START_MESSAGE, tally.recipients)
     return _finish(context, verdict)
 
@@ -136,8 +140,8 @@ def bdat(context: Context, argument: str) -> Task:
     if refusal is not None:
         yield DiscardChunk(octets)
         return refusal
-    first = context.state is not State.CHUNKS
-    context.state = State.CHUNKS
+    first = context.state is not _CHUNKS
+    context.state = _CHUNKS
     tally = context.tally
     verdict = yield ReceiveChunk(octets, first, last, tally.recipients, tally.isBinary)
     if verdict is None:
@@ -150,9 +154,9 @@ def bdat(context: Context, argument: str) -> Task:
 def _refusalOfChunks(context: Context) -> Reply | None:
     if not context.extensions.isInForce("CHUNKING"):
         return replies.NOT_IMPLEMENTED
-    if context.state is State.MAIL:
+    if context.state is _MAIL:
         return context.flavour.noRecipients
-    if context.state not in (State.RECIPIENTS, State.CHUNKS):
+    if context.state not in (_RECIPIENTS, _CHUNKS):
         return replies.RCPT_FIRST
     return None
 
@@ -180,7 +184,7 @@ def rset(context: Context, argument: str) -> Task:
 
 def abandon(context: Context) -> Generator[Question, object, None]:
     """End the current transaction, if any, without a message."""
-    if context.state is State.CHUNKS:
+    if context.state is _CHUNKS:
         yield AbandonMessage()
     if context.inTransaction:
         yield Ask("onReset", (context.session,))

@@ -111,7 +111,7 @@ class Wire:
         self.messageEnded = True
         self.bareNewlineSeen = False
 
-    def receive(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Buffer octets from the network."""
         if self.isEmpty:
             self._block = data

@@ -79,14 +79,14 @@ def test_a_fault_in_an_answer_is_logged(logged: Logged) -> None:
 @pytest.mark.parametrize("rejectOversized", [True, False])
 def test_an_oversized_message_is_refused_if_it_is_to_be(rejectOversized: bool) -> None:
     one = delivery(size=3, rejectOversized=rejectOversized)
-    one.stream.receive(b"text")
+    one.stream.append(b"text")
     assert one.fault is (replies.TOO_LARGE if rejectOversized else None)
 
 
 def test_a_bare_newline_fails_the_stream_once_and_outweighs_the_size() -> None:
     one = delivery(size=3)
     one.refuseBareNewline()
-    one.stream.receive(b"text")
+    one.stream.append(b"text")
     one.refuseBareNewline()
     assert one.fault is replies.BARE_NEWLINE
 

@@ -55,7 +55,7 @@ class Harness:
         self.woken += 1
 
     def say(self, line: bytes) -> Step | None:
-        return self.driver.advance(self.dialogue.receive, line)
+        return self.driver.advance(self.dialogue.receiveLine, line)
 
     def greet(self) -> None:
         self.driver.advance(self.dialogue.open)

@@ -42,10 +42,10 @@ def test_a_message_is_answered_when_it_is_whole_and_decided() -> None:
     answer: Deferred[str] = Deferred()
     parts = Parts(lambda stream, session: answer)
     parts.message.beginMessage(ReceiveMessage(START_MESSAGE))
-    parts.wire.receive(b"text\r\n")
+    parts.wire.feed(b"text\r\n")
     parts.read()
     assert (parts.message.poll(), parts.message.stage) == (False, Stage.READING)
-    parts.wire.receive(b".\r\n")
+    parts.wire.feed(b".\r\n")
     parts.read()
     assert (parts.message.poll(), parts.message.stage) == (False, Stage.DECIDING)
     answer.callback("queued")
@@ -60,7 +60,7 @@ def test_a_message_is_answered_when_it_is_whole_and_decided() -> None:
 def test_a_chunk_that_is_not_the_last_is_answered_without_a_verdict() -> None:
     parts = Parts(lambda stream, session: Deferred())
     parts.message.beginChunk(ReceiveChunk(4, first=True, last=False))
-    parts.wire.receive(b"text")
+    parts.wire.feed(b"text")
     parts.read()
     assert parts.message.poll()
     assert parts.message.takeAnswer() is None
@@ -73,7 +73,7 @@ def test_a_message_is_refused_with_the_chunk_behind_which_its_hook_has_refused_i
 
     parts = Parts(onData)
     parts.message.beginChunk(ReceiveChunk(4, first=True, last=False))
-    parts.wire.receive(b"text")
+    parts.wire.feed(b"text")
     parts.read()
     assert parts.message.poll()
     verdict = parts.message.takeAnswer()
@@ -95,7 +95,7 @@ def test_an_abandoned_message_is_answered_when_its_hook_has_ended() -> None:
 def test_octets_of_no_message_are_counted_and_dropped() -> None:
     parts = Parts(lambda stream, session: None)
     parts.message.discardChunk(DiscardChunk(4))
-    parts.wire.receive(b"text")
+    parts.wire.feed(b"text")
     parts.read()
     assert parts.message.poll()
     assert (parts.message.takeAnswer(), parts.message.octets) == (None, 4)

@@ -45,7 +45,7 @@ class Parts:
         """All of a chunk waits for the hook."""
         self.pacing.messageBegins()
         self.state.want = Want.MESSAGE
-        self.wire.receive(b"x" * octets)
+        self.wire.feed(b"x" * octets)
         self.message.beginChunk(ReceiveChunk(octets, first=self.message.delivery is None, last=False))
         while self.message.read():
             continue
@@ -78,7 +78,7 @@ def test_within_a_message_it_is_the_clients_until_it_has_sent_it(parts: Parts) -
     parts.state.want = Want.MESSAGE
     parts.message.beginMessage(ReceiveMessage(START_MESSAGE))
     assert parts.turn is Turn.MESSAGE
-    parts.wire.receive(b"text\r\n.\r\n")
+    parts.wire.feed(b"text\r\n.\r\n")
     while parts.message.read():
         continue
     assert parts.turn is Turn.HOOK
@@ -88,7 +88,7 @@ def test_within_a_message_it_is_the_clients_until_it_has_sent_it(parts: Parts) -
 def test_a_message_that_is_not_read_is_the_hooks(octets: int, turn: Turn, parts: Parts) -> None:
     parts.state.want = Want.MESSAGE
     parts.message.beginChunk(ReceiveChunk(octets + 1, first=True, last=False))
-    parts.wire.receive(b"x" * octets)
+    parts.wire.feed(b"x" * octets)
     while parts.message.read():
         continue
     assert parts.turn is turn

@@ -506,7 +506,7 @@ def test_failures_cost_more_and_more_time() -> None:
 
 def test_time_is_spent_before_the_reply_and_behind_the_hook() -> None:
     talk = begun()
-    step: Any = talk.dialogue.receive(GUESS.encode())
+    step: Any = talk.dialogue.receiveLine(GUESS.encode())
     assert isinstance(step, Ask)
     step = talk.dialogue.answer(None)
     assert isinstance(step, AuthFailed)  # for the log, which does not wait
@@ -750,12 +750,12 @@ def test_session_begins_anew_with_TLS(lines: list[str]) -> None:
 
 def test_nothing_is_sent_in_the_clear_after_the_reply_to_STARTTLS() -> None:
     talk = Talk()
-    step = talk.dialogue.receive(b"starttls")
+    step = talk.dialogue.receiveLine(b"starttls")
     assert isinstance(step, StartTLS)
     assert step.reply is not None
     assert step.reply.code == 220
     with pytest.raises(AssertionError, match="stands still"):
-        talk.dialogue.receive(b"NOOP")
+        talk.dialogue.receiveLine(b"NOOP")
 
 
 def test_hook_gets_the_transport() -> None:

@@ -184,17 +184,17 @@ def test_dialogue_stands_still_while_a_question_is_open() -> None:
     assert isinstance(dialogue.open(), Ask)
     assert dialogue.state is State.CONNECTED
     with pytest.raises(AssertionError, match="stands still"):
-        dialogue.receive(b"EHLO x")
+        dialogue.receiveLine(b"EHLO x")
     assert isinstance(dialogue.answer(None), Reply)
 
 
 def test_message_is_a_question_too() -> None:
     talk = talkAt(State.RECIPIENTS)
-    step = talk.dialogue.receive(b"DATA")
+    step = talk.dialogue.receiveLine(b"DATA")
     assert isinstance(step, ReceiveMessage)
     assert talk.state is State.MESSAGE
     with pytest.raises(AssertionError, match="stands still"):
-        talk.dialogue.receive(b"QUIT")
+        talk.dialogue.receiveLine(b"QUIT")
     assert talk.dialogue.answer(Verdict((None,), None)) == Reply(250, "Message accepted", "2.0.0")
 
 
@@ -209,7 +209,7 @@ def test_answer_without_question_is_a_mistake_of_the_caller() -> None:
 @pytest.mark.parametrize("line", ["EHLO x", MAIL, "VRFY x"])
 def test_connection_lost_behind_a_question_closes_the_dialogue(line: str) -> None:
     talk = talkAt(State.IDENTIFIED)
-    assert isinstance(talk.dialogue.receive(line.encode()), Ask)
+    assert isinstance(talk.dialogue.receiveLine(line.encode()), Ask)
     talk.dialogue.close()
     assert talk.state is State.CLOSED
     assert talk.session.envelope.mailFrom is None
@@ -334,7 +334,7 @@ def test_any_lines_and_any_answers_give_one_reply_for_each_command(
     for line in [b"LHLO x" if lmtp else b"EHLO x", *lines]:
         if talk.state is State.CLOSED:
             break
-        step: Any = dialogue.receive(line)
+        step: Any = dialogue.receiveLine(line)
         questions = 0
         expected = 1
         while not isinstance(step, Reply) and (type(step) is not tuple):
@@ -376,7 +376,7 @@ def test_text_of_hooks_never_yields_control_characters(text: str, utf8: bool) ->
         talk.answers = dict.fromkeys(("onHelo", "onVrfy", "onRcptTo", "message"), answer)
         dialogue = talk.dialogue
         for line in (b"VRFY x", MAIL.encode() + b" SMTPUTF8" * utf8, RCPT.encode(), b"EHLO x"):
-            step: Any = dialogue.receive(line)
+            step: Any = dialogue.receiveLine(line)
             while isinstance(step, Ask):
                 given = talk.answers.get(step.hook)
                 step = dialogue.refuse(given) if isinstance(given, SMTPError) else dialogue.answer(given)

@@ -131,9 +131,9 @@ def test_command_of_an_extension_is_answered_by_its_handler(answer: object, repl
 
 def test_command_of_an_extension_may_be_answered_later() -> None:
     talk = Talk(extensions=[Extension("X", commands={"XDO": handle})])
-    assert talk.dialogue.receive(b"xDo it") == Ask(handle, ("it", talk.session))
+    assert talk.dialogue.receiveLine(b"xDo it") == Ask(handle, ("it", talk.session))
     with pytest.raises(AssertionError, match="stands still"):
-        talk.dialogue.receive(b"NOOP")
+        talk.dialogue.receiveLine(b"NOOP")
     assert talk.dialogue.answer("done at last") == Reply(250, "done at last", "2.0.0")
     assert talk.say("NOOP") == "250 2.0.0 OK"
 

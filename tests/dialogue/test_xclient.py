@@ -383,7 +383,7 @@ def test_refused_login_changes_nothing(answer: object, reply: str) -> None:
 
 def test_login_is_decided_before_any_attribute_counts() -> None:
     talk = talkOf(HELLO)
-    step = talk.dialogue.receive(f"{COMPLETE} LOGIN=ann".encode())
+    step = talk.dialogue.receiveLine(f"{COMPLETE} LOGIN=ann".encode())
     assert isinstance(step, Ask)
     auth, session = step.arguments
     assert (auth.method, auth.username, auth.password) == ("XCLIENT", "ann", None)

@@ -34,7 +34,7 @@ def lines(pieces: list[bytes], mode: str, limit: int = LIMIT, lazily: bool = Fal
     wire = Wire(mode)
     found: list[bytes | LineFault] = []
     for piece in pieces:
-        wire.receive(piece)
+        wire.feed(piece)
         if not lazily:
             while (line := wire.maybeLine(limit)) is not None:
                 found.append(line)
@@ -60,7 +60,7 @@ def message(pieces: list[bytes], mode: str) -> tuple[bytes, bool, bool, list[byt
     content = b""
     found: list[bytes | LineFault] = []
     for piece in pieces:
-        wire.receive(piece)
+        wire.feed(piece)
         content += pull(wire)
         while wire.messageEnded and (line := wire.maybeLine(LIMIT)) is not None:
             found.append(line)
@@ -99,31 +99,31 @@ def test_lines_are_the_same_however_they_are_cut(data: bytes, expected: dict, mo
 def test_an_endless_line_is_not_buffered() -> None:
     wire = Wire()
     for _ in range(1000):
-        wire.receive(b"x" * 1000)
+        wire.feed(b"x" * 1000)
         assert wire.maybeLine(LIMIT) is None
         assert wire.buffered <= LIMIT
-    wire.receive(b"\r\nQUIT\r\n")
+    wire.feed(b"\r\nQUIT\r\n")
     assert wire.maybeLine(LIMIT) is LineFault.TOO_LONG
     assert wire.maybeLine(LIMIT) == b"QUIT"
 
 
 def test_cleared_octets_are_never_read() -> None:
     wire = Wire()
-    wire.receive(b"EHLO a\r\nNO")
-    wire.receive(b"OP\r\n")
+    wire.feed(b"EHLO a\r\nNO")
+    wire.feed(b"OP\r\n")
     assert wire.maybeLine(LIMIT) == b"EHLO a"
     assert wire.clear() == 6
     assert wire.buffered == 0
-    wire.receive(b"QUIT\r\n")
+    wire.feed(b"QUIT\r\n")
     assert wire.maybeLine(LIMIT) == b"QUIT"
 
 
 def test_a_partial_line_is_cleared_too() -> None:
     wire = Wire()
-    wire.receive(b"x" * 100)
+    wire.feed(b"x" * 100)
     assert wire.maybeLine(LIMIT) is None
     assert wire.clear() == 1
-    wire.receive(b"QUIT\r\n")
+    wire.feed(b"QUIT\r\n")
     assert wire.maybeLine(LIMIT) == b"QUIT"
 
 
@@ -229,7 +229,7 @@ def test_reject_sees_each_bare_newline_however_it_is_cut(body: bytes, cuts: list
 def test_no_octets_make_the_wire_raise(data: bytes, cuts: list[int], mode: str, choose: st.DataObject) -> None:
     wire = Wire(mode)
     for piece in cutUp(data, cuts):
-        wire.receive(piece)
+        wire.feed(piece)
         match choose.draw(st.integers(0, 2)):
             case 0:
                 wire.beginMessage()
@@ -249,7 +249,7 @@ def chunks(data: bytes, sizes: list[int], cuts: list[int], mode: str, binary: bo
         wire.beginChunk(len(chunk), first=number == 0, binary=binary)
         content += pull(wire)
         for piece in cutUp(chunk, cuts):
-            wire.receive(piece)
+            wire.feed(piece)
             content += pull(wire)
         assert wire.messageEnded
     return content + wire.endOfChunks(), wire.bareNewlineSeen
@@ -277,7 +277,7 @@ def test_a_binary_message_is_not_normalized(data: bytes, sizes: list[int], cuts:
 
 def test_a_line_follows_a_chunk() -> None:
     wire = Wire()
-    wire.receive(b"abcNOOP\r\n")
+    wire.feed(b"abcNOOP\r\n")
     wire.beginChunk(3, first=True, binary=False)
     assert pull(wire) == b"abc"
     assert wire.maybeLine(LIMIT) == b"NOOP"
@@ -286,7 +286,7 @@ def test_a_line_follows_a_chunk() -> None:
 def test_a_pull_is_bounded_even_where_normalizing_doubles_it() -> None:
     wire = Wire()
     wire.beginMessage()
-    wire.receive(b"\n" * 65536)
+    wire.feed(b"\n" * 65536)
     first = wire.maybeMessage()
     assert first is not None
     assert len(first) == 65536
@@ -298,7 +298,7 @@ def test_clean_octets_are_handed_out_in_one_pull(octets: int) -> None:
     wire = Wire()
     wire.beginMessage()
     body = (b"x" * 78 + b"\r\n") * (octets // 80) + b"y" * (octets % 80)
-    wire.receive(body)
+    wire.feed(body)
     assert (wire.maybeMessage(), wire.buffered) == (body, 0)
 
 
@@ -307,7 +307,7 @@ def test_a_bare_line_end_anywhere_bounds_the_pull() -> None:
         wire = Wire()
         wire.beginMessage()
         body = b"x" * 65_000 + bare + b"x" * 535
-        wire.receive(body)
+        wire.feed(body)
         assert wire.maybeMessage() == body[:32_768]
         assert wire.buffered == 32_768
 
@@ -318,7 +318,7 @@ def test_a_final_or_stuffed_dot_is_found_after_any_number_of_dots(dots: int, oct
     wire = Wire()
     wire.beginMessage()
     head = b"x." * dots + b"x" * octetsBefore
-    wire.receive(head + b"\r\n..hidden\r\n.\r\nNOOP\r\n")
+    wire.feed(head + b"\r\n..hidden\r\n.\r\nNOOP\r\n")
     message = b""
     while not wire.messageEnded:
         message += wire.maybeMessage() or b""
@@ -333,9 +333,9 @@ def test_no_pull_exceeds_its_limit_whatever_was_held_back(chunked: bool) -> None
         wire.beginChunk(100_000, first=True, binary=False)
     else:
         wire.beginMessage()
-    wire.receive(b"x\r")
+    wire.feed(b"x\r")
     assert wire.maybeMessage() == b"x"
-    wire.receive(b"\n" + b"y" * 65_535)
+    wire.feed(b"\n" + b"y" * 65_535)
     assert [len(wire.maybeMessage() or b"") for _ in range(2)] == [65_536, 1]
 
 
@@ -351,7 +351,7 @@ def test_octets_after_a_message_are_not_scanned_with_it(monkeypatch: pytest.Monk
     monkeypatch.setattr(wireModule, "_isClean", counting)
     wire = Wire()
     messages = [b".\r\n", b"text\r\n.\r\n", b"bare\n\r\n.\r\n"] * 100
-    wire.receive(b"".join(messages))
+    wire.feed(b"".join(messages))
     for _ in messages:
         wire.beginMessage()
         while not wire.messageEnded:
@@ -375,6 +375,6 @@ def test_a_line_that_arrives_octet_by_octet_is_searched_once(octets: int) -> Non
     Counted.searched = 0
     wire = Wire()
     for _ in range(octets):
-        wire.receive(Counted(b"x"))
+        wire.feed(Counted(b"x"))
         assert wire.maybeLine(10 * octets) is None
     assert Counted.searched == octets
