@@ -150,8 +150,7 @@ class Connection:
         state.phase = _LOST
         self._server.admission.clientGoes(self._client.network)
         self._pacing.isPaused = False
-        # Always a ConnectionLost, even if the client left politely: mid-message that is no way to go.
-        self._pump.cut(Failure(ConnectionLost(f"the client left within the message: {reason.value}")))
+        self._pump.cut(reason)
         state.hasMoved = True
         try:
             if state.want is _HANDSHAKE and not self._pump.encryption.isDone:

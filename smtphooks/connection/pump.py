@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 from smtphooks import replies
@@ -76,7 +77,12 @@ class Pump:
     )
 
     def __init__(
-        self, server: Server, transport: Any, session: Session, state: ConnectionState, wake: Callable[[], None]
+        self,
+        server: Server,
+        transport: Any,
+        session: Session,
+        state: ConnectionState,
+        wake: Callable[[], None],
     ) -> None:
         """
         @param wake: called when there may be something to pull.
@@ -287,7 +293,7 @@ class Pump:
             self.state.phase = Phase.CLOSING
             self.state.hasMoved = True
 
-    def cut(self, failure: Failure) -> None:
+    def cut(self, reason: Failure) -> None:
         """The transport is gone: nothing more is read, and hooks learn that their answers are of no use."""
         self.dialogue.close()
         self.wire.clear()
@@ -296,7 +302,8 @@ class Pump:
         if delivery is not None:
             if not delivery.isWhole:  # or else it is yet to be concluded
                 self.describeContent()
-            self.message.cut(failure)
+            # Always a ConnectionLost, even if the client left politely: mid-message that is no way to go.
+            self.message.cut(Failure(ConnectionLost(f"the client left within the message: {reason.value}")))
 
     def runOut(self) -> bool:
         """The transport is gone.  True when no hook is running any more."""

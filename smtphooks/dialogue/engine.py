@@ -266,7 +266,7 @@ class Dialogue:
         """Count what the server itself refuses, and note what ends the connection."""
         context = self.context
         given = (answer,) if isinstance(answer, Reply) else answer
-        isRefused = not self._refusedByHook and answer not in _NO_ERRORS and any(reply.code >= 400 for reply in given)
+        isRefused = not self._refusedByHook and any(reply.code >= 400 for reply in given) and answer not in _NO_ERRORS
         # The recipients of a message each have their reply whatever comes; the next error will be the last.
         if isRefused and context.counts.addError(context.options.maxErrors) and len(given) == 1:
             answer = replies.TOO_MANY_ERRORS
