@@ -52,27 +52,34 @@ class SMTPServerProtocol(Protocol):
         self._stage = Arrival(server, self, self.transport, self._admit)
         server.admission.connectionBegins()
         server.live.add(self)
-        self._stage.open()
+        self._tell(self._stage.open)
 
     def _admit(self, client: Client) -> None:
         """The client is known and let in."""
+        self._stage = Connection(self._server, self, client)
+        self._stage.open()
+
+    def _tell(self, event: Callable[..., None], *arguments: object) -> None:
+        """Hand an event on to the stage, from which nothing is raised into Twisted."""
         try:
-            self._stage = Connection(self._server, self, client)
-            self._stage.open()
+            event(*arguments)
         except Exception:
             self.crashed()
 
     def dataReceived(self, data: bytes) -> None:
         """Octets have arrived."""
-        self._stage.dataReceived(data)
+        try:  # as _tell does, without a call more for each command
+            self._stage.dataReceived(data)
+        except Exception:
+            self.crashed()
 
     def handshakeCompleted(self) -> None:
         """C{IHandshakeListener}: TLS is in force."""
-        self._stage.handshakeCompleted()
+        self._tell(self._stage.handshakeCompleted)
 
     def readConnectionLost(self) -> None:
         """C{IHalfCloseableProtocol}: the client will send no more."""
-        self._stage.readConnectionLost()
+        self._tell(self._stage.readConnectionLost)
 
     def writeConnectionLost(self) -> None:
         """C{IHalfCloseableProtocol}: the client reads no more; there is nothing left to be done for it."""
@@ -80,7 +87,7 @@ class SMTPServerProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The transport is gone."""
-        self._stage.connectionLost(reason)
+        self._tell(self._stage.connectionLost, reason)
 
     # --- what hooks and the registry see ---
 

@@ -227,21 +227,22 @@ class Pump:
 
     def _startTLS(self, step: StartTLS) -> None:
         encryption = self.encryption
-        if step.reply is not None or not encryption.beganBelow:
-            if not encryption.canBegin:
-                self.say(replies.NO_TLS_HERE, by="server")
-                return
-            if self.wire.clear():
-                # Whatever it was, it was said before the client knew whom it speaks to.
-                self.replier.log.warn("commands behind STARTTLS in the clear [{session}]")
-                self.say(replies.TALKED_BEFORE_TLS, by="server")
-                return
-            if step.reply is not None:
-                self.replier.put(step.reply)
-            encryption.isDone = False
+        if step.reply is None and encryption.beganBelow:
             self.state.want = Want.HANDSHAKE
-            self.writer.startTLS(self._secureContext)
+            return
+        if not encryption.canBegin:
+            self.say(replies.NO_TLS_HERE, by="server")
+            return
+        if self.wire.clear():
+            # Whatever it was, it was sent before the client knew which server it speaks to.
+            self.replier.log.warn("commands behind STARTTLS in the clear [{session}]")
+            self.say(replies.TALKED_BEFORE_TLS, by="server")
+            return
+        if step.reply is not None:
+            self.replier.put(step.reply)
+        encryption.isDone = False
         self.state.want = Want.HANDSHAKE
+        self.writer.startTLS(self._secureContext)
 
     def _receiveMessage(self, step: ReceiveMessage) -> None:
         # The client waits for this reply and sends nothing until it comes; the hook may take its time.
