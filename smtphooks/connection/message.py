@@ -119,7 +119,8 @@ class MessageReceiver:
         """Look whether C{onData} has decided.  True if the answer to what the dialogue asked for is there."""
         delivery = self.delivery
         if delivery is not None and delivery.poll():
-            isVerdict = self.stage is _DECIDING or (self.stage is _READING and delivery.hangUp is not None)
+            isHungUp = self.stage is _READING and not self._isDiscarding and delivery.hangUp is not None
+            isVerdict = isHungUp or self.stage is _DECIDING
             if isVerdict or self.stage is _ENDING:
                 # Before the verdict is made, for what the hook has answered may raise when it is looked at.
                 self.delivery = None

@@ -15,7 +15,7 @@ from smtphooks.options import makeOptions
 from smtphooks.replies import START_MESSAGE
 from smtphooks.session import Session
 from smtphooks.syntax.wire import Wire
-from tests.support import Mailbox, connect
+from tests.support import Mailbox, Pending, connect
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -112,3 +112,16 @@ def test_octets_of_a_refused_chunk_are_no_part_of_the_message() -> None:
     client.feed(b"BDAT 6 LAST\r\n world")
     assert client.codes() == [250, 502, 250]
     assert mailbox == [b"Hello world"]
+
+
+def test_421_while_a_refused_chunk_is_read_comes_behind_its_reply() -> None:
+    onData = Pending()
+    client = connect(onData=onData)
+    client.say("EHLO client.test", "MAIL FROM:<sender@client.test>", "RCPT TO:<user@mx.test>")
+    client.feed(b"BDAT 5\r\nHello")
+    client.session.disabledCommands = ["BDAT"]
+    client.feed(b"BDAT 12\r\nNOOP\r\n")
+    onData.decide(SMTPError("Too busy", 421))
+    client.feed(b"NOOP\r\n")
+    assert client.codes() == [250, 502, 421]
+    assert client.isClosed
