@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from smtphooks.connection.encryption import Encryption
 from smtphooks.connection.registry import Live
 from smtphooks.connection.server import Server
+from smtphooks.connection.state import Phase
 from smtphooks.netaddress import asPath, networkOf, unmappedText
 from smtphooks.replies import Reply
 from smtphooks.syntax.proxyheader import ProxyError, ProxyHeader
@@ -63,11 +64,10 @@ class Arrival:
         "_client",
         "_encryption",
         "_header",
-        "_isClosing",
         "_isCounted",
-        "_isOver",
         "_lookup",
         "_owner",
+        "_phase",
         "_server",
         "_transport",
         "deadline",
@@ -82,9 +82,8 @@ class Arrival:
         self._transport = transport
         self._admit = admit
         self._encryption = Encryption(transport)
-        self._isClosing = False
+        self._phase = Phase.OPEN
         self._isCounted = False
-        self._isOver = False
         self._lookup: Deferred[str] | None = None
         remote, local = _hostAndPort(transport.getPeer()), _hostAndPort(transport.getHost())
         self._client = Client(*remote, *local)
@@ -111,7 +110,7 @@ class Arrival:
 
     def dataReceived(self, data: bytes) -> None:
         """Octets have arrived."""
-        if self._isClosing:
+        if self._phase is not Phase.OPEN:
             return
         if self._encryption.beganBelow and not self._encryption.isHandshakeDone:
             _log.warn("{peer} sent octets in the clear within a TLS handshake", peer=self.peer)
@@ -151,14 +150,13 @@ class Arrival:
 
     def connectionLost(self, reason: Failure) -> None:
         """The transport is gone."""
-        if self._isOver:
+        before, self._phase = self._phase, Phase.ENDED
+        if before is Phase.ENDED:
             return  # It was over already, for what should have ended it had crashed.
-        self._isOver = True
-        if self._encryption.beganBelow and not self._encryption.isHandshakeDone and not self._isClosing:
+        if before is Phase.OPEN and self._encryption.beganBelow and not self._encryption.isHandshakeDone:
             why = self._encryption.explain(reason)
             _log.warn("TLS handshake with {peer} failed: {why}", peer=self.peer, why=why)
             self._server.reportError(reason)
-        self._isClosing = True
         if self._header is not None:
             _log.info("no PROXY header from {peer}, though option useProxy lists it", peer=self.peer)
         if self._isCounted:
@@ -176,7 +174,7 @@ class Arrival:
 
     def abort(self) -> None:
         """End the connection now."""
-        self._isClosing = True
+        self._beginClosing()
         self._transport.abortConnection()
 
     def endByForce(self) -> None:
@@ -187,6 +185,10 @@ class Arrival:
         """See whether the deadline has passed.  A look-up has a limit of its own."""
         if self.deadline <= now:
             self.abort()
+
+    def _beginClosing(self) -> None:
+        if self._phase is Phase.OPEN:
+            self._phase = Phase.CLOSING
 
     # --- who comes in ---
 
@@ -213,7 +215,7 @@ class Arrival:
 
     def _turnAway(self, refusal: Reply | None) -> None:
         """Close the connection before it costs anything, with a refusal where that can be read."""
-        self._isClosing = True
+        self._beginClosing()
         self._setDeadline()
         options = self._server.options
         if refusal is not None and not (options.secure or self._encryption.beganBelow):
@@ -230,7 +232,7 @@ class Arrival:
 
     def _named(self, hostname: str) -> None:
         self._client.hostname = hostname
-        if not self._isClosing:
+        if self._phase is Phase.OPEN:
             self._admit(self._client)
 
 

@@ -244,13 +244,13 @@ class Connection:
         driver = self._pump.driver
         if not self._pump.runOut():
             return
-        if not driver.wasClosed:
+        if not driver.hasCalledOnClose:
             self._logOut()
             self.state.hasMoved = True
             try:
                 self._pump.replier.log.connectionEnded()
             finally:
-                driver.close()
+                driver.callOnClose()
         if not driver.isPending:
             self.state.phase = Phase.ENDED
             self._server.forget(self._owner)
@@ -282,7 +282,7 @@ class Connection:
         turn = turnOf(state, pump.wire, pump.message)
         isStarved = state.inputEnded and turn in _INPUT and state.want is not _HANDSHAKE
         if isStarved and state.phase is _OPEN and not writer.isChoked:
-            pump.close()
+            pump.beginClosing()
             turn = turnOf(state, pump.wire, pump.message)
         pacing.turnTo(turn, isNew=state.hasMoved, octets=pump.message.octets)
         if state.hasMoved and (turn is _TIMER or turn is _FAREWELL):

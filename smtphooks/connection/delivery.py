@@ -97,7 +97,7 @@ class Delivery:
         pending, self._pending = self._pending, None
         self._runner.logTimedOut("onData")
         if pending is not None:
-            self._runner.abandon("onData", pending)  # before its stream fails, for that would be news to it
+            self._runner.cancel("onData", pending)  # before its stream fails, for that would be news to it
         self._answer = HOOK_TIMED_OUT
         self.isDecided = True
         self.stream.discard()

@@ -202,7 +202,7 @@ class Pump:
         self.replier.reply(reply, None, by)
         self.state.hasMoved = True
         if reply.closes:
-            self.close()
+            self.beginClosing()
         else:
             self.state.want = _LINE
 
@@ -210,7 +210,7 @@ class Pump:
         self.state.want = _LINE
         # Each recipient has its reply, even if the first of them closes.
         if all and self.replier.replyToEach(all):
-            self.close()
+            self.beginClosing()
 
     def _logFailedAuth(self, step: AuthFailed) -> None:
         if self.dialogue.attempt is not None:
@@ -288,7 +288,7 @@ class Pump:
 
     # --- the end ---
 
-    def close(self) -> None:
+    def beginClosing(self) -> None:
         """Nothing more is said, and what the client sends from here on is ignored."""
         if self.state.phase is _OPEN:
             self.state.phase = Phase.CLOSING
