@@ -1,9 +1,9 @@
 """
 The arrival: the first stage of the protocol, before it is known who the client is.
 
-A trusted proxy says first which client it speaks for, clients too many are refused, and the name of the others is
-looked up.  Nothing of SMTP is read or said here, and no hook is called but C{onError}: it ends with the L{Client}, or
-with the connection.
+A trusted proxy first says which client it speaks for, a client beyond a limit is refused, and the name of any other is
+looked up.  It ends with the L{Client} that is let in, or with the connection.
+This module reads no command, writes no reply but that refusal, and calls no hook but C{onError}.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Client:
 
     @ivar network: what counts as one client for option C{maxClientsPerAddress}.
     @ivar hostname: its name in DNS, or its address in brackets.
-    @ivar rest: octets that it has sent already.
+    @ivar rest: octets that it has sent already, beginning with the first after a PROXY header.
     @ivar inputEnded: it will send no more.
     """
 
@@ -53,7 +53,8 @@ class Client:
 
 class Arrival:
     """
-    @ivar deadline: when a PROXY header must have come, or the transport have closed; infinite while neither is due.
+    @ivar deadline: when a PROXY header must have come, or the transport have closed, by C{LiveConnections.now};
+        infinite while neither is due.
     """
 
     session = None
@@ -152,7 +153,7 @@ class Arrival:
         """The transport is gone."""
         before, self._phase = self._phase, Phase.ENDED
         if before is Phase.ENDED:
-            return  # It was over already, for what should have ended it had crashed.
+            return  # The protocol has reported it already, as the transport could not be ended after a crash.
         if before is Phase.OPEN and self._encryption.beganBelow and not self._encryption.isHandshakeDone:
             why = self._encryption.explain(reason)
             _log.warn("TLS handshake with {peer} failed: {why}", peer=self.peer, why=why)

@@ -27,7 +27,7 @@ _GONE = frozenset({Phase.LOST, Phase.ENDED})
 
 class Driver:
     """
-    @ivar hasCalledOnClose: C{onClose} has been called; no hook is called after it.
+    @ivar hasCalledOnClose: C{onClose} has been called.
     """
 
     __slots__ = ("_dialogue", "_hasTimedOut", "_pending", "_question", "_runner", "_state", "_wake", "hasCalledOnClose")
