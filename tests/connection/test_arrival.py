@@ -108,7 +108,7 @@ def log() -> Iterator[list[str]]:
 
 
 @HEADERS
-def test_client_is_whom_the_header_names(header: bytes) -> None:
+def test_client_is_the_one_that_the_header_names(header: bytes) -> None:
     server = Watched()
     client = server.come()
     assert (client.replies(), server.called) == ([], [])
