@@ -15,8 +15,8 @@ with, at the side of that way:
     stores/      ready-made hooks that keep messages
     service/     twistd, the configuration file, systemd
 
-Beside the folders stands what users name: the factory, the protocol, hooks, options, replies, the session, the stream
-of a message, extensions.  This module only publishes these names.
+Beside the folders stand what users name (the factory, the protocol, hooks, options, replies, the session, the stream of
+a message, extensions) and the values that every folder may import.  This module only publishes the public names.
 """
 
 from smtphooks._version import __version__

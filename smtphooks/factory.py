@@ -33,7 +33,7 @@ from smtphooks.sasl.failures import AuthFailures
 from smtphooks.sasl.mechanisms import Mechanisms
 from smtphooks.sasl.portal import canCheck, onAuthOf
 from smtphooks.sasl.scram import UnknownUsers
-from smtphooks.syntax.networks import TrustedPeers
+from smtphooks.syntax.networks import peersOf
 from smtphooks.tls.context import SecureContext
 
 _log = Logger()
@@ -83,15 +83,14 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
             Extensions(builtInExtensions(options, mechanisms)),
             mechanisms,
             AuthFailures(options.authFailuresPerAddress, self._seconds),
-            Admission(options, self.reactor, _peersOf("useProxy", options.useProxy)),
+            Admission(options, self.reactor, peersOf("useProxy", options.useProxy)),
             LiveConnections(self.reactor, lines),
             lines,
             SecureContext(options),
-            _peersOf("debugPeers", options.debugPeers) if options.debugPeers else None,
+            peersOf("debugPeers", options.debugPeers) if options.debugPeers else None,
             # What the hooks of every connection begin with.  That of the moment may be one of a connection: the reactor
             # of asyncio calls what is due in the context of the code that asked for it last.
             copy_context(),
-            self.reactor,
         )
 
     @property
@@ -220,10 +219,3 @@ def _scramSecretOf(options: Options) -> bytes | None:
             options=["scramSecret"],
         )
     return octets
-
-
-def _peersOf(name: str, value: object) -> TrustedPeers:
-    try:
-        return TrustedPeers(value)
-    except OptionError as error:
-        raise error.ofOption(name) from None

@@ -115,7 +115,7 @@ class SMTPServerProtocol(Protocol):
         self._stage.leave()
 
     def abort(self) -> None:
-        """End the connection now; nothing that waits to be written is written any more."""
+        """End the connection now; pending output is dropped."""
         self._stage.abort()
 
     def endByForce(self) -> None:

@@ -1,8 +1,8 @@
 """
 Admission: who may come in, as one factory decides on it for all of its connections.
 
-In: addresses of peers.  Out: whether a peer is a trusted proxy, the refusal of a client too many, the name of a client
-in DNS.
+In: addresses of peers.  Out: whether a peer is a trusted proxy, the refusal of a client beyond a limit, the name of a
+client in DNS.
 This module knows no connection and no transport, and not what is done with a refusal.
 """
 
@@ -62,7 +62,7 @@ class Admission:
             clients.removeConnection()
 
     def clientComes(self, network: str) -> None:
-        """A client of that network is on its way in."""
+        """A client of that network is let in, and counts from here on."""
         for clients in self._counts:
             clients.addClient(network)
 

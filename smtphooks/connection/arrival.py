@@ -1,9 +1,9 @@
 """
 The arrival: the first stage of the protocol, before it is known who the client is.
 
-A trusted proxy says first which client it speaks for, clients too many are refused, and the name of the others is
-looked up.  Nothing of SMTP is read or said here, and no hook is called but C{onError}: it ends with the L{Client}, or
-with the connection.
+A trusted proxy first says which client it speaks for, a client beyond a limit is refused, and the name of any other is
+looked up.  It ends with the L{Client} that is let in, or with the connection.
+This module reads no command, writes no reply but that refusal, and calls no hook but C{onError}.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from smtphooks.connection.encryption import Encryption
 from smtphooks.connection.registry import Live
 from smtphooks.connection.server import Server
+from smtphooks.connection.state import Phase
 from smtphooks.netaddress import asPath, networkOf, unmappedText
 from smtphooks.replies import Reply
 from smtphooks.syntax.proxyheader import ProxyError, ProxyHeader
@@ -36,7 +37,7 @@ class Client:
 
     @ivar network: what counts as one client for option C{maxClientsPerAddress}.
     @ivar hostname: its name in DNS, or its address in brackets.
-    @ivar rest: octets that it has sent already.
+    @ivar rest: octets that it has sent already, beginning with the first after a PROXY header.
     @ivar inputEnded: it will send no more.
     """
 
@@ -52,7 +53,8 @@ class Client:
 
 class Arrival:
     """
-    @ivar deadline: when a PROXY header must have come, or the transport have closed; infinite while neither is due.
+    @ivar deadline: when a PROXY header must have come, or the transport have closed, by C{LiveConnections.now};
+        infinite while neither is due.
     """
 
     session = None
@@ -63,11 +65,10 @@ class Arrival:
         "_client",
         "_encryption",
         "_header",
-        "_isClosing",
         "_isCounted",
-        "_isOver",
         "_lookup",
         "_owner",
+        "_phase",
         "_server",
         "_transport",
         "deadline",
@@ -82,9 +83,8 @@ class Arrival:
         self._transport = transport
         self._admit = admit
         self._encryption = Encryption(transport)
-        self._isClosing = False
+        self._phase = Phase.OPEN
         self._isCounted = False
-        self._isOver = False
         self._lookup: Deferred[str] | None = None
         remote, local = _hostAndPort(transport.getPeer()), _hostAndPort(transport.getHost())
         self._client = Client(*remote, *local)
@@ -111,7 +111,7 @@ class Arrival:
 
     def dataReceived(self, data: bytes) -> None:
         """Octets have arrived."""
-        if self._isClosing:
+        if self._phase is not Phase.OPEN:
             return
         if self._encryption.beganBelow and not self._encryption.isHandshakeDone:
             _log.warn("{peer} sent octets in the clear within a TLS handshake", peer=self.peer)
@@ -151,14 +151,13 @@ class Arrival:
 
     def connectionLost(self, reason: Failure) -> None:
         """The transport is gone."""
-        if self._isOver:
-            return  # It was over already, for what should have ended it had crashed.
-        self._isOver = True
-        if self._encryption.beganBelow and not self._encryption.isHandshakeDone and not self._isClosing:
+        before, self._phase = self._phase, Phase.ENDED
+        if before is Phase.ENDED:
+            return  # The protocol has reported it already, as the transport could not be ended after a crash.
+        if before is Phase.OPEN and self._encryption.beganBelow and not self._encryption.isHandshakeDone:
             why = self._encryption.explain(reason)
             _log.warn("TLS handshake with {peer} failed: {why}", peer=self.peer, why=why)
             self._server.reportError(reason)
-        self._isClosing = True
         if self._header is not None:
             _log.info("no PROXY header from {peer}, though option useProxy lists it", peer=self.peer)
         if self._isCounted:
@@ -176,7 +175,7 @@ class Arrival:
 
     def abort(self) -> None:
         """End the connection now."""
-        self._isClosing = True
+        self._beginClosing()
         self._transport.abortConnection()
 
     def endByForce(self) -> None:
@@ -187,6 +186,10 @@ class Arrival:
         """See whether the deadline has passed.  A look-up has a limit of its own."""
         if self.deadline <= now:
             self.abort()
+
+    def _beginClosing(self) -> None:
+        if self._phase is Phase.OPEN:
+            self._phase = Phase.CLOSING
 
     # --- who comes in ---
 
@@ -213,7 +216,7 @@ class Arrival:
 
     def _turnAway(self, refusal: Reply | None) -> None:
         """Close the connection before it costs anything, with a refusal where that can be read."""
-        self._isClosing = True
+        self._beginClosing()
         self._setDeadline()
         options = self._server.options
         if refusal is not None and not (options.secure or self._encryption.beganBelow):
@@ -230,7 +233,7 @@ class Arrival:
 
     def _named(self, hostname: str) -> None:
         self._client.hostname = hostname
-        if not self._isClosing:
+        if self._phase is Phase.OPEN:
             self._admit(self._client)
 
 

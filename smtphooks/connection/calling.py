@@ -1,5 +1,5 @@
 """
-Calling: how a hook is called, and how one of three kinds is made of whatever it answers: a value, a L{Failure}, or a
+Calling: how a hook is called, and how whatever it answers becomes one of three: a value, a L{Failure}, or a
 L{PendingAnswer}.
 
 Rules kept here: all hooks of a connection run in one C{contextvars} context; an exception that is returned counts as
@@ -103,7 +103,7 @@ class HookCaller:
         @param slowHook: seconds that a step of a hook may take, 0 for no limit.
         @param asyncioHooks: every coroutine runs as a task of asyncio.
         @param isSlow: told the hook that has held the reactor for longer, and for how many seconds.
-        @param crashed: told the hook whose Deferred has a canceller that raised, and what.
+        @param crashed: told the hook that waits for a Deferred with a canceller that raised, and what that raised.
         @param context: that of the connection; None for a copy of the one at hand.
         """
         self._context = copy_context() if context is None else context

@@ -39,7 +39,7 @@ _LINE, _HANDSHAKE, _TIMER, _FAREWELL = Want.LINE, Want.HANDSHAKE, Turn.TIMER, Tu
 
 
 class Owner(Live, Protocol):
-    """The protocol whose stage a connection is: what the registry knows it by, and what ends it when it crashes."""
+    """The protocol that has a connection as its stage: the registry lists it, and it ends a connection that crashes."""
 
     transport: Any
 
@@ -76,7 +76,7 @@ class Connection:
 
     @property
     def deadline(self) -> float:
-        """When the turn at hand must be over."""
+        """When the current turn must be over, by C{LiveConnections.now}; infinite without a limit."""
         return self._pacing.deadline
 
     # --- events of the transport ---
@@ -95,7 +95,7 @@ class Connection:
             self._owner.transport.protocol.dataReceived(rest)
         elif rest:
             self.dataReceived(rest)
-        # Octets wake nothing where the client was refused already, or where a handshake is not done with them.
+        # Octets that arrive after a refusal, or within a handshake that is not done, do not wake the connection.
         self.wake()
 
     def dataReceived(self, data: bytes) -> None:
@@ -146,7 +146,7 @@ class Connection:
         """The transport is gone."""
         state = self.state
         if state.phase is _LOST or state.phase is Phase.ENDED:
-            return  # It was over already, for what should have ended it had crashed.
+            return  # The protocol has reported it already, as the transport could not be ended after a crash.
         state.phase = _LOST
         self._server.admission.clientGoes(self._client.network)
         self._pacing.isPaused = False
@@ -154,7 +154,7 @@ class Connection:
         state.hasMoved = True
         try:
             if state.want is _HANDSHAKE and not self._pump.encryption.isDone:
-                # Twisted's TLS does not tell who ended it.
+                # Twisted's TLS does not tell which side ended the connection.
                 self._handshakeFailed(Failure(ConnectionAborted()) if state.isAborted else reason)
         finally:
             self.wake()
@@ -172,7 +172,7 @@ class Connection:
         self.wake()
 
     def abort(self) -> None:
-        """End the connection now; nothing that waits to be written is written any more."""
+        """End the connection now; pending output is dropped."""
         self.state.isAborted = True
         if self.state.phase is _OPEN:
             self.state.phase = _CLOSING
@@ -244,13 +244,13 @@ class Connection:
         driver = self._pump.driver
         if not self._pump.runOut():
             return
-        if not driver.wasClosed:
+        if not driver.hasCalledOnClose:
             self._logOut()
             self.state.hasMoved = True
             try:
                 self._pump.replier.log.connectionEnded()
             finally:
-                driver.close()
+                driver.callOnClose()
         if not driver.isPending:
             self.state.phase = Phase.ENDED
             self._server.forget(self._owner)
@@ -282,7 +282,7 @@ class Connection:
         turn = turnOf(state, pump.wire, pump.message)
         isStarved = state.inputEnded and turn in _INPUT and state.want is not _HANDSHAKE
         if isStarved and state.phase is _OPEN and not writer.isChoked:
-            pump.close()
+            pump.beginClosing()
             turn = turnOf(state, pump.wire, pump.message)
         pacing.turnTo(turn, isNew=state.hasMoved, octets=pump.message.octets)
         if state.hasMoved and (turn is _TIMER or turn is _FAREWELL):

@@ -1,8 +1,8 @@
 """
 Coroutines: how an C{async def} hook is run, from one await to the next.
 
-What C{yield from} does (PEP 380), as Twisted's own driver has it, with two differences: a Deferred is waited for with a
-L{Waiter}, and a future of asyncio may stand where a Deferred may.
+This does what C{yield from} does (PEP 380), as Twisted's own driver does, with two differences: a Deferred is waited
+for with a L{Waiter}, and a future of asyncio may stand where a Deferred may.
 This module knows neither hooks nor what an answer means.
 """
 

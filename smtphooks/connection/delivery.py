@@ -2,7 +2,7 @@
 A delivery: one message on its way into C{onData}, and what came of it.
 
 Octets go in, then the news that the message is whole or cut; C{onData} may end before, then, or long after.
-This module knows neither the wire nor the dialogue, only what the latter wants to hear in the end: a L{Verdict}.
+This module knows neither the wire nor the dialogue, but for the L{Verdict} that it makes for the latter.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Delivery:
             return answer
         if not self._isCut and (self.fault is None or answer.check(SMTPError)):
             return self._runner.refusalFor("onData", answer)
-        # The hook failed over the end of a message that nobody needs, or that is rejected anyway with a better reason.
+        # The message was cut, so there is no reply, or the server rejects it anyway, with a better reason.
         self._runner.logLate("onData", answer)
         return answer if self._isCut else None
 
@@ -97,13 +97,13 @@ class Delivery:
         pending, self._pending = self._pending, None
         self._runner.logTimedOut("onData")
         if pending is not None:
-            self._runner.abandon("onData", pending)  # before its stream fails, for that would be news to it
+            self._runner.cancel("onData", pending)  # before its stream fails, for that would be news to it
         self._answer = HOOK_TIMED_OUT
         self.isDecided = True
         self.stream.discard()
 
     def refuseBareNewline(self) -> None:
-        """The message holds one, and may not (invariant 3): the hook learns of it before it can accept the message."""
+        """The message is rejected for a bare newline: the hook learns of it before it can accept the message."""
         if self._fault is None:
             self._fault = replies.BARE_NEWLINE
             self.stream.fail(Failure(replies.BARE_NEWLINE.asError()))

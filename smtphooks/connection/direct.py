@@ -2,8 +2,8 @@
 Direct writing: what the socket takes at once goes there at once.
 
 Twisted's transports keep what is written until the reactor says that the socket is writable, which it nearly always is:
-for each reply two changes of what the reactor watches and one more turn of it, for TLS a delayed call as well.  These
-write first, and leave to the transport what the socket does not take.
+for each reply two changes of what the reactor watches and one more turn of it, for TLS a delayed call as well.  The
+classes here write first, and leave to the transport what the socket does not take.
 This module knows transports of Twisted and no SMTP.
 """
 

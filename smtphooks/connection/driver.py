@@ -27,10 +27,10 @@ _GONE = frozenset({Phase.LOST, Phase.ENDED})
 
 class Driver:
     """
-    @ivar wasClosed: C{onClose} has been called.
+    @ivar hasCalledOnClose: C{onClose} has been called.
     """
 
-    __slots__ = ("_dialogue", "_hasTimedOut", "_pending", "_question", "_runner", "_state", "_wake", "wasClosed")
+    __slots__ = ("_dialogue", "_hasTimedOut", "_pending", "_question", "_runner", "_state", "_wake", "hasCalledOnClose")
 
     def __init__(
         self, dialogue: Dialogue, runner: HookRunner, state: ConnectionState, wake: Callable[[], None]
@@ -46,7 +46,7 @@ class Driver:
         self._question: Ask | None = None  # the last that was asked of a pending hook
         self._pending: PendingAnswer | None = None
         self._hasTimedOut = False
-        self.wasClosed = False
+        self.hasCalledOnClose = False
 
     @property
     def isPending(self) -> bool:
@@ -123,7 +123,7 @@ class Driver:
             return False
         self._runner.logTimedOut(self._question.hook)
         self._hasTimedOut = True
-        self._runner.abandon(self._question.hook, pending)
+        self._runner.cancel(self._question.hook, pending)
         return True
 
     # --- the end ---
@@ -141,9 +141,9 @@ class Driver:
         self._question = self._pending = None
         self._runner.logLate(question.hook, pending.result)
 
-    def close(self) -> None:
+    def callOnClose(self) -> None:
         """Call C{onClose}, the last of all hooks."""
-        self.wasClosed = True
+        self.hasCalledOnClose = True
         session = self._runner.session
         answer = self._runner.ask("onClose", (session,))
         if type(answer) is PendingAnswer:

@@ -1,8 +1,8 @@
 """
 The message: read off the wire and into C{onData}, as a whole or chunk by chunk.
 
-The dialogue says what follows (a message, a chunk of one, octets of none); the answer waits here until it is pulled:
-when the octets were read, and when C{onData} has decided where that is due.
+The dialogue says what follows: a message, a chunk of one, or a chunk to discard.  The answer to it is there when the
+octets were read and, at the end of a message, C{onData} has decided; it waits here until it is pulled.
 This module knows neither what an answer means nor when there is time to read.
 """
 
@@ -42,7 +42,7 @@ class MessageReceiver:
     """
     @ivar stage: how far what the dialogue asked for has come.
     @ivar delivery: the message that has begun and is neither decided nor abandoned, if any.
-    @ivar octets: how much was read of the message, or of the chunk of none.
+    @ivar octets: how many were read of the message, or of the chunk that is discarded.
     """
 
     __slots__ = (

@@ -3,6 +3,7 @@ Pacing: whose turn it is, until when, and whether the client is paused meanwhile
 
 The connection says whose turn it is after each event; the deadline, the pausing of the transport (back-pressure, so
 that memory stays bounded: invariant 6) and the accounting of a message's time follow from that here, and nowhere else.
+Only an arrival, which has no turns, keeps a deadline of its own.
 This module knows options, clock and transport, neither commands nor replies.
 """
 
@@ -35,8 +36,7 @@ _LAST_WORDS = 1.0
 # Seconds that a client has to read the last reply when the rest of its message is not read.
 _FAREWELL = 1.0
 
-# Octets a second that a message must arrive with in the end, and how many times option socketTimeout it may take until
-# that is asked for.
+# The rate in octets a second that a message must reach, once it has taken this many times option socketTimeout.
 _LEAST_RATE = 10
 _GRACE = 5
 
@@ -118,7 +118,7 @@ class Pacing:
         self._socketTimeout = options.socketTimeout or _NEVER
         self._dataTimeout = options.dataTimeout or _NEVER
         self._hookTimeout = options.hookTimeout or _NEVER
-        self._messageBegan = 0.0  # less the time that hooks have taken since
+        self._messageBegan = 0.0  # moved on by the time that hooks have taken since
         self._hookSince = 0.0
         self.turn = Turn.NONE
         self.deadline = _NEVER
@@ -172,7 +172,7 @@ class Pacing:
         return self.turn is Turn.TIMER and self.deadline <= self._live.seconds()
 
     def delayClient(self, seconds: float) -> None:
-        """The next L{Turn.TIMER} takes so long; one that was before is over."""
+        """The next L{Turn.TIMER} lasts that many seconds, even if another one has just ended."""
         self.turn = Turn.NONE
         self._delay = seconds
 
@@ -181,7 +181,7 @@ class Pacing:
         self._hookTimeout = _LAST_WORDS
 
     def messageBegins(self) -> None:
-        """From here on the message takes time."""
+        """The time of a message begins; see L{_deadlineOf}."""
         self._messageBegan = self._hookSince = self._live.now
 
     def pause(self, isPaused: bool) -> None:

@@ -56,10 +56,10 @@ class Pump:
     @ivar dialogue: what they mean.
     @ivar driver: the hooks that the dialogue asks.
     @ivar message: the message that is being received.
-    @ivar replier: what is said, and the event log.
-    @ivar writer: where it goes.
-    @ivar pacing: the time that it may take.
-    @ivar encryption: TLS.
+    @ivar replier: writes replies, and logs them.
+    @ivar writer: replies on their way to the client.
+    @ivar pacing: deadlines and back-pressure.
+    @ivar encryption: TLS on the connection.
     """
 
     __slots__ = (
@@ -199,10 +199,11 @@ class Pump:
             _STEPS[type(step)](self, step)
 
     def say(self, reply: Reply, by: str | None = None) -> None:
+        """Make a reply, and wait for the next command unless it closes; the argument is that of L{Replier.reply}."""
         self.replier.reply(reply, None, by)
         self.state.hasMoved = True
         if reply.closes:
-            self.close()
+            self.beginClosing()
         else:
             self.state.want = _LINE
 
@@ -210,7 +211,7 @@ class Pump:
         self.state.want = _LINE
         # Each recipient has its reply, even if the first of them closes.
         if all and self.replier.replyToEach(all):
-            self.close()
+            self.beginClosing()
 
     def _logFailedAuth(self, step: AuthFailed) -> None:
         if self.dialogue.attempt is not None:
@@ -275,21 +276,22 @@ class Pump:
         """What the dialogue wanted to have read was read, and decided if that was due."""
         replier, state = self.replier, self.state
         replier.decided = envelope = replier.envelope
-        self.describeContent()
+        self._describeContent()
         self._do(self.driver.advance(self.dialogue.answer, verdict))
         replier.decided = None
         if verdict is not None:
             code = 0 if state.isAborted or state.phase is _LOST else replier.code
             replier.log.messageEnded(self.dialogue.verb, envelope, verdict.octets, code)
 
-    def describeContent(self) -> None:
+    def _describeContent(self) -> None:
+        """Tell the transcript how much of a message has come."""
         if self.replier.transcript is not None and self.message.octets:
             self.replier.transcript.content(self.message.octets)
 
     # --- the end ---
 
-    def close(self) -> None:
-        """Nothing more is said, and what the client sends from here on is ignored."""
+    def beginClosing(self) -> None:
+        """No further reply is made, and what the client sends from here on is ignored."""
         if self.state.phase is _OPEN:
             self.state.phase = Phase.CLOSING
             self.state.hasMoved = True
@@ -301,9 +303,9 @@ class Pump:
         self.driver.cancel()
         delivery = self.message.delivery
         if delivery is not None:
-            if not delivery.isWhole:  # or else it is yet to be concluded
-                self.describeContent()
-            # Always a ConnectionLost, even if the client left politely: mid-message that is no way to go.
+            if not delivery.isWhole:  # a whole one is described when it is concluded
+                self._describeContent()
+            # Always a ConnectionLost, even after a clean close: the message is incomplete.
             self.message.cut(Failure(ConnectionLost(f"the client left within the message: {reason.value}")))
 
     def runOut(self) -> bool:

@@ -30,7 +30,7 @@ class Live(Protocol):
         """End the connection now."""
 
     def crashed(self) -> None:
-        """One of these has raised."""
+        """One of these methods has raised: end the connection.  Nothing is raised here."""
 
 
 class Summaries(Protocol):
@@ -49,7 +49,7 @@ class Summaries(Protocol):
 
 class LiveConnections:
     """
-    @ivar connections: all of them, from the first octet to the end of their last hook.
+    @ivar connections: all of them, each from C{connectionMade} to the end of its last hook.
     @ivar now: the time by which deadlines are measured, in seconds; it moves once a second, and is never behind.
     @ivar isClosing: no new connection is served.
     @ivar summaries: lines of the log that are written when their second is over.

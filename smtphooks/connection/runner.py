@@ -123,7 +123,7 @@ class HookRunner:
         elif isinstance(result, Failure) and not _isExpected(result):
             self.refusalFor(hook, result)
 
-    def abandon(self, hook: object, pending: PendingAnswer) -> None:
+    def cancel(self, hook: object, pending: PendingAnswer) -> None:
         """Cancel a hook whose answer is of no use any more; what it still raises is logged."""
         pending.whenThere(lambda: self.logLate(hook, pending.result))
         pending.cancel()

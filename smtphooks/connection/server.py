@@ -6,11 +6,9 @@ This module knows neither the factory that makes it nor what a connection does w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import Context
 
 import attrs
-from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from smtphooks.admission.admission import Admission
@@ -47,7 +45,6 @@ class Server:
     secureContext: SecureContext
     debugPeers: TrustedPeers | None
     context: Context
-    clock: Callable[[], IReactorTime]
 
     def shareLines(self, lines: LineLimits) -> None:
         """Keep to limits of the lines in the event log that other servers keep to as well."""

@@ -1,7 +1,7 @@
 """
 The state of a connection: how far it has come, and what it waits for.
 
-One object that all parts of a connection look at; the connection alone changes it.
+All parts of a connection read this one object; only the connection and its pump change it.
 This module knows no transport, no dialogue and no hook.
 """
 
@@ -36,10 +36,12 @@ class Want(Enum):
 
 class ConnectionState:
     """
-    @ivar hasMoved: a step was taken since the last deadline was set, so that the next one is counted anew.
+    @ivar phase: how far it has come.
+    @ivar want: what it waits for while it is open.
+    @ivar hasMoved: a step was taken since the last deadline was set, so the next turn gets a new deadline.
     @ivar inputEnded: the client has closed its sending side.
     @ivar isLeaving: the server ends the connection as soon as no transaction is in progress.
-    @ivar isAborted: nothing that waits to be written is written any more.
+    @ivar isAborted: the connection was ended at once, and pending output dropped.
     """
 
     __slots__ = ("hasMoved", "inputEnded", "isAborted", "isLeaving", "phase", "want")

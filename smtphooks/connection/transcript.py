@@ -3,7 +3,7 @@ The transcript: the dialogue of a client in the log, both ways (option C{debugPe
 
 It holds no secrets: not the initial response of AUTH, no challenge and no response, and nothing of a line that is not a
 known command, for that may be a password gone astray.  Of a message only the octets are counted.
-This module knows lines and octets, not what they mean.
+This module knows lines and octets, and of commands only where AUTH has a secret.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """
 The context: what the handlers of commands read and change, and what they may call.
 
-It is all that lasts from one command to the next: the state, the counts, and what this client may use.
+It holds what lasts from one command to the next (the state, the counts, what this client may use), and notes on the
+current command.
 This module knows no command by name: the handlers import it, and the engine imports the handlers.
 """
 

@@ -3,8 +3,8 @@ The engine: the state machine of SMTP and LMTP, one command at a time.
 
 In: a line, or the answer to what was asked.  Out: a step, which is a reply, or a question without whose answer the
 dialogue does not go on.  It never looks at anything beyond the current command, so replies are in command order
-(invariant 1).  This module knows the table of commands and the context that their handlers share; it knows no socket,
-no Deferred and no hook.
+(invariant 1).  This module knows the table of commands and the context that their handlers share; it knows no socket
+and no Deferred, and hooks by their names only.
 """
 
 from __future__ import annotations

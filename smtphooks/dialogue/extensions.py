@@ -1,8 +1,8 @@
 """
 The service extensions of one server (RFC 5321 section 2.2), looked up by what a client may use of them.
 
-The dialogue asks here what EHLO shows and which parameters and commands there are; it knows no extension by name but
-those that bring commands of its own.
+The dialogue asks here what EHLO shows and which parameters and commands there are.  By name it knows only extensions
+that have a row in its own table of commands, such as STARTTLS.
 This module knows neither the built-in extensions nor commands nor hooks.
 """
 

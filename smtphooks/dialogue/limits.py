@@ -2,7 +2,7 @@
 Limits: what the dialogue counts of a client and of its transaction, and how much is too much.
 
 Hooks may change the session and the envelope, but not these counts, so no hook lifts a limit by accident.
-This module knows neither options nor commands nor replies.
+This module knows neither options nor replies, and no command but those that lead to authentication.
 """
 
 from __future__ import annotations

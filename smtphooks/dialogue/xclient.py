@@ -13,35 +13,29 @@ from smtphooks.dialogue import authentication
 from smtphooks.dialogue.context import Command, Context
 from smtphooks.dialogue.extensions import PeerExtension, isDisabled
 from smtphooks.dialogue.steps import Task
-from smtphooks.errors import OptionError
 from smtphooks.netaddress import bracketed
 from smtphooks.options import Options
 from smtphooks.replies import Reply
 from smtphooks.sasl.auth import Auth
 from smtphooks.session import Session
 from smtphooks.syntax import xclient
-from smtphooks.syntax.networks import TrustedPeers
+from smtphooks.syntax.networks import peersOf
 
 
 def extensionsOf(options: Options) -> tuple[PeerExtension, PeerExtension]:
     """Both extensions, for the peers that the options list."""
 
-    def extension(verb: str, attributes: str, peers: TrustedPeers | None) -> PeerExtension:
+    def extension(verb: str, attributes: str, option: str, value: object) -> PeerExtension:
         return PeerExtension(
-            verb, lambda session: None if isDisabled(verb, options, session) else attributes, peers=peers
+            verb,
+            lambda session: None if isDisabled(verb, options, session) else attributes,
+            peers=peersOf(option, value) if value else None,
         )
 
     return (
-        extension("XCLIENT", xclient.xClientKeywords, _peers("useXClient", options.useXClient)),
-        extension("XFORWARD", xclient.xForwardKeywords, _peers("useXForward", options.useXForward)),
+        extension("XCLIENT", xclient.xClientKeywords, "useXClient", options.useXClient),
+        extension("XFORWARD", xclient.xForwardKeywords, "useXForward", options.useXForward),
     )
-
-
-def _peers(option: str, value: object) -> TrustedPeers | None:
-    try:
-        return TrustedPeers(value) if value else None
-    except OptionError as error:
-        raise error.ofOption(option) from None
 
 
 def xClient(context: Context, argument: str) -> Task:

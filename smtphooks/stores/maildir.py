@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.threads import deferToThread
@@ -26,10 +26,8 @@ from twisted.python.failure import Failure
 
 from smtphooks.header import maybeSeparator
 from smtphooks.replies import TOO_LARGE, SMTPError
-
-if TYPE_CHECKING:
-    from smtphooks.session import Address, Session
-    from smtphooks.stream import MessageStream
+from smtphooks.session import Address, Session
+from smtphooks.stream import MessageStream
 
 log = Logger()
 

@@ -58,6 +58,18 @@ class TrustedPeers:
         )
 
 
+def peersOf(option: str, value: object) -> TrustedPeers:
+    """
+    The peers that an option lists.
+
+    @raise OptionError: if it lists none, of that option.
+    """
+    try:
+        return TrustedPeers(value)
+    except OptionError as error:
+        raise error.ofOption(option) from None
+
+
 def _network(entry: object) -> IPNetwork:
     try:
         # ip_network() would also accept a number; a zone ("%eth0") does not identify a peer.

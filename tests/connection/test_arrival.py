@@ -1,4 +1,4 @@
-"""Arrival: who may say that it is somebody else, what is made of it, and the name that is looked up meanwhile."""
+"""Arrival: which peers may name another client, what becomes of it, and the look-up of its name meanwhile."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def log() -> Iterator[list[str]]:
 
 
 @HEADERS
-def test_client_is_whom_the_header_names(header: bytes) -> None:
+def test_client_is_the_one_that_the_header_names(header: bytes) -> None:
     server = Watched()
     client = server.come()
     assert (client.replies(), server.called) == ([], [])
@@ -511,6 +511,15 @@ def test_what_has_arrived_meanwhile_is_not_held_any_longer_than_needed() -> None
     client.protocol.dataReceived(COMMANDS)
     answer.callback(([], [], []))
     assert client.codes() == [220, 250, 250]
+    assert client.protocol._stage._client.rest == b""
+
+
+def test_octets_of_a_peer_without_a_valid_header_are_not_kept() -> None:
+    """Its transport may take a while to close, above all if the peer does not read."""
+    client = come(makeFactory(useProxy=True))
+    client.feed(b"EHLO client.test\r\n")
+    assert client.isClosed
+    client.feed(COMMANDS)
     assert client.protocol._stage._client.rest == b""
 
 

@@ -286,12 +286,12 @@ async def test_a_task_that_wants_to_end_the_process_ends_as_any_other_crash(erro
 async def test_what_a_task_group_raises_is_taken_for_what_is_in_it() -> None:
     @asyncioHook
     async def onData(stream: Any, session: Any) -> None:
-        async def judge() -> None:
+        async def decide() -> None:
             await stream.read()
             raise SMTPError("Not that", 554)
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(judge())
+            group.create_task(decide())
 
     client = connect(onData=onData)
     client.say(*ENVELOPE, "DATA")

@@ -248,8 +248,8 @@ def test_a_crash_behind_the_end_is_logged(phase: Phase, harness: Harness, logged
 def test_on_close_is_waited_for_like_any_hook(harness: Harness) -> None:
     harness.hooks.onClose = pending = Pending()
     harness.state.phase = Phase.LOST
-    harness.driver.close()
-    assert (harness.driver.isPending, harness.driver.wasClosed) == (True, True)
+    harness.driver.callOnClose()
+    assert (harness.driver.isPending, harness.driver.hasCalledOnClose) == (True, True)
     assert harness.driver.timeOut()
     assert (pending.cancelled, harness.driver.isPending) == (1, False)
 
@@ -257,7 +257,7 @@ def test_on_close_is_waited_for_like_any_hook(harness: Harness) -> None:
 def test_on_close_wakes_when_it_has_ended(harness: Harness) -> None:
     harness.hooks.onClose = pending = Pending()
     harness.state.phase = Phase.LOST
-    harness.driver.close()
+    harness.driver.callOnClose()
     assert harness.woken == 0
     pending.decide()
     assert (harness.woken, harness.driver.isPending) == (1, False)
@@ -266,7 +266,7 @@ def test_on_close_wakes_when_it_has_ended(harness: Harness) -> None:
 def test_a_crash_of_on_close_is_logged(harness: Harness, logged: Logged) -> None:
     harness.hooks.onClose = pending = Pending()
     harness.state.phase = Phase.LOST
-    harness.driver.close()
+    harness.driver.callOnClose()
     pending.decide(RuntimeError("late"))
     harness.driver.dropAnswer()
     assert len(logged.takeFailures(RuntimeError)) == 1

@@ -764,7 +764,7 @@ def test_the_last_error_of_a_client_does_not_hide_that_AUTH_failed(events: Event
 @pytest.mark.parametrize(
     ("line", "code"), [("AUTH PLAIN !", 501), ("AUTH NONE", 504), ("AUTH PLAIN " + plain("a\nb"), 501)]
 )
-def test_an_AUTH_that_asked_nobody_is_a_refusal_like_others(line: str, code: int, events: Events) -> None:
+def test_an_AUTH_that_asked_no_hook_is_a_refusal_like_others(line: str, code: int, events: Events) -> None:
     client = connect(allowInsecureAuth=True, onAuth=lambda auth, session: None)
     client.say(HELLO, f"AUTH PLAIN {plain('ann', WRONG_PASSWORD)}")
     client.clock.advance(1)
@@ -847,7 +847,7 @@ def test_a_user_that_is_no_text_is_not_shown(events: Events) -> None:
     assert events[0]["user"] == ""
 
 
-def test_nobody_has_no_hash() -> None:
+def test_the_empty_address_has_no_hash() -> None:
     assert addressForLog("", False) == ""
     assert addressForLog("\udcff", False) != ""
 

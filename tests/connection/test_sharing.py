@@ -137,7 +137,7 @@ def test_who_waits_again_at_once_finds_the_same() -> None:
         assert got == [result, result]
 
 
-def test_a_wait_that_was_cancelled_holds_on_to_nobody() -> None:
+def test_a_wait_that_was_cancelled_keeps_no_client_in_memory() -> None:
     class Client:
         def came(self, result: Any) -> None: ...
 

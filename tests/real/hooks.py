@@ -5,21 +5,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from smtphooks import AuthResponse, Hooks, SMTPError
+from smtphooks import Address, Auth, AuthResponse, Hooks, MessageStream, Session, SMTPError
 from smtphooks.stores.maildir import Maildir
 from tests.secrets import PASSWORD, TOKEN
-
-if TYPE_CHECKING:
-    from smtphooks import Address, MessageStream, Session
-    from smtphooks.sasl.auth import Auth
-
 
 log = Logger()
 
