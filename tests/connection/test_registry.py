@@ -1,0 +1,216 @@
+"""The registry of live connections: their one timer, and the end of all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from smtphooks.connection.registry import LiveConnections
+
+
+class Summaries:
+    """Stands for the lines of the log that wait for their second to end."""
+
+    def __init__(self) -> None:
+        self.hasMore = False
+        self.calls: list[str] = []
+
+    def flush(self) -> None:
+        self.calls.append("flush")
+
+    def report(self) -> None:
+        self.calls.append("report")
+
+
+class Connection:
+    """A connection that writes down what it is told; it leaves when it is told to, unless it is busy."""
+
+    def __init__(self, live: LiveConnections, isBusy: bool = False, raises: bool = False) -> None:
+        self.live = live
+        self.isBusy = isBusy
+        self.raises = raises
+        self.calls: list[Any] = []
+        live.add(self)
+        self.calls.clear()  # the first of all connections is looked at as it is added
+
+    def look(self, now: float) -> None:
+        self.calls.append(now)
+        if now:
+            self._maybeRaise()
+
+    def leave(self) -> None:
+        self.calls.append("leave")
+        self._maybeRaise()
+        if not self.isBusy:
+            self.live.remove(self)
+
+    def endByForce(self) -> None:
+        self.calls.append("endByForce")
+        self._maybeRaise()
+        self.live.remove(self)
+
+    def crashed(self) -> None:
+        self.calls.append("crashed")
+        self.live.remove(self)
+
+    def _maybeRaise(self) -> None:
+        if self.raises:
+            raise OSError("broken")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def live(clock: Clock) -> LiveConnections:
+    one = LiveConnections(lambda: clock, Summaries())  # type: ignore[arg-type, return-value]
+    one.startListening()
+    return one
+
+
+def test_any_number_of_connections_costs_one_delayed_call(live: LiveConnections, clock: Clock) -> None:
+    for _ in range(100):
+        live.wakeAt(5, Connection(live))
+    assert len(clock.getDelayedCalls()) == 1
+
+
+def test_each_connection_is_looked_at_once_a_second(live: LiveConnections, clock: Clock) -> None:
+    one, other = Connection(live), Connection(live)
+    clock.pump([0.5] * 6)
+    assert one.calls == other.calls == [1, 2, 3]
+
+
+def test_the_time_of_connections_is_never_behind(live: LiveConnections, clock: Clock) -> None:
+    Connection(live)
+    for _ in range(30):
+        clock.advance(0.3)
+        assert clock.seconds() <= live.now <= clock.seconds() + 1
+
+
+def test_a_connection_is_looked_at_when_it_asked_for_it(live: LiveConnections, clock: Clock) -> None:
+    one, other = Connection(live), Connection(live)
+    live.wakeAt(0.25, one)
+    clock.pump([0.25, 0.25])
+    assert (one.calls, other.calls) == ([0.25], [])
+
+
+def test_a_connection_that_has_gone_is_not_kept_for_what_it_asked_for(live: LiveConnections, clock: Clock) -> None:
+    stays = Connection(live)
+    for _ in range(50):
+        gone = Connection(live)
+        live.wakeAt(1000, gone)
+        live.remove(gone)
+    live.wakeAt(1000, stays)
+    assert len(live._wakes) < 10
+
+
+def test_what_one_connection_raises_harms_no_other(live: LiveConnections, clock: Clock) -> None:
+    broken, other = Connection(live, raises=True), Connection(live)
+    clock.advance(1)
+    assert (broken.calls, other.calls) == ([1, "crashed"], [1])
+    assert live.connections == {other}
+
+
+def test_without_connections_no_timer_is_left(live: LiveConnections, clock: Clock) -> None:
+    one = Connection(live)
+    live.remove(one)
+    assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("isListening", [True, False])
+def test_summaries_are_waited_for_while_clients_can_connect(
+    live: LiveConnections, clock: Clock, isListening: bool
+) -> None:
+    summaries: Any = live.summaries
+    one = Connection(live)
+    summaries.hasMore = True
+    if not isListening:
+        live.stopListening()
+    live.remove(one)
+    assert ("report" in summaries.calls) is not isListening
+    assert len(clock.getDelayedCalls()) == 1
+    summaries.hasMore = False
+    clock.pump([1, 1])
+    assert clock.getDelayedCalls() == []
+
+
+# --- the end ---
+
+
+def fired(live: LiveConnections, timeout: float = 30) -> list[None]:
+    done: list[None] = []
+    live.close(timeout).addCallback(done.append)
+    return done
+
+
+def test_without_connections_it_is_closed_at_once(live: LiveConnections) -> None:
+    assert fired(live) == [None]
+
+
+def test_it_is_closed_when_the_last_connection_has_gone(live: LiveConnections, clock: Clock) -> None:
+    idle, busy = Connection(live), Connection(live, isBusy=True)
+    done = fired(live)
+    assert (idle.calls, busy.calls, done) == (["leave"], ["leave"], [])
+    live.remove(busy)
+    assert done == [None]
+    assert clock.getDelayedCalls() == []
+
+
+def test_what_takes_too_long_is_ended_by_force(live: LiveConnections, clock: Clock) -> None:
+    busy = Connection(live, isBusy=True)
+    done = fired(live, 2.5)
+    clock.pump([1, 1])
+    assert "endByForce" not in busy.calls
+    clock.advance(0.5)
+    assert busy.calls[-1] == "endByForce"
+    assert done == [None]
+
+
+def test_without_a_timeout_it_waits(live: LiveConnections, clock: Clock) -> None:
+    busy = Connection(live, isBusy=True)
+    done = fired(live, 0)
+    clock.pump([60] * 5)
+    assert ("endByForce" in busy.calls, done) == (False, [])
+
+
+@pytest.mark.parametrize("when", ["leave", "endByForce"])
+def test_a_connection_that_raises_as_it_is_ended_keeps_no_other(live: LiveConnections, clock: Clock, when: str) -> None:
+    broken, other = Connection(live, isBusy=True), Connection(live, isBusy=True)
+    broken.raises = when == "leave"
+    done = fired(live, 1)
+    broken.raises = True
+    clock.advance(1)
+    assert "crashed" in broken.calls
+    assert "endByForce" in other.calls
+    assert done == [None]
+
+
+def test_closing_twice_is_closing_once(live: LiveConnections, clock: Clock) -> None:
+    busy = Connection(live, isBusy=True)
+    first, second = fired(live), fired(live)
+    live.remove(busy)
+    assert (first, second) == ([None], [None])
+
+
+def test_a_connection_made_while_it_closes_is_waited_for(live: LiveConnections) -> None:
+    busy = Connection(live, isBusy=True)
+    done = fired(live)
+    late = Connection(live, isBusy=True)
+    live.remove(busy)
+    assert done == []
+    live.remove(late)
+    assert done == [None]
+
+
+def test_a_connection_made_since_it_listens_again_is_not_waited_for(live: LiveConnections) -> None:
+    busy = Connection(live, isBusy=True)
+    done = fired(live)
+    live.startListening()
+    assert not live.isClosing
+    Connection(live, isBusy=True)
+    live.remove(busy)
+    assert done == [None]
