@@ -203,10 +203,12 @@ def shownPEM(value: Any) -> object:
     """A value for errors and logs: paths in it stay, and whatever is or might be a key is described."""
     if isinstance(value, Mapping):
         return {name: shownPEM(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [shownPEM(item) for item in value]
+    if type(value) in (list, tuple):
+        return type(value)(map(shownPEM, value))
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    if not isinstance(text, str) or isPEMPath(text):
+    if not isinstance(text, str):
+        text = repr(value)  # A value of a wrong type, such as a bytearray or a set, may hold a key as well.
+    if isPEMPath(text):
         return value
     return NotShown("PEM text" if "-----BEGIN" in text else "text that is no PEM")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -85,6 +86,18 @@ def test_what_may_be_a_key_is_described_wherever_it_stands(text: str, descriptio
             "a": {"key": NotShown(description)},
             "b": [NotShown(description), 5],
         }
+
+
+@pytest.mark.parametrize(
+    "convert", [bytearray, lambda pem: (pem,), lambda pem: {pem}, lambda pem: [("a", {"key": pem})]]
+)
+def test_key_of_a_wrong_type_is_not_shown(convert: Callable[[bytes], object]) -> None:
+    key = convert(b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw\n-----END PRIVATE KEY-----\n")
+    for name in ("key", "sniOptions"):
+        with pytest.raises(OptionError) as caught:
+            Options(**{name: key})
+        assert "PEM text" in str(caught.value)
+        assert "MC4C" not in str(caught.value)
 
 
 def test_what_is_not_shown_is_described_in_every_notation() -> None:

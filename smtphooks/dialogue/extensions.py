@@ -75,7 +75,8 @@ class Extensions:
         self.mailParameters = _index(extensions, "mailParameters")
         self.rcptParameters = _index(extensions, "rcptParameters")
         self.commands = _index(extensions, "commands")
-        self.forPeers = frozenset(each for each in extensions if isinstance(each, PeerExtension))
+        # Not a set: a subclass of Extension may compare by its value, which cannot be hashed.
+        self.forPeers = tuple(each for each in extensions if isinstance(each, PeerExtension))
         self.commandLength = sum(extension.commandLength for extension in extensions)
 
 

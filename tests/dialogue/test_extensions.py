@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 
 from smtphooks.dialogue.extensions import ClientExtensions, Extensions, PeerExtension
@@ -191,6 +192,21 @@ def test_a_subclass_may_have_its_own_way_to_tell_its_parameters() -> None:
     extensions = Extensions([_Own("XOWN"), Extension("XSAME", "A B"), Extension("XNONE", None), Extension("XBARE")])
     assert ClientExtensions(extensions, Session(secure=True)).ehloLines() == ["XOWN TO-YOU", "XSAME A B", "XBARE"]
     assert ClientExtensions(extensions, Session()).ehloLines() == ["XSAME A B", "XBARE"]
+
+
+@attrs.frozen
+class _ByValue(Extension):
+    """It compares by its value, as classes of attrs do unless they are told not to, and so has no hash."""
+
+
+def test_a_subclass_need_not_be_hashable_for_clients_behind_a_proxy() -> None:
+    commands = {"XDO": lambda argument, session: None}
+    own = _ByValue("XOWN", lambda session: "A", mailParameters={"XP": lambda value: value}, commands=commands)
+    talk = Talk(extensions=[own], useXClient=["192.0.2.1"])
+    assert talk.say("XCLIENT ADDR=198.51.100.7").startswith("220 ")
+    assert talk.say(HELLO).endswith("250 XOWN A")
+    assert talk.say("XDO") == "250 2.0.0 OK"
+    assert talk.say(f"{MAIL} XP=1") == "250 2.1.0 Sender OK"
 
 
 def test_parameters_are_shown_as_text_whatever_they_are() -> None:
