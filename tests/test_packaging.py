@@ -68,6 +68,8 @@ def test_the_wheel_contains_the_plugin(tmp_path: Path) -> None:
         archive.extractall(installed)
     assert sorted(path.name for path in (installed / "twisted").rglob("*.py")) == ["smtphooks_plugin.py"]
     assert (installed / "smtphooks" / "py.typed").exists()
+    modules = {path.relative_to(source) for path in (source / "smtphooks").rglob("*.py")}
+    assert {path.relative_to(installed) for path in (installed / "smtphooks").rglob("*.py")} == modules
     metadata = next(installed.glob("*.dist-info/METADATA")).read_text()
     assert f"Version: {smtphooks.__version__}\n" in metadata
 
