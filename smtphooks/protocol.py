@@ -101,11 +101,6 @@ class SMTPServerProtocol(Protocol):
         """Octets of the client that are held: read from the network, and not used yet."""
         return self._stage.buffered
 
-    @property
-    def deadline(self) -> float:
-        """When the client, or the hook that is pending, must have acted; infinite without a limit."""
-        return self._stage.deadline
-
     def look(self, now: float) -> None:
         """See whether the deadline has passed."""
         self._stage.look(now)

@@ -74,11 +74,6 @@ class Connection:
         """Octets of the client that are held here: read from the network, and not used yet."""
         return self._pump.wire.buffered + self._pump.message.buffered
 
-    @property
-    def deadline(self) -> float:
-        """When the current turn must be over, by C{LiveConnections.now}; infinite without a limit."""
-        return self._pacing.deadline
-
     # --- events of the transport ---
 
     def open(self) -> None:

@@ -706,6 +706,20 @@ def test_a_guess_that_a_challenge_has_answered_counts_and_is_logged(method: str,
     assert Client(factory).last(HELLO, f"AUTH {method} x").startswith("421 ")
 
 
+def test_an_address_writes_ten_lines_a_second_about_failed_AUTH(events: Events) -> None:
+    factory = makeFactory(
+        allowInsecureAuth=True,
+        authMethods=["XOAUTH2"],
+        authFailuresPerAddress=0,
+        onAuth=lambda *_: AuthResponse(data={"status": "401"}),
+    )
+    for _ in range(13):
+        client = Client(factory)
+        client.say(HELLO, "AUTH XOAUTH2 " + encoded("user=ann\x01auth=Bearer x\x01\x01"))
+        client.lose()
+    assert len([event for event in events if "method" in event]) == 10
+
+
 def test_an_AUTH_is_logged_once_whatever_its_exchange(events: Events) -> None:
     client = connect(
         allowInsecureAuth=True, authMethods=["XOAUTH2"], onAuth=lambda *_: AuthResponse(data={"status": "401"})

@@ -488,6 +488,19 @@ def test_a_transport_that_raises_before_the_client_is_known_is_let_go(
     assert factory.clients.connections == len(factory.connections)
 
 
+def test_a_transport_that_raises_as_octets_come_is_let_go(logged: Logged) -> None:
+    class Broken(Transport):
+        def loseConnection(self) -> None:
+            raise OSError("broken")
+
+    client = Client(makeFactory(useProxy=True), Broken())
+    client.feed(b"EHLO is no PROXY header\r\n")
+    assert len(logged.takeFailures(OSError)) == 1
+    assert client.transport.disconnected
+    client.lose()
+    assert not client.factory.connections
+
+
 @pytest.mark.parametrize("isDecided", [True, False])
 def test_a_transport_that_raises_as_a_hook_reads_is_not_for_the_hook(isDecided: bool, logged: Logged) -> None:
     gate: Deferred[None] = Deferred()
