@@ -491,7 +491,16 @@ def test_a_transport_that_raises_before_the_client_is_known_is_let_go(
 def test_a_transport_that_raises_as_octets_come_is_let_go(logged: Logged) -> None:
     class Broken(Transport):
         def loseConnection(self) -> None:
-            raise OSError("broken")
+            if self.isAborted:
+                super().loseConnection()
+            else:
+                raise OSError("broken")
+
+        isAborted = False
+
+        def abortConnection(self) -> None:
+            self.isAborted = True
+            super().abortConnection()
 
     client = Client(makeFactory(useProxy=True), Broken())
     client.feed(b"EHLO is no PROXY header\r\n")
