@@ -33,7 +33,7 @@ EXPECTED = [CancelledError(), asyncio.CancelledError(), ConnectionLost(), SMTPEr
 
 
 class Group(Exception):
-    """As an exception group (PEP 654), which Python has since 3.11."""
+    """As an exception group (PEP 654), which Python has since 3.11; one that other code has made may be empty."""
 
     def __init__(self, *exceptions: BaseException) -> None:
         super().__init__("group")
@@ -207,7 +207,7 @@ def test_a_group_of_refusals_is_the_first_of_them(harness: Harness) -> None:
     assert harness.runner.checked("onHelo", group).value is first
 
 
-@pytest.mark.parametrize("error", [SMTPError("No"), CRASH, Group(CRASH), Group(SMTPError("No"), CRASH)])
+@pytest.mark.parametrize("error", [SMTPError("No"), CRASH, Group(CRASH), Group(SMTPError("No"), CRASH), Group()])
 def test_any_other_failure_is_passed_on(error: Exception, harness: Harness) -> None:
     failure = Failure(error)
     assert harness.runner.checked("onHelo", failure) is failure
@@ -265,7 +265,7 @@ def test_a_late_end_that_is_expected_is_not_logged(result: object, harness: Harn
     assert harness.told == []
 
 
-@pytest.mark.parametrize("error", [CRASH, Group(CRASH, SMTPError("No")), Wrapped(CRASH)])
+@pytest.mark.parametrize("error", [CRASH, Group(CRASH, SMTPError("No")), Group(), Wrapped(CRASH)])
 def test_any_other_late_failure_is_logged(error: Exception, harness: Harness, logged: Logged) -> None:
     harness.runner.logLate("onData", Failure(error))
     assert harness.told == [error]
