@@ -176,7 +176,8 @@ class HookRunner:
 def _leavesOf(error: BaseException | None) -> list[BaseException]:
     """The exceptions in a group (PEP 654), groups in it included; of another exception itself."""
     members = getattr(error, "exceptions", None)
-    if not isinstance(members, tuple):
+    # An exception of other code may have the attribute as well, and nothing in it.
+    if not isinstance(members, tuple) or not members:
         return [] if error is None else [error]
     return [leaf for member in members for leaf in _leavesOf(member)]
 
