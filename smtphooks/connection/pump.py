@@ -200,7 +200,7 @@ class Pump:
 
     def say(self, reply: Reply, by: str | None = None) -> None:
         """Make a reply, and wait for the next command unless it closes; the argument is that of L{Replier.reply}."""
-        self.replier.reply(reply, None, by)
+        self.replier.reply(reply, by=by)
         self.state.hasMoved = True
         if reply.closes:
             self.beginClosing()

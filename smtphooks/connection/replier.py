@@ -22,6 +22,10 @@ from smtphooks.replies import BROKEN_PROTOCOL, FAULTS, Reply
 from smtphooks.session import Envelope
 
 
+# In the place of the recipient of a reply that is not one of several: with LMTP the only one that there is, if there is.
+_THE_ONLY_ONE = ""
+
+
 class Replier:
     """
     @ivar code: of the last reply, or the worst of several.
@@ -63,11 +67,11 @@ class Replier:
             self.transcript.challenge()
         self._writer.put(step.octets)
 
-    def reply(self, reply: Reply, recipient: str | None = None, by: str | None = None) -> None:
+    def reply(self, reply: Reply, recipient: str | None = _THE_ONLY_ONE, by: str | None = None) -> None:
         """
         Write a reply.
 
-        @param recipient: the recipient that it is about, if it is one of several.
+        @param recipient: the recipient that it is about, if it is one of several; None if that is not known.
         @param by: what makes it, if it is not from the dialogue: a hook's name or C{"server"}.
         """
         self.code = code = reply.code
@@ -120,9 +124,9 @@ class Replier:
                 recipient = dialogue.subject
             elif self.decided is not None:
                 by = "server" if reply in FAULTS else by
-                if self._lmtp and len(envelope.rcptTo) == 1:
+                if recipient == _THE_ONLY_ONE and self._lmtp and len(envelope.rcptTo) == 1:
                     recipient = str(envelope.rcptTo[0])
-        self.log.refusal(verb, reply, by, sender, recipient)
+        self.log.refusal(verb, reply, by, sender, recipient or None)
 
     def _reportBreach(self, reply: Reply) -> None:
         """Tell C{onError} that the peer broke the protocol."""

@@ -251,11 +251,13 @@ def test_each_recipient_has_a_reply_and_the_worst_code_counts() -> None:
     assert (harness.replier.code, harness.replier.log.refusals) == (550, 2)
 
 
-def test_recipients_are_not_named_where_a_hook_has_changed_them() -> None:
-    harness = lmtp(ANN, BOB, ANN)
+@pytest.mark.parametrize("left", [(ANN, BOB, ANN), (ANN,), ()])
+def test_recipients_are_not_named_where_a_hook_has_changed_them(left: tuple[Address, ...]) -> None:
+    harness = lmtp(*left)
     with capturedLogs() as events:
         harness.replier.replyToEach((NO, OK))
-    assert refusals(events) == [("DATA", 550, "server", "sender@client.test", "")]
+        harness.replier.replyToEach((OK, NO))
+    assert refusals(events) == [("DATA", 550, "server", "sender@client.test", "")] * 2
 
 
 @pytest.mark.parametrize("all", [(NO.closing(), OK), (OK, NO.closing())])
