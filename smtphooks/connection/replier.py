@@ -21,8 +21,7 @@ from smtphooks.options import Options
 from smtphooks.replies import BROKEN_PROTOCOL, FAULTS, Reply
 from smtphooks.session import Envelope
 
-
-# In the place of the recipient of a reply that is not one of several: with LMTP the only one that there is, if there is.
+# Stands for the recipient of a reply that is not one of several: with LMTP the only recipient, if there is only one.
 _THE_ONLY_ONE = ""
 
 
