@@ -8,6 +8,7 @@ This module knows processes; it knows neither SMTP nor comparisons.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import resource
 import signal
@@ -75,10 +76,29 @@ def awaitQuiet(pid: int, files: int) -> None:
             last, since = now, time.monotonic()
 
 
+@functools.cache
 def cores() -> tuple[int, int]:
-    """The core of the load and that of the servers; they are the same if there is only one."""
+    """
+    The core of the load and that of the servers; they are the same if there is only one.
+
+    The answer is the first one for good: the benchmark pins itself to the former, and may then use no other.
+    """
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[-1]
+
+
+def checkCores(server: int) -> None:
+    """
+    Make sure that the load and a server run where they are measured.
+
+    @param server: its process; the load is the process at hand, and its children.
+    @raise RuntimeError: one of them runs elsewhere.
+    """
+    ours, theirs = cores()
+    for process, core in ((0, ours), *((process, theirs) for process in tree(server))):
+        if os.sched_getaffinity(process) != {core}:
+            who = f"process {process} of a server" if process else "the load"
+            raise RuntimeError(f"{who} may run on the cores {os.sched_getaffinity(process)}, and not on {core} alone")
 
 
 def childOn(core: int) -> Callable[[], None]:

@@ -108,6 +108,7 @@ def _answering(peer: Peer, process: subprocess.Popen[bytes], port: int, mode: st
         connection.expect((220,))
         offers = connection.hello()
         connection.close()
+        measure.checkCores(process.pid)
         return Server(peer, process.pid, port, mode, offers)
     raise SystemExit(f"{peer.name} does not start: {process.args!r}")
 

@@ -238,6 +238,33 @@ def test_a_quick_run_writes_its_results(tmp_path: Path) -> None:
     assert str(ROOT) not in "".join(path.read_text() for path in tmp_path.iterdir())
 
 
+# --- the cores ---
+
+PINNED = """
+import os, subprocess, sys
+from benchmarks import measure
+
+ours, theirs = measure.cores()
+os.sched_setaffinity(0, {ours})
+assert measure.cores() == (ours, theirs), "the answer is the same once the load is pinned"
+core = {"right": theirs, "wrong": ours}[sys.argv[1]]
+server = subprocess.Popen(["sleep", "60"], preexec_fn=measure.childOn(core))
+try:
+    measure.checkCores(server.pid)
+finally:
+    server.kill()
+    server.wait()
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core only")
+@pytest.mark.parametrize("where", ["right", "wrong"])
+def test_load_and_servers_run_on_cores_of_their_own_or_nothing_is_measured(where: str) -> None:
+    done = subprocess.run([sys.executable, "-c", PINNED, where], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode == 0) is (where == "right"), done.stderr
+    assert ("may run on the cores" in done.stderr) is (where == "wrong")
+
+
 # --- the profile ---
 
 
