@@ -16,6 +16,7 @@ from smtphooks.connection.runner import HookRunner
 from smtphooks.options import makeOptions
 from smtphooks.session import Session
 from tests.conftest import Logged
+from tests.support import connect
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -155,3 +156,31 @@ def test_without_a_hook_there_is_nothing_to_cancel() -> None:
     one = delivery()
     one.cut(Failure(ConnectionLost()))
     assert one.isDecided
+
+
+# --- a hook that fails over a message that the server rejects anyway ---
+
+
+@pytest.mark.parametrize("begin", ["DATA", "BDAT 6 LAST"])
+def test_a_crash_over_the_end_of_an_oversized_message_does_not_hide_that_it_is_too_large(
+    begin: str, logged: Logged
+) -> None:
+    async def onData(stream: Any, session: Any) -> None:
+        await stream.read()
+        raise ValueError("half a message makes no sense")
+
+    client = connect(size=3, onData=onData)
+    client.say("EHLO client.test", "MAIL FROM:<sender@client.test>", "RCPT TO:<user@mx.test>")
+    client.feed(begin.encode() + b"\r\ntext\r\n" + b".\r\n" * (begin == "DATA"))
+    assert client.codes()[-1] == 552
+    assert len(logged.takeFailures(ValueError)) == 1, "the operator learns of it nevertheless"
+
+
+def test_a_refusal_of_an_oversized_message_is_the_hooks() -> None:
+    async def onData(stream: Any, session: Any) -> None:
+        await stream.read()
+        raise SMTPError("Not from you", 554)
+
+    client = connect(size=3, onData=onData)
+    client.say("EHLO client.test", "MAIL FROM:<sender@client.test>", "RCPT TO:<user@mx.test>")
+    assert client.say("DATA", "text", ".")[-1].startswith("554 ")
