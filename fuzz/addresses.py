@@ -51,8 +51,9 @@ def checkArgument(argument: str, keyword: str, utf8: bool, lenient: bool) -> Non
     path = maybe(parse, text, utf8=utf8, lenient=lenient)
     if path is not None:
         checkPath(path, parse, utf8=utf8, lenient=lenient)
-    common = grammar.commonPath(argument, keyword)
-    assert common is None or common == (path, parameters)
+    verb, form = ("MAIL", grammar.MAIL_LINE) if keyword == "FROM" else ("RCPT", grammar.RCPT_LINE)
+    match = form.fullmatch(f"{verb} {argument.strip(' ')}".encode())
+    assert match is None or grammar.commonPath(match) == (path, parameters.rstrip(" "))
     for name, value in (maybe(grammar.parseParameters, parameters, utf8=utf8) or {}).items():
         assert name.isascii() and name.isprintable() and name == name.upper() and " " not in name
         assert value is True or (value.isprintable() and " " not in value)

@@ -109,9 +109,10 @@ class Reply:
     @ivar enhancedCode: the RFC 3463 code, or None where RFC 2034 section 4 forbids one (greeting, EHLO, 3xx).
     @ivar lines: the text by lines; spaces replace control characters.
     @ivar closes: the server closes the connection after this reply.
+    @ivar goesOn: it neither refuses anything nor closes the connection.
     """
 
-    __slots__ = ("_enhanced", "_plain", "closes", "code", "enhancedCode", "lines")
+    __slots__ = ("_enhanced", "_plain", "closes", "code", "enhancedCode", "goesOn", "lines")
 
     def __init__(
         self, code: int, text: str | Sequence[str], enhancedCode: str | None = None, closes: bool = False
@@ -123,6 +124,7 @@ class Reply:
         lines = (text,) if isinstance(text, str) else tuple(text)
         self.lines = lines if "".join(lines).isprintable() else tuple(_scrub(line) for line in lines)
         self.closes = closes or code == 421
+        self.goesOn = code < 400 and not self.closes
         self._plain: bytes | None = None
         self._enhanced: bytes | None = None
 

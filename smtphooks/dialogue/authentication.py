@@ -1,7 +1,7 @@
 """
 The commands that make a connection trusted: AUTH (RFC 4954) and STARTTLS (RFC 3207).
 
-A handler gets the context and the argument of the command, yields what it must know first and returns the reply.
+Both have several steps: a handler yields what it must know first and returns the reply.
 This module carries challenges and responses; only the mechanism knows what is in them, and no reply ever tells.
 """
 
@@ -30,7 +30,7 @@ _SYNTAX_ERRORS = (500, 501)
 _UNDECODABLE = "Cannot decode the response"
 
 
-def auth(context: Context, argument: str) -> Task:
+def auth(context: Context, argument: str, answer: None) -> Task:
     """RFC 4954 section 4."""
     session, options = context.session, context.options
     if not context.mechanisms.hasHook():
@@ -170,7 +170,7 @@ def _response(line: bytes | LineFault) -> bytes:
     return decodeBase64(line, _UNDECODABLE)
 
 
-def starttls(context: Context, argument: str) -> Task:
+def starttls(context: Context, argument: str, answer: None) -> Task:
     """RFC 3207 section 4."""
     if context.session.secure:
         return replies.ALREADY_SECURE

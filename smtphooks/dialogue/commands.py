@@ -1,7 +1,8 @@
 """
-The commands: one table that says when each is allowed, and the handlers of those that stand outside a transaction.
+The commands: one table that says when each is allowed, how it is read, which hook decides and what acceptance does.
 
-A handler gets the context and the argument of the command, yields what it must know first and returns the reply.
+The functions of those that stand outside a transaction are here too.  Most commands are read, decided and answered in
+one straight run; one with several steps is a generator, which yields what it must know first and returns the reply.
 This module knows neither octets nor transports.
 """
 
@@ -11,10 +12,11 @@ import re
 
 from smtphooks import replies
 from smtphooks.dialogue import authentication, transaction, xclient
-from smtphooks.dialogue.context import Command, Context, Flavour
+from smtphooks.dialogue.context import Argument, Command, Context, Flavour
 from smtphooks.dialogue.steps import AbandonMessage, Ask, StartTLS, State, Task, Wait
+from smtphooks.extension import Handler
 from smtphooks.optionkinds import fillHeloResponse
-from smtphooks.replies import Reply, SMTPError
+from smtphooks.replies import Reply
 from smtphooks.syntax import grammar
 
 # The end of a request line, and the beginning of a field (RFC 9112 sections 3 and 5): a web page can make browsers send
@@ -23,7 +25,7 @@ _REQUEST = re.compile(r" HTTP/\d(\.\d)?$", re.ASCII | re.IGNORECASE)
 _FIELD = re.compile(r"[A-Z0-9-]+:")
 
 
-def connect(context: Context, argument: str) -> Task:
+def connect(context: Context) -> Task:
     """The greeting (RFC 5321 section 3.1)."""
     if context.options.greetDelay:
         hasTalked = yield Wait(context.options.greetDelay)
@@ -35,76 +37,102 @@ def connect(context: Context, argument: str) -> Task:
     return context.greeting()
 
 
-def connectOverTLS(context: Context, argument: str) -> Task:
+def connectOverTLS(context: Context) -> Task:
     """The greeting on a port with implicit TLS (RFC 8314 section 3): the handshake comes first."""
     yield from authentication.secure(context, StartTLS(None))
-    return (yield from connect(context, argument))
+    return (yield from connect(context))
 
 
-def hello(context: Context, argument: str) -> Task:
-    """HELO, EHLO (RFC 5321 section 4.1.1.1) and LHLO (RFC 2033 section 4.1)."""
+def readHello(context: Context, argument: Argument) -> str | Reply:
+    """HELO, EHLO (RFC 5321 section 4.1.1.1), LHLO (RFC 2033 section 4.1); the hook sees in the session what is said."""
     if not argument:
         return replies.HOSTNAME_WANTED
-    session, options = context.session, context.options
-    hostname = grammar.parseHostname(argument)
-    before = session.openingCommand, session.hostNameAppearsAs
-    # The hook may want to read them; a refusal leaves the session as it was (section 4.1.4).
-    session.openingCommand = context.command.verb
-    session.hostNameAppearsAs = session.xClient.get("HELO") or hostname
-    try:
-        answer = yield Ask("onHelo", (session.hostNameAppearsAs, session))
-    except SMTPError:
-        session.openingCommand, session.hostNameAppearsAs = before
-        raise
+    hostname = grammar.parseHostname(argument) if isinstance(argument, str) else argument[1].decode()
+    session, command = context.session, context.command
+    command.before = session.openingCommand, session.hostNameAppearsAs
+    session.openingCommand = command.verb
+    session.hostNameAppearsAs = hostname = session.xClient.get("HELO") or hostname
+    return hostname
+
+
+def withdrawHello(context: Context) -> None:
+    """A refusal leaves the session as it was (RFC 5321 section 4.1.4)."""
+    session = context.session
+    session.openingCommand, session.hostNameAppearsAs = context.command.before
+
+
+def acceptHello(context: Context, hostname: str, answer: object) -> Reply | Task:
+    """The client has said who it is; a transaction in progress ends (RFC 5321 section 4.1.4)."""
+    if context.inTransaction:
+        return _helloAgain(context, hostname, answer)
+    context.reset()
+    return _helloReply(context, hostname, answer)
+
+
+def _helloAgain(context: Context, hostname: str, answer: object) -> Task:
     yield from transaction.abandon(context)
+    return _helloReply(context, hostname, answer)
+
+
+def _helloReply(context: Context, hostname: str, answer: object) -> Reply:
+    options = context.options
     text = answer if isinstance(answer, str) and answer else None
     if text is None:
-        text = fillHeloResponse(options.heloResponse, options.name, session.clientHostname or hostname)
+        text = fillHeloResponse(options.heloResponse, options.name, context.session.clientHostname or hostname)
     if context.command.verb == "HELO":
         return Reply(250, text)
     return Reply(250, [text, *context.extensions.ehloLines()])
 
 
-def noop(context: Context, argument: str) -> Reply:
+def noop(context: Context, argument: Argument, answer: None) -> Reply:
     """RFC 5321 section 4.1.1.9: whatever follows is ignored."""
     return replies.OK
 
 
-def vrfy(context: Context, argument: str) -> Task:
-    """RFC 5321 section 4.1.1.6, and 3.5.3 for the reply 252."""
-    if not argument:
-        return replies.VRFY_SYNTAX
-    answer = yield Ask("onVrfy", (argument, context.session))
+def readVrfy(context: Context, argument: str) -> str | Reply:
+    """RFC 5321 section 4.1.1.6."""
+    return argument or replies.VRFY_SYNTAX
+
+
+def acceptVrfy(context: Context, text: str, answer: object) -> Reply:
+    """RFC 5321 section 3.5.3 for the reply 252."""
     if isinstance(answer, str) and answer:
         return Reply(250, answer, "2.1.5")
     return replies.CANNOT_VERIFY
 
 
-def help(context: Context, argument: str) -> Reply:
+def help(context: Context, argument: str, answer: None) -> Reply:
     """RFC 5321 section 4.1.1.8."""
     return Reply(214, f"Commands: {' '.join(context.verbs())}", "2.0.0")
 
 
-def quit(context: Context, argument: str) -> Task:
+def quit(context: Context, argument: Argument, answer: None) -> Reply | Task:
     """RFC 5321 section 4.1.1.10."""
-    if context.state is State.CHUNKS:
-        yield AbandonMessage()
+    return _quitWithinChunks() if context.state is State.CHUNKS else replies.BYE
+
+
+def _quitWithinChunks() -> Task:
+    yield AbandonMessage()
     return replies.BYE
 
 
-def extended(context: Context, argument: str) -> Task:
+def extended(context: Context, argument: str, answer: None) -> Reply | Task:
     """A command that an extension adds, or that the server does not know."""
     verb = context.command.verb
     handler = context.extensions.command(verb)
     if handler is not None:
-        answer = yield Ask(handler, (argument, context.session))
-        return replies.ok(answer, replies.OK)
+        return _ofExtension(context, handler, argument)
     if _isHTTP(context, argument):
         return replies.HTTP_REFUSED
     if verb in NOT_IMPLEMENTED:
         return replies.NOT_IMPLEMENTED
     isTooMany = context.counts.addUnrecognized(context.options.maxUnrecognizedCommands)
     return replies.TOO_MANY_UNRECOGNIZED if isTooMany else replies.NOT_RECOGNIZED
+
+
+def _ofExtension(context: Context, handler: Handler, argument: str) -> Task:
+    answer = yield Ask(handler, (argument, context.session))
+    return replies.ok(answer, replies.OK)
 
 
 def _isHTTP(context: Context, argument: str) -> bool:
@@ -118,13 +146,20 @@ def _isHTTP(context: Context, argument: str) -> bool:
 _CHUNKED = {State.CHUNKS: replies.NOT_WITHIN_CHUNKS}
 _BEFORE_HELLO = {State.GREETED: replies.HELLO_FIRST}
 
+_HELLO = Command(acceptHello, readHello, "onHelo", withdrawHello, form=grammar.HELLO_LINE, junk=True)
+
 COMMANDS = {
-    "HELO": Command(hello, junk=True),
-    "EHLO": Command(hello, junk=True),
-    "LHLO": Command(hello, junk=True),
+    "HELO": _HELLO,
+    "EHLO": _HELLO,
+    "LHLO": _HELLO,
     "MAIL": Command(
-        transaction.mail,
-        {
+        transaction.acceptMail,
+        transaction.readMail,
+        "onMailFrom",
+        transaction.withdrawMail,
+        form=grammar.MAIL_LINE,
+        keyword="FROM",
+        refusals={
             **_BEFORE_HELLO,
             State.MAIL: replies.NESTED_MAIL,
             State.RECIPIENTS: replies.NESTED_MAIL,
@@ -132,19 +167,43 @@ COMMANDS = {
         },
         encrypted=True,
     ),
-    "RCPT": Command(transaction.rcpt, {**_BEFORE_HELLO, State.IDENTIFIED: replies.MAIL_FIRST, **_CHUNKED}),
-    "DATA": Command(transaction.data, {**_BEFORE_HELLO, State.IDENTIFIED: replies.RCPT_FIRST, **_CHUNKED}, bare=True),
-    "BDAT": Command(transaction.bdat, extension="CHUNKING", always=True),
-    "RSET": Command(transaction.rset, bare=True, junk=True),
-    "NOOP": Command(noop, junk=True),
-    "VRFY": Command(vrfy, junk=True),
+    "RCPT": Command(
+        transaction.acceptRcpt,
+        transaction.readRcpt,
+        "onRcptTo",
+        form=grammar.RCPT_LINE,
+        keyword="TO",
+        refusals={**_BEFORE_HELLO, State.IDENTIFIED: replies.MAIL_FIRST, **_CHUNKED},
+    ),
+    "DATA": Command(
+        transaction.acceptData,
+        transaction.readData,
+        "onData",
+        form=grammar.bareLine("DATA"),
+        refusals={**_BEFORE_HELLO, State.IDENTIFIED: replies.RCPT_FIRST, **_CHUNKED},
+        bare=True,
+    ),
+    "BDAT": Command(
+        transaction.acceptBdat,
+        transaction.readBdat,
+        "onData",
+        form=grammar.CHUNK_LINE,
+        extension="CHUNKING",
+        always=True,
+    ),
+    "RSET": Command(transaction.rset, form=grammar.bareLine("RSET"), bare=True, junk=True),
+    "NOOP": Command(noop, form=grammar.bareLine("NOOP"), junk=True),
+    "VRFY": Command(acceptVrfy, readVrfy, "onVrfy", junk=True),
     "HELP": Command(help, junk=True),
     # Before EHLO as well, as some clients do not look at what is advertised.
     "STARTTLS": Command(authentication.starttls, bare=True, extension="STARTTLS"),
-    "AUTH": Command(authentication.auth, _BEFORE_HELLO, extension="AUTH", encrypted=True),
+    "AUTH": Command(authentication.auth, refusals=_BEFORE_HELLO, extension="AUTH", encrypted=True),
     **xclient.COMMANDS,
-    "QUIT": Command(quit, bare=True),
+    "QUIT": Command(quit, form=grammar.bareLine("QUIT"), bare=True),
 }
+
+# A command that is in no row: an extension's, or an unknown one.
+EXTENDED = Command(extended)
 
 
 def _without(*verbs: str) -> dict[str, Command]:

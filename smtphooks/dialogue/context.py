@@ -8,9 +8,10 @@ This module knows no command by name: the handlers import it, and the engine imp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import attrs
 
@@ -56,17 +57,19 @@ class CurrentCommand:
     @ivar lineLength: octets, the line end included.
     @ivar subject: the sender or recipient that it is about.
     @ivar refuser: the hook that has refused it, or the handler of an extension; empty if the server itself has.
+    @ivar before: what stood in the session before C{read} has shown a hook what the client asks for.
     @ivar attempt: the last attempt of AUTH that C{onAuth} was asked about.
     @ivar hasFailed: it is an AUTH that has failed, which has been counted and logged.
     """
 
-    __slots__ = ("attempt", "hasFailed", "lineLength", "refuser", "subject", "verb")
+    __slots__ = ("attempt", "before", "hasFailed", "lineLength", "refuser", "subject", "verb")
 
     def __init__(self) -> None:
         self.verb = ""
         self.lineLength = 0
         self.subject: str | None = None
         self.refuser: str | Callable[..., Any] = ""
+        self.before: Any = None
         self.attempt: Auth | None = None
         self.hasFailed = False
 
@@ -155,32 +158,58 @@ class Context:
         return not extension or self.extensions.isInForce(extension)
 
 
-# A handler gets the argument of the command.  It returns the reply, or is a generator that yields what it must know
-# first and returns the reply: so it reads as RFC 5321 tells it.  An SMTPError that it raises becomes the reply.
-Handler: TypeAlias = Callable[[Context, str], Replies | Task]
+# A handler with several steps is a generator, which yields what it must know and returns the reply: so it reads as RFC
+# 5321 tells it.  An SMTPError that a handler raises becomes the reply.
+Line: TypeAlias = "re.Pattern[bytes]"
+Argument: TypeAlias = "str | re.Match[bytes]"
+Read: TypeAlias = Callable[["Context", Any], Any]
+Accept: TypeAlias = Callable[["Context", Any, Any], "Replies | Task"]
 
 
 @attrs.frozen
 class Command:
     """
-    A row of the table of commands.
+    A row of the table of commands: how it is read, which hook decides, what acceptance does.
 
-    @ivar handle: makes the reply.
+    @ivar accept: makes the reply of what was read, and of the hook's answer.
+    @ivar read: makes of the argument what the hook is asked about; a reply that it returns refuses the command.
+    @ivar hook: the name of the hook that decides, empty if none does.  C{onData} decides when it has the message that
+        follows, for which C{read} returns the step.
+    @ivar withdraw: takes back what C{read} has shown to a hook that refuses.
+    @ivar form: the line as clients really send it, in octets; C{read} then gets its match in place of the argument.
+    @ivar keyword: that in front of the address that the command is about.
     @ivar refusals: in these states the command gets this reply instead.
     @ivar bare: it takes no argument.
     @ivar extension: the extension that brings it.
     @ivar encrypted: option C{needsUpgrade} asks for TLS before it (RFC 3207 section 4).
-    @ivar always: its handler is called even if the command is disabled, as it must read what follows.
+    @ivar always: it is read even if the command is disabled, as it says what follows.
     @ivar junk: it brings no message on, so option C{maxJunkCommands} counts it.
     """
 
-    handle: Handler
+    accept: Accept
+    read: Read | None = None
+    hook: str = ""
+    withdraw: Callable[[Context], None] | None = None
+    form: Line | None = None
+    keyword: str = ""
     refusals: Mapping[State, Reply] = {}
     bare: bool = False
     extension: str = ""
     encrypted: bool = False
     always: bool = False
     junk: bool = False
+
+
+class Form(NamedTuple):
+    """
+    A row as it is found by the first four octets of a line.
+
+    @ivar line: the C{form} of the row.
+    """
+
+    verb: str
+    line: Line
+    row: Command
 
 
 @attrs.frozen
@@ -191,8 +220,15 @@ class Flavour:
     @ivar protocol: its name in the greeting.
     @ivar commands: the rows of the table that it has.
     @ivar noRecipients: the reply to a message without a recipient: RFC 2033 section 4.2 leaves LMTP no choice.
+    @ivar forms: the rows with a C{form}, by their verb in octets.
     """
 
     protocol: str
     commands: Mapping[str, Command]
     noRecipients: Reply
+    forms: Mapping[bytes, Form] = attrs.field(init=False)
+
+    @forms.default
+    def _formsOf(self) -> dict[bytes, Form]:
+        found = ((verb, row.form, row) for verb, row in self.commands.items())
+        return {verb.encode(): Form(verb, form, row) for verb, form, row in found if form is not None}

@@ -10,13 +10,12 @@ and no Deferred, and hooks by their names only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import GeneratorType
-from typing import Any, cast
+from typing import Any
 
 from smtphooks import replies
 from smtphooks.dialogue import commands, transaction
 from smtphooks.dialogue.authentication import AUTH_LINE_LENGTH
-from smtphooks.dialogue.context import Context, Handler, refusalBy
+from smtphooks.dialogue.context import Argument, Command, Context, refusalBy
 from smtphooks.dialogue.extensions import Extensions, isDisabled
 from smtphooks.dialogue.steps import Ask, Question, Replies, State, Step, Task, Verdict
 from smtphooks.options import Options
@@ -33,9 +32,6 @@ _COMMAND_LENGTH = 512
 # The client may try again later (RFC 5321 section 4.5.3.1.10), so these are no errors; they have a limit of their own.
 _NO_ERRORS = (replies.TOO_MANY_RECIPIENTS, replies.TOO_MANY_REFUSED_RECIPIENTS)
 
-# The keyword before the address that a command is about.
-_KEYWORDS = {"MAIL": "FROM", "RCPT": "TO"}
-
 # What most hooks answer to a message.
 _ACCEPTED = (None,)
 
@@ -50,7 +46,18 @@ class Dialogue:
     @ivar lineLimit: octets that the next line may have.
     """
 
-    __slots__ = ("_asked", "_commandLimit", "_isEnhanced", "_refusedByHook", "_task", "context", "lineLimit")
+    __slots__ = (
+        "_asked",
+        "_commandLimit",
+        "_hooks",
+        "_isEnhanced",
+        "_read",
+        "_refusedByHook",
+        "_row",
+        "_task",
+        "context",
+        "lineLimit",
+    )
 
     def __init__(
         self,
@@ -59,14 +66,22 @@ class Dialogue:
         session: Session,
         mechanisms: Mechanisms = NO_MECHANISMS,
         failuresByAddress: AuthFailures = NOT_COUNTED,
+        hooks: object = None,
     ) -> None:
+        """
+        @param hooks: has every hook as an attribute, None for one that is absent, which is passed over; without it the
+            dialogue asks for every hook.
+        """
         flavour = commands.LMTP if options.lmtp else commands.SMTP
         self.context = Context(options, extensions, session, flavour, mechanisms, failuresByAddress)
         self._commandLimit = options.maxCommandLength or _COMMAND_LENGTH + extensions.commandLength
         # AUTH may have longer lines than any other command, and only the line says which command it is.
         self.lineLimit = max(self._commandLimit, AUTH_LINE_LENGTH if mechanisms else 0)
         self._isEnhanced = not options.hideENHANCEDSTATUSCODES
-        self._task: Task | None = None
+        self._hooks = hooks
+        self._row: Command | None = None  # of the command that is being decided
+        self._read: Any = None  # what was read of it
+        self._task: Task | None = None  # or a command with several steps
         self._asked: str | Callable[..., Any] = ""  # the hook that the current command has asked last
         self._refusedByHook = False
 
@@ -82,57 +97,86 @@ class Dialogue:
         # Decided before any hook runs, as a hook may change the address of the session (invariant 8).
         context.extensions.trust(context.session.remoteAddress)
         isImplicit = beginsWithTLS or context.options.secure
-        return self._handle(commands.connectOverTLS if isImplicit else commands.connect, "")
+        self._task = (commands.connectOverTLS if isImplicit else commands.connect)(context)
+        return self._advance(self._task.send, None)
 
     def receiveLine(self, line: bytes | LineFault) -> Step:
         """A line has arrived; there must be no question open."""
-        assert self._task is None, "the dialogue stands still until its question is answered"
+        assert self._row is None and self._task is None, "the dialogue stands still until its question is answered"
         context = self.context
         command = context.command
         # One by one, as a new object for each line can be measured in messages per second.
         command.attempt = command.subject = None
-        command.refuser = command.verb = ""
+        command.refuser = command.verb = self._asked = ""
         command.hasFailed = False
-        self._asked = ""
         if context.speaksUtf8:
             context.speaksUtf8 = context.inTransaction  # for it was this transaction that asked for it
-        if not isinstance(line, bytes):
-            return self._conclude(_LINE_FAULTS[line])
+        row, argument = self._parse(line)
+        if type(argument) is Reply:
+            return self._conclude(argument)
+        refusal = self._refusalOf(row, argument)
+        if refusal is not None:
+            if row is not None and row.keyword:
+                transaction.noteSubject(context, argument, row.keyword)
+            return self._conclude(refusal)
+        row = row or commands.EXTENDED
         try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            return self._conclude(replies.NOT_PRINTABLE)
-        if not text.isprintable():
-            return self._conclude(replies.NOT_PRINTABLE)
-        verb, _, argument = text.partition(" ")
-        command.lineLength = len(line) + 2
-        if command.lineLength > self._commandLimit and verb.upper() != "AUTH":
-            return self._conclude(replies.LINE_TOO_LONG)
-        # The upper case of some other letters is ASCII: what a filter before us let pass must not become a command.
-        command.verb = verb = verb.upper() if verb.isascii() else verb
-        return self._command(verb, argument.strip(" "))
+            read = argument if row.read is None else row.read(context, argument)
+        except SMTPError as error:
+            return self._conclude(refusalBy("parameter", error))
+        if type(read) is Reply:
+            return self._conclude(read)
+        self._read = read
+        self._row = row
+        hook = row.hook
+        if hook == "onData":
+            step: Step = read
+            return step
+        if not hook or self._isAbsent(hook):
+            return self.answer(None)
+        self._asked = hook
+        return Ask(hook, (read, context.session))
 
     def answer(self, value: object) -> Step:
         """The open question has been answered."""
-        assert self._task is not None, "no question is open"
+        row = self._row
+        if row is None:
+            assert self._task is not None, "no question is open"
+            return self._advance(self._task.send, value)
+        self._row = None
         if type(value) is Verdict and value.results != _ACCEPTED:
             self._refusedByHook = any(isinstance(result, SMTPError) for result in value.results)
             self.context.command.refuser = "onData" if self._refusedByHook else ""
-        return self._advance(self._task.send, value)
+        reply = row.accept(self.context, self._read, value)
+        if type(reply) is Reply and reply.goesOn:
+            return reply
+        if isinstance(reply, (Reply, tuple)):
+            return self._conclude(reply)
+        self._task = reply
+        return self._advance(reply.send, None)
 
     def refuse(self, error: SMTPError) -> Step:
         """The open question has been answered with a refusal."""
-        assert self._task is not None, "no question is open"
         self.context.command.refuser = self._asked
         # A failed AUTH counts as an error of the client, a recipient that a hook rejects does not.
         self._refusedByHook = self._asked != "onAuth"
-        return self._advance(self._task.throw, error)
+        row = self._row
+        if row is None:
+            assert self._task is not None, "no question is open"
+            return self._advance(self._task.throw, error)
+        self._row = None
+        if row.withdraw is not None:
+            row.withdraw(self.context)
+        return self._conclude(refusalBy(self._asked, error))
 
     def close(self) -> None:
         """The connection is gone; an open question will never be answered."""
-        if self._task is not None:
-            self._task.close()
-            self._task = None
+        row, task = self._row, self._task
+        self._row = self._task = None
+        if row is not None and row.withdraw is not None:
+            row.withdraw(self.context)
+        if task is not None:
+            task.close()
         self.context.state = State.CLOSED
 
     # --- what the connection asks of it ---
@@ -192,78 +236,82 @@ class Dialogue:
 
     # --- within ---
 
-    def _command(self, verb: str, argument: str) -> Step:
-        """Decide by the table whether the command is allowed now."""
+    def _parse(self, line: bytes | LineFault) -> tuple[Command | None, Any]:
+        """The row of a command, None if it has none, and the argument; in place of that the refusal of the line."""
+        command, flavour = self.context.command, self.context.flavour
+        if not isinstance(line, bytes):
+            return None, _LINE_FAULTS[line]
+        command.lineLength = length = len(line) + 2
+        form = flavour.forms.get(line[:4].upper())
+        match = None if form is None else form.line.fullmatch(line)
+        if form is not None and match is not None and length <= self._commandLimit:
+            command.verb = form.verb
+            return form.row, match
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            return None, replies.NOT_PRINTABLE
+        if not text.isprintable():
+            return None, replies.NOT_PRINTABLE
+        verb, _, argument = text.partition(" ")
+        if length > self._commandLimit and verb.upper() != "AUTH":
+            return None, replies.LINE_TOO_LONG
+        # The upper case of some other letters is ASCII: what a filter before us let pass must not become a command.
+        command.verb = verb = verb.upper() if verb.isascii() else verb
+        return flavour.commands.get(verb), argument.strip(" ")
+
+    def _refusalOf(self, row: Command | None, argument: Argument) -> Reply | None:
+        """Why the command is not allowed now, by the table and the limits."""
         context = self.context
-        options = context.options
+        options, verb, session = context.options, context.command.verb, context.session
         if (
             not options.authOptional
-            and context.session.user is None
+            and session.user is None
             and context.counts.addUnauthenticated(options.maxAllowedUnauthenticatedCommands, verb)
         ):
-            return self._conclude(replies.TOO_MANY_UNAUTHENTICATED)
-        command = context.flavour.commands.get(verb)
-        if command is not None and command.always:
-            return self._handle(command.handle, argument)
-        isMissing = isDisabled(verb, options, context.session)
-        if (isMissing or command is None or command.junk) and context.counts.addJunk(options.maxJunkCommands):
-            return self._conclude(replies.TOO_MANY_JUNK_COMMANDS)
+            return replies.TOO_MANY_UNAUTHENTICATED
+        if row is not None and row.always:
+            return None
+        isMissing = isDisabled(verb, options, session)
+        if (isMissing or row is None or row.junk) and context.counts.addJunk(options.maxJunkCommands):
+            return replies.TOO_MANY_JUNK_COMMANDS
         if isMissing:
-            return self._conclude(replies.NOT_IMPLEMENTED)
-        if command is None:
-            return self._handle(commands.extended, argument)
-        refusal = command.refusals.get(context.state)
-        if refusal is None and command.bare and argument:
-            refusal = replies.NO_ARGUMENT_ALLOWED
-        if refusal is None and command.encrypted and options.needsUpgrade and not context.session.secure:
-            refusal = replies.STARTTLS_FIRST
-        if refusal is None:
-            return self._handle(command.handle, argument)
-        if verb in _KEYWORDS:
-            transaction.noteSubject(context, argument, _KEYWORDS[verb])
-        return self._conclude(refusal)
+            return replies.NOT_IMPLEMENTED
+        if row is None:
+            return None
+        refusal = row.refusals.get(context.state)
+        if refusal is not None:
+            return refusal
+        if row.bare and isinstance(argument, str) and argument:
+            return replies.NO_ARGUMENT_ALLOWED
+        if row.encrypted and options.needsUpgrade and not session.secure:
+            return replies.STARTTLS_FIRST
+        return None
 
-    def _handle(self, handle: Handler, argument: str) -> Step:
-        """Let a handler go on to its first question or its reply."""
-        try:
-            result = handle(self.context, argument)
-            if type(result) is GeneratorType:
-                self._task = result
-                question: Question = next(result)
-                if type(question) is Ask:
-                    self._asked = question.hook
-                return question
-        except StopIteration as end:
-            return self._conclude(end.value)
-        except SMTPError as error:
-            return self._conclude(refusalBy(self._asked or "parameter", error))
-        return self._conclude(cast(Replies, result))
+    def _isAbsent(self, hook: str | Callable[..., Any]) -> bool:
+        return self._hooks is not None and isinstance(hook, str) and getattr(self._hooks, hook) is None
 
     def _advance(self, resume: Callable[[Any], Question], value: object) -> Step:
-        """Let the task go on to its next question or its reply."""
+        """Let a command with several steps go on to its next question or its reply."""
+        assert self._task is not None
         try:
             question = resume(value)
+            while type(question) is Ask and self._isAbsent(question.hook):
+                question = self._task.send(None)
         except StopIteration as end:
             return self._conclude(end.value)
         except SMTPError as error:
             return self._conclude(refusalBy(self._asked or "parameter", error))
         if type(question) is Ask:
             self._asked = question.hook
-        command = self.context.command
-        if command.refuser:
-            command.refuser = ""  # The handler went on, so the reply will not be the hook's refusal.
+        self.context.command.refuser = ""  # The command goes on, so the reply will not be the hook's refusal.
         return question
 
     def _conclude(self, answer: Replies) -> Replies:
-        """The current command is done."""
+        """
+        The current command is done: count what the server itself refuses, and note what ends the connection.
+        """
         self._task = None
-        if type(answer) is Reply and answer.code < 400 and not answer.closes:
-            self._refusedByHook = False
-            return answer
-        return self._count(answer)
-
-    def _count(self, answer: Replies) -> Replies:
-        """Count what the server itself refuses, and note what ends the connection."""
         context = self.context
         given = (answer,) if isinstance(answer, Reply) else answer
         isRefused = not self._refusedByHook and any(reply.code >= 400 for reply in given) and answer not in _NO_ERRORS

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from smtphooks import replies
 from smtphooks.replies import Reply, SMTPError
 
 
@@ -87,9 +88,11 @@ class DiscardChunk:
     A chunk follows that belongs to no message.  Answered with None when it has been received.
 
     @ivar octets: the size of the chunk.
+    @ivar refusal: the reply when it has been received.
     """
 
     octets: int
+    refusal: Reply = attrs.field(default=replies.RCPT_FIRST, eq=False)
 
 
 @attrs.define

@@ -1,9 +1,9 @@
 """
-The commands of a mail transaction: MAIL, RCPT, DATA, BDAT, RSET (RFC 5321 section 3.3, RFC 3030, RFC 2033).
+The mail transaction: MAIL, RCPT, DATA, BDAT, RSET (RFC 5321 section 3.3, RFC 3030, RFC 2033).
 
-A handler gets the context and the argument of the command, yields what it must know first and returns the reply.
-The envelope holds what hooks accepted, and the sender that C{onMailFrom} is asked about.  Hooks may change it; what the
-protocol itself depends on is in the C{Tally}.
+Of each command one function reads it and another one makes the reply when it is accepted; which hook decides in between
+the table of commands says.  The envelope holds what hooks accepted, and the sender that C{onMailFrom} is asked about.
+Hooks may change it; what the protocol itself depends on is in the C{Tally}.
 This module knows neither octets nor transports; only the extensions know what parameters mean.
 """
 
@@ -13,7 +13,7 @@ import re
 from collections.abc import Generator
 
 from smtphooks import replies
-from smtphooks.dialogue.context import Context, refusalBy
+from smtphooks.dialogue.context import Argument, Context, refusalBy
 from smtphooks.dialogue.steps import (
     AbandonMessage,
     Ask,
@@ -38,8 +38,8 @@ _CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.ASCII | re.IGNORECASE)
 _MAIL, _RECIPIENTS, _MESSAGE, _CHUNKS = State.MAIL, State.RECIPIENTS, State.MESSAGE, State.CHUNKS
 
 
-def mail(context: Context, argument: str) -> Task:
-    """RFC 5321 section 4.1.1.2."""
+def readMail(context: Context, argument: Argument) -> Address | Reply:
+    """RFC 5321 section 4.1.1.2; the hook sees in the session what the client asks for."""
     options, session = context.options, context.session
     if session.user is None and not options.authOptional:
         noteSubject(context, argument, "FROM")
@@ -47,69 +47,84 @@ def mail(context: Context, argument: str) -> Task:
     if options.maxTransactions and context.counts.messages >= options.maxTransactions:
         noteSubject(context, argument, "FROM")
         return replies.TOO_MANY_TRANSACTIONS
-    lenient = options.lenientAddressParsing
-    parts = grammar.commonPath(argument, "FROM") or grammar.splitPath(argument, "FROM", lenient)
+    parts = _split(context, argument, "FROM")
     if parts is None:
         return replies.MAIL_SYNTAX
     path, parameters = parts
-    if not isinstance(path, str):
-        context.command.subject = path[0]
     arguments = {}
     if parameters:
         arguments = context.extensions.mailArguments(grammar.parseParameters(parameters, utf8=True))
     utf8 = "SMTPUTF8" in arguments
     if isinstance(path, str):
-        path = grammar.parseReversePath(path, utf8=utf8, lenient=lenient)
-    context.command.subject = path[0]
+        path = grammar.parseReversePath(path, utf8=utf8, lenient=options.lenientAddressParsing)
+        context.command.subject = path[0]
     if parameters:
         _checkCharset(parameters, utf8)
     address = Address(*path, arguments)
-    before = session.envelope
+    context.command.before = session.envelope
     session.envelope = Envelope(address)
-    try:
-        answer = yield Ask("onMailFrom", (address, session))
-    except (SMTPError, GeneratorExit):  # GeneratorExit: the connection is gone, and onClose must see the old envelope.
-        session.envelope = before
-        raise
-    context.tally.isBinary = arguments.get("BODY") == "BINARYMIME"
-    context.tally.octets = context.command.lineLength
-    context.speaksUtf8 = utf8
+    return address
+
+
+def withdrawMail(context: Context) -> None:
+    """The sender is refused: the envelope is the old one again."""
+    context.session.envelope = context.command.before
+
+
+def acceptMail(context: Context, address: Address, answer: object) -> Reply:
+    """A transaction has begun (RFC 5321 section 4.1.4)."""
+    arguments, tally = address.args, context.tally
+    tally.isBinary = arguments.get("BODY") == "BINARYMIME"
+    tally.octets = context.command.lineLength
+    context.speaksUtf8 = "SMTPUTF8" in arguments
     context.state = _MAIL
-    return replies.ok(answer, replies.SENDER_OK)
+    return replies.SENDER_OK if answer is None else replies.ok(answer, replies.SENDER_OK)
 
 
-def rcpt(context: Context, argument: str) -> Task:
+def readRcpt(context: Context, argument: Argument) -> Address | Reply:
     """RFC 5321 section 4.1.1.3."""
-    options, session, tally = context.options, context.session, context.tally
+    options, tally = context.options, context.tally
     if not tally.hasRoom(options.maxRecipients, context.command.lineLength):
         noteSubject(context, argument, "TO")
         return replies.TOO_MANY_REFUSED_RECIPIENTS if tally.addRefused() else replies.TOO_MANY_RECIPIENTS
-    lenient = options.lenientAddressParsing
-    parts = grammar.commonPath(argument, "TO") or grammar.splitPath(argument, "TO", lenient)
+    parts = _split(context, argument, "TO")
     if parts is None:
         return replies.RCPT_SYNTAX
     path, parameters = parts
     utf8 = context.speaksUtf8
     if isinstance(path, str):
-        path = grammar.parseForwardPath(path, utf8=utf8, lenient=lenient)
-    context.command.subject = path[0]
+        path = grammar.parseForwardPath(path, utf8=utf8, lenient=options.lenientAddressParsing)
+        context.command.subject = path[0]
     arguments = {}
     if parameters:
         arguments = context.extensions.rcptArguments(grammar.parseParameters(parameters, utf8=True))
         _checkCharset(parameters, utf8)
-    address = Address(*path, arguments)
-    answer = yield Ask("onRcptTo", (address, session))
-    session.envelope.rcptTo.append(address)
+    return Address(*path, arguments)
+
+
+def acceptRcpt(context: Context, address: Address, answer: object) -> Reply:
+    """The recipient is part of the transaction from here on."""
+    tally = context.tally
+    context.session.envelope.rcptTo.append(address)
     tally.recipients += 1
     tally.octets += context.command.lineLength
     context.state = _RECIPIENTS
-    return replies.ok(answer, replies.RECIPIENT_OK)
+    return replies.RECIPIENT_OK if answer is None else replies.ok(answer, replies.RECIPIENT_OK)
 
 
-def noteSubject(context: Context, argument: str, keyword: str) -> None:
+def _split(context: Context, argument: Argument, keyword: str) -> tuple[tuple[str, str, str] | str, str] | None:
+    """The path and the parameters of MAIL or RCPT; the path as text if it has yet to be parsed."""
+    if isinstance(argument, str):
+        return grammar.splitPath(argument, keyword, context.options.lenientAddressParsing)
+    path, parameters = grammar.commonPath(argument)
+    context.command.subject = path[0]
+    return path, parameters
+
+
+def noteSubject(context: Context, argument: Argument, keyword: str) -> None:
     """Note for the log the address in a command that is refused before it is parsed, if it has the common form."""
-    parts = grammar.commonPath(argument, keyword)
-    context.command.subject = None if parts is None else parts[0][0]
+    if not isinstance(argument, str):
+        _split(context, argument, keyword)
 
 
 def _checkCharset(parameters: str, utf8: bool) -> None:
@@ -118,7 +133,7 @@ def _checkCharset(parameters: str, utf8: bool) -> None:
         raise SMTPError("Parameters outside of ASCII need SMTPUTF8", 501, "5.5.4")
 
 
-def data(context: Context, argument: str) -> Task:
+def readData(context: Context, argument: Argument) -> ReceiveMessage | Reply:
     """RFC 5321 section 4.1.1.4."""
     if context.state is _MAIL:
         return context.flavour.noRecipients
@@ -126,44 +141,13 @@ def data(context: Context, argument: str) -> Task:
     if tally.isBinary:
         return replies.BINARY_NEEDS_BDAT  # RFC 3030 section 3
     context.state = _MESSAGE
-    verdict = yield ReceiveMessage(replies.START_MESSAGE, tally.recipients)
-    return _finish(context, verdict)
+    return ReceiveMessage(replies.START_MESSAGE, tally.recipients)
 
 
-def bdat(context: Context, argument: str) -> Task:
-    """RFC 3030 section 2.  The octets are read even if the chunk is refused, or they would be taken for commands."""
-    chunk = _CHUNK.fullmatch(argument)
-    if chunk is None:
-        return replies.BDAT_SYNTAX
-    octets, last = int(chunk[1]), chunk[2] is not None
-    refusal = _refusalOfChunks(context)
-    if refusal is not None:
-        yield DiscardChunk(octets)
-        return refusal
-    first = context.state is not _CHUNKS
-    context.state = _CHUNKS
-    tally = context.tally
-    verdict = yield ReceiveChunk(octets, first, last, tally.recipients, tally.isBinary)
-    if verdict is None:
-        return Reply(250, f"{octets} octets received", "2.0.0")
-    answers = _finish(context, verdict)
-    # RFC 2033 section 4.3: only the last chunk has a reply for each recipient.
-    return answers if last or isinstance(answers, Reply) else answers[0]
-
-
-def _refusalOfChunks(context: Context) -> Reply | None:
-    if not context.extensions.isInForce("CHUNKING"):
-        return replies.NOT_IMPLEMENTED
-    if context.state is _MAIL:
-        return context.flavour.noRecipients
-    if context.state not in (_RECIPIENTS, _CHUNKS):
-        return replies.RCPT_FIRST
-    return None
-
-
-def _finish(context: Context, verdict: Verdict) -> Replies:
-    """The replies to a whole message: with LMTP one for each recipient (RFC 2033 section 4.2), else just one."""
-    answers = [_replyTo(result, verdict.fault) for result in verdict.results]
+def acceptData(context: Context, message: ReceiveMessage | ReceiveChunk, verdict: Verdict) -> Replies:
+    """The message is decided: with LMTP there is a reply for each recipient (RFC 2033 section 4.2), else just one."""
+    results, fault = verdict.results, verdict.fault
+    answers = [_replyTo(result, fault) for result in results]
     context.reset()
     context.counts.junk = 0
     context.counts.messages += 1
@@ -176,8 +160,50 @@ def _replyTo(result: str | SMTPError | None, fault: Reply | None) -> Reply:
     return fault or replies.ok(result, replies.MESSAGE_OK)
 
 
-def rset(context: Context, argument: str) -> Task:
+def readBdat(context: Context, argument: Argument) -> ReceiveChunk | DiscardChunk | Reply:
+    """RFC 3030 section 2.  The octets are read even if the chunk is refused, or they would be taken for commands."""
+    chunk = _CHUNK.fullmatch(argument) if isinstance(argument, str) else argument
+    if chunk is None:
+        return replies.BDAT_SYNTAX
+    octets, last = int(chunk[1]), chunk[2] is not None
+    refusal = _refusalOfChunks(context)
+    if refusal is not None:
+        return DiscardChunk(octets, refusal)
+    first = context.state is not _CHUNKS
+    context.state = _CHUNKS
+    tally = context.tally
+    return ReceiveChunk(octets, first, last, tally.recipients, tally.isBinary)
+
+
+def acceptBdat(context: Context, chunk: ReceiveChunk | DiscardChunk, verdict: Verdict | None) -> Replies:
+    """The chunk has been read.  RFC 2033 section 4.3: only the last one has a reply for each recipient."""
+    if isinstance(chunk, DiscardChunk):
+        return chunk.refusal
+    if verdict is None:
+        return Reply(250, f"{chunk.octets} octets received", "2.0.0")
+    answers = acceptData(context, chunk, verdict)
+    return answers if chunk.last or isinstance(answers, Reply) else answers[0]
+
+
+def _refusalOfChunks(context: Context) -> Reply | None:
+    if not context.extensions.isInForce("CHUNKING"):
+        return replies.NOT_IMPLEMENTED
+    if context.state is _MAIL:
+        return context.flavour.noRecipients
+    if context.state not in (_RECIPIENTS, _CHUNKS):
+        return replies.RCPT_FIRST
+    return None
+
+
+def rset(context: Context, argument: Argument, answer: None) -> Reply | Task:
     """RFC 5321 section 4.1.1.5."""
+    if context.inTransaction:
+        return _rset(context)
+    context.reset()
+    return replies.RESET
+
+
+def _rset(context: Context) -> Task:
     yield from abandon(context)
     return replies.RESET
 

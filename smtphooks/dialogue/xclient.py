@@ -38,7 +38,7 @@ def extensionsOf(options: Options) -> tuple[PeerExtension, PeerExtension]:
     )
 
 
-def xClient(context: Context, argument: str) -> Task:
+def xClient(context: Context, argument: str, answer: None) -> Task:
     """XCLIENT_README: the session starts anew, as that of the client named, and with a greeting."""
     session = context.session
     if not context.extensions.isInForce("XCLIENT"):
@@ -91,18 +91,23 @@ def _hostnameOf(name: str, address: str) -> str:
     return bracketed(address)
 
 
-def xForward(context: Context, argument: str) -> Reply:
+def readXForward(context: Context, argument: str) -> dict[str, str] | Reply:
     """XFORWARD_README: for the log and the hooks of the next message; nothing else depends on it."""
-    session = context.session
     if not context.extensions.isInForce("XFORWARD"):
         return replies.NOT_IMPLEMENTED
     if context.inTransaction:
         return replies.NOT_NOW
-    session.xForward = {**session.xForward, **_known(xclient.parseXForward(argument))}
+    return _known(xclient.parseXForward(argument))
+
+
+def acceptXForward(context: Context, attributes: dict[str, str], answer: None) -> Reply:
+    """Attributes may come in several commands."""
+    session = context.session
+    session.xForward = {**session.xForward, **attributes}
     return replies.OK
 
 
 COMMANDS = {
     "XCLIENT": Command(xClient, extension="XCLIENT", junk=True),
-    "XFORWARD": Command(xForward, extension="XFORWARD", junk=True),
+    "XFORWARD": Command(acceptXForward, readXForward, extension="XFORWARD", junk=True),
 }

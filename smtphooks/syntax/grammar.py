@@ -34,9 +34,23 @@ _QUOTED = rf'"{_QTEXT}(?:\\[ -~]{_QTEXT})*"'
 _ANY_QUOTED = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _LDH = "[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
 
-# The form of nearly every path.  "xn--", or any two hyphens in a row, does not match: such a domain is parsed in full.
-_COMMON_PATH = rf"<([{_ASCII_ATEXT}]+(?:\.[{_ASCII_ATEXT}]+)*)@([A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*)>"
-_COMMON = {key: re.compile(f"(?i:{key}):{_COMMON_PATH}(?: +(.*))?", re.DOTALL) for key in ("FROM", "TO")}
+# The lines that clients really send, whole and as octets; all others take the way through the parsers below, which read
+# these lines alike.  "xn--", or any two hyphens in a row, does not match: such a domain is parsed in full.
+_COMMON_PATH = (
+    rf"<(?=[^>]{{1,{_PATH_OCTETS - 2}}}>)"
+    rf"([{_ASCII_ATEXT}]+(?:\.[{_ASCII_ATEXT}]+)*@(?=[^>]{{1,{_LABEL_OCTETS}}}>)([A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*))>"
+)
+
+
+def _line(text: str) -> re.Pattern[bytes]:
+    return re.compile(f"(?i:{text}) *".encode())
+
+
+_COMMON_PARAMETERS = "(?: +([!-~]+(?: +[!-~]+)*))?"
+MAIL_LINE = _line(f"MAIL FROM:{_COMMON_PATH}{_COMMON_PARAMETERS}")
+RCPT_LINE = _line(f"RCPT TO:{_COMMON_PATH}{_COMMON_PARAMETERS}")
+HELLO_LINE = _line("[A-Z]{4} ([!-~]{1,255})")
+CHUNK_LINE = _line("BDAT ([0-9]{1,20})( +LAST)?")
 
 _BRACKETED = re.compile(rf'[ \t]*(<[^">]*(?:{_ANY_QUOTED}[^">]*)*>)(?: |\Z)', re.DOTALL)
 _BARE = re.compile(rf'[ \t]*(?![< \t]|\Z)([^" ]*(?:{_ANY_QUOTED}[^" ]*)*)(?: |\Z)', re.DOTALL)
@@ -90,19 +104,21 @@ def _limit(what: str, text: str, octets: int) -> None:
         raise _Fault(f"{what} too long, at most {octets} octets")
 
 
-def commonPath(argument: str, keyword: str) -> tuple[tuple[str, str, str], str] | None:
-    """
-    The fast path for what L{splitPath} and then L{parseReversePath} or L{parseForwardPath} return.
+def bareLine(verb: str) -> re.Pattern[bytes]:
+    """The line of a command without an argument."""
+    return _line(verb)
 
-    @return: the fields of the path, and the text of the parameters; None if the argument needs the full parsers.
+
+def commonPath(line: re.Match[bytes]) -> tuple[tuple[str, str, str], str]:
     """
-    match = _COMMON[keyword].fullmatch(argument)
-    if match is None:
-        return None
-    local, domain, parameters = match.groups("")
-    if len(domain) > _LABEL_OCTETS or len(local) + len(domain) > _PATH_OCTETS - len("<@>"):
-        return None
-    return (f"{local}@{domain}", local, domain), parameters
+    What L{splitPath} and then L{parseReversePath} or L{parseForwardPath} return, for a line as most clients send it.
+
+    @param line: its match with L{MAIL_LINE} or L{RCPT_LINE}.
+    @return: the fields of the path, and the text of the parameters.
+    """
+    octets, within, parameters = line.groups()
+    address, domain = octets.decode(), within.decode()
+    return (address, address[: ~len(domain)], domain), parameters.decode() if parameters else ""
 
 
 def splitPath(argument: str, keyword: str, lenient: bool) -> tuple[str, str] | None:

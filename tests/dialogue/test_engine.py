@@ -7,15 +7,18 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from smtphooks.dialogue import commands
 from smtphooks.dialogue.commands import COMMANDS
+from smtphooks.dialogue.context import Flavour
 from smtphooks.dialogue.steps import Ask, Challenge, DiscardChunk, ReceiveMessage, State, Verdict
 from smtphooks.extension import Extension
 from smtphooks.replies import Reply, SMTPError
+from smtphooks.session import Session
 from smtphooks.syntax.wire import LineFault
 from tests.talk import MAIL, RCPT, TRANSCRIPTS, Talk, checkSanity, makeDialogue, play
 
@@ -280,6 +283,54 @@ def test_error_is_the_last_refusal_and_stays_when_all_is_well() -> None:
     assert talk.session.error == "500 5.5.2 Command not recognized"
     talk.say(RCPT)
     assert talk.session.error == "503 5.5.1 Say hello first"
+
+
+# --- The form of most clients, and the careful grammar ---
+
+_spaces = st.sampled_from(["", " ", "  "])
+_mailbox = st.from_regex(r"[A-Za-z0-9.@+<>\"-]{0,12}@?[a-z0-9._-]{0,70}", fullmatch=True)
+_command = st.sampled_from(["MAIL FROM:", "RCPT TO:", "mail from:", "Rcpt To: ", "MAIL TO:", "EHLO ", "helo", "LHLO "])
+_after = st.sampled_from(
+    ["", " ", " SIZE=1", "  SIZE=1 BODY=7BIT ", " SMTPUTF8", " X=\u00fc", " \x7f", " NOTIFY=NEVER"]
+)
+_like = st.builds(lambda *parts: "".join(parts), _command, _spaces, _mailbox.map("<{}>".format) | _mailbox, _after)
+_bare = st.builds(
+    lambda verb, space, rest: verb + space + rest,
+    st.sampled_from(["DATA", "data", "RSET", "QUIT", "Noop", "BDAT", "BDAT 3", "BDAT 3 LAST", "bdat  3", "BDAT 3LAST"]),
+    _spaces,
+    st.sampled_from(["", "x", "last", "\u017fT", "LAST "]),
+)
+
+
+def _formless(flavour: Flavour) -> Flavour:
+    """The same, but that no line has the form of most clients."""
+    rows = {verb: attrs.evolve(row, form=None) for verb, row in flavour.commands.items()}
+    return Flavour(flavour.protocol, rows, flavour.noRecipients)
+
+
+@given(st.sampled_from(list(STAIRS)), st.booleans(), st.lists(_like | _bare, min_size=1, max_size=3))
+def test_a_line_in_the_form_of_most_clients_is_read_as_the_grammar_reads_it(
+    state: State, lmtp: bool, lines: list[str]
+) -> None:
+    talks = [talkAt(state, lmtp, hideDSN=False, maxCommandLength=512) for _ in range(2)]
+    careful = talks[1].dialogue.context
+    careful.flavour = _formless(careful.flavour)
+    assert not careful.flavour.forms
+    for line in lines:
+        if talks[0].state is State.CLOSED:
+            break
+        said, wanted = (talk.say(line) for talk in talks)
+        assert said == wanted
+        first, second = ([getattr(each, "arguments", each) for each in talk.asked] for talk in talks)
+        assert [_plain(each) for each in first] == [_plain(each) for each in second]
+        assert talks[0].state is talks[1].state
+        assert talks[0].session.envelope == talks[1].session.envelope
+        assert [a.args for a in talks[0].session.envelope.rcptTo] == [a.args for a in talks[1].session.envelope.rcptTo]
+
+
+def _plain(question: Any) -> Any:
+    """What is asked, without the session, which is another one."""
+    return [each for each in question if not isinstance(each, Session)] if isinstance(question, tuple) else question
 
 
 # --- Anything at all ---

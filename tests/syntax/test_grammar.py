@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtphooks.replies import SMTPError
+from smtphooks.syntax import grammar
 from smtphooks.syntax.grammar import (
+    MAIL_LINE,
+    RCPT_LINE,
     Path,
-    commonPath,
     decodeXtext,
     parseForwardPath,
     parseHostname,
@@ -44,6 +46,13 @@ def strict(text: str) -> Path:
 
 def lenient(text: str) -> Path:
     return parseForwardPath(text, utf8=True, lenient=True)
+
+
+def commonPath(argument: str, keyword: str) -> tuple[tuple[str, str, str], str] | None:
+    """What is read of a line of MAIL or RCPT that has the form of most clients; None of any other line."""
+    verb, form = {"FROM": ("MAIL", MAIL_LINE), "TO": ("RCPT", RCPT_LINE)}[keyword]
+    match = form.fullmatch(f"{verb} {argument}".encode("utf-8", "surrogatepass"))
+    return None if match is None else grammar.commonPath(match)
 
 
 def domainOf(address: str) -> str:
