@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtphooks.dialogue import commands
@@ -310,6 +310,7 @@ def _formless(flavour: Flavour) -> Flavour:
     return Flavour(flavour.protocol, rows, flavour.noRecipients)
 
 
+@settings(max_examples=400)
 @given(st.sampled_from(list(STAIRS)), st.booleans(), st.lists(_like | _bare, min_size=1, max_size=3))
 def test_a_line_in_the_form_of_most_clients_is_read_as_the_grammar_reads_it(
     state: State, lmtp: bool, lines: list[str]
