@@ -1,5 +1,5 @@
 """
-Awaiting: a Deferred that coroutines can await under Twisted and in a task of asyncio.
+Awaiting: Deferreds that coroutines can await under Twisted and in a task of asyncio.
 
 A task of asyncio can only await asyncio's futures, and a coroutine that Twisted runs only Deferreds.  A hook may run
 as either, and awaits the same stream.
@@ -9,10 +9,11 @@ This module knows nothing of mail.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
 
 T = TypeVar("T")
 
@@ -25,6 +26,45 @@ class Waiting(Deferred[T]):
         if loop is None or asyncio.current_task(loop) is None:
             return self.__iter__()  # as Deferred.__await__ does
         return _awaitFuture(self.asFuture(loop))
+
+
+class Signal(Waiting[None]):
+    """
+    Fires once, with None, for the one coroutine that awaits it.
+
+    Whoever runs this coroutine may ask to be called directly, without the callbacks of a Deferred, which cost more than
+    all that most hooks do with a message.
+
+    @ivar resume: called in place of callbacks: with None, or with the L{Failure} to be thrown into the coroutine.
+    """
+
+    resume: Callable[[Any], object] | None = None
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        if asyncio._get_running_loop() is not None:
+            yield from super().__await__()
+        while not self.called:
+            yield self
+
+    def fire(self) -> None:
+        """The coroutine goes on; if it is a task of asyncio, later."""
+        if not self.called and not self._goOn(None):
+            self.callback(None)
+
+    def cancel(self) -> None:
+        """The coroutine goes on with a L{CancelledError}."""
+        if self.resume is None:
+            super().cancel()
+        else:
+            self._goOn(Failure(CancelledError()))
+
+    def _goOn(self, result: Failure | None) -> bool:
+        resume, self.resume = self.resume, None
+        if resume is None:
+            return False
+        self.called, self.result = True, None
+        resume(result)
+        return True
 
 
 def _awaitFuture(future: asyncio.Future[T]) -> Generator[Any, Any, T]:

@@ -109,10 +109,11 @@ class Reply:
     @ivar enhancedCode: the RFC 3463 code, or None where RFC 2034 section 4 forbids one (greeting, EHLO, 3xx).
     @ivar lines: the text by lines; spaces replace control characters.
     @ivar closes: the server closes the connection after this reply.
+    @ivar octets: the reply as most clients get it, with the enhanced code and in ASCII; see L{encode}.
     @ivar goesOn: it neither refuses anything nor closes the connection.
     """
 
-    __slots__ = ("_enhanced", "_plain", "closes", "code", "enhancedCode", "goesOn", "lines")
+    __slots__ = ("closes", "code", "enhancedCode", "goesOn", "lines", "octets")
 
     def __init__(
         self, code: int, text: str | Sequence[str], enhancedCode: str | None = None, closes: bool = False
@@ -125,8 +126,7 @@ class Reply:
         self.lines = lines if "".join(lines).isprintable() else tuple(_scrub(line) for line in lines)
         self.closes = closes or code == 421
         self.goesOn = code < 400 and not self.closes
-        self._plain: bytes | None = None
-        self._enhanced: bytes | None = None
+        self.octets = self._encode(True, "ascii")
 
     def oneLine(self) -> str:
         """The reply in one line, with its codes once."""
@@ -147,17 +147,7 @@ class Reply:
         @param enhanced: with the enhanced code (RFC 2034).
         @param utf8: the client asked for SMTPUTF8, so the text may leave ASCII (RFC 6531 section 3.7.4).
         """
-        octets = self._enhanced if enhanced else self._plain
-        if octets is not None and not utf8:
-            return octets
-        octets = self._encode(enhanced, "utf-8" if utf8 else "ascii")
-        if not utf8:
-            # Most replies are sent to many clients, or many times.
-            if enhanced:
-                self._enhanced = octets
-            else:
-                self._plain = octets
-        return octets
+        return self.octets if enhanced and not utf8 else self._encode(enhanced, "utf-8" if utf8 else "ascii")
 
     def _encode(self, enhanced: bool, charset: str) -> bytes:
         prefix = f"{self.enhancedCode} ".encode() if enhanced and self.enhancedCode else b""

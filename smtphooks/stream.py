@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
-from smtphooks.awaiting import Waiting
+from smtphooks.awaiting import Signal
 from smtphooks.consumer import ConsumerWriter
 from smtphooks.header import HeaderEnd, areFields, maybeSeparator, parseHeader
 from smtphooks.replies import HEADER_TOO_LARGE, TOO_LARGE
@@ -111,7 +111,7 @@ class MessageStream:
         self._discarding = False
         self._taken = False  # one of the ways to read has been chosen
         self._iterated = False  # and it is async for
-        self._wanted: Waiting[None] | None = None  # the reader awaits it; set until the reader has resumed
+        self._wanted: Signal | None = None  # the reader awaits it; set until the reader has resumed
         self._consumer: ConsumerWriter | None = None
         self._paused = False
 
@@ -176,8 +176,7 @@ class MessageStream:
         if self._arrived is not self._chunks:
             self._maybeJoin()
         if self._wanted is not None:
-            if not self._wanted.called:  # a task of asyncio resumes later
-                self._wanted.callback(None)
+            self._wanted.fire()
         elif self._consumer is not None:
             self._deliver(self._consumer)
 
@@ -277,7 +276,7 @@ class MessageStream:
         while len(self._chunks) <= held:
             if self._isOver():
                 return False
-            self._wanted = Waiting()
+            self._wanted = Signal()
             try:
                 await self._wanted
             finally:
@@ -306,7 +305,7 @@ class MessageStream:
         while not self._chunks:  # as in _more: awaiting that coroutine would double the cost
             if self._isOver():
                 raise StopAsyncIteration
-            self._wanted = Waiting()
+            self._wanted = Signal()
             try:
                 await self._wanted
             finally:

@@ -35,7 +35,8 @@ _INPUT = frozenset({Turn.CLIENT, Turn.MESSAGE, Turn.CHUNK})
 
 # To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
 _OPEN, _CLOSING, _LOST = Phase.OPEN, Phase.CLOSING, Phase.LOST
-_LINE, _HANDSHAKE, _TIMER, _FAREWELL = Want.LINE, Want.HANDSHAKE, Turn.TIMER, Turn.FAREWELL
+_LINE, _HANDSHAKE = Want.LINE, Want.HANDSHAKE
+_MESSAGE, _TIMER, _FAREWELL = Turn.MESSAGE, Turn.TIMER, Turn.FAREWELL
 
 
 class Owner(Live, Protocol):
@@ -50,14 +51,13 @@ class Connection:
     @ivar state: how far it has come, and what it waits for.
     """
 
-    __slots__ = ("_client", "_isPumping", "_isWoken", "_owner", "_pacing", "_pump", "_server", "session", "state")
+    __slots__ = ("_client", "_isPumping", "_owner", "_pacing", "_pump", "_server", "session", "state")
 
     def __init__(self, server: Server, owner: Owner, client: Client) -> None:
         self._server = server
         self._owner = owner
         self._client = client
         self._isPumping = False
-        self._isWoken = False
         self.session = _newSession(server.options, client)
         self.state = ConnectionState()
         self.state.inputEnded = client.inputEnded
@@ -214,22 +214,23 @@ class Connection:
 
         Whatever happens meanwhile is seen by the pump that runs already.
         """
+        state = self.state
+        state.isWoken = True
         if self._isPumping:
-            self._isWoken = True
             return
-        self._isPumping = self._isWoken = True
+        self._isPumping = True
         try:
-            while self._isWoken:
-                self._isWoken = False
+            while state.isWoken:
+                state.isWoken = False
                 self._pump.run()
-                if self.state.phase is _LOST:
+                if state.phase is _LOST:
                     self._finish()
                 self._settle()
         except Exception:
             # Code of others, such as a transport, has raised where no hook runs: this is the end of the connection.
             self._isPumping = False
             self._owner.crashed()
-            if self.state.phase is _LOST:
+            if state.phase is _LOST:
                 self.wake()  # The transport, which is gone, will not: go on behind what has raised.
         finally:
             self._isPumping = False
@@ -267,7 +268,8 @@ class Connection:
         state, pacing, pump = self.state, self._pacing, self._pump
         writer = pump.writer
         if state.phase is _OPEN:
-            writer.flush()
+            if writer.unwritten:
+                writer.flush()
             isQuiet = state.want is _LINE and pump.message.delivery is None
             if isQuiet and not (writer.isChoked or pacing.isPaused or state.inputEnded):
                 if state.hasMoved:
@@ -285,7 +287,8 @@ class Connection:
         state.hasMoved = False
         if state.phase is _OPEN:
             isAhead = turn not in _INPUT and self.buffered >= AHEAD
-            pacing.pause(writer.isChoked or isAhead or not hasRoom(state, pump.message))
+            isFull = turn is not _MESSAGE and not hasRoom(state, pump.message)
+            pacing.pause(writer.isChoked or isAhead or isFull)
         elif state.phase is _CLOSING and not (state.isAborted or writer.isClosed):
             # TLS ends only when the client has said so too, so it is read; but not the rest of a message.
             pacing.pause(turn is Turn.FAREWELL)

@@ -1,8 +1,8 @@
 """
 Coroutines: how an C{async def} hook is run, from one await to the next.
 
-This does what C{yield from} does (PEP 380), as Twisted's own driver does, with two differences: a Deferred is waited
-for with a L{Waiter}, and a future of asyncio may stand where a Deferred may.
+This does what C{yield from} does (PEP 380), as Twisted's own driver does, with three differences: a Deferred is waited
+for with a L{Waiter}, a future of asyncio may stand where a Deferred may, and a L{Signal} needs no callbacks.
 This module knows neither hooks nor what an answer means.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from smtphooks.awaiting import Signal
 from smtphooks.connection.sharing import Waiter
 
 WRONG_REACTOR = (
@@ -71,7 +72,7 @@ class Run:
         self._name = name
         self._coroutine = begun.coroutine
         self._first = begun.awaited
-        self._wait: Waiter | None = None
+        self._wait: Waiter | Signal | None = None
         self._isBeginning = False
         self._result: Any = None
 
@@ -120,13 +121,18 @@ class Run:
 
         @return: what it came to, if that is there at once; a L{Failure} if it cannot be waited for.
         """
+        if type(awaited) is Signal and not awaited.called and awaited.resume is None:
+            awaited.resume = self._runOn
+            self._wait = awaited
+            return _NOT_YET
         try:
             deferred = _maybeDeferred(awaited)
             if deferred is None:
                 return awaited  # What cannot be waited for is sent straight back, as Twisted does.
-            self._wait, self._result = Waiter(deferred), _NOT_YET
+            wait = Waiter(deferred)
+            self._wait, self._result = wait, _NOT_YET
             self._isBeginning = True
-            self._wait.begin(self._came, self._raised)
+            wait.begin(self._came, self._raised)
         except BaseException:
             # What is awaited is code of others.  Raised further, this would end up in what was awaited before.
             return Failure()

@@ -72,13 +72,17 @@ class DirectTransport:
 
     def write(self, octets: bytes) -> None:
         """C{ITransport}: write them, or as many as the socket takes, and leave the rest to the transport."""
-        if self.isFull or not self.connection.connected:
+        connection = self.connection
+        if self.isFull or not connection.connected:
             self._below.write(octets)
             return
-        sent = self.connection.writeSomeData(octets)
+        try:
+            sent = connection.socket.send(octets[: connection.SEND_LIMIT])
+        except OSError:
+            # The socket is full; or it is broken, which the transport will meet again and report.
+            sent = 0
         if sent != len(octets):
-            # A non-integer result is a connection error, which the transport will meet again and report.
-            self._below.write(octets[sent:] if isinstance(sent, int) else octets)
+            self._below.write(octets[sent:])
             self.waitUntilWritten()
 
     def waitUntilWritten(self) -> None:

@@ -208,11 +208,9 @@ class MessageReceiver:
         if self.stage is _ANSWERED:
             return  # onData hung up before the bare newline
         if self._isLast:
-            delivery.finish(data)  # with the last octets, so that the hook need not go on twice
-        delivery.poll()
-        if self._isLast or delivery.isRefused or delivery.fault:
             self.stage = _DECIDING
-            self.poll()
+            delivery.finish(data)  # with the last octets, so that the hook need not go on twice
         else:
-            # The message goes on with its next chunk.
-            self.stage = _ANSWERED
+            delivery.poll()
+            # Unless it is decided already, the message goes on with its next chunk.
+            self.stage = _DECIDING if delivery.isRefused or delivery.fault else _ANSWERED

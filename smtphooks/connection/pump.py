@@ -92,7 +92,9 @@ class Pump:
         self._secureContext = server.secureContext
         self.state = state
         self.wire = Wire(options.bareNewline)
-        self.dialogue = Dialogue(options, server.extensions, session, server.mechanisms, server.authFailures)
+        self.dialogue = Dialogue(
+            options, server.extensions, session, server.mechanisms, server.authFailures, server.hooks
+        )
         runner = HookRunner(server.hooks, session, options.slowHook, options.asyncioHooks, server.context.copy())
         self.driver = Driver(self.dialogue, runner, state, wake)
         self.message = MessageReceiver(self.wire, runner, options, wake)
@@ -113,6 +115,7 @@ class Pump:
         """Go on as far as input, hooks and the client allow."""
         state, message = self.state, self.message
         while state.phase is _OPEN:
+            state.isWoken = False
             if message.delivery is not None and state.want is not _MESSAGE:
                 self._pullHangUp()
             if state.phase is _OPEN and not _PULLS[state.want](self):
@@ -192,6 +195,9 @@ class Pump:
 
     def _do(self, step: Step | None) -> None:
         """Do what the dialogue wants next; None if a hook is pending."""
+        if type(step) is Reply:
+            self.say(step)
+            return
         self.state.hasMoved = True
         if step is None:
             self.state.want = Want.HOOK
@@ -276,7 +282,8 @@ class Pump:
         """What the dialogue wanted to have read was read, and decided if that was due."""
         replier, state = self.replier, self.state
         replier.decided = envelope = replier.envelope
-        self._describeContent()
+        if replier.transcript is not None:
+            self._describeContent()
         self._do(self.driver.advance(self.dialogue.answer, verdict))
         replier.decided = None
         if verdict is not None:
@@ -326,7 +333,6 @@ _PULLS: dict[Want, Callable[[Pump], bool]] = {
 }
 
 _STEPS: dict[type, Callable[[Pump, Any], None]] = {
-    Reply: Pump.say,
     tuple: Pump._sayAll,
     ReceiveMessage: Pump._receiveMessage,
     ReceiveChunk: Pump._receiveChunk,

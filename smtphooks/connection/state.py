@@ -39,17 +39,19 @@ class ConnectionState:
     @ivar phase: how far it has come.
     @ivar want: what it waits for while it is open.
     @ivar hasMoved: a step was taken since the last deadline was set, so the next turn gets a new deadline.
+    @ivar isWoken: something has happened since the pump has looked last.
     @ivar inputEnded: the client has closed its sending side.
     @ivar isLeaving: the server ends the connection as soon as no transaction is in progress.
     @ivar isAborted: the connection was ended at once, and pending output dropped.
     """
 
-    __slots__ = ("hasMoved", "inputEnded", "isAborted", "isLeaving", "phase", "want")
+    __slots__ = ("hasMoved", "inputEnded", "isAborted", "isLeaving", "isWoken", "phase", "want")
 
     def __init__(self) -> None:
         self.phase = Phase.OPEN
         self.want = Want.HOOK
         self.hasMoved = True
+        self.isWoken = False
         self.inputEnded = False
         self.isLeaving = False
         self.isAborted = False

@@ -22,11 +22,12 @@ _MOST = 16384
 @implementer(IPushProducer)
 class ReplyWriter:
     """
+    @ivar unwritten: octets that have been gathered, and not been written yet.
     @ivar isChoked: the client does not read, and the transport holds as much as it may.
     @ivar isClosed: nothing more is written.
     """
 
-    __slots__ = ("_gathered", "_resumed", "_transport", "isChoked", "isClosed")
+    __slots__ = ("_resumed", "_transport", "isChoked", "isClosed", "unwritten")
 
     def __init__(self, transport: Any, resumed: Callable[[], None]) -> None:
         """
@@ -34,26 +35,26 @@ class ReplyWriter:
         """
         self._transport = direct(transport)
         self._resumed = resumed
-        self._gathered = b""
+        self.unwritten = b""
         self.isChoked = self.isClosed = False
         self._transport.registerProducer(self, True)
 
     @property
     def gathered(self) -> int:
         """How many octets have not been written yet."""
-        return len(self._gathered)
+        return len(self.unwritten)
 
     def put(self, octets: bytes) -> None:
         """Something to say; it may wait for more."""
-        self._gathered += octets
-        if len(self._gathered) > _MOST:
+        self.unwritten += octets
+        if len(self.unwritten) > _MOST:
             self.flush()
 
     def flush(self) -> None:
         """Write what has gathered."""
-        octets = self._gathered
+        octets = self.unwritten
         if octets:
-            self._gathered = b""
+            self.unwritten = b""
             self._transport.write(octets)
 
     def startTLS(self, contextFactory: object) -> None:

@@ -183,6 +183,8 @@ class Dialogue:
 
     def encode(self, reply: Reply) -> bytes:
         """The octets of a reply, as this client may get them."""
+        if self._isEnhanced and not self.context.speaksUtf8:
+            return reply.octets
         return reply.encode(self._isEnhanced, self.context.speaksUtf8)
 
     def shows(self, verb: str) -> bool:

@@ -147,17 +147,18 @@ def readData(context: Context, argument: Argument) -> ReceiveMessage | Reply:
 def acceptData(context: Context, message: ReceiveMessage | ReceiveChunk, verdict: Verdict) -> Replies:
     """The message is decided: with LMTP there is a reply for each recipient (RFC 2033 section 4.2), else just one."""
     results, fault = verdict.results, verdict.fault
-    answers = [_replyTo(result, fault) for result in results]
     context.reset()
     context.counts.junk = 0
     context.counts.messages += 1
-    return answers[0] if len(answers) == 1 else tuple(answers)
+    if len(results) == 1:
+        return _replyTo(results[0], fault)
+    return tuple([_replyTo(result, fault) for result in results])
 
 
 def _replyTo(result: str | SMTPError | None, fault: Reply | None) -> Reply:
     if isinstance(result, SMTPError):
         return refusalBy("onData", result)
-    return fault or replies.ok(result, replies.MESSAGE_OK)
+    return fault or (replies.MESSAGE_OK if result is None else replies.ok(result, replies.MESSAGE_OK))
 
 
 def readBdat(context: Context, argument: Argument) -> ReceiveChunk | DiscardChunk | Reply:
