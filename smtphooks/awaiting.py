@@ -48,23 +48,21 @@ class Signal(Waiting[None]):
 
     def fire(self) -> None:
         """The coroutine goes on; if it is a task of asyncio, later."""
-        if not self.called and not self._goOn(None):
+        resume, self.resume = self.resume, None
+        if resume is not None:
+            self.called, self.result = True, None
+            resume(None)
+        elif not self.called:
             self.callback(None)
 
     def cancel(self) -> None:
         """The coroutine goes on with a L{CancelledError}."""
-        if self.resume is None:
-            super().cancel()
-        else:
-            self._goOn(Failure(CancelledError()))
-
-    def _goOn(self, result: Failure | None) -> bool:
         resume, self.resume = self.resume, None
         if resume is None:
-            return False
-        self.called, self.result = True, None
-        resume(result)
-        return True
+            super().cancel()
+        else:
+            self.called, self.result = True, None
+            resume(Failure(CancelledError()))
 
 
 def _awaitFuture(future: asyncio.Future[T]) -> Generator[Any, Any, T]:

@@ -303,7 +303,7 @@ class MessageStream:
         if not self._iterated:
             self.__aiter__()
         while not self._chunks:  # as in _more: awaiting that coroutine would double the cost
-            if self._isOver():
+            if (self._ended or self._failure or self._discarding or self._wanted) and self._isOver():
                 raise StopAsyncIteration
             self._wanted = Signal()
             try:

@@ -27,8 +27,6 @@ def resultsOf(answer: Any, recipients: int | None, report: Callable[[str], None]
     @param recipients: how many results there must be; None for one that counts for all recipients.
     @param report: told what is wrong with the answer.
     """
-    if answer is None and recipients is None:
-        return (None,)
     if not isinstance(answer, (list, tuple)):
         return (_resultOf(answer, report),) * (1 if recipients is None else recipients)
     results = [_entryOf(entry, report) for entry in answer]

@@ -130,6 +130,9 @@ class HookCaller:
             return Failure()
         if result is None or type(result) is str:
             return result
+        if type(result) is Begun:
+            answer = PendingAnswer(self, name, Run(self.step, name, result))
+            return answer.result if answer.isThere else answer
         return self.settle(name, result)
 
     def step(self, name: object, function: Callable[..., Any], *arguments: Any) -> Any:

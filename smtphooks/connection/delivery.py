@@ -21,9 +21,13 @@ from smtphooks.options import Options
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.stream import MessageStream
 
+# What most hooks answer.
+_ACCEPTED = (None,)
+
 
 class Delivery:
     """
+    @ivar pending: the answer of C{onData}, while that is pending.
     @ivar stream: what the hook reads.
     @ivar isWhole: the last octet of the message was read; from here on the hook runs to its end, come what may.
     @ivar isDecided: the hook has ended (or there is none, and the message is read and dropped).
@@ -33,12 +37,12 @@ class Delivery:
         "_answer",
         "_fault",
         "_isCut",
-        "_pending",
         "_recipients",
         "_rejectOversized",
         "_runner",
         "isDecided",
         "isWhole",
+        "pending",
         "stream",
     )
 
@@ -54,7 +58,7 @@ class Delivery:
         self._rejectOversized = options.rejectOversized
         self._recipients = recipients if options.lmtp else None
         self._isCut = False
-        self._pending: PendingAnswer | None = None
+        self.pending: PendingAnswer | None = None
         self._answer: Any = None
         self._fault: Reply | None = None
 
@@ -62,16 +66,16 @@ class Delivery:
         """Call C{onData}."""
         answer = self._runner.ask("onData", (self.stream, self._runner.session))
         if type(answer) is PendingAnswer:
-            self._pending = answer
+            self.pending = answer
             answer.whenThere(wake)
         else:
             self._decide(answer)
 
     def poll(self) -> bool:
         """Take the answer of C{onData} if it is there.  True if the delivery is decided."""
-        pending = self._pending
+        pending = self.pending
         if pending is not None and pending.isThere:
-            self._pending = None
+            self.pending = None
             self._decide(pending.result)
         return self.isDecided
 
@@ -94,7 +98,7 @@ class Delivery:
 
     def timeOut(self) -> None:
         """Decide without the hook, and cancel it."""
-        pending, self._pending = self._pending, None
+        pending, self.pending = self.pending, None
         self._runner.logTimedOut("onData")
         if pending is not None:
             self._runner.cancel("onData", pending)  # before its stream fails, for that would be news to it
@@ -125,8 +129,8 @@ class Delivery:
         self._isCut = True
         isAwaited = self.stream.isAwaited
         self.stream.fail(failure)
-        if self._pending is not None and not isAwaited:
-            self._pending.cancel()
+        if self.pending is not None and not isAwaited:
+            self.pending.cancel()
 
     @property
     def fault(self) -> Reply | None:
@@ -152,4 +156,5 @@ class Delivery:
 
     def verdict(self) -> Verdict:
         """What became of the message."""
-        return Verdict(self.results(), self.fault, self.stream.byteLength)
+        results = _ACCEPTED if self._answer is None and self._recipients is None else self.results()
+        return Verdict(results, self.fault, self.stream.byteLength)

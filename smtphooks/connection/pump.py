@@ -131,22 +131,21 @@ class Pump:
             self.say(refusal.asReply(SITUATIONS["onData"]), by="onData")
 
     def _pullLine(self) -> bool:
-        writer, dialogue = self.writer, self.dialogue
-        if writer.isChoked:
+        state, wire, dialogue, replier = self.state, self.wire, self.dialogue, self.replier
+        if self.writer.isChoked:
             return False
-        if self.state.isLeaving and not dialogue.inTransaction:
+        if state.isLeaving and not dialogue.inTransaction:
             self.say(replies.SHUTTING_DOWN, by="server")
             return True
-        line = self.wire.maybeLine(dialogue.lineLimit)
+        line = None if wire.isEmpty else wire.maybeLine(dialogue.lineLimit)
         if line is None:
             return False
-        replier = self.replier
         replier.log.commands += 1
         if replier.transcript is not None:
             replier.transcript.command(line)
         self._do(self.driver.advance(dialogue.receiveLine, line))
         # Most clients wait for the reply, so that there is nothing more to be pulled.
-        return not self.wire.isEmpty or self.state.want is not _LINE or self.state.isLeaving
+        return not wire.isEmpty or state.want is not _LINE or state.isLeaving
 
     def _pullResponse(self) -> bool:
         if self.writer.isChoked:
@@ -164,7 +163,9 @@ class Pump:
         if message.poll():
             self._concludeMessage(message.takeAnswer())
             return True
-        if message.stage is not _READING or self.writer.isChoked or not message.hasRoom or not message.read():
+        if message.stage is not _READING or self.wire.isEmpty or self.writer.isChoked:
+            return False
+        if not message.hasRoom or not message.read():
             return False
         self.state.hasMoved = True
         return True
@@ -195,12 +196,13 @@ class Pump:
 
     def _do(self, step: Step | None) -> None:
         """Do what the dialogue wants next; None if a hook is pending."""
-        if type(step) is Reply:
-            self.say(step)
-            return
-        self.state.hasMoved = True
-        if step is None:
-            self.state.want = Want.HOOK
+        state = self.state
+        state.hasMoved = True
+        if type(step) is Reply and step.goesOn:
+            self.replier.reply(step)
+            state.want = _LINE
+        elif step is None:
+            state.want = Want.HOOK
         else:
             _STEPS[type(step)](self, step)
 
@@ -288,7 +290,7 @@ class Pump:
         replier.decided = None
         if verdict is not None:
             code = 0 if state.isAborted or state.phase is _LOST else replier.code
-            replier.log.messageEnded(self.dialogue.verb, envelope, verdict.octets, code)
+            replier.log.messageEnded(self.dialogue.context.command.verb, envelope, verdict.octets, code)
 
     def _describeContent(self) -> None:
         """Tell the transcript how much of a message has come."""
@@ -333,6 +335,7 @@ _PULLS: dict[Want, Callable[[Pump], bool]] = {
 }
 
 _STEPS: dict[type, Callable[[Pump, Any], None]] = {
+    Reply: Pump.say,
     tuple: Pump._sayAll,
     ReceiveMessage: Pump._receiveMessage,
     ReceiveChunk: Pump._receiveChunk,

@@ -158,7 +158,7 @@ COMMANDS = {
         "onMailFrom",
         transaction.withdrawMail,
         form=grammar.MAIL_LINE,
-        keyword="FROM",
+        isAboutAddress=True,
         refusals={
             **_BEFORE_HELLO,
             State.MAIL: replies.NESTED_MAIL,
@@ -172,7 +172,7 @@ COMMANDS = {
         transaction.readRcpt,
         "onRcptTo",
         form=grammar.RCPT_LINE,
-        keyword="TO",
+        isAboutAddress=True,
         refusals={**_BEFORE_HELLO, State.IDENTIFIED: replies.MAIL_FIRST, **_CHUNKED},
     ),
     "DATA": Command(

@@ -177,7 +177,7 @@ class Command:
         follows, for which C{read} returns the step.
     @ivar withdraw: takes back what C{read} has shown to a hook that refuses.
     @ivar form: the line as clients really send it, in octets; C{read} then gets its match in place of the argument.
-    @ivar keyword: that in front of the address that the command is about.
+    @ivar isAboutAddress: it has an address, which the log shows if it is refused.
     @ivar refusals: in these states the command gets this reply instead.
     @ivar bare: it takes no argument.
     @ivar extension: the extension that brings it.
@@ -191,7 +191,7 @@ class Command:
     hook: str = ""
     withdraw: Callable[[Context], None] | None = None
     form: Line | None = None
-    keyword: str = ""
+    isAboutAddress: bool = False
     refusals: Mapping[State, Reply] = {}
     bare: bool = False
     extension: str = ""

@@ -116,8 +116,8 @@ class Dialogue:
             return self._conclude(argument)
         refusal = self._refusalOf(row, argument)
         if refusal is not None:
-            if row is not None and row.keyword:
-                transaction.noteSubject(context, argument, row.keyword)
+            if row is not None and row.isAboutAddress:
+                transaction.noteSubject(context, argument)
             return self._conclude(refusal)
         row = row or commands.EXTENDED
         try:
@@ -132,7 +132,7 @@ class Dialogue:
         if hook == "onData":
             step: Step = read
             return step
-        if not hook or self._isAbsent(hook):
+        if not hook or (self._hooks is not None and getattr(self._hooks, hook) is None):
             return self.answer(None)
         self._asked = hook
         return Ask(hook, (read, context.session))
@@ -274,7 +274,7 @@ class Dialogue:
             return replies.TOO_MANY_UNAUTHENTICATED
         if row is not None and row.always:
             return None
-        isMissing = isDisabled(verb, options, session)
+        isMissing = (options.disabledCommands or session.disabledCommands) and isDisabled(verb, options, session)
         if (isMissing or row is None or row.junk) and context.counts.addJunk(options.maxJunkCommands):
             return replies.TOO_MANY_JUNK_COMMANDS
         if isMissing:

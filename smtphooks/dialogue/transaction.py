@@ -41,22 +41,24 @@ _MAIL, _RECIPIENTS, _MESSAGE, _CHUNKS = State.MAIL, State.RECIPIENTS, State.MESS
 def readMail(context: Context, argument: Argument) -> Address | Reply:
     """RFC 5321 section 4.1.1.2; the hook sees in the session what the client asks for."""
     options, session = context.options, context.session
+    lenient = options.lenientAddressParsing
     if session.user is None and not options.authOptional:
-        noteSubject(context, argument, "FROM")
+        noteSubject(context, argument)
         return Reply(530, options.authRequiredMessage, "5.7.0")
     if options.maxTransactions and context.counts.messages >= options.maxTransactions:
-        noteSubject(context, argument, "FROM")
+        noteSubject(context, argument)
         return replies.TOO_MANY_TRANSACTIONS
-    parts = _split(context, argument, "FROM")
+    parts = grammar.splitPath(argument, "FROM", lenient) if isinstance(argument, str) else grammar.commonPath(argument)
     if parts is None:
         return replies.MAIL_SYNTAX
     path, parameters = parts
+    context.command.subject = path[0] if isinstance(path, tuple) else None
     arguments = {}
     if parameters:
         arguments = context.extensions.mailArguments(grammar.parseParameters(parameters, utf8=True))
     utf8 = "SMTPUTF8" in arguments
     if isinstance(path, str):
-        path = grammar.parseReversePath(path, utf8=utf8, lenient=options.lenientAddressParsing)
+        path = grammar.parseReversePath(path, utf8=utf8, lenient=lenient)
         context.command.subject = path[0]
     if parameters:
         _checkCharset(parameters, utf8)
@@ -85,15 +87,17 @@ def readRcpt(context: Context, argument: Argument) -> Address | Reply:
     """RFC 5321 section 4.1.1.3."""
     options, tally = context.options, context.tally
     if not tally.hasRoom(options.maxRecipients, context.command.lineLength):
-        noteSubject(context, argument, "TO")
+        noteSubject(context, argument)
         return replies.TOO_MANY_REFUSED_RECIPIENTS if tally.addRefused() else replies.TOO_MANY_RECIPIENTS
-    parts = _split(context, argument, "TO")
+    lenient = options.lenientAddressParsing
+    parts = grammar.splitPath(argument, "TO", lenient) if isinstance(argument, str) else grammar.commonPath(argument)
     if parts is None:
         return replies.RCPT_SYNTAX
     path, parameters = parts
+    context.command.subject = path[0] if isinstance(path, tuple) else None
     utf8 = context.speaksUtf8
     if isinstance(path, str):
-        path = grammar.parseForwardPath(path, utf8=utf8, lenient=options.lenientAddressParsing)
+        path = grammar.parseForwardPath(path, utf8=utf8, lenient=lenient)
         context.command.subject = path[0]
     arguments = {}
     if parameters:
@@ -112,19 +116,10 @@ def acceptRcpt(context: Context, address: Address, answer: object) -> Reply:
     return replies.RECIPIENT_OK if answer is None else replies.ok(answer, replies.RECIPIENT_OK)
 
 
-def _split(context: Context, argument: Argument, keyword: str) -> tuple[tuple[str, str, str] | str, str] | None:
-    """The path and the parameters of MAIL or RCPT; the path as text if it has yet to be parsed."""
-    if isinstance(argument, str):
-        return grammar.splitPath(argument, keyword, context.options.lenientAddressParsing)
-    path, parameters = grammar.commonPath(argument)
-    context.command.subject = path[0]
-    return path, parameters
-
-
-def noteSubject(context: Context, argument: Argument, keyword: str) -> None:
-    """Note for the log the address in a command that is refused before it is parsed, if it has the common form."""
+def noteSubject(context: Context, argument: Argument) -> None:
+    """Note for the log the address in a command that is refused before it is read, where that takes no parsing."""
     if not isinstance(argument, str):
-        _split(context, argument, keyword)
+        context.command.subject = grammar.commonPath(argument)[0][0]
 
 
 def _checkCharset(parameters: str, utf8: bool) -> None:

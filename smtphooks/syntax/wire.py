@@ -162,7 +162,10 @@ class Wire:
             newline = block.find(b"\n", start)
             self._position = end = newline + 1 or len(block)
             if end >= len(block):
-                self._next()
+                if self._waiting:
+                    self._next()
+                else:
+                    self._block, self._position, self.isEmpty = b"", 0, True
             if newline > start and not self._partial and end - start <= limit and block[newline - 1] == 13:
                 # The common case: a whole line in one block.  (A dropped line leaves an octet in self._partial.)
                 line = block[start : newline - 1]
@@ -202,7 +205,8 @@ class Wire:
 
     def beginMessage(self) -> None:
         """A message follows that CRLF.CRLF ends (DATA)."""
-        self._begin(None)
+        self._chunkOctets = None
+        self.messageEnded = False
         self._verbatim = self._bareNewline == ACCEPT
         self._lineEnd = b"\r\n"
         self._carry = b""
@@ -216,15 +220,12 @@ class Wire:
         @param first: it is the first chunk of its message.
         @param binary: the message is BINARYMIME, so its line ends are not normalized.
         """
-        self._begin(octets)
+        self._chunkOctets = octets
+        self.messageEnded = octets == 0
         self._verbatim = binary or self._bareNewline == ACCEPT
         if first:
             self._carry = b""
             self.bareNewlineSeen = False
-
-    def _begin(self, octets: int | None) -> None:
-        self._chunkOctets = octets
-        self.messageEnded = octets == 0
 
     def maybeMessage(self) -> bytes | None:
         """
@@ -295,7 +296,7 @@ class Wire:
             self._giveBack(len(piece) - start - _UNCLEAN_PIECE)
             content = self._holdBack(content[:_UNCLEAN_PIECE])
         elif end >= 0:
-            self._giveBack(len(piece) - end - 5)
+            self._position -= len(piece) - end - 5
             self.messageEnded = True
         else:
             content = self._holdBack(content)
