@@ -122,28 +122,24 @@ class MessageStream:
         """The hook awaits this stream, so the end or failure of the message resumes it."""
         return self._wanted is not None or (self._consumer is not None and self._consumer.isOpen)
 
-    def append(self, data: bytes) -> None:
-        """Octets have arrived."""
-        self._add(data)
+    def append(self, data: bytes, isLast: bool = False) -> None:
+        """Octets have arrived; the message may be complete with them."""
+        self.byteLength += len(data)
+        self.sizeExceeded = 0 < self._size < self.byteLength
+        if not (self._ended or self._discarding or self._failure):
+            if self.sizeExceeded and self._cutOversized:
+                data = data[: self._size - self.byteLength]
+                isLast = True
+            if data:
+                self._arrived.append(data)
+                self.buffered += len(data)
+        if isLast:
+            self._ended = True
         self._serve()
 
     def complete(self, data: bytes = b"") -> None:
         """The message is complete, with these octets."""
-        self._add(data)
-        self._ended = True
-        self._serve()
-
-    def _add(self, data: bytes) -> None:
-        self.byteLength += len(data)
-        self.sizeExceeded = 0 < self._size < self.byteLength
-        if self._ended or self._discarding or self._failure:
-            return
-        if self.sizeExceeded and self._cutOversized:
-            data = data[: self._size - self.byteLength]
-            self._ended = True
-        if data:
-            self._arrived.append(data)
-            self.buffered += len(data)
+        self.append(data, isLast=True)
 
     def fail(self, failure: Failure) -> None:
         """The message is truncated or must not be used; drop the octets that were not read."""
@@ -303,7 +299,9 @@ class MessageStream:
         if not self._iterated:
             self.__aiter__()
         while not self._chunks:  # as in _more: awaiting that coroutine would double the cost
-            if (self._ended or self._failure or self._discarding or self._wanted) and self._isOver():
+            if self._failure is not None or self._discarding or self._wanted is not None:
+                self._isOver()  # raises what is wrong
+            if self._ended:
                 raise StopAsyncIteration
             self._wanted = Signal()
             try:

@@ -269,7 +269,7 @@ class Connection:
         writer = pump.writer
         if state.phase is _OPEN:
             if writer.unwritten:
-                writer.flush()
+                writer.flushSoon()
             isQuiet = state.want is _LINE and pump.message.delivery is None
             if isQuiet and not (writer.isChoked or pacing.isPaused or state.inputEnded):
                 if state.hasMoved:
@@ -288,7 +288,8 @@ class Connection:
         if state.phase is _OPEN:
             isAhead = turn not in _INPUT and self.buffered >= AHEAD
             isFull = turn is not _MESSAGE and not hasRoom(state, pump.message)
-            pacing.pause(writer.isChoked or isAhead or isFull)
+            if (writer.isChoked or isAhead or isFull) is not pacing.isPaused:
+                pacing.pause(not pacing.isPaused)
         elif state.phase is _CLOSING and not (state.isAborted or writer.isClosed):
             # TLS ends only when the client has said so too, so it is read; but not the rest of a message.
             pacing.pause(turn is Turn.FAREWELL)

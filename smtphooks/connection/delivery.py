@@ -115,7 +115,7 @@ class Delivery:
     def finish(self, data: bytes = b"") -> None:
         """The message is whole, with these octets."""
         self.isWhole = True
-        self.stream.complete(data)
+        self.stream.append(data, isLast=True)
 
     def cut(self, failure: Failure) -> None:
         """

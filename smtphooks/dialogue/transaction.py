@@ -139,12 +139,18 @@ def readData(context: Context, argument: Argument) -> ReceiveMessage | Reply:
     return ReceiveMessage(replies.START_MESSAGE, tally.recipients)
 
 
+# What most hooks answer to a message.
+_ACCEPTED = (None,)
+
+
 def acceptData(context: Context, message: ReceiveMessage | ReceiveChunk, verdict: Verdict) -> Replies:
     """The message is decided: with LMTP there is a reply for each recipient (RFC 2033 section 4.2), else just one."""
     results, fault = verdict.results, verdict.fault
     context.reset()
     context.counts.junk = 0
     context.counts.messages += 1
+    if results == _ACCEPTED and fault is None:
+        return replies.MESSAGE_OK
     if len(results) == 1:
         return _replyTo(results[0], fault)
     return tuple([_replyTo(result, fault) for result in results])
@@ -153,7 +159,7 @@ def acceptData(context: Context, message: ReceiveMessage | ReceiveChunk, verdict
 def _replyTo(result: str | SMTPError | None, fault: Reply | None) -> Reply:
     if isinstance(result, SMTPError):
         return refusalBy("onData", result)
-    return fault or (replies.MESSAGE_OK if result is None else replies.ok(result, replies.MESSAGE_OK))
+    return fault or replies.ok(result, replies.MESSAGE_OK)
 
 
 def readBdat(context: Context, argument: Argument) -> ReceiveChunk | DiscardChunk | Reply:
