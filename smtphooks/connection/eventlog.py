@@ -22,7 +22,8 @@ from smtphooks.replies import Reply
 from smtphooks.sasl.auth import Auth
 from smtphooks.session import Envelope, Session
 
-_log = Logger("smtphooks.eventlog")
+_NAMESPACE = "smtphooks.eventlog"
+_log = Logger(_NAMESPACE)
 _INFO = LogLevel.info
 
 # A message for thousands makes no line for thousands; recipientCount says how many there are.
@@ -35,14 +36,18 @@ _MOST_LINES = 10
 
 def addressForLog(address: str, isShown: bool) -> str:
     """A mail address, or a hash of it: the same address always has the same hash."""
-    return address if isShown or not address else hashlib.sha256(address.encode("utf-8", "replace")).hexdigest()[:16]
+    return address if isShown else _hashOf(address)
+
+
+def _hashOf(address: str) -> str:
+    return hashlib.sha256(address.encode("utf-8", "replace")).hexdigest()[:16] if address else ""
 
 
 def _info(text: str, **event: Any) -> None:
     """What C{Logger.info} does, without its cost: for each event it sorts all log levels."""
     event["log_logger"] = _log
     event["log_level"] = _INFO
-    event["log_namespace"] = _log.namespace
+    event["log_namespace"] = _NAMESPACE
     event["log_source"] = None
     event["log_format"] = text
     event["log_time"] = time()
@@ -163,19 +168,22 @@ class EventLog:
         """
         self._octets += octets
         self._messages += 1
-        shown, sender = self._options.logAddresses, envelope.mailFrom
-        recipients = [f"<{addressForLog(str(each), shown)}>" for each in envelope.rcptTo[:_MOST_NAMED]]
+        session, recipients = self._session, envelope.rcptTo
+        # A hook may have set texts instead of addresses.
+        sender, names = str(envelope.mailFrom or ""), [str(each) for each in recipients[:_MOST_NAMED]]
+        if not self._options.logAddresses:
+            sender, names = _hashOf(sender), [_hashOf(each) for each in names]
         _info(
             "message from <{sender}> for {recipients}: {octets} octets, {code} after {milliseconds} ms [{session}]",
-            session=self._session.id,
-            peer=self._session.remoteAddress,
+            session=session.id,
+            peer=session.remoteAddress,
             verb=verb,
             code=code,
             milliseconds=round((monotonic() - self._messageBegan) * 1000),
-            protocol=self._session.transmissionType,
-            sender=addressForLog(str(sender or ""), shown),
-            recipients=", ".join(recipients),
-            recipientCount=len(envelope.rcptTo),
+            protocol=session.transmissionType,
+            sender=sender,
+            recipients=f"<{'>, <'.join(names)}>" if names else "",
+            recipientCount=len(recipients),
             octets=octets,
         )
 
@@ -258,13 +266,13 @@ class EventLog:
             hostname=session.clientHostname,
             verb=session.openingCommand or "",
             code=int(session.error[:3]) if session.error else 0,
-            milliseconds=self._age(),
+            milliseconds=round((monotonic() - self._began) * 1000),
             commands=self.commands,
             refusals=self.refusals,
             messages=self._messages,
             octets=self._octets,
             cipher=session.tlsOptions.name if session.tlsOptions else "",
-            user=self._user(),
+            user="" if session.user is None else self._user(),
         )
 
     def _age(self) -> int:

@@ -37,6 +37,7 @@ from smtphooks.service.reading import (
     maildirHooks,
     readSettings,
 )
+from smtphooks.service.textlog import textObserver
 
 
 @contextmanager
@@ -163,5 +164,6 @@ def makeService(options: Options) -> Listeners:
 
     with _oneSentence():
         # Another program may have made these options, without those of twistd around them.
-        observer = jsonObserver(options.parent or {}) if options["log-format"] == "json" else None
+        twistd = options.parent
+        observer = jsonObserver(twistd or {}) if options["log-format"] == "json" else textObserver(twistd)
         return Listeners(options.configuration, reactor, observer)
