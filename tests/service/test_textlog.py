@@ -134,14 +134,16 @@ TIMES = (
     | st.sampled_from([None, 0.0, -0.0, -1e-9, -1.5, 1e300, nan, inf, -inf, 7, True, "soon", Decimal(5), 10**40])
     | st.builds(lambda second, rest: second + rest, st.integers(-100, 2**32), st.floats(0.99999, 1))
 )
+LEVELS = st.sampled_from([*LogLevel.iterconstants(), None, "info", 20, Odd()])
+NAMESPACES = st.text(st.characters()) | st.sampled_from(["-", None, b"x", Odd(), Odd(RuntimeError())])
 SYSTEMS = st.sampled_from(["-", "HTTP,1\n", "", None, 5, Odd(RuntimeError())])
 EVENTS = st.fixed_dictionaries(
     {},
     optional={
         "log_format": FORMATS,
         "log_time": TIMES,
-        "log_level": st.sampled_from([*LogLevel.iterconstants(), None, "info", 20, Odd()]),
-        "log_namespace": st.text(st.characters()) | st.sampled_from(["-", None, b"x", Odd(), Odd(RuntimeError())]),
+        "log_level": LEVELS,
+        "log_namespace": NAMESPACES,
         "log_system": SYSTEMS,
         "log_failure": st.sampled_from([failure(), Untold(RuntimeError()), None, "none"]),
         "log_flattened": st.sampled_from([{}, {"x!:": "flat"}]),
@@ -163,11 +165,15 @@ def test_a_line_is_the_one_that_Twisted_makes(event: LogEvent) -> None:
 @given(FORMATS, VALUES, VALUES, TIMES)
 @example("{x}", "", "", 1.5)
 @example("{x}", "a\nb", "", 0.9999995)
-def test_so_it_is_for_ordinary_events_with_odd_formats_fields_and_times(
-    template: Any, x: Any, y: Any, when: Any
-) -> None:
+def test_so_it_is_for_odd_formats_fields_and_times_of_ordinary_events(template: Any, x: Any, y: Any, when: Any) -> None:
     """These come further than arbitrary events do."""
     assert isTwisteds({**PLAIN, "log_format": template, "log_time": when, "x": x, "y": y})
+
+
+@given(NAMESPACES, LEVELS)
+def test_so_it_is_for_their_namespaces_and_levels(namespace: Any, level: Any) -> None:
+    """Twisted writes whatever they are."""
+    assert isTwisteds({**PLAIN, "log_namespace": namespace, "log_level": level})
 
 
 @given(EVENTS)
