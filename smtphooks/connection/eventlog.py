@@ -12,7 +12,6 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Callable
 from time import monotonic, time
-from typing import Any
 
 from twisted.logger import Logger, LogLevel
 
@@ -39,11 +38,12 @@ def addressForLog(address: str, isShown: bool) -> str:
     return address if isShown else _hashOf(address)
 
 
-def _hashOf(address: str) -> str:
-    return hashlib.sha256(address.encode("utf-8", "replace")).hexdigest()[:16] if address else ""
+def _hashOf(address: object) -> str:
+    text = str(address)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16] if text else ""
 
 
-def _info(text: str, **event: Any) -> None:
+def _info(text: str, event: dict[str, object]) -> None:
     """What C{Logger.info} does, without its cost: for each event it sorts all log levels."""
     event["log_logger"] = _log
     event["log_level"] = _INFO
@@ -169,22 +169,24 @@ class EventLog:
         self._octets += octets
         self._messages += 1
         session, recipients = self._session, envelope.rcptTo
-        # A hook may have set texts instead of addresses.
-        sender, names = str(envelope.mailFrom or ""), [str(each) for each in recipients[:_MOST_NAMED]]
-        if not self._options.logAddresses:
-            sender, names = _hashOf(sender), [_hashOf(each) for each in names]
+        # Most messages have one recipient.  A hook may have set texts instead of addresses.
+        shown = str if self._options.logAddresses else _hashOf
         _info(
             "message from <{sender}> for {recipients}: {octets} octets, {code} after {milliseconds} ms [{session}]",
-            session=session.id,
-            peer=session.remoteAddress,
-            verb=verb,
-            code=code,
-            milliseconds=round((monotonic() - self._messageBegan) * 1000),
-            protocol=session.transmissionType,
-            sender=sender,
-            recipients=f"<{'>, <'.join(names)}>" if names else "",
-            recipientCount=len(recipients),
-            octets=octets,
+            {
+                "session": session.id,
+                "peer": session.remoteAddress,
+                "verb": verb,
+                "code": code,
+                "milliseconds": round((monotonic() - self._messageBegan) * 1000),
+                "protocol": session.transmissionType,
+                "sender": shown(envelope.mailFrom or ""),
+                "recipients": f"<{shown(recipients[0])}>"
+                if len(recipients) == 1
+                else ", ".join([f"<{shown(each)}>" for each in recipients[:_MOST_NAMED]]),
+                "recipientCount": len(recipients),
+                "octets": octets,
+            },
         )
 
     def refusal(self, verb: str, reply: Reply, by: str, sender: str | None, recipient: str | None) -> None:
@@ -212,14 +214,16 @@ class EventLog:
             text += ", to <{recipient}>"
         _info(
             text + " [{session}]",
-            session=self._session.id,
-            peer=self._session.remoteAddress,
-            verb=verb,
-            code=reply.code,
-            milliseconds=self._age(),
-            by=by,
-            reply=reply.oneLine(),
-            **said,
+            {
+                "session": self._session.id,
+                "peer": self._session.remoteAddress,
+                "verb": verb,
+                "code": reply.code,
+                "milliseconds": self._age(),
+                "by": by,
+                "reply": reply.oneLine(),
+                **said,
+            },
         )
 
     def authentication(self, attempt: Auth, reply: Reply) -> None:
@@ -237,14 +241,16 @@ class EventLog:
             'AUTH failed from {peer} with {method} as "{user}": {reply} [{session}]'
             if isFailure
             else 'AUTH succeeded from {peer} with {method} as "{user}" [{session}]',
-            session=self._session.id,
-            peer=self._session.remoteAddress,
-            verb="AUTH",
-            code=reply.code,
-            milliseconds=self._age(),
-            method=attempt.method,
-            user=addressForLog(attempt.username, self._options.logAddresses),
-            reply=reply.oneLine(),
+            {
+                "session": self._session.id,
+                "peer": self._session.remoteAddress,
+                "verb": "AUTH",
+                "code": reply.code,
+                "milliseconds": self._age(),
+                "method": attempt.method,
+                "user": addressForLog(attempt.username, self._options.logAddresses),
+                "reply": reply.oneLine(),
+            },
         )
 
     def _user(self) -> str:
@@ -261,18 +267,20 @@ class EventLog:
         _info(
             "connection of {peer} ended after {milliseconds} ms:"
             " {commands} commands, {refusals} refused, {messages} messages [{session}]",
-            session=session.id,
-            peer=session.remoteAddress,
-            hostname=session.clientHostname,
-            verb=session.openingCommand or "",
-            code=int(session.error[:3]) if session.error else 0,
-            milliseconds=round((monotonic() - self._began) * 1000),
-            commands=self.commands,
-            refusals=self.refusals,
-            messages=self._messages,
-            octets=self._octets,
-            cipher=session.tlsOptions.name if session.tlsOptions else "",
-            user="" if session.user is None else self._user(),
+            {
+                "session": session.id,
+                "peer": session.remoteAddress,
+                "hostname": session.clientHostname,
+                "verb": session.openingCommand or "",
+                "code": int(session.error[:3]) if session.error else 0,
+                "milliseconds": round((monotonic() - self._began) * 1000),
+                "commands": self.commands,
+                "refusals": self.refusals,
+                "messages": self._messages,
+                "octets": self._octets,
+                "cipher": session.tlsOptions.name if session.tlsOptions else "",
+                "user": "" if session.user is None else self._user(),
+            },
         )
 
     def _age(self) -> int:

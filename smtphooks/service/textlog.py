@@ -66,18 +66,15 @@ def plainText(event: LogEvent) -> str | None:
 @lru_cache(maxsize=256)
 def _isPlain(template: str) -> bool:
     """
-    The format has no fields but names, which C{str.format_map} and Twisted format alike.
+    The format names whole fields only, which C{str.format_map} and Twisted format alike.
 
-    Twisted can call C{{name()}} besides, and finds attributes and items by ways of its own.
+    Twisted can call C{{name()}} besides, and it finds attributes and items by ways of its own.
     """
     try:
         fields = list(Formatter().parse(template))
     except ValueError:
         return False
-    return all(
-        name is None or (name.isidentifier() and not spec and conversion is None)
-        for _, name, spec, conversion in fields
-    )
+    return all(name is None or (name.isidentifier() and "{" not in str(spec)) for _, name, spec, _ in fields)
 
 
 @lru_cache(maxsize=2)

@@ -175,6 +175,26 @@ def test_of_many_recipients_some_are_named_and_all_are_counted(events: Events) -
     assert event["recipients"].count("@") == 20
 
 
+@pytest.mark.parametrize("isShown", [True, False])
+def test_a_hook_may_have_set_texts_instead_of_addresses(isShown: bool, events: Events) -> None:
+    def onData(stream: Any, session: Any) -> None:
+        session.envelope.mailFrom, session.envelope.rcptTo = "ann@a.test", ["joe@b.test", "eve@b.test"]
+
+    connect(onData=onData, logAddresses=isShown).say(*MESSAGE)
+    ann, joe, eve = (addressForLog(address, isShown) for address in ("ann@a.test", "joe@b.test", "eve@b.test"))
+    (event,) = events
+    assert (event["sender"], event["recipients"], event["recipientCount"]) == (ann, f"<{joe}>, <{eve}>", 2)
+
+
+def test_a_hook_may_have_emptied_the_envelope(events: Events) -> None:
+    def onData(stream: Any, session: Any) -> None:
+        session.envelope.mailFrom, session.envelope.rcptTo = None, []
+
+    connect(onData=onData).say(*MESSAGE)
+    (event,) = events
+    assert (event["sender"], event["recipients"], event["recipientCount"]) == ("", "", 0)
+
+
 # --- connections ---
 
 

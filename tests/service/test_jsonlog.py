@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,22 @@ def test_the_time_is_that_of_RFC_3339(capsys: pytest.CaptureFixture[str]) -> Non
     times = [event["time"] for event in linesOf(capsys)]
     assert times[:2] == ["1970-01-01T00:00:00.000000Z", "2026-01-02T03:04:05.500000Z"]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", time) for time in times)
+
+
+@pytest.mark.parametrize("second", [0, 1767323045, -4])
+def test_the_time_is_rounded_to_microseconds_as_datetime_rounds(second: int) -> None:
+    """The last ones of a second may belong to the next."""
+    for rest in (0.0, 0.0000005, 0.0000015, 0.000003, 0.0000065, 0.5, 0.9999994, 0.9999996, 0.99999999):
+        moment = datetime.fromtimestamp(second + rest, timezone.utc).replace(tzinfo=None)
+        line = json.loads(lineOfJSON({"log_format": "x", "log_time": second + rest}))
+        assert line["time"] == moment.isoformat(timespec="microseconds") + "Z"
+
+
+def test_what_is_no_time_is_now_even_if_it_equals_one() -> None:
+    """A second that was seen before is remembered."""
+    times = [json.loads(lineOfJSON({"log_format": "x", "log_time": time}))["time"] for time in (5.0, Decimal(5), 5)]
+    assert times[0] == times[2] == "1970-01-01T00:00:05.000000Z"
+    assert times[1] > "2026"
 
 
 def test_a_field_cannot_replace_a_standard_one_of_the_same_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,15 @@ def test_a_file_is_continued_and_rotated_by_size_and_by_signal(tmp_path: Path, m
     assert (tmp_path / "log.2").read_text() == "before\none\n"
 
 
+def test_a_handler_that_the_process_has_for_the_signal_stays(tmp_path: Path) -> None:
+    """As twistd leaves it."""
+    mine: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda *_: mine.append(1))
+    observerOf({"logfile": str(tmp_path / "log")}, lineOf)
+    signal.raise_signal(signal.SIGUSR1)
+    assert mine == [1]
+
+
 def test_a_file_that_cannot_be_written_has_its_sentence() -> None:
     """twistd by itself shows a traceback."""
     with pytest.raises(ConfigError) as caught:

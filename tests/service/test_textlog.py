@@ -72,7 +72,7 @@ class Odd:
     def __format__(self, spec: str) -> str:
         if self._error is not None:
             raise self._error
-        return "formatted"
+        return f"formatted {spec}"
 
 
 def failure() -> Failure:
@@ -98,7 +98,7 @@ VALUES = (
     | st.booleans()
     | st.binary()
     | st.lists(st.text())
-    | st.builds(Odd, st.sampled_from([None, RuntimeError("x"), KeyboardInterrupt()]))
+    | st.builds(Odd, st.sampled_from([None, RuntimeError("x"), SystemExit()]))
 )
 PIECES = ["{", "}", "x", "y", ".", "()", "!r", "!", ":", ">5", "0", "[", "]", "\n", " ", "name", "\u00e9"]
 FORMATS = (
@@ -165,6 +165,10 @@ def test_a_line_is_the_one_that_Twisted_makes(event: LogEvent) -> None:
 @given(FORMATS, VALUES, VALUES, TIMES)
 @example("{x}", "", "", 1.5)
 @example("{x}", "a\nb", "", 0.9999995)
+@example("{x}", Odd(SystemExit()), "", 1.5)
+@example("{x.__class__}", 5, "", 1.5)
+@example("{x:{y.__class__}}", Odd(), 5, 1.5)
+@example("{x!r:>9} {y:5}", 5, 7, 1.5)
 def test_so_it_is_for_odd_formats_fields_and_times_of_ordinary_events(template: Any, x: Any, y: Any, when: Any) -> None:
     """These come further than arbitrary events do."""
     assert isTwisteds({**PLAIN, "log_format": template, "log_time": when, "x": x, "y": y})
@@ -189,6 +193,11 @@ def test_an_event_that_lacks_a_field_is_Twisteds(key: str) -> None:
     event = {**PLAIN}
     del event[key]
     assert isTwisteds(event)
+
+
+def test_a_flattened_event_shows_what_it_held_when_it_was_flattened() -> None:
+    """Twisted keeps the values of an event that it has loaded from a file beside the event."""
+    assert isTwisteds({**PLAIN, "log_format": "{x}", "x": "later", "log_flattened": {"x!:": "before"}})
 
 
 def test_the_lines_of_a_life_are_those_of_Twisteds_observer(tmp_path: Path) -> None:
