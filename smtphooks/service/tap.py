@@ -164,6 +164,6 @@ def makeService(options: Options) -> Listeners:
 
     with _oneSentence():
         # Another program may have made these options, without those of twistd around them.
-        twistd = options.parent
-        observer = jsonObserver(twistd or {}) if options["log-format"] == "json" else textObserver(twistd)
+        twistd = options.parent or {}
+        observer = jsonObserver(twistd) if options["log-format"] == "json" else textObserver(twistd)
         return Listeners(options.configuration, reactor, observer)

@@ -22,15 +22,15 @@ from smtphooks.service.logfile import needsStdout, observerOf
 _NOT_OURS = ("logger", "syslog", "debug")
 
 
-def textObserver(twistd: Mapping[str, Any] | None) -> ILogObserver | None:
+def textObserver(twistd: Mapping[str, Any]) -> ILogObserver | None:
     """
     An observer that writes what twistd would write, to the same place.
 
-    @param twistd: the flags of twistd itself, or None if another program runs the service.
-    @return: None if twistd shall make its observer itself, or refuse to.
+    @param twistd: the flags of twistd itself, or those of another program that runs the service.
+    @return: None if that program logs by itself, or if twistd shall make its observer itself, or refuse to.
     @raise ConfigError: if the log file cannot be opened.
     """
-    if twistd is None or any(twistd.get(flag) for flag in _NOT_OURS) or needsStdout(twistd):
+    if "nodaemon" not in twistd or any(twistd.get(flag) for flag in _NOT_OURS) or needsStdout(twistd):
         return None
     return observerOf(twistd, lineOfText)
 

@@ -203,7 +203,7 @@ def test_a_flattened_event_shows_what_it_held_when_it_was_flattened() -> None:
 def test_the_lines_of_a_life_are_those_of_Twisteds_observer(tmp_path: Path) -> None:
     """The event log, the old log with its systems and failures, and a traceback."""
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
-    observer = textObserver({"logfile": str(ours)})
+    observer = textObserver({"nodaemon": True, "logfile": str(ours)})
     assert observer is not None
     both = LogPublisher(textFileLogObserver(LogFile.fromFullPath(str(theirs))), observer)  # type: ignore[arg-type]
     globalLogPublisher.addObserver(both)
@@ -318,13 +318,14 @@ def test_formats_are_not_kept_for_ever() -> None:
 @pytest.mark.parametrize(
     "twistd",
     [
-        None,
+        {},
+        {"logfile": "/nowhere/log"},
         {"logger": len, "nodaemon": True},
         {"syslog": True, "nodaemon": True},
         {"debug": True, "nodaemon": True},
         {"logfile": "-", "nodaemon": False},
     ],
 )
-def test_twistd_makes_its_own_log_where_this_one_would_go_elsewhere(twistd: dict[str, Any] | None) -> None:
-    """And where it refuses to, that is for twistd to say."""
+def test_twistd_makes_its_own_log_where_this_one_would_go_elsewhere(twistd: dict[str, Any]) -> None:
+    """Where it refuses to, that is for twistd to say; other programs, such as Twisted's C{twist}, log by themselves."""
     assert textObserver(twistd) is None
