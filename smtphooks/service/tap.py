@@ -163,7 +163,6 @@ def makeService(options: Options) -> Listeners:
     from twisted.internet import reactor
 
     with _oneSentence():
+        observerFor = jsonObserver if options["log-format"] == "json" else textObserver
         # Another program may have made these options, without those of twistd around them.
-        twistd = options.parent or {}
-        observer = jsonObserver(twistd) if options["log-format"] == "json" else textObserver(twistd)
-        return Listeners(options.configuration, reactor, observer)
+        return Listeners(options.configuration, reactor, observerFor(options.parent or {}))
