@@ -12,7 +12,6 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Callable
 from time import monotonic, time
-from typing import Any
 
 from twisted.logger import Logger, LogLevel
 
@@ -22,7 +21,8 @@ from smtphooks.replies import Reply
 from smtphooks.sasl.auth import Auth
 from smtphooks.session import Envelope, Session
 
-_log = Logger("smtphooks.eventlog")
+_NAMESPACE = "smtphooks.eventlog"
+_log = Logger(_NAMESPACE)
 _INFO = LogLevel.info
 
 # A message for thousands makes no line for thousands; recipientCount says how many there are.
@@ -35,14 +35,19 @@ _MOST_LINES = 10
 
 def addressForLog(address: str, isShown: bool) -> str:
     """A mail address, or a hash of it: the same address always has the same hash."""
-    return address if isShown or not address else hashlib.sha256(address.encode("utf-8", "replace")).hexdigest()[:16]
+    return address if isShown else _hashOf(address)
 
 
-def _info(text: str, **event: Any) -> None:
+def _hashOf(address: object) -> str:
+    text = str(address)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16] if text else ""
+
+
+def _info(text: str, event: dict[str, object]) -> None:
     """What C{Logger.info} does, without its cost: for each event it sorts all log levels."""
     event["log_logger"] = _log
     event["log_level"] = _INFO
-    event["log_namespace"] = _log.namespace
+    event["log_namespace"] = _NAMESPACE
     event["log_source"] = None
     event["log_format"] = text
     event["log_time"] = time()
@@ -163,20 +168,25 @@ class EventLog:
         """
         self._octets += octets
         self._messages += 1
-        shown, sender = self._options.logAddresses, envelope.mailFrom
-        recipients = [f"<{addressForLog(str(each), shown)}>" for each in envelope.rcptTo[:_MOST_NAMED]]
+        session, recipients = self._session, envelope.rcptTo
+        # Most messages have one recipient.  A hook may have set texts instead of addresses.
+        shown = str if self._options.logAddresses else _hashOf
         _info(
             "message from <{sender}> for {recipients}: {octets} octets, {code} after {milliseconds} ms [{session}]",
-            session=self._session.id,
-            peer=self._session.remoteAddress,
-            verb=verb,
-            code=code,
-            milliseconds=round((monotonic() - self._messageBegan) * 1000),
-            protocol=self._session.transmissionType,
-            sender=addressForLog(str(sender or ""), shown),
-            recipients=", ".join(recipients),
-            recipientCount=len(envelope.rcptTo),
-            octets=octets,
+            {
+                "session": session.id,
+                "peer": session.remoteAddress,
+                "verb": verb,
+                "code": code,
+                "milliseconds": round((monotonic() - self._messageBegan) * 1000),
+                "protocol": session.transmissionType,
+                "sender": shown(envelope.mailFrom or ""),
+                "recipients": f"<{shown(recipients[0])}>"
+                if len(recipients) == 1
+                else ", ".join([f"<{shown(each)}>" for each in recipients[:_MOST_NAMED]]),
+                "recipientCount": len(recipients),
+                "octets": octets,
+            },
         )
 
     def refusal(self, verb: str, reply: Reply, by: str, sender: str | None, recipient: str | None) -> None:
@@ -204,14 +214,16 @@ class EventLog:
             text += ", to <{recipient}>"
         _info(
             text + " [{session}]",
-            session=self._session.id,
-            peer=self._session.remoteAddress,
-            verb=verb,
-            code=reply.code,
-            milliseconds=self._age(),
-            by=by,
-            reply=reply.oneLine(),
-            **said,
+            {
+                "session": self._session.id,
+                "peer": self._session.remoteAddress,
+                "verb": verb,
+                "code": reply.code,
+                "milliseconds": self._age(),
+                "by": by,
+                "reply": reply.oneLine(),
+                **said,
+            },
         )
 
     def authentication(self, attempt: Auth, reply: Reply) -> None:
@@ -229,14 +241,16 @@ class EventLog:
             'AUTH failed from {peer} with {method} as "{user}": {reply} [{session}]'
             if isFailure
             else 'AUTH succeeded from {peer} with {method} as "{user}" [{session}]',
-            session=self._session.id,
-            peer=self._session.remoteAddress,
-            verb="AUTH",
-            code=reply.code,
-            milliseconds=self._age(),
-            method=attempt.method,
-            user=addressForLog(attempt.username, self._options.logAddresses),
-            reply=reply.oneLine(),
+            {
+                "session": self._session.id,
+                "peer": self._session.remoteAddress,
+                "verb": "AUTH",
+                "code": reply.code,
+                "milliseconds": self._age(),
+                "method": attempt.method,
+                "user": addressForLog(attempt.username, self._options.logAddresses),
+                "reply": reply.oneLine(),
+            },
         )
 
     def _user(self) -> str:
@@ -253,18 +267,20 @@ class EventLog:
         _info(
             "connection of {peer} ended after {milliseconds} ms:"
             " {commands} commands, {refusals} refused, {messages} messages [{session}]",
-            session=session.id,
-            peer=session.remoteAddress,
-            hostname=session.clientHostname,
-            verb=session.openingCommand or "",
-            code=int(session.error[:3]) if session.error else 0,
-            milliseconds=self._age(),
-            commands=self.commands,
-            refusals=self.refusals,
-            messages=self._messages,
-            octets=self._octets,
-            cipher=session.tlsOptions.name if session.tlsOptions else "",
-            user=self._user(),
+            {
+                "session": session.id,
+                "peer": session.remoteAddress,
+                "hostname": session.clientHostname,
+                "verb": session.openingCommand or "",
+                "code": int(session.error[:3]) if session.error else 0,
+                "milliseconds": round((monotonic() - self._began) * 1000),
+                "commands": self.commands,
+                "refusals": self.refusals,
+                "messages": self._messages,
+                "octets": self._octets,
+                "cipher": session.tlsOptions.name if session.tlsOptions else "",
+                "user": "" if session.user is None else self._user(),
+            },
         )
 
     def _age(self) -> int:

@@ -1,27 +1,29 @@
 """
 The JSON log: each event as one line of JSON, for a log that a program reads (C{--log-format=json}).
 
-The lines go where twistd would write its own log, and a log file is rotated as twistd rotates it.
+The lines go where twistd would write its own log.
 This module knows neither SMTP nor the configuration: the fields of an event are whatever the code that logs it gave.
 """
 
 from __future__ import annotations
 
 import json
-import signal
-import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
-from twisted.internet.interfaces import IReactorFromThreads
-from twisted.logger import FileLogObserver, ILogObserver, LogEvent, eventAsText
-from twisted.python.logfile import LogFile
+from twisted.logger import ILogObserver, LogEvent, eventAsText
 
+from smtphooks.service.logfile import needsStdout, observerOf
 from smtphooks.service.reading import ConfigError
+from smtphooks.service.textlog import plainText
 
 # Fields that twisted.python.log adds to its events; their content is in the text.
 _LEGACY = ("message", "format", "system", "isError", "failure", "why")
+
+# Fields that every line has.
+_COMMON = ("time", "level", "namespace", "text")
 
 
 def jsonObserver(twistd: Mapping[str, Any]) -> ILogObserver:
@@ -34,18 +36,9 @@ def jsonObserver(twistd: Mapping[str, Any]) -> ILogObserver:
     for flag in ("logger", "syslog"):
         if twistd.get(flag):
             raise ConfigError(f"--log-format=json and --{flag} both say how to log, leave one out")
-    isDaemon = not twistd.get("nodaemon", True)
-    path = twistd.get("logfile") or ("twistd.log" if isDaemon else "-")
-    if path == "-" and isDaemon:
+    if needsStdout(twistd):
         raise ConfigError("--log-format=json to stdout needs -n, a daemon has none")
-    if path == "-":
-        return FileLogObserver(sys.stdout, lineOfJSON)
-    try:
-        file = LogFile.fromFullPath(path)
-    except OSError as error:
-        raise ConfigError(f"--logfile {path} cannot be written ({error.strerror}), name another") from None
-    _rotateBySignal(file)
-    return FileLogObserver(file, lineOfJSON)
+    return observerOf(twistd, lineOfJSON)
 
 
 def lineOfJSON(event: LogEvent) -> str:
@@ -55,27 +48,49 @@ def lineOfJSON(event: LogEvent) -> str:
     It is not Twisted's own format (C{eventAsJSON}), which can be loaded again but takes several times the octets.
     """
     level = event.get("log_level")
+    text = plainText(event)
+    if text is None:
+        # It has the traceback of a failure; the fields of the event do not.
+        text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+    namespace = event.get("log_namespace")
     line: dict[str, object] = {
         "time": _time(event.get("log_time")),
         "level": getattr(level, "name", level),
-        "namespace": event.get("log_namespace"),
-        # The formatted text has the traceback of a failure; its fields do not.
-        "text": eventAsText(event, includeTimestamp=False, includeSystem=False),
+        "namespace": namespace,
+        "text": text,
     }
-    isLegacy = event.get("log_namespace") == "log_legacy"
-    for name, value in event.items():
-        if not name.startswith("log_") and not (isLegacy and name in _LEGACY):
-            line.setdefault(name, value)
-    return "{" + ", ".join(f"{json.dumps(name)}: {_inJSON(value)}" for name, value in line.items()) + "}\n"
+    for name in _ownFields(tuple(event), namespace == "log_legacy"):
+        line[name] = event[name]
+    try:
+        return _encode(line) + "\n"
+    except Exception:  # a value that JSON cannot represent; which one, and how much of it, is found one by one
+        return "{" + ", ".join(f"{json.dumps(name)}: {_inJSON(value)}" for name, value in line.items()) + "}\n"
+
+
+@lru_cache(maxsize=256)
+def _ownFields(names: tuple[str, ...], isLegacy: bool) -> list[str]:
+    """Of the fields of an event those that it does not share with others; events of a kind have the same."""
+    ours = {*_COMMON, *(_LEGACY if isLegacy else ())}
+    return [name for name in names if not name.startswith("log_") and name not in ours]
 
 
 def _time(seconds: Any) -> str:
     """A time stamp of RFC 3339, in UTC."""
     try:
+        if type(seconds) is float and seconds >= 0:
+            second, fraction = divmod(seconds, 1)
+            microseconds = round(fraction * 1_000_000)  # as datetime rounds
+            if microseconds < 1_000_000:
+                return f"{_second(second)}.{microseconds:06d}Z"
         moment = datetime.fromtimestamp(seconds, timezone.utc)
     except (TypeError, ValueError, OverflowError, OSError):  # any code may log, with any time
         moment = datetime.now(timezone.utc)
     return f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(second: float) -> str:
+    return datetime.fromtimestamp(second, timezone.utc).replace(tzinfo=None).isoformat(timespec="seconds")
 
 
 def _inJSON(value: object) -> str:
@@ -94,9 +109,5 @@ def _text(value: object) -> str:
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
-def _rotateBySignal(file: LogFile) -> None:
-    """Rotate the log on SIGUSR1, as twistd does with its own, unless the process has another handler."""
-    from twisted.internet import reactor
-
-    if signal.getsignal(signal.SIGUSR1) in (None, signal.SIG_DFL):
-        signal.signal(signal.SIGUSR1, lambda *_: IReactorFromThreads(reactor).callFromThread(file.rotate))
+# json.dumps makes an encoder for each call that has arguments.
+_encode = json.JSONEncoder(default=_text, allow_nan=False).encode

@@ -37,6 +37,7 @@ from smtphooks.service.reading import (
     maildirHooks,
     readSettings,
 )
+from smtphooks.service.textlog import textObserver
 
 
 @contextmanager
@@ -162,6 +163,6 @@ def makeService(options: Options) -> Listeners:
     from twisted.internet import reactor
 
     with _oneSentence():
+        observerFor = jsonObserver if options["log-format"] == "json" else textObserver
         # Another program may have made these options, without those of twistd around them.
-        observer = jsonObserver(options.parent or {}) if options["log-format"] == "json" else None
-        return Listeners(options.configuration, reactor, observer)
+        return Listeners(options.configuration, reactor, observerFor(options.parent or {}))

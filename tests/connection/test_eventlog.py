@@ -12,7 +12,7 @@ import pytest
 from scramp import ScramMechanism
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.logger import LogEvent, eventAsText, formatEvent, globalLogPublisher
+from twisted.logger import LogEvent, Logger, eventAsText, formatEvent, globalLogPublisher
 
 from smtphooks import AuthResponse, Extension, SMTPError, SMTPServerProtocol
 from smtphooks.connection import eventlog as journal
@@ -98,6 +98,21 @@ def test_a_message_is_one_event(events: Events) -> None:
     )
 
 
+def test_an_event_has_what_an_event_of_a_logger_has(events: Events) -> None:
+    """It is made without C{Logger.info}; observers of Twisted count on all of these fields."""
+    client = connect()
+    client.say(*MESSAGE)
+    leave(client)
+    made: list[LogEvent] = []
+    Logger("smtphooks.eventlog", observer=made.append).info("text")  # type: ignore[arg-type]
+    made[0].update(log_time=0.0, log_format="", log_logger=None)
+    for event in events:
+        assert isinstance(event["log_time"], float) and isinstance(event["log_logger"], Logger)
+        fields = {name: value for name, value in event.items() if name.startswith("log_")}
+        assert {**fields, "log_time": 0.0, "log_format": "", "log_logger": None} == made[0]
+    assert len(events) == 2
+
+
 def test_each_transaction_has_its_own(events: Events) -> None:
     client = connect()
     client.say(*MESSAGE, MAIL, RCPT, "RCPT TO:<other@mx.test>", "DATA", ".", MAIL, RCPT, "RSET")
@@ -173,6 +188,28 @@ def test_of_many_recipients_some_are_named_and_all_are_counted(events: Events) -
     (event,) = events
     assert event["recipientCount"] == 50
     assert event["recipients"].count("@") == 20
+
+
+@pytest.mark.parametrize("isShown", [True, False])
+@pytest.mark.parametrize("names", [["joe@b.test"], ["joe@b.test", "eve@b.test"]])
+def test_a_hook_may_have_set_texts_instead_of_addresses(names: list[str], isShown: bool, events: Events) -> None:
+    def onData(stream: Any, session: Any) -> None:
+        session.envelope.mailFrom, session.envelope.rcptTo = "ann@a.test", names
+
+    connect(onData=onData, logAddresses=isShown).say(*MESSAGE)
+    (event,) = events
+    assert event["sender"] == addressForLog("ann@a.test", isShown)
+    assert event["recipients"] == ", ".join(f"<{addressForLog(name, isShown)}>" for name in names)
+    assert event["recipientCount"] == len(names)
+
+
+def test_a_hook_may_have_emptied_the_envelope(events: Events) -> None:
+    def onData(stream: Any, session: Any) -> None:
+        session.envelope.mailFrom, session.envelope.rcptTo = None, []
+
+    connect(onData=onData).say(*MESSAGE)
+    (event,) = events
+    assert (event["sender"], event["recipients"], event["recipientCount"]) == ("", "", 0)
 
 
 # --- connections ---

@@ -1,4 +1,4 @@
-"""The life of a service under twistd: signals, systemd, dropping root, and the JSON log."""
+"""The life of a service under twistd: signals, systemd, dropping root, and the log in text and in JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import grp
 import json
 import os
 import pwd
+import re
 import signal
 import socket
 import subprocess
@@ -329,6 +330,49 @@ class TestDroppingRoot:
         deliver(port, 451)
         service.waitForLine("cannot be stored", "Permission denied")
         assert service.terminate() == 0
+
+
+# --- the log in text ---
+
+# The line of a text log: the time with its offset to UTC, the namespace and level or the system, and the text.
+LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} \[([^]\n]+)\] (.+)")
+
+
+def checkText(log: str) -> None:
+    """As check does, for a log in text; each line is there once."""
+    found = [LINE.fullmatch(line) for line in log.splitlines()]
+    lines = [match.groups() for match in found if match is not None]
+    assert len(lines) == len(found)
+    assert len(lines) == len(set(lines))
+    assert "starting up." in lines[0][1]
+    assert lines[-1] == ("twisted.scripts._twistd_unix.UnixAppLogger#info", "Server Shut Down.")
+    (message,) = [text for system, text in lines if text.startswith("message from ")]
+    (connection,) = [text for system, text in lines if text.startswith("connection of ")]
+    assert message[-22:] == connection[-22:]
+    assert {system for system, text in lines if text in (message, connection)} == {"smtphooks.eventlog#info"}
+
+
+class TestText:
+    def test_to_stdout(self, start: Start) -> None:
+        port = freePort()
+        service = start("--listen", tcp(port), "--maildir", "maildir")
+        service.waitForLine("listening on")
+        deliver(port)
+        assert service.terminate() == 0
+        checkText(service.output)
+
+    def test_to_a_file_that_a_signal_rotates(self, start: Start, tmp_path: Path) -> None:
+        port = freePort()
+        log = tmp_path / "log"
+        service = start("--listen", tcp(port), "--maildir", "maildir", twistd=["--logfile", str(log)])
+        eventually(lambda: log.exists() and "listening on" in log.read_text(), "the service listens")
+        os.kill(service.pid, signal.SIGUSR1)
+        old = tmp_path / "log.1"
+        eventually(old.exists, "the log is rotated")
+        deliver(port)
+        assert service.terminate() == 0
+        assert service.output == ""
+        checkText(old.read_text() + log.read_text())
 
 
 # --- JSON ---

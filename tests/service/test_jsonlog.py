@@ -6,16 +6,19 @@ import json
 import re
 import signal
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.logger import ILogObserver, LogEvent, Logger, LogPublisher
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, LogPublisher, eventAsText
 from twisted.python import log
 from twisted.python.failure import Failure
 
+from smtphooks.service import jsonlog
 from smtphooks.service.jsonlog import jsonObserver, lineOfJSON
 from smtphooks.service.reading import ConfigError
 
@@ -56,6 +59,22 @@ def test_the_time_is_that_of_RFC_3339(capsys: pytest.CaptureFixture[str]) -> Non
     times = [event["time"] for event in linesOf(capsys)]
     assert times[:2] == ["1970-01-01T00:00:00.000000Z", "2026-01-02T03:04:05.500000Z"]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", time) for time in times)
+
+
+@pytest.mark.parametrize("second", [0, 1767323045, -4])
+def test_the_time_is_rounded_to_microseconds_as_datetime_rounds(second: int) -> None:
+    """The last ones of a second may belong to the next."""
+    for rest in (0.0, 0.0000005, 0.0000015, 0.000003, 0.0000065, 0.5, 0.9999994, 0.9999996, 0.99999999):
+        moment = datetime.fromtimestamp(second + rest, timezone.utc).replace(tzinfo=None)
+        line = json.loads(lineOfJSON({"log_format": "x", "log_time": second + rest}))
+        assert line["time"] == moment.isoformat(timespec="microseconds") + "Z"
+
+
+def test_what_is_no_time_is_now_even_if_it_equals_one() -> None:
+    """A second that was seen before is remembered."""
+    times = [json.loads(lineOfJSON({"log_format": "x", "log_time": time}))["time"] for time in (5.0, Decimal(5), 5)]
+    assert times[0] == times[2] == "1970-01-01T00:00:05.000000Z"
+    assert times[1] > "2026"
 
 
 def test_a_field_cannot_replace_a_standard_one_of_the_same_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,6 +179,76 @@ def test_whatever_an_event_holds_it_is_one_line(event: dict[str, Any]) -> None:
     line = lineOfJSON(event)
     assert line.index("\n") == len(line) - 1
     assert list(json.loads(line, parse_constant=pytest.fail))[:4] == ["time", "level", "namespace", "text"]
+
+
+def carefully(event: LogEvent, now: str) -> str:
+    """The line of an event, each value by itself and the text by Twisted; a time that is none is now."""
+    try:
+        moment = datetime.fromtimestamp(event.get("log_time"), timezone.utc)  # type: ignore[arg-type]
+        now = moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    except (TypeError, ValueError, OverflowError, OSError):
+        pass
+    level, namespace = event.get("log_level"), event.get("log_namespace")
+    line = {
+        "time": now,
+        "level": getattr(level, "name", level),
+        "namespace": namespace,
+        "text": eventAsText(event, includeTimestamp=False, includeSystem=False),
+    }
+    legacy = ("message", "format", "system", "isError", "failure", "why") if namespace == "log_legacy" else ()
+    for name, value in event.items():
+        if not name.startswith("log_") and name not in legacy:
+            line.setdefault(name, value)
+    return "{" + ", ".join(f"{json.dumps(name)}: {jsonlog._inJSON(value)}" for name, value in line.items()) + "}\n"
+
+
+NAMES = st.sampled_from(["x", "y", "time", "text", "message", "why", "log_system", "log_failure", "log_mine"])
+TIMES = (
+    st.floats()
+    | st.floats(-10, 4e9)
+    | st.builds(lambda second, half: second + half / 2e6, st.integers(-9, 2**31), st.integers(0, 2_000_000))
+    | st.sampled_from([None, 5, True, "soon"])
+)
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters()) | NAMES, ANYTHING | st.builds(Odd) | st.just(Odd(RuntimeError())) | st.just(cycle())
+    ),
+    st.sampled_from(["{x} {y}", "{x!r:>5}", "{x.__class__} {y()}", "", None, b"{x}", "\u00e4\ud800\x00{x}"]),
+    TIMES,
+    st.sampled_from([*LogLevel.iterconstants(), None, "odd"]),
+    st.sampled_from(["smtphooks.eventlog", "log_legacy", None, 5]),
+)
+def test_a_line_has_the_same_octets_as_if_each_value_were_encoded_by_itself(
+    fields: dict[str, Any], template: Any, when: Any, level: Any, namespace: Any
+) -> None:
+    """The way of most events is another one than the careful way, and must not show."""
+    event = {**fields, "log_format": template, "log_time": when, "log_level": level, "log_namespace": namespace}
+    line = lineOfJSON(event)
+    assert line == carefully(event, line[10:37])
+
+
+def test_one_value_that_JSON_cannot_represent_leaves_the_others_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """They do not become texts with it."""
+    logTo(jsonObserver({}), "text", number=1, none=float("nan"), items=[1, {"a": None}])
+    (event,) = linesOf(capsys)
+    assert (event["number"], event["none"], event["items"]) == (1, "nan", [1, {"a": None}])
+
+
+def test_an_ordinary_event_is_encoded_at_once_and_its_fields_are_sorted_out_once_for_all_of_its_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each line of the event log takes this way."""
+    for name in ("_inJSON", "eventAsText"):
+        monkeypatch.setattr(jsonlog, name, lambda *_, **__: pytest.fail("not the way of an ordinary event"))
+    jsonlog._ownFields.cache_clear()
+    jsonlog._second.cache_clear()
+    for step in range(6):
+        line = lineOfJSON({"log_format": "one {peer}", "log_time": 7 + step / 4, "peer": "\u00e4", "code": step})
+        assert (json.loads(line)["code"], json.loads(line)["text"]) == (step, "one \u00e4")
+    assert jsonlog._ownFields.cache_info().misses == 1
+    assert jsonlog._second.cache_info().misses == 2
 
 
 def test_a_failure_has_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:

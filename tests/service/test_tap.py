@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from twisted.application.service import Application
-from twisted.logger import ILogObserver
+from twisted.logger import ILogObserver, LogLevel, formatEventAsClassicLogText
 
 from smtphooks.service import tap
 from smtphooks.service.reading import ConfigError, readSettings
@@ -240,10 +240,11 @@ class TestCheck:
 
 
 class TestLogFormat:
-    def application(self, *arguments: str) -> Any:
-        """The application that twistd makes for these flags."""
-        application = Application("smtphooks")
-        tap.makeService(parsed(*arguments)).setServiceParent(application)
+    def application(self, *arguments: str, twistd: dict[str, object] | None = None) -> Any:
+        """The application that twistd makes for these flags, and its own."""
+        application, options = Application("smtphooks"), parsed(*arguments)
+        options.parent = twistd
+        tap.makeService(options).setServiceParent(application)
         return application
 
     def test_twistd_is_given_an_observer_for_JSON(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,6 +255,19 @@ class TestLogFormat:
     @pytest.mark.parametrize("arguments", [[], ["--log-format=text"]])
     def test_otherwise_it_uses_its_own(self, arguments: list[str]) -> None:
         assert self.application(*arguments).getComponent(ILogObserver, None) is None
+
+    @pytest.mark.parametrize("arguments", [[], ["--log-format=text"]])
+    def test_it_is_given_one_for_text_that_writes_the_same(
+        self, capsys: pytest.CaptureFixture[str], arguments: list[str]
+    ) -> None:
+        event = {"log_format": "{x}\n", "x": 1, "log_time": 0.0, "log_level": LogLevel.info, "log_namespace": "here"}
+        observer = self.application(*arguments, twistd={"nodaemon": True}).getComponent(ILogObserver)
+        observer(event)
+        assert capsys.readouterr().out == formatEventAsClassicLogText(event)
+
+    @pytest.mark.parametrize("flag", ["logger", "syslog"])
+    def test_it_is_given_none_if_it_is_asked_for_another_log(self, flag: str) -> None:
+        assert self.application(twistd={"nodaemon": True, flag: True}).getComponent(ILogObserver, None) is None
 
 
 class TestService:
@@ -372,6 +386,13 @@ class TestTwistd:
         done = ran("--log-format", "json", flags=["-n", "--syslog"])
         assert done.returncode == 1
         assert done.stderr == "smtphooks: --log-format=json and --syslog both say how to log, leave one out\n"
+
+    def test_a_log_that_cannot_be_written_ends_it_with_one_sentence(self) -> None:
+        done = ran(flags=["-n", "--logfile", "/nowhere/log"])
+        assert done.returncode == 1
+        assert done.stderr == (
+            "smtphooks: --logfile /nowhere/log cannot be written (No such file or directory), name another\n"
+        )
 
     def test_a_port_in_use_ends_it_with_one_sentence(self, usedPort: int) -> None:
         endpoint = f"tcp:{usedPort}:interface=127.0.0.1"
