@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -263,6 +264,68 @@ def test_load_and_servers_run_on_cores_of_their_own_or_nothing_is_measured(where
     done = subprocess.run([sys.executable, "-c", PINNED, where], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode == 0) is (where == "right"), done.stderr
     assert ("may run on the cores" in done.stderr) is (where == "wrong")
+
+
+ROGUE = """
+import os, sys, threading
+from benchmarks import measure
+from benchmarks.servers import canned
+
+class Rogue(canned.Canned):
+    def dataReceived(self, data):
+        # Another thread of the server, once the load has begun.
+        if data.startswith(b"M") and threading.active_count() == 1:
+            threading.Thread(target=self.leave, daemon=True).start()
+            left.wait()
+        super().dataReceived(data)
+
+    def leave(self):
+        os.sched_setaffinity(0, {int(sys.argv[1])})
+        left.set()
+        threading.Event().wait()
+
+left = threading.Event()
+canned.Canned = Rogue
+canned.main(*sys.argv[2:])
+"""
+
+STRAYING = f"""
+import os, sys
+from dataclasses import replace
+from benchmarks import measure
+from benchmarks.load import SEQUENTIAL, Dialogue, SmtpSource
+from benchmarks.peers import CANNED
+from benchmarks.rounds import play
+from benchmarks.running import started
+from benchmarks.workloads import Burst, Turn, Workload
+
+ours, theirs = measure.cores()
+who = sys.argv[1]
+os.environ["PATH"] += os.pathsep + "/usr/sbin"
+os.sched_setaffinity(0, {{theirs if who == "the load" else ours}})
+rogue = (sys.executable, "-c", {ROGUE!r}, str(ours))
+wrapped = ("taskset", "-c", str(ours), *CANNED.program)
+programs = {{"a thread of the server": rogue, "the server": wrapped}}
+peer = replace(CANNED, program=programs.get(who, CANNED.program))
+if who == "smtp-source":
+    with started([peer], "smtp") as servers:
+        os.sched_setaffinity(0, {{theirs}})
+        SmtpSource(20, 1024).run(servers[peer].port)
+else:
+    job = Burst(Dialogue(8, SEQUENTIAL))
+    play(Workload("1k", "", (Turn("one", peer, job),)), 1)
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core only")
+@pytest.mark.parametrize("who", ["nothing", "the load", "smtp-source", "the server", "a thread of the server"])
+def test_a_run_ends_where_the_load_or_a_thread_of_a_server_leaves_its_core(who: str) -> None:
+    if who == "smtp-source" and not shutil.which("smtp-source", path=f"{os.environ['PATH']}:/usr/sbin"):
+        pytest.skip("Postfix is not installed")
+    done = subprocess.run([sys.executable, "-c", STRAYING, who], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    whose = {"the load": "the load", "smtp-source": "the load"}.get(who, "a server")
+    assert ("may run on the cores" in done.stderr) is (who != "nothing"), done.stderr
+    assert (f"of {whose} may run" in done.stderr) is (who != "nothing"), done.stderr
 
 
 # --- the profile ---
