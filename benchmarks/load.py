@@ -3,7 +3,7 @@ The load: Postfix's C{smtp-source} for the plain dialogue, and a generator of ou
 
 Ours runs a few connections in lock-step: it sends one step on all of them, then reads the replies of each.  The octets
 to send are prepared in advance, and the code of every reply is checked.
-This module knows a port and the commands to send there; it knows no server and measures only the times of replies.
+This module knows a port and the commands to send there; it knows no server, and measures only the times of replies.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
+
+from benchmarks import measure
 
 HOST = "127.0.0.1"
 TIMEOUT = 60.0
@@ -64,13 +66,20 @@ class SmtpSource:
     sessions: int = 20
 
     def run(self, port: int) -> None:
+        """@raise RuntimeError: C{smtp-source} may run on another core than that of the load."""
         numbers = {"-s": self.sessions, "-m": self.count, "-l": self.length, "-r": self.recipients}
         command = ["smtp-source", *(f"{option}{number}" for option, number in numbers.items())]
         command += ["-Mclient.example", "-fsender@client.example", "-trecipient@mx.example"]
         command += ["-d"] * self.kept + ["-L"] * self.lmtp + [f"inet:{HOST}:{port}"]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=TIMEOUT, text=True)
-        if done.returncode or done.stderr:
-            raise LoadError(f"{' '.join(command)}: {done.stderr.strip()}")
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                measure.checkLoad(process.pid)
+                _, errors = process.communicate(timeout=TIMEOUT)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode or errors:
+            raise LoadError(f"{' '.join(command)}: {errors.strip()}")
 
     def scaled(self, scale: float) -> SmtpSource:
         return replace(self, count=max(round(self.count * scale), self.sessions))

@@ -14,6 +14,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -28,17 +29,20 @@ _PR_SET_PDEATHSIG = 1
 def tree(pid: int) -> Iterator[int]:
     """A process and its descendants."""
     yield pid
-    for task in (PROC / str(pid) / "task").iterdir():
-        for child in (task / "children").read_text().split():
+    for thread in _threads(pid):
+        for child in (thread / "children").read_text().split():
             yield from tree(int(child))
+
+
+def _threads(pid: int) -> Iterator[Path]:
+    """The folders of the threads of a process, each named by the number of its thread."""
+    return (PROC / str(pid) / "task").iterdir()
 
 
 def cpuTime(pid: int) -> int:
     """CPU time of all threads of the tree in nanoseconds; exact for threads that sleep."""
     return sum(
-        int((task / "schedstat").read_text().split()[0])
-        for process in tree(pid)
-        for task in (PROC / str(process) / "task").iterdir()
+        int((thread / "schedstat").read_text().split()[0]) for process in tree(pid) for thread in _threads(process)
     )
 
 
@@ -89,16 +93,34 @@ def cores() -> tuple[int, int]:
 
 def checkCores(server: int) -> None:
     """
-    Make sure that the load and a server run where they are measured.
+    Make sure that the load and a server run where they are measured, with all of their threads.
 
-    @param server: its process; the load is the process at hand, and its children.
-    @raise RuntimeError: one of them runs elsewhere.
+    @param server: its process; the load is the process at hand.
+    @raise RuntimeError: one of them may run elsewhere.
     """
-    ours, theirs = cores()
-    for process, core in ((0, ours), *((process, theirs) for process in tree(server))):
-        if os.sched_getaffinity(process) != {core}:
-            who = f"process {process} of a server" if process else "the load"
-            raise RuntimeError(f"{who} may run on the cores {os.sched_getaffinity(process)}, and not on {core} alone")
+    checkLoad(os.getpid())
+    for process in tree(server):
+        _checkThreads(process, "a server", cores()[1])
+
+
+def checkLoad(pid: int) -> None:
+    """
+    Make sure that a process of the load runs on the core of the load, with all of its threads.
+
+    @raise RuntimeError: it may run elsewhere.
+    """
+    _checkThreads(pid, "the load", cores()[0])
+
+
+def _checkThreads(pid: int, who: str, core: int) -> None:
+    # Affinity belongs to a thread; a new thread has that of the thread which made it.
+    for thread in _threads(pid):
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            allowed = os.sched_getaffinity(int(thread.name))
+            if allowed != {core}:
+                raise RuntimeError(
+                    f"thread {thread.name} of {who} may run on the cores {allowed}, and not on {core} alone"
+                )
 
 
 def childOn(core: int) -> Callable[[], None]:

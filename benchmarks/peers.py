@@ -104,8 +104,12 @@ _smtphooks = partial(
     hint="pip install --editable .",
 )
 
+# As the peers have callbacks: with a hook that accepts a recipient and one that reads the message, on its own reactor.
 SMTPHOOKS = _smtphooks("smtphooks")
-HOOKS = _smtphooks("smtphooks, all hooks", variant="hooks")
+NO_HOOKS = _smtphooks("smtphooks, no hooks", variant="none")
+ALL_HOOKS = _smtphooks("smtphooks, all hooks", variant="all")
+# With the two hooks, on other reactors.
+TWISTED_REACTOR = _smtphooks("smtphooks, Twisted's reactor", variant="twisted")
 ASYNCIO = _smtphooks("smtphooks, asyncio reactor", variant="asyncio")
 UVLOOP = _smtphooks(
     "smtphooks, uvloop reactor",
@@ -116,6 +120,9 @@ UVLOOP = _smtphooks(
 MAILDIR = _smtphooks("smtphooks, Maildir with sync", variant="maildir")
 FEW_IDLE = _smtphooks("10 idle", idle=10)
 MANY_IDLE = _smtphooks("10,000 idle", idle=10_000)
+# The service as it is run, with the two hooks.
+SERVICE = _smtphooks("smtphooks service, text log", program=_module("smtphooks_service"), variant="text")
+SERVICE_JSON = _smtphooks("smtphooks service, JSON log", program=_module("smtphooks_service"), variant="json")
 
 AIOSMTPD = Peer("aiosmtpd", _module("aiosmtpd_server"), partial(_packaged, "aiosmtpd"), "pip install aiosmtpd==1.4.6")
 MAILBOX = Peer(
@@ -130,17 +137,16 @@ TWISTED_MAIL = Peer(
 )
 SMTP_SERVER = Peer("smtp-server", ("node", str(SERVERS / "smtp_server.js")), _smtpServer, "apt install nodejs npm")
 GO_SMTP = Peer("go-smtp", (str(_GO),), _goSmtp, "apt install golang-go golang-github-emersion-go-{smtp,sasl}-dev")
-# The cost of Twisted's transport alone: fixed replies.
+# The cost of the transport alone: fixed replies.
 CANNED = Peer("canned replies", _module("canned"), partial(_packaged, "twisted"), "pip install twisted")
 SMTP_SINK = Sink("smtp-sink", ("smtp-sink",), _smtpSink, "apt install postfix")
 
 PEERS = (AIOSMTPD, TWISTED_MAIL, SMTP_SERVER, GO_SMTP, SMTP_SINK)
-ALL = (SMTPHOOKS, HOOKS, ASYNCIO, UVLOOP, MAILDIR, MAILBOX, *PEERS)
 
 
 def environment() -> dict[str, str]:
-    """The environment of a server's process."""
-    return {**os.environ, "NODE_PATH": str(_NODE / "node_modules")}
+    """The environment of a server's process; smtphooks' service finds its hooks by it."""
+    return {**os.environ, "NODE_PATH": str(_NODE / "node_modules"), "PYTHONPATH": str(ROOT)}
 
 
 def build() -> None:

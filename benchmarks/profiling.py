@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import measure
 from benchmarks.load import SmtpSource
-from benchmarks.peers import HOOKS, SMTPHOOKS, Peer
+from benchmarks.peers import NO_HOOKS, SERVICE, SMTPHOOKS, Peer
 from benchmarks.running import Server, started
 
 # Samples per second, and seconds for each column.
@@ -38,16 +38,18 @@ _CALLS = (
 _PACKAGE = Path(__file__).parents[1] / "smtphooks"
 _ROOT = "smtphooks: protocol, factory, values"
 _FOLDERS = tuple(sorted(path.parent.name for path in _PACKAGE.glob("*/__init__.py")))
-_EVENT_LOG = "smtphooks/connection/eventlog.py"
+# The events, and the observers that write them.
+_LOGS = re.compile(r"smtphooks/(?:connection/eventlog|service/\w*log\w*)\.py$")
 _OURS = re.compile(r"smtphooks/(?:(\w+)/)?\w+\.py$")
 ORDER = (KERNEL, REACTOR, COROUTINES, LOG, _ROOT, *_FOLDERS, OTHER)
 
 _KEPT = SmtpSource(1500, 1024)
 COLUMNS: dict[str, tuple[Peer, SmtpSource]] = {
     "1 KB, kept": (SMTPHOOKS, _KEPT),
-    "with hooks": (HOOKS, _KEPT),
+    "without hooks": (NO_HOOKS, _KEPT),
     "50 KB, kept": (SMTPHOOKS, SmtpSource(500, 51200)),
     "a connection each": (SMTPHOOKS, SmtpSource(600, 1024, kept=False)),
+    "service, text log": (SERVICE, _KEPT),
 }
 
 
@@ -61,12 +63,12 @@ def partOf(stack: list[str]) -> str:
         if frame.startswith(_CALLS):
             return KERNEL
         file = frame.rpartition("(")[2].rpartition(":")[0]
-        if file.endswith(_EVENT_LOG):
+        if _LOGS.search(file):
             return LOG
         ours = _OURS.search(file)
         if ours is not None:
             return ours[1] or _ROOT
-        if "twisted/logger" in file:
+        if "twisted/logger" in file or file.endswith("twisted/python/logfile.py"):
             return LOG
         if "twisted/internet/defer" in file:
             return COROUTINES

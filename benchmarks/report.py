@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import compare
 from benchmarks.compare import Summary
-from benchmarks.peers import ALL, SMTPHOOKS
+from benchmarks.peers import PEERS, SMTPHOOKS
 from benchmarks.rounds import CPU, MEDIAN, MEMORY, RATE, SLOWEST, Record
 
 # Servers are compared by the first of these figures that a record has.
@@ -80,13 +80,18 @@ def _figureLines(record: Record, figure: str) -> Iterator[str]:
         yield line
 
 
+def _hasPeers(record: Record) -> bool:
+    labels = [turn.label for turn in record.workload.turns]
+    return record.workload.base == SMTPHOOKS.name and any(not label.startswith(SMTPHOOKS.name) for label in labels)
+
+
 def _spread(summary: Summary) -> str:
     return f"{summary.median:.3f} ({summary.low:.3f}-{summary.high:.3f})"
 
 
 def overview(records: Sequence[Record]) -> str:
     """A table of smtphooks relative to each peer: a line for each workload, a column for each peer."""
-    shown = [record for record in records if record.workload.base == SMTPHOOKS.name and record.rounds]
+    shown = [record for record in records if record.rounds and _hasPeers(record)]
     labels: dict[str, None] = {}
     for record in shown:
         labels.update({label: None for label in record.rounds[0] if not label.startswith(SMTPHOOKS.name)})
@@ -124,7 +129,7 @@ def _processor() -> str:
 
 def versions() -> dict[str, str]:
     """The versions of the servers that are installed."""
-    return {peer.name: found for peer in ALL if not peer.variant and (found := peer.version())}
+    return {peer.name: found for peer in (SMTPHOOKS, *PEERS) if (found := peer.version())}
 
 
 def asJSON(records: Sequence[Record]) -> str:

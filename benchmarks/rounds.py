@@ -86,7 +86,13 @@ def _playRound(turns: list[Turn], servers: dict[Peer, Server], scale: float) -> 
 
 
 def _take(turn: Turn, server: Server, scale: float) -> Figures:
-    job = turn.job
+    figures = _measured(turn.job, server, scale)
+    # Again, as under load a server may have started more threads and processes.
+    measure.checkCores(server.pid)
+    return figures
+
+
+def _measured(job: Burst | Latency | Memory, server: Server, scale: float) -> Figures:
     if isinstance(job, Burst):
         return _burst(job, server, scale)
     if isinstance(job, Latency):

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 from benchmarks import bars, compare, measure, report
 from benchmarks.bars import BARS, Bar, GrowthBar, verdictsOf
 from benchmarks.compare import Summary
-from benchmarks.load import CHUNKED, PIPELINED, SEQUENTIAL, Dialogue, SmtpSource
+from benchmarks.load import CHUNKED, PIPELINED, SEQUENTIAL, Connection, Dialogue, SmtpSource
+from benchmarks.peers import PEERS, environment
 from benchmarks.profiling import COROUTINES, KERNEL, LOG, ORDER, OTHER, REACTOR, partOf
 from benchmarks.rounds import CPU, RATE, Record, rotated
+from benchmarks.running import makeCertificate
+from benchmarks.servers import smtphooks_server, smtphooks_service
 from benchmarks.workloads import WORKLOADS, Burst
+from smtphooks.hooks import HOOKS
 
 ROOT = Path(__file__).parents[1]
 BY_NAME = {workload.name: workload for workload in WORKLOADS}
@@ -139,6 +152,23 @@ def test_a_table_names_both_sides_of_a_ratio() -> None:
     assert "1.200 (1.200-1.200)  smtphooks, all hooks / smtphooks" in text
 
 
+def test_the_bars_of_the_plain_dialogue_name_every_peer_and_all_hooks_beside_none() -> None:
+    """The headline of the bars is smtphooks with the two hooks, as the peers have callbacks."""
+    wanted = {("smtphooks", peer.name) for peer in PEERS} | {("smtphooks, all hooks", "smtphooks, no hooks")}
+    for name in ("1k", "50k", "recipients", "connections"):
+        assert {bar.labels for bar in BARS if bar.workload == name} == wanted
+        assert "canned replies" in {turn.label for turn in BY_NAME[name].turns}
+
+
+def test_the_overview_has_only_workloads_with_peers() -> None:
+    """The service is compared with smtphooks alone, and has no peer to fill a line with."""
+    service = recordOf("service", {"smtphooks": [10], "smtphooks service, text log": [13]})
+    plain = recordOf("1k", {"smtphooks": [10], "smtphooks, all hooks": [12], "aiosmtpd": [40]})
+    lines = report.overview([service, plain]).splitlines()
+    assert [line.partition("  ")[0] for line in lines[2:]] == ["1 KB, kept connections"]
+    assert "1.300 (1.300-1.300)  smtphooks service, text log / smtphooks" in report.block(service)
+
+
 # --- load ---
 
 
@@ -158,6 +188,60 @@ def test_a_step_awaits_a_reply_for_each_command() -> None:
     for steps in (SEQUENTIAL, PIPELINED, CHUNKED):
         assert [code for _, codes in steps for code in codes][-1] == 250
     assert PIPELINED[0][1] == (250, 250, 354)
+
+
+# --- smtphooks as a server ---
+
+
+@pytest.mark.parametrize(
+    "variant, hooks",
+    [
+        ("", {"onRcptTo", "onData"}),
+        ("twisted", {"onRcptTo", "onData"}),
+        ("none", set()),
+        (
+            "all",
+            {"onConnect", "onSecure", "onHelo", "onMailFrom", "onRcptTo", "onData", "onReset", "onClose"},
+        ),
+    ],
+)
+def test_a_variant_of_smtphooks_has_the_hooks_that_its_name_says(variant: str, hooks: set[str]) -> None:
+    """Each is a coroutine; onAuth is there too, and takes no part in a dialogue without AUTH."""
+    made = smtphooks_server.hooksOf(variant, "")
+    assert {name for name in HOOKS if hasattr(made, name)} == hooks | {"onAuth"}
+    assert all(inspect.iscoroutinefunction(getattr(made, name)) for name in hooks)
+
+
+def awaited(port: int, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        with suppress(ConnectionRefusedError):
+            return Connection(port).close()
+    raise AssertionError("the service does not start")
+
+
+@pytest.mark.parametrize("variant", ["text", "json"])
+def test_the_service_differs_from_the_server_by_its_log_alone(variant: str, tmp_path: Path) -> None:
+    """It has the options and the hooks of the server, and writes a line for each message into a file."""
+    makeCertificate(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    configuration = tomllib.loads(smtphooks_service.configuration(str(port), "smtp", str(tmp_path)))
+    assert configuration == {
+        "hooks": "benchmarks.servers.smtphooks_server:TwoHooks",
+        "options": smtphooks_server.optionsFor("smtp", str(tmp_path)),
+        "listener": [{"endpoint": smtphooks_server.endpoint(str(port))}],
+    }
+    command = [sys.executable, "-m", "benchmarks.servers.smtphooks_service", str(port), "smtp", str(tmp_path), variant]
+    with subprocess.Popen(command, cwd=ROOT, env=environment()) as process:
+        try:
+            awaited(port, process)
+            Dialogue(16, SEQUENTIAL).run(port)
+        finally:
+            process.terminate()
+    lines = (tmp_path / f"{variant}.log").read_text().splitlines()
+    assert sum("message from <sender@client.example>" in line for line in lines) == 16, lines
+    assert variant == "text" or all(json.loads(line) for line in lines)
 
 
 # --- what is measured of a process ---
@@ -265,6 +349,68 @@ def test_load_and_servers_run_on_cores_of_their_own_or_nothing_is_measured(where
     assert ("may run on the cores" in done.stderr) is (where == "wrong")
 
 
+ROGUE = """
+import os, sys, threading
+from benchmarks import measure
+from benchmarks.servers import canned
+
+class Rogue(canned.Canned):
+    def dataReceived(self, data):
+        # Another thread of the server, once the load has begun.
+        if data.startswith(b"M") and threading.active_count() == 1:
+            threading.Thread(target=self.leave, daemon=True).start()
+            left.wait()
+        super().dataReceived(data)
+
+    def leave(self):
+        os.sched_setaffinity(0, {int(sys.argv[1])})
+        left.set()
+        threading.Event().wait()
+
+left = threading.Event()
+canned.Canned = Rogue
+canned.main(*sys.argv[2:])
+"""
+
+STRAYING = f"""
+import os, sys
+from dataclasses import replace
+from benchmarks import measure
+from benchmarks.load import SEQUENTIAL, Dialogue, SmtpSource
+from benchmarks.peers import CANNED
+from benchmarks.rounds import play
+from benchmarks.running import started
+from benchmarks.workloads import Burst, Turn, Workload
+
+ours, theirs = measure.cores()
+who = sys.argv[1]
+os.environ["PATH"] += os.pathsep + "/usr/sbin"
+os.sched_setaffinity(0, {{theirs if who == "the load" else ours}})
+rogue = (sys.executable, "-c", {ROGUE!r}, str(ours))
+wrapped = ("taskset", "-c", str(ours), *CANNED.program)
+programs = {{"a thread of the server": rogue, "the server": wrapped}}
+peer = replace(CANNED, program=programs.get(who, CANNED.program))
+if who == "smtp-source":
+    with started([peer], "smtp") as servers:
+        os.sched_setaffinity(0, {{theirs}})
+        SmtpSource(20, 1024).run(servers[peer].port)
+else:
+    job = Burst(Dialogue(8, SEQUENTIAL))
+    play(Workload("1k", "", (Turn("one", peer, job),)), 1)
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core only")
+@pytest.mark.parametrize("who", ["nothing", "the load", "smtp-source", "the server", "a thread of the server"])
+def test_a_run_ends_where_the_load_or_a_thread_of_a_server_leaves_its_core(who: str) -> None:
+    if who == "smtp-source" and not shutil.which("smtp-source", path=f"{os.environ['PATH']}:/usr/sbin"):
+        pytest.skip("Postfix is not installed")
+    done = subprocess.run([sys.executable, "-c", STRAYING, who], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    whose = {"the load": "the load", "smtp-source": "the load"}.get(who, "a server")
+    assert ("may run on the cores" in done.stderr) is (who != "nothing"), done.stderr
+    assert (f"of {whose} may run" in done.stderr) is (who != "nothing"), done.stderr
+
+
 # --- the profile ---
 
 
@@ -277,6 +423,9 @@ def test_load_and_servers_run_on_cores_of_their_own_or_nothing_is_measured(where
         ("Deferred._runCallbacks (twisted/internet/defer.py:997)", COROUTINES),
         ("Logger.emit (twisted/logger/_logger.py:189)", LOG),
         ("EventLog.message (smtphooks/connection/eventlog.py:46)", LOG),
+        ("lineOfJSON (smtphooks/service/jsonlog.py:62)", LOG),
+        ("LogFile.write (twisted/python/logfile.py:171)", LOG),
+        ("loadHooks (smtphooks/service/loading.py:40)", "service"),
         ("Wire._data (smtphooks/syntax/wire.py:226)", "syntax"),
         ("rcpt (smtphooks/dialogue/transaction.py:66)", "dialogue"),
         ("__init__ (<attrs generated methods smtphooks.session.Address>:31)", "connection"),
@@ -296,5 +445,5 @@ def test_a_sample_in_a_module_counts_for_its_folder() -> None:
     for path in package.rglob("*.py"):
         part = partOf([f"f ({path.relative_to(ROOT)}:1)"])
         assert part in set(ORDER) - {OTHER}
-        if path.parent != package and path.stem != "eventlog":
-            assert part == path.parent.name
+        if path.parent != package:
+            assert part == (LOG if "log" in path.stem else path.parent.name)

@@ -15,7 +15,12 @@ from aiosmtpd.smtp import SMTP, AuthResult
 
 
 class Drop:
-    """A handler that drops messages; it is called when a message is complete."""
+    """A handler that accepts every recipient, and drops the message, which it gets when it is complete."""
+
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        # A handler that accepts a recipient has to add it.
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         return "250 OK"

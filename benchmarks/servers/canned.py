@@ -1,11 +1,16 @@
-"""The least work of any server on Twisted: a fixed reply for the first letter of a command, written directly."""
+"""
+The least work of any server on Twisted: a fixed reply for the first letter of a command, written directly.
+
+It has no callbacks, and runs on the reactor of smtphooks, so that it is a lower bound for smtphooks.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from twisted.internet import endpoints, reactor
 from twisted.internet.protocol import Protocol, ServerFactory
+
+from benchmarks.servers import reactors
 
 _REPLIES = {
     b"E": b"250 mx.example\r\n",
@@ -39,6 +44,9 @@ class Canned(Protocol):
 
 
 def main(port: str, mode: str, folder: str) -> None:
+    reactors.install()
+    from twisted.internet import endpoints, reactor
+
     factory = ServerFactory.forProtocol(Canned)
     factory.noisy = False
     endpoints.serverFromString(reactor, f"tcp:{port}:interface=127.0.0.1:backlog=4096").listen(factory)

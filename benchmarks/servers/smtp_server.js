@@ -20,9 +20,12 @@ const server = new SMTPServer({
     onAuth(auth, session, callback) {
         callback(null, { user: auth.username });
     },
+    onRcptTo(address, session, callback) {
+        callback();
+    },
     onData(stream, session, callback) {
+        stream.on('data', () => {});
         stream.on('end', callback);
-        stream.resume();
     }
 });
 
