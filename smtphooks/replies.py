@@ -109,11 +109,12 @@ class Reply:
     @ivar enhancedCode: the RFC 3463 code, or None where RFC 2034 section 4 forbids one (greeting, EHLO, 3xx).
     @ivar lines: the text by lines; spaces replace control characters.
     @ivar closes: the server closes the connection after this reply.
-    @ivar octets: the reply as most clients get it, with the enhanced code and in ASCII; see L{encode}.
+    @ivar octets: the reply with its enhanced code, in ASCII; see L{encode}.
+    @ivar isASCII: the text is ASCII, so that a client which asked for SMTPUTF8 gets no other octets.
     @ivar goesOn: it neither refuses anything nor closes the connection.
     """
 
-    __slots__ = ("closes", "code", "enhancedCode", "goesOn", "lines", "octets")
+    __slots__ = ("closes", "code", "enhancedCode", "goesOn", "isASCII", "lines", "octets")
 
     def __init__(
         self, code: int, text: str | Sequence[str], enhancedCode: str | None = None, closes: bool = False
@@ -127,6 +128,7 @@ class Reply:
         self.closes = closes or code == 421
         self.goesOn = code < 400 and not self.closes
         self.octets = self._encode(True, "ascii")
+        self.isASCII = all(map(str.isascii, self.lines))
 
     def oneLine(self) -> str:
         """The reply in one line, with its codes once."""
@@ -147,7 +149,9 @@ class Reply:
         @param enhanced: with the enhanced code (RFC 2034).
         @param utf8: the client asked for SMTPUTF8, so the text may leave ASCII (RFC 6531 section 3.7.4).
         """
-        return self.octets if enhanced and not utf8 else self._encode(enhanced, "utf-8" if utf8 else "ascii")
+        if enhanced and (self.isASCII or not utf8):
+            return self.octets
+        return self._encode(enhanced, "utf-8" if utf8 else "ascii")
 
     def _encode(self, enhanced: bool, charset: str) -> bytes:
         prefix = f"{self.enhancedCode} ".encode() if enhanced and self.enhancedCode else b""

@@ -221,7 +221,6 @@ class Connection:
         self._isPumping = True
         try:
             while state.isWoken:
-                state.isWoken = False
                 self._pump.run()
                 if state.phase is _LOST:
                     self._finish()
@@ -265,18 +264,21 @@ class Connection:
 
     def _settle(self) -> None:
         """The one place that derives whose turn it is, and from it the deadline and the pausing of the client."""
-        state, pacing, pump = self.state, self._pacing, self._pump
-        writer = pump.writer
-        if state.phase is _OPEN:
-            if writer.unwritten:
-                writer.flushSoon()
-            isQuiet = state.want is _LINE and pump.message.delivery is None
-            if isQuiet and not (writer.isChoked or pacing.isPaused or state.inputEnded):
-                if state.hasMoved:
-                    state.hasMoved = False
-                    pacing.clientsTurn()
-                return
+        state, pump = self.state, self._pump
+        writer, pacing = pump.writer, pump.pacing
+        if writer.unwritten and state.phase is _OPEN:
+            writer.flushSoon()
+        isHindered = writer.isChoked or pacing.isPaused or state.inputEnded
+        if state.want is _LINE and state.phase is _OPEN and pump.message.delivery is None and not isHindered:
+            if state.hasMoved:
+                state.hasMoved = False
+                pacing.clientsTurn()
+            return
         turn = turnOf(state, pump.wire, pump.message)
+        if turn is _MESSAGE and not isHindered:
+            pacing.turnTo(turn, isNew=state.hasMoved, octets=pump.message.octets)
+            state.hasMoved = False
+            return
         isStarved = state.inputEnded and turn in _INPUT and state.want is not _HANDSHAKE
         if isStarved and state.phase is _OPEN and not writer.isChoked:
             pump.beginClosing()

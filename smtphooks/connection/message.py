@@ -174,8 +174,8 @@ class MessageReceiver:
     # --- reading ---
 
     def read(self) -> bool:
-        """Pull once from the wire.  False if there is nothing to pull."""
-        data = self._wire.maybeMessage()
+        """Pull once from the wire.  False if there is nothing to pull, or no room for it."""
+        data = self._wire.maybeMessage() if self.hasRoom else None
         if data is None:
             return False
         self.octets += len(data)
@@ -203,7 +203,7 @@ class MessageReceiver:
         if delivery is None or self._isDiscarding:
             self.stage = _ANSWERED
             return
-        if self._isLast:
+        if self._isLast and self._wire.isInChunks:
             data += self._wire.endOfChunks()
         if not self._isLast or self._wire.bareNewlineSeen:
             self._hand(data, delivery)

@@ -114,12 +114,15 @@ class Pump:
     def run(self) -> None:
         """Go on as far as input, hooks and the client allow."""
         state, message = self.state, self.message
+        state.isWoken = False
         while state.phase is _OPEN:
-            state.isWoken = False
             if message.delivery is not None and state.want is not _MESSAGE:
                 self._pullHangUp()
-            if state.phase is _OPEN and not _PULLS[state.want](self):
+                if state.phase is not _OPEN:
+                    break
+            if not _PULLS[state.want](self):
                 return
+            state.isWoken = False  # what has happened until here is seen by the next pull
         self.driver.dropAnswer()
 
     # --- what is pulled ---
@@ -165,7 +168,7 @@ class Pump:
             return True
         if message.stage is not _READING or self.wire.isEmpty or self.writer.isChoked:
             return False
-        if not message.hasRoom or not message.read():
+        if not message.read():
             return False
         self.state.hasMoved = True
         return True

@@ -33,7 +33,7 @@ class Replier:
     @ivar transcript: that of a peer that is debugged, or None.
     """
 
-    __slots__ = ("_dialogue", "_lmtp", "_runner", "_writer", "code", "decided", "log", "transcript")
+    __slots__ = ("_dialogue", "_isEnhanced", "_lmtp", "_runner", "_writer", "code", "decided", "log", "transcript")
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Replier:
         transcript: Transcript | None,
     ) -> None:
         self._lmtp = options.lmtp
+        self._isEnhanced = not options.hideENHANCEDSTATUSCODES
         self._dialogue = dialogue
         self._runner = runner
         self._writer = writer
@@ -55,7 +56,7 @@ class Replier:
 
     def put(self, reply: Reply) -> None:
         """Write a reply that refuses nothing."""
-        octets = self._dialogue.encode(reply)
+        octets = reply.octets if self._isEnhanced and reply.isASCII else self._dialogue.encode(reply)
         if self.transcript is not None:
             self.transcript.reply(octets)
         self._writer.put(octets)
@@ -81,10 +82,7 @@ class Replier:
             self._reportBreach(reply)
         elif code == 235 and self._dialogue.attempt is not None:
             self.log.authentication(self._dialogue.attempt, reply)
-        octets = self._dialogue.encode(reply)
-        if self.transcript is not None:
-            self.transcript.reply(octets)
-        self._writer.put(octets)
+        self.put(reply)
 
     def replyToEach(self, all: tuple[Reply, ...]) -> bool:
         """

@@ -203,7 +203,7 @@ COMMANDS = {
 }
 
 # A command that is in no row: an extension's, or an unknown one.
-EXTENDED = Command(extended)
+EXTENDED = Command(extended, junk=True)
 
 
 def _without(*verbs: str) -> dict[str, Command]:

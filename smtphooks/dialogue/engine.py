@@ -51,10 +51,10 @@ class Dialogue:
         "_commandLimit",
         "_hooks",
         "_isEnhanced",
+        "_isLimited",
+        "_open",
         "_read",
         "_refusedByHook",
-        "_row",
-        "_task",
         "context",
         "lineLimit",
     )
@@ -78,10 +78,10 @@ class Dialogue:
         # AUTH may have longer lines than any other command, and only the line says which command it is.
         self.lineLimit = max(self._commandLimit, AUTH_LINE_LENGTH if mechanisms else 0)
         self._isEnhanced = not options.hideENHANCEDSTATUSCODES
+        self._isLimited = not options.authOptional or bool(options.disabledCommands)
         self._hooks = hooks
-        self._row: Command | None = None  # of the command that is being decided
+        self._open: Command | Task | None = None  # the row, or the steps, of the command that is being decided
         self._read: Any = None  # what was read of it
-        self._task: Task | None = None  # or a command with several steps
         self._asked: str | Callable[..., Any] = ""  # the hook that the current command has asked last
         self._refusedByHook = False
 
@@ -97,94 +97,95 @@ class Dialogue:
         # Decided before any hook runs, as a hook may change the address of the session (invariant 8).
         context.extensions.trust(context.session.remoteAddress)
         isImplicit = beginsWithTLS or context.options.secure
-        self._task = (commands.connectOverTLS if isImplicit else commands.connect)(context)
-        return self._advance(self._task.send, None)
+        return self._begin((commands.connectOverTLS if isImplicit else commands.connect)(context))
 
     def receiveLine(self, line: bytes | LineFault) -> Step:
         """A line has arrived; there must be no question open."""
-        assert self._row is None and self._task is None, "the dialogue stands still until its question is answered"
+        assert self._open is None, "the dialogue stands still until its question is answered"
         context = self.context
         command = context.command
         # One by one, as a new object for each line can be measured in messages per second.
+        command.verb = command.refuser = ""
         command.attempt = command.subject = None
-        command.refuser = command.verb = self._asked = ""
         command.hasFailed = False
         if context.speaksUtf8:
             context.speaksUtf8 = context.inTransaction  # for it was this transaction that asked for it
-        row, argument = self._parse(line)
-        if type(argument) is Reply:
-            return self._conclude(argument)
+        row = commands.EXTENDED
+        argument: Any = None
+        if isinstance(line, bytes):
+            command.lineLength = length = len(line) + 2
+            form = context.flavour.forms.get(line[:4].upper())
+            if form is not None and length <= self._commandLimit:
+                command.verb, argument, row = form.verb, form.line.fullmatch(line), form.row
+        if argument is None:
+            row, argument = self._parse(line)
+            if isinstance(argument, Reply):
+                return self._conclude(argument)
         refusal = self._refusalOf(row, argument)
         if refusal is not None:
-            if row is not None and row.isAboutAddress:
+            if row.isAboutAddress:
                 transaction.noteSubject(context, argument)
             return self._conclude(refusal)
-        row = row or commands.EXTENDED
-        try:
-            read = argument if row.read is None else row.read(context, argument)
-        except SMTPError as error:
-            return self._conclude(refusalBy("parameter", error))
-        if type(read) is Reply:
-            return self._conclude(read)
-        self._read = read
-        self._row = row
+        read = row.read
+        if read is not None:
+            try:
+                argument = read(context, argument)
+            except SMTPError as error:
+                return self._conclude(refusalBy("parameter", error))
+            if type(argument) is Reply:
+                return self._conclude(argument)
+        self._open, self._read = row, argument
         hook = row.hook
         if hook == "onData":
-            step: Step = read
+            step: Step = argument
             return step
         if not hook or (self._hooks is not None and getattr(self._hooks, hook) is None):
             return self.answer(None)
         self._asked = hook
-        return Ask(hook, (read, context.session))
+        return Ask(hook, (argument, context.session))
 
     def answer(self, value: object) -> Step:
         """The open question has been answered."""
-        row = self._row
-        if row is None:
-            assert self._task is not None, "no question is open"
-            return self._advance(self._task.send, value)
-        self._row = None
+        row = self._open
+        if not isinstance(row, Command):
+            assert row is not None, "no question is open"
+            return self._advance(row, row.send, value)
+        self._open = None
         if type(value) is Verdict and value.results != _ACCEPTED:
             self._refusedByHook = any(isinstance(result, SMTPError) for result in value.results)
             self.context.command.refuser = "onData" if self._refusedByHook else ""
         reply = row.accept(self.context, self._read, value)
-        if type(reply) is Reply and reply.goesOn:
+        if isinstance(reply, Reply) and reply.goesOn:
             return reply
-        if isinstance(reply, (Reply, tuple)):
-            return self._conclude(reply)
-        self._task = reply
-        return self._advance(reply.send, None)
+        return self._conclude(reply) if isinstance(reply, (Reply, tuple)) else self._begin(reply)
 
     def refuse(self, error: SMTPError) -> Step:
         """The open question has been answered with a refusal."""
         self.context.command.refuser = self._asked
         # A failed AUTH counts as an error of the client, a recipient that a hook rejects does not.
         self._refusedByHook = self._asked != "onAuth"
-        row = self._row
-        if row is None:
-            assert self._task is not None, "no question is open"
-            return self._advance(self._task.throw, error)
-        self._row = None
+        row = self._open
+        if not isinstance(row, Command):
+            assert row is not None, "no question is open"
+            return self._advance(row, row.throw, error)
         if row.withdraw is not None:
             row.withdraw(self.context)
         return self._conclude(refusalBy(self._asked, error))
 
     def close(self) -> None:
         """The connection is gone; an open question will never be answered."""
-        row, task = self._row, self._task
-        self._row = self._task = None
-        if row is not None and row.withdraw is not None:
-            row.withdraw(self.context)
-        if task is not None:
-            task.close()
+        current, self._open = self._open, None
+        if not isinstance(current, Command):
+            if current is not None:
+                current.close()
+        elif current.withdraw is not None:
+            current.withdraw(self.context)
         self.context.state = State.CLOSED
 
     # --- what the connection asks of it ---
 
     def encode(self, reply: Reply) -> bytes:
         """The octets of a reply, as this client may get them."""
-        if self._isEnhanced and not self.context.speaksUtf8:
-            return reply.octets
         return reply.encode(self._isEnhanced, self.context.speaksUtf8)
 
     def shows(self, verb: str) -> bool:
@@ -238,68 +239,77 @@ class Dialogue:
 
     # --- within ---
 
-    def _parse(self, line: bytes | LineFault) -> tuple[Command | None, Any]:
-        """The row of a command, None if it has none, and the argument; in place of that the refusal of the line."""
-        command, flavour = self.context.command, self.context.flavour
+    def _parse(self, line: bytes | LineFault) -> tuple[Command, str | Reply]:
+        """
+        Read the verb of a line that does not have the form of most clients.
+
+        @return: the row of the command; and the argument, or the refusal of the line.
+        """
+        command = self.context.command
+        command.verb = ""
         if not isinstance(line, bytes):
-            return None, _LINE_FAULTS[line]
-        command.lineLength = length = len(line) + 2
-        form = flavour.forms.get(line[:4].upper())
-        match = None if form is None else form.line.fullmatch(line)
-        if form is not None and match is not None and length <= self._commandLimit:
-            command.verb = form.verb
-            return form.row, match
+            return commands.EXTENDED, _LINE_FAULTS[line]
         try:
             text = line.decode()
         except UnicodeDecodeError:
-            return None, replies.NOT_PRINTABLE
+            return commands.EXTENDED, replies.NOT_PRINTABLE
         if not text.isprintable():
-            return None, replies.NOT_PRINTABLE
+            return commands.EXTENDED, replies.NOT_PRINTABLE
         verb, _, argument = text.partition(" ")
-        if length > self._commandLimit and verb.upper() != "AUTH":
-            return None, replies.LINE_TOO_LONG
+        if command.lineLength > self._commandLimit and verb.upper() != "AUTH":
+            return commands.EXTENDED, replies.LINE_TOO_LONG
         # The upper case of some other letters is ASCII: what a filter before us let pass must not become a command.
         command.verb = verb = verb.upper() if verb.isascii() else verb
-        return flavour.commands.get(verb), argument.strip(" ")
+        return self.context.flavour.commands.get(verb, commands.EXTENDED), argument.strip(" ")
 
-    def _refusalOf(self, row: Command | None, argument: Argument) -> Reply | None:
-        """Why the command is not allowed now, by the table and the limits."""
+    def _refusalOf(self, row: Command, argument: Argument) -> Reply | None:
+        """Why the command is not allowed now, by the limits and the table."""
         context = self.context
-        options, verb, session = context.options, context.command.verb, context.session
-        if (
-            not options.authOptional
-            and session.user is None
-            and context.counts.addUnauthenticated(options.maxAllowedUnauthenticatedCommands, verb)
-        ):
-            return replies.TOO_MANY_UNAUTHENTICATED
-        if row is not None and row.always:
-            return None
-        isMissing = (options.disabledCommands or session.disabledCommands) and isDisabled(verb, options, session)
-        if (isMissing or row is None or row.junk) and context.counts.addJunk(options.maxJunkCommands):
-            return replies.TOO_MANY_JUNK_COMMANDS
-        if isMissing:
-            return replies.NOT_IMPLEMENTED
-        if row is None:
-            return None
+        if row.junk or self._isLimited or context.session.disabledCommands is not None:
+            refusal = self._limit(row)
+            if refusal is not None:
+                return refusal
         refusal = row.refusals.get(context.state)
         if refusal is not None:
             return refusal
-        if row.bare and isinstance(argument, str) and argument:
+        if row.bare and argument and isinstance(argument, str):
             return replies.NO_ARGUMENT_ALLOWED
-        if row.encrypted and options.needsUpgrade and not session.secure:
+        if row.encrypted and context.options.needsUpgrade and not context.session.secure:
             return replies.STARTTLS_FIRST
         return None
+
+    def _limit(self, row: Command) -> Reply | None:
+        """Count the command where options limit such commands, and see whether it is disabled."""
+        context = self.context
+        options, counts, verb = context.options, context.counts, context.command.verb
+        if (
+            not options.authOptional
+            and context.session.user is None
+            and counts.addUnauthenticated(options.maxAllowedUnauthenticatedCommands, verb)
+        ):
+            return replies.TOO_MANY_UNAUTHENTICATED
+        if row.always:
+            return None
+        isMissing = isDisabled(verb, options, context.session)
+        if (isMissing or row.junk) and counts.addJunk(options.maxJunkCommands):
+            return replies.TOO_MANY_JUNK_COMMANDS
+        return replies.NOT_IMPLEMENTED if isMissing else None
 
     def _isAbsent(self, hook: str | Callable[..., Any]) -> bool:
         return self._hooks is not None and isinstance(hook, str) and getattr(self._hooks, hook) is None
 
-    def _advance(self, resume: Callable[[Any], Question], value: object) -> Step:
+    def _begin(self, task: Task) -> Step:
+        """Begin a command with several steps."""
+        self._open = task
+        self._asked = ""
+        return self._advance(task, task.send, None)
+
+    def _advance(self, task: Task, resume: Callable[[Any], Question], value: object) -> Step:
         """Let a command with several steps go on to its next question or its reply."""
-        assert self._task is not None
         try:
             question = resume(value)
             while type(question) is Ask and self._isAbsent(question.hook):
-                question = self._task.send(None)
+                question = task.send(None)
         except StopIteration as end:
             return self._conclude(end.value)
         except SMTPError as error:
@@ -313,7 +323,7 @@ class Dialogue:
         """
         The current command is done: count what the server itself refuses, and note what ends the connection.
         """
-        self._task = None
+        self._open = None
         context = self.context
         given = (answer,) if isinstance(answer, Reply) else answer
         isRefused = not self._refusedByHook and any(reply.code >= 400 for reply in given) and answer not in _NO_ERRORS

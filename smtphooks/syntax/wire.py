@@ -122,6 +122,11 @@ class Wire:
             self._waitingOctets += len(data)
 
     @property
+    def isInChunks(self) -> bool:
+        """The message, or the last one, comes in chunks."""
+        return self._chunkOctets is not None
+
+    @property
     def buffered(self) -> int:
         """The number of octets received and not yet handed out."""
         return len(self._block) - self._position + self._waitingOctets + len(self._partial)
@@ -160,12 +165,11 @@ class Wire:
         while not self.isEmpty:
             block, start = self._block, self._position
             newline = block.find(b"\n", start)
-            self._position = end = newline + 1 or len(block)
-            if end >= len(block):
-                if self._waiting:
-                    self._next()
-                else:
-                    self._block, self._position, self.isEmpty = b"", 0, True
+            end = newline + 1 or len(block)
+            if end < len(block):
+                self._position = end
+            else:
+                self._next()
             if newline > start and not self._partial and end - start <= limit and block[newline - 1] == 13:
                 # The common case: a whole line in one block.  (A dropped line leaves an octet in self._partial.)
                 line = block[start : newline - 1]
