@@ -27,7 +27,6 @@ _ACCEPTED = (None,)
 
 class Delivery:
     """
-    @ivar pending: the answer of C{onData}, while that is pending.
     @ivar stream: what the hook reads.
     @ivar isWhole: the last octet of the message was read; from here on the hook runs to its end, come what may.
     @ivar isDecided: the hook has ended (or there is none, and the message is read and dropped).
@@ -37,12 +36,12 @@ class Delivery:
         "_answer",
         "_fault",
         "_isCut",
+        "_pending",
         "_recipients",
         "_rejectOversized",
         "_runner",
         "isDecided",
         "isWhole",
-        "pending",
         "stream",
     )
 
@@ -58,7 +57,7 @@ class Delivery:
         self._rejectOversized = options.rejectOversized
         self._recipients = recipients if options.lmtp else None
         self._isCut = False
-        self.pending: PendingAnswer | None = None
+        self._pending: PendingAnswer | None = None
         self._answer: Any = None
         self._fault: Reply | None = None
 
@@ -66,16 +65,16 @@ class Delivery:
         """Call C{onData}."""
         answer = self._runner.ask("onData", (self.stream, self._runner.session))
         if type(answer) is PendingAnswer:
-            self.pending = answer
+            self._pending = answer
             answer.whenThere(wake)
         else:
             self._decide(answer)
 
     def poll(self) -> bool:
         """Take the answer of C{onData} if it is there.  True if the delivery is decided."""
-        pending = self.pending
+        pending = self._pending
         if pending is not None and pending.isThere:
-            self.pending = None
+            self._pending = None
             self._decide(pending.result)
         return self.isDecided
 
@@ -98,7 +97,7 @@ class Delivery:
 
     def timeOut(self) -> None:
         """Decide without the hook, and cancel it."""
-        pending, self.pending = self.pending, None
+        pending, self._pending = self._pending, None
         self._runner.logTimedOut("onData")
         if pending is not None:
             self._runner.cancel("onData", pending)  # before its stream fails, for that would be news to it
@@ -129,8 +128,8 @@ class Delivery:
         self._isCut = True
         isAwaited = self.stream.isAwaited
         self.stream.fail(failure)
-        if self.pending is not None and not isAwaited:
-            self.pending.cancel()
+        if self._pending is not None and not isAwaited:
+            self._pending.cancel()
 
     @property
     def fault(self) -> Reply | None:

@@ -118,9 +118,6 @@ class MessageReceiver:
     def poll(self) -> bool:
         """Look whether C{onData} has decided.  True if the answer to what the dialogue asked for is there."""
         delivery = self.delivery
-        pending = None if delivery is None else delivery.pending
-        if pending is not None and not pending.isThere:
-            return self.stage is _ANSWERED  # as it is of a chunk
         if delivery is not None and delivery.poll():
             isHungUp = self.stage is _READING and not self._isDiscarding and delivery.hangUp is not None
             isVerdict = isHungUp or self.stage is _DECIDING

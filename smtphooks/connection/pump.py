@@ -163,14 +163,13 @@ class Pump:
 
     def _pullMessage(self) -> bool:
         message = self.message
-        if message.poll():
-            self._concludeMessage(message.takeAnswer())
-            return True
-        if message.stage is not _READING or self.wire.isEmpty or self.writer.isChoked:
-            return False
-        if not message.read():
-            return False
-        self.state.hasMoved = True
+        if not message.poll():
+            if message.stage is not _READING or self.wire.isEmpty or self.writer.isChoked or not message.read():
+                return False
+            self.state.hasMoved = True
+            if not message.poll():
+                return True
+        self._concludeMessage(message.takeAnswer())
         return True
 
     def _pullAnswer(self) -> bool:
