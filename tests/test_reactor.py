@@ -40,7 +40,7 @@ class Socket(FileDescriptor):
     """
 
     def __init__(self, reactor: EPollReactor, does: Callable[[], Any]) -> None:
-        super().__init__(reactor)  # type: ignore[arg-type]
+        super().__init__(reactor)
         self.does = does
         self.socket, self.peer = socket.socketpair()
         self.fileno = self.socket.fileno
@@ -58,7 +58,7 @@ class Socket(FileDescriptor):
     def doWrite(self) -> None:
         self.systems.append(getContext(ILogContext)["system"])
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+    def connectionLost(self, reason: Failure) -> None:
         self.ends.append(("connectionLost", reason))
 
     def readConnectionLost(self, reason: Failure) -> None:
@@ -76,7 +76,7 @@ class Reactor:
     """A reactor that is not installed, and whose events a test asks for."""
 
     def __init__(self, kind: type[EPollReactor]) -> None:
-        self.reactor: Any = kind()  # type: ignore[no-untyped-call]
+        self.reactor: Any = kind()
         self.sockets: list[Socket] = []
 
     def add(self, does: Callable[[], Any] = lambda: None) -> Socket:
@@ -176,7 +176,7 @@ class TestReading:
         broken.stopReading()
         broken.startWriting()
         broken.peer.close()
-        broken.doWrite = lambda: ConnectionLost("so")  # type: ignore[method-assign, assignment, return-value]
+        broken.doWrite = lambda: ConnectionLost("so")  # type: ignore[method-assign, assignment]
         either.poll()
         ((method, reason),) = broken.ends
         assert (method, reason.type) == ("connectionLost", ConnectionLost)
@@ -227,7 +227,7 @@ class TestFaults:
     def test_an_interrupt_elsewhere_leaves_the_reactor(self, either: Reactor) -> None:
         """Twisted keeps those of reads and writes alone."""
         broken = either.add(lambda: ConnectionLost("so"))
-        broken.connectionLost = raising(KeyboardInterrupt())  # type: ignore[method-assign, assignment]
+        broken.connectionLost = raising(KeyboardInterrupt())  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
             either.poll()
 
