@@ -25,7 +25,7 @@ $(VENV)/.installed: setup.cfg setup.py pyproject.toml
 	touch $@
 
 serve: $(VENV)/.installed
-	$(BIN)/twistd -n smtphooks
+	$(BIN)/smtphooks
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --cov --cov-report=term

@@ -32,9 +32,18 @@ MAY_IMPORT = {
     "server": {"syntax", "sasl", "options", "dialogue", "admission", "tls", "connection"},
     "stores": set(),
     "service": {"syntax", "sasl", "options", "dialogue", "admission", "tls", "connection", "server"},
+    "reactor": set(),
+    "command": {"service", "reactor"},
 }
 # The modules at the root that belong to another layer than the values.
-ROOT = {"options": "options", "optionkinds": "options", "protocol": "server", "factory": "server"}
+ROOT = {
+    "options": "options",
+    "optionkinds": "options",
+    "protocol": "server",
+    "factory": "server",
+    "reactor": "reactor",
+    "__main__": "command",
+}
 
 # Octets and text in, values out: these run without a reactor, and without Twisted.
 WITHOUT_TWISTED = ("syntax", "dialogue")

@@ -9,6 +9,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 import smtphooks
 
 ROOT = Path(smtphooks.__file__).parents[1]
@@ -30,21 +32,23 @@ def output(*arguments: object, folder: Path, path: Path) -> str:
     return done.stdout
 
 
-def test_the_plugin_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_the_plugins_import_nothing_heavy(tmp_path: Path) -> None:
     """twistd imports every plugin at every start."""
     script = (
         "import sys, twisted.plugin, twisted.plugins\n"
-        "import twisted.application.service\n"
+        "import twisted.application.service, twisted.application.reactors\n"
         "before = set(sys.modules)\n"
-        "import twisted.plugins.smtphooks_plugin\n"
-        "print(*set(sys.modules) - before)\n"
+        "import twisted.plugins.smtphooks_plugin, twisted.plugins.smtphooks_reactor\n"
+        "print(*sorted(set(sys.modules) - before))\n"
     )
-    assert output("-c", script, folder=tmp_path, path=ROOT).split() == ["twisted.plugins.smtphooks_plugin"]
+    plugins = ["twisted.plugins.smtphooks_plugin", "twisted.plugins.smtphooks_reactor"]
+    assert output("-c", script, folder=tmp_path, path=ROOT).split() == plugins
 
 
-def test_the_service_imports_no_reactor(tmp_path: Path) -> None:
-    """An import would install the default reactor, before twistd has chosen one."""
-    script = "import sys, smtphooks.service.tap; print('twisted.internet.reactor' in sys.modules)"
+@pytest.mark.parametrize("module", ["smtphooks.service.tap", "smtphooks.__main__"])
+def test_the_service_imports_no_reactor(tmp_path: Path, module: str) -> None:
+    """An import would install the default reactor, before twistd or the command has chosen one."""
+    script = f"import sys, {module}; print('twisted.internet.reactor' in sys.modules)"
     assert output("-c", script, folder=tmp_path, path=ROOT) == "False\n"
 
 
@@ -53,7 +57,7 @@ def test_the_plugins_folder_is_not_a_package() -> None:
     assert not list((ROOT / "twisted").rglob("__init__.py"))
 
 
-def test_the_wheel_contains_the_plugin(tmp_path: Path) -> None:
+def test_the_wheel_contains_the_plugins_and_the_command(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.rst", "LICENSE"):
@@ -66,15 +70,22 @@ def test_the_wheel_contains_the_plugin(tmp_path: Path) -> None:
     installed = tmp_path / "installed"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
-    assert sorted(path.name for path in (installed / "twisted").rglob("*.py")) == ["smtphooks_plugin.py"]
+    assert sorted(path.name for path in (installed / "twisted").rglob("*.py")) == [
+        "smtphooks_plugin.py",
+        "smtphooks_reactor.py",
+    ]
     assert (installed / "smtphooks" / "py.typed").exists()
     modules = {path.relative_to(source) for path in (source / "smtphooks").rglob("*.py")}
     assert {path.relative_to(installed) for path in (installed / "smtphooks").rglob("*.py")} == modules
     metadata = next(installed.glob("*.dist-info/METADATA")).read_text()
     assert f"Version: {smtphooks.__version__}\n" in metadata
+    commands = next(installed.glob("*.dist-info/entry_points.txt")).read_text()
+    assert commands.split() == ["[console_scripts]", "smtphooks", "=", "smtphooks.__main__:main"]
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     twistd = Path(sys.executable).parent / "twistd"
     assert "smtphooks " in output(twistd, "--help", folder=elsewhere, path=installed)
     assert "[[listener]]" in output(twistd, "-n", "smtphooks", "--check", folder=elsewhere, path=installed)
+    assert "smtphooks\t" in output(twistd, "--help-reactors", folder=elsewhere, path=installed)
+    assert "[[listener]]" in output("-m", "smtphooks", "--check", folder=elsewhere, path=installed)

@@ -38,6 +38,7 @@ from smtphooks import (
     SMTPError,
     SMTPServerFactory,
 )
+from smtphooks.__main__ import Options as CommandFlags
 from smtphooks.hooks import HOOK_NAMES, HOOKS
 from smtphooks.options import Options
 from smtphooks.sasl.auth import Auth
@@ -47,7 +48,7 @@ from smtphooks.service.tap import Options as Flags
 from smtphooks.syntax.xclient import xClientKeywords, xForwardKeywords
 from tests.certificates import Authority
 from tests.support import ENVELOPE, Client, Transport
-from tests.test_readme import BIN, BLOCK, ROOT, deliver, freePort, running, tomllib
+from tests.test_readme import BLOCK, ROOT, deliver, freePort, running, tomllib
 
 REFERENCE = ROOT / "docs" / "reference.rst"
 BLOCKS = [(kind, name, textwrap.dedent(text)) for kind, name, text in BLOCK.findall(REFERENCE.read_text())]
@@ -188,10 +189,17 @@ def test_all_arguments_of_an_extension_are_documented() -> None:
 
 
 def test_all_flags_are_documented() -> None:
-    rows = rowsOf(SECTIONS["The twistd command"], "Flag")
+    rows = rowsOf(SECTIONS["The command"], "Flag")
     documented = {literal.split()[0].removeprefix("--") for entries in rows for literal in literalsIn(entries[0])}
     twistedOnes = {"version", "help-auth", "help-auth-type"}
     assert documented == {name for name in Flags().synonyms if len(name) > 1} - twistedOnes
+
+
+def test_all_flags_of_the_process_are_documented_with_their_letters() -> None:
+    documented = set()
+    for entries in rowsOf(SECTIONS["The command"], "Flag of the process"):
+        documented |= {name.lstrip("-") for name in re.findall(r"--?[\w-]+", entries[0].astext())}
+    assert documented == {*CommandFlags().synonyms} - {*Flags().synonyms} | {"version"}
 
 
 # --- The log ---
@@ -239,6 +247,7 @@ def test_every_block_is_known_to_this_file() -> None:
         ("toml", "secure.toml"),
         ("python", "mail.tac"),
         ("python", "embedding.py"),
+        ("python", "lean.py"),
     ]
     literal = {node.astext() for node in DOCUMENT.findall(nodes.literal_block)}
     assert literal == {text.strip() for _, _, text in BLOCKS}
@@ -380,7 +389,7 @@ def test_portal(folder: Path) -> None:
     assert client.session.user == "ann"
 
 
-@pytest.mark.parametrize("name", ["asyncio_hooks.py", "embedding.py"])
+@pytest.mark.parametrize("name", ["asyncio_hooks.py", "embedding.py", "lean.py"])
 def test_programs(folder: Path, name: str) -> None:
     port = freePort()
     text = FILES[name].replace("tcp:2525", f"tcp:{port}:interface=127.0.0.1")
@@ -396,7 +405,7 @@ def test_programs(folder: Path, name: str) -> None:
             assert client.rcpt("joe@elsewhere.test")[0] == 550
         client.rset()
         assert deliver(client, "joe@example.org")[0] == 250
-    if name == "embedding.py":
+    if name != "asyncio_hooks.py":
         assert len([*(folder / "mail" / "new").iterdir()]) == 1
 
 
@@ -410,7 +419,7 @@ def test_configurations(folder: Path, name: str) -> None:
         (folder / f"{prefix}key.pem").write_text(pair.key)
         (folder / f"{prefix}cert.pem").write_text(pair.cert)
     check = subprocess.run(
-        [str(BIN / "twistd"), "-n", "smtphooks", "--config", name, "--check"],
+        [sys.executable, "-m", "smtphooks", "--config", name, "--check"],
         cwd=folder,
         text=True,
         capture_output=True,

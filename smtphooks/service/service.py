@@ -2,7 +2,7 @@
 L{SMTPService}: an endpoint and a factory as a Twisted service, which lets transactions finish when it stops.
 
 It is for C{.tac} files, for C{MultiService}s, and for any other code that starts and stops services; the listeners of
-C{twistd smtphooks} are a subclass of it.
+C{smtphooks} are a subclass of it.
 This module knows no configuration, and nothing of the protocol that the factory speaks.
 """
 

@@ -1,5 +1,5 @@
 """
-C{twistd smtphooks}: the flags, and the entry that twistd calls.
+C{twistd smtphooks}: the flags, and the entry that twistd calls; the command C{smtphooks} adds to the flags.
 
 Flags in, a checked configuration and then the service out.  A wrong configuration ends the process with one sentence
 and status 1, before twistd shows a traceback or its usage.
@@ -41,7 +41,7 @@ from smtphooks.service.textlog import textObserver
 
 
 @contextmanager
-def _oneSentence() -> Iterator[None]:
+def oneSentence() -> Iterator[None]:
     """End the process with one sentence if the configuration is wrong; twistd would show its usage, or a traceback."""
     try:
         yield
@@ -54,9 +54,11 @@ class Options(UsageOptions, AuthOptionMixin):
     """
     The flags of C{twistd smtphooks}.
 
+    @cvar command: how this list of flags is shown.
     @ivar configuration: what the flags, and the file they name, ask for; set when they are parsed.
     """
 
+    command = "twistd smtphooks"
     synopsis = "[options]"
     longdesc = (
         f"An SMTP and LMTP server decided by lifecycle hooks.  Without options it listens on {DEFAULT_ENDPOINT}, takes"
@@ -95,7 +97,7 @@ class Options(UsageOptions, AuthOptionMixin):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the flags, and load what they name; exit if any of it is wrong."""
-        with _oneSentence():
+        with oneSentence():
             try:
                 UsageOptions.parseOptions(self, options)
             except UsageError as error:
@@ -106,7 +108,7 @@ class Options(UsageOptions, AuthOptionMixin):
         unknown = error.__context__
         if isinstance(unknown, GetoptError) and "not recognized" in sentence:
             sentence = unknownName("flag", f"--{unknown.opt}", [f"--{name}" for name in self.synonyms])
-        return f"{sentence} (twistd smtphooks --help lists all)"
+        return f"{sentence} ({self.command} --help lists all)"
 
     def postOptions(self) -> None:
         """Make the configuration; with C{--check} print it and exit."""
@@ -162,7 +164,7 @@ def makeService(options: Options) -> Listeners:
     """The service for these flags, called by twistd."""
     from twisted.internet import reactor
 
-    with _oneSentence():
+    with oneSentence():
         observerFor = jsonObserver if options["log-format"] == "json" else textObserver
         # Another program may have made these options, without those of twistd around them.
         return Listeners(options.configuration, reactor, observerFor(options.parent or {}))

@@ -166,17 +166,16 @@ class Program:
 
 
 class Service(Program):
-    """The twistd service; it listens once it is constructed."""
+    """The service, by its command and on its own reactor; it listens once it is constructed."""
 
     def __init__(self, folder: Path, arguments: Sequence[str], endpoints: Sequence[str]) -> None:
         """
-        @param arguments: the arguments of the smtphooks plugin.
+        @param arguments: the flags of the command.
         @param endpoints: the endpoints that the constructor waits for.
         """
-        twistd = Path(sys.executable).parent / "twistd"
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         super().__init__(
-            [str(twistd), "-n", "--pidfile=", "smtphooks", *arguments],
+            [sys.executable, "-m", "smtphooks", *arguments],
             {**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             folder,
         )

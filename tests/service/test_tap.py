@@ -290,7 +290,7 @@ class TestService:
 
 
 def test_an_error_of_many_lines_is_printed_on_one() -> None:
-    with pytest.raises(SystemExit) as caught, tap._oneSentence():
+    with pytest.raises(SystemExit) as caught, tap.oneSentence():
         raise ConfigError("one\ntwo")
     assert caught.value.code == "smtphooks: one two"
 

@@ -1,0 +1,143 @@
+"""
+The command C{smtphooks}, also C{python -m smtphooks}: the service in the foreground, on the leaner reactor.
+
+It is C{twistd -n --pidfile= --reactor=smtphooks smtphooks} in one command: the flags of the service, and those
+of twistd that make sense for it, in one list.  twistd's own code does the rest: it logs, drops privileges and runs the
+reactor.
+This module knows flags of twistd's; it knows neither the configuration nor what the flags of the service mean.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.application.app import ReactorSelectionMixin
+from twisted.application.service import ServiceMaker
+from twisted.copyright import version as twistedVersion
+from twisted.python.usage import UsageError
+from twisted.python.util import gidFromString, uidFromString
+from twisted.scripts._twistd_unix import ServerOptions
+from twisted.scripts.twistd import runApp
+
+from smtphooks._version import __version__
+from smtphooks.reactor import install
+from smtphooks.service import tap
+from smtphooks.service.reading import ConfigError, cause
+
+
+def _user(name: str) -> int:
+    try:
+        return int(uidFromString(name))
+    except LookupError:
+        raise UsageError(f"--uid is {name}, it wants a user of this system") from None
+
+
+def _group(name: str) -> int:
+    try:
+        return int(gidFromString(name))
+    except LookupError:
+        raise UsageError(f"--gid is {name}, it wants a group of this system") from None
+
+
+def _mask(octal: str) -> int:
+    try:
+        return int(octal, 8)
+    except ValueError:
+        raise UsageError(f"--umask is {octal}, it wants octal digits such as 027") from None
+
+
+def _checkPidfile(path: str) -> None:
+    """
+    Check that no process of this pid file runs, and that it can be written.
+
+    twistd does so too, but speaks of twistd, and at length.
+
+    @raise ConfigError: if it is not so.
+    """
+    try:
+        with open(path) as file:
+            os.kill(int(file.read()), 0)
+    except (FileNotFoundError, ProcessLookupError):  # twistd removes the file of a process that has ended
+        if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
+            raise ConfigError(f"--pidfile {path} cannot be written, name another file") from None
+    except (ValueError, OverflowError):
+        raise ConfigError(f"--pidfile {path} has something else than a process id, name another file") from None
+    except OSError as error:
+        raise ConfigError(f"--pidfile {path} cannot be checked ({error.strerror}), name another file") from None
+    else:
+        raise ConfigError(f"--pidfile {path} is that of a process that runs, end it or name another file")
+
+
+class Options(tap.Options, ReactorSelectionMixin):
+    """The flags of C{smtphooks}: those of the service, and those of twistd's that make sense for it."""
+
+    command = "smtphooks"
+    synopsis = "Usage: smtphooks [options]"
+
+    # The names are twistd's, under which it is given their values.
+    optParameters: list[list[Any]] = [
+        ["chroot", None, None, "Change the root folder to this one, before listening."],
+        ["gid", "g", None, "Run as this group, once all listeners listen.", _group],
+        ["logfile", "l", None, "Write the log to this file, and not to stdout."],
+        ["logger", None, None, "Write the log with what this makes, a factory of log observers: package.module.name."],
+        ["pidfile", None, None, "Write the process id to this file."],
+        ["uid", "u", None, "Run as this user, once all listeners listen.", _user],
+        ["umask", None, None, "Create files with this mask, in octal.", _mask],
+    ]
+
+    def opt_reactor(self, shortName: str) -> None:
+        """Run on this reactor of Twisted's, such as asyncio, and not on smtphooks' own; --help-reactors lists them."""
+        ReactorSelectionMixin.opt_reactor(self, shortName)
+
+    opt_r = opt_reactor
+
+    def opt_version(self) -> None:
+        """Print the versions of smtphooks, Twisted and Python, and exit."""
+        print(f"smtphooks {__version__} (Twisted {twistedVersion}, Python {platform.python_version()})")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """Install the reactor, before the modules of hooks are imported, which may import it."""
+        if "reactor" not in self:
+            install()
+        tap.Options.postOptions(self)
+
+    def forTwistd(self) -> ServerOptions:
+        """
+        Options of twistd's, as if it had parsed C{twistd -n --pidfile= … smtphooks …}.
+
+        @raise UsageError: if the factory of log observers cannot be imported.
+        @raise ConfigError: if the pid file is another process', or cannot be written.
+        """
+        if self["pidfile"] is not None and self["chroot"] is None:
+            _checkPidfile(self["pidfile"])
+        twistd = ServerOptions()
+        twistd.update({name: self[name] for name, *_ in self.optParameters}, nodaemon=True)
+        twistd.subCommand, twistd.subOptions, self.parent = "smtphooks", self, twistd
+        twistd.loadedPlugins = {"smtphooks": ServiceMaker("smtphooks", tap.__name__, "", "smtphooks")}
+        twistd.postOptions()
+        return twistd
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Run the command, until the service ends.
+
+    @param arguments: the flags; None for those of the process.
+    @raise SystemExit: if it ends with another status than 0, or only prints something.
+    """
+    options = Options()
+    options.parseOptions(arguments)
+    with tap.oneSentence():
+        twistd = options.forTwistd()
+        try:
+            runApp(twistd)
+        except OSError as error:
+            raise ConfigError(f"it cannot start ({cause(error)}), check --chroot, --logfile and --pidfile") from None
+
+
+if __name__ == "__main__":
+    main()
