@@ -12,7 +12,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 from smtphooks import ConsumerStopped, MessageStream
-from smtphooks.awaiting import Waiting
+from smtphooks.awaiting import Signal, Waiting
 from tests.test_stream import LOST, WAYS, Consumer, Result, iterate, toConsumer
 
 pytestmark = pytest.mark.usefixtures("logged")
@@ -108,6 +108,70 @@ def test_within_a_loop_but_no_task_it_is_a_deferred(loop: asyncio.AbstractEventL
     run(loop, settle())
     waiting.callback(7)
     assert results[0].values == [7]
+
+
+# --- a signal ---
+
+
+def test_a_signal_calls_who_runs_its_coroutine_and_nothing_else() -> None:
+    signal, coroutine, resumed = awaited()
+    signal.resume = resumed.append
+    signal.addBoth(resumed.append)
+    signal.fire()
+    assert resumed == [None]
+    with pytest.raises(StopIteration):
+        coroutine.send(None)
+    signal.fire()
+    assert resumed == [None]
+
+
+def test_a_signal_that_is_cancelled_says_so_to_who_runs_its_coroutine() -> None:
+    signal, coroutine, resumed = awaited()
+    signal.resume = resumed.append
+    signal.cancel()
+    assert isinstance(resumed[0].value, CancelledError)
+    with pytest.raises(CancelledError):
+        resumed[0].throwExceptionIntoGenerator(coroutine)
+    for _ in range(2):
+        signal.cancel()
+        signal.fire()
+    assert len(resumed) == 1
+
+
+def awaited() -> tuple[Signal, Any, list[Any]]:
+    """A signal, the coroutine that awaits it, and a list for what it is resumed with."""
+    signal = Signal()
+
+    async def wait() -> None:
+        await signal
+
+    coroutine = wait()
+    assert coroutine.send(None) is signal
+    return signal, coroutine, []
+
+
+@pytest.mark.parametrize("isCancelled", [False, True])
+def test_without_one_who_asks_for_it_a_signal_is_a_deferred(isCancelled: bool) -> None:
+    signal = Signal()
+    waited = Result(waitFor(signal))  # type: ignore[arg-type]
+    assert waited.isOpen
+    if isCancelled:
+        waited.deferred.cancel()
+        assert isinstance(waited.failures[0], CancelledError)
+    else:
+        signal.fire()
+        signal.fire()
+        assert waited.values == [None]
+
+
+def test_a_task_awaits_a_signal(loop: asyncio.AbstractEventLoop) -> None:
+    async def test() -> None:
+        signal = Signal()
+        loop.call_soon(signal.fire)
+        await signal
+        signal.fire()
+
+    run(loop, test())
 
 
 @pytest.mark.parametrize("result", [7, ValueError("x"), None])

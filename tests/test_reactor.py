@@ -289,6 +289,59 @@ def script(*lines: str, folder: Path) -> str:
 PRINT_CLASS = "from twisted.internet import reactor; print(type(reactor).__module__, type(reactor).__name__)"
 
 
+class TestEndOfTurn:
+    def test_calls_come_when_all_events_that_came_together_are_handled(self, direct: Reactor) -> None:
+        done: list[str] = []
+        for name in "ab":
+            direct.add(lambda name=name: done.append(name) or direct.reactor.atEndOfTurn(lambda: done.append("end")))  # type: ignore[misc]
+        direct.poll()
+        assert sorted(done[:2]) == ["a", "b"]
+        assert done[2:] == ["end", "end"]
+
+    def test_a_call_comes_at_once_outside_of_a_turn_and_at_its_end(self, direct: Reactor) -> None:
+        done: list[str] = []
+        direct.reactor.atEndOfTurn(lambda: done.append("now"))
+        assert done == ["now"]
+        atEnd = direct.reactor.atEndOfTurn
+        direct.add(lambda: atEnd(lambda: atEnd(lambda: done.append("within"))))
+        direct.poll()
+        assert done == ["now", "within"]
+
+    def test_what_a_call_raises_is_logged_and_harms_no_other(self, direct: Reactor, events: list[LogEvent]) -> None:
+        done: list[str] = []
+        for call in (raising(ValueError("x")), lambda: done.append("other")):
+            direct.add(lambda call=call: direct.reactor.atEndOfTurn(call))  # type: ignore[misc]
+        direct.poll()
+        assert done == ["other"]
+        assert [kind for _, kind in failures(events)] == [ValueError]
+
+    def test_calls_do_not_wait_for_a_turn_within_the_turn(self, direct: Reactor) -> None:
+        """Code of others may call C{iterate} in a read; what it waits for may be an answer to what is to be written."""
+        done: list[str] = []
+
+        def read() -> None:
+            if not done:
+                direct.reactor.atEndOfTurn(lambda: done.append("written"))
+                direct.poll()
+                assert done == ["written"]
+
+        direct.add(read)
+        direct.poll()
+        assert done == ["written"]
+
+    def test_a_turn_that_an_interrupt_leaves_ends_too(self, direct: Reactor) -> None:
+        done: list[str] = []
+        direct.add(lambda: direct.reactor.atEndOfTurn(lambda: done.append("end")))
+        last = direct.add()
+        last.startWriting()
+        last.logPrefix = raising(KeyboardInterrupt())  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            direct.poll()
+        before = len(done)
+        direct.reactor.atEndOfTurn(lambda: done.append("now"))
+        assert done[before:] == ["now"]
+
+
 class TestInstall:
     def test_the_import_alone_installs_no_reactor(self, tmp_path: Path) -> None:
         """Neither does that of the package, which comes first."""

@@ -51,7 +51,7 @@ class Connection:
     @ivar state: how far it has come, and what it waits for.
     """
 
-    __slots__ = ("_client", "_isPumping", "_owner", "_pacing", "_pump", "_server", "session", "state")
+    __slots__ = ("_atEndOfTurn", "_client", "_isPumping", "_owner", "_pacing", "_pump", "_server", "session", "state")
 
     def __init__(self, server: Server, owner: Owner, client: Client) -> None:
         self._server = server
@@ -63,6 +63,8 @@ class Connection:
         self.state.inputEnded = client.inputEnded
         self._pump = Pump(server, owner.transport, self.session, self.state, self.wake)
         self._pacing = self._pump.pacing
+        # Only smtphooks' own reactor tells when its turn ends.
+        self._atEndOfTurn = getattr(getattr(owner.transport, "reactor", None), "atEndOfTurn", None)
 
     @property
     def peer(self) -> str:
@@ -234,6 +236,16 @@ class Connection:
         finally:
             self._isPumping = False
 
+    def _flush(self) -> None:
+        """Write what has gathered, now that the turn of the reactor ends."""
+        writer = self._pump.writer
+        try:
+            writer.flush()
+        except Exception:
+            self._owner.crashed()
+        if writer.isChoked:
+            self.wake()  # as the client is to be paused
+
     def _finish(self) -> None:
         """The transport is gone: when the last hook has ended C{onClose} follows, and then the connection is over."""
         driver = self._pump.driver
@@ -267,7 +279,10 @@ class Connection:
         state, pump = self.state, self._pump
         writer, pacing = pump.writer, pump.pacing
         if writer.unwritten and state.phase is _OPEN:
-            writer.flushSoon()
+            if self._atEndOfTurn is None:
+                writer.flush()
+            else:
+                self._atEndOfTurn(self._flush)
         isHindered = writer.isChoked or pacing.isPaused or state.inputEnded
         if state.want is _LINE and state.phase is _OPEN and pump.message.delivery is None and not isHindered:
             if state.hasMoved:

@@ -27,14 +27,13 @@ class ReplyWriter:
     @ivar isClosed: nothing more is written.
     """
 
-    __slots__ = ("_atEndOfTurn", "_resumed", "_transport", "isChoked", "isClosed", "unwritten")
+    __slots__ = ("_resumed", "_transport", "isChoked", "isClosed", "unwritten")
 
     def __init__(self, transport: Any, resumed: Callable[[], None]) -> None:
         """
         @param resumed: called when the client reads again.
         """
         self._transport = direct(transport)
-        self._atEndOfTurn = getattr(getattr(transport, "reactor", None), "atEndOfTurn", None)
         self._resumed = resumed
         self.unwritten = b""
         self.isChoked = self.isClosed = False
@@ -50,13 +49,6 @@ class ReplyWriter:
         self.unwritten += octets
         if len(self.unwritten) > _MOST:
             self.flush()
-
-    def flushSoon(self) -> None:
-        """Write what has gathered; at the end of the reactor's turn, if the reactor can tell."""
-        if self._atEndOfTurn is None:
-            self.flush()
-        else:
-            self._atEndOfTurn(self.flush)
 
     def flush(self) -> None:
         """Write what has gathered."""
