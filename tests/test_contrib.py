@@ -139,7 +139,7 @@ def checked(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess
     )
 
 
-def test_twistd_accepts_each_flag_of_the_command_and_the_sample_configuration(etc: Path, state: Path) -> None:
+def test_the_command_accepts_each_flag_of_the_unit_and_the_sample_configuration(etc: Path, state: Path) -> None:
     done = checked(started(etc, "tcp:25"), state)
     assert (done.returncode, done.stderr) == (0, "")
     printed = tomllib.loads(done.stdout)

@@ -418,5 +418,5 @@ class TestConformance:
 
     def test_networking_works_with_it_as_the_global_reactor(self, tmp_path: Path) -> None:
         """trial runs these in the reactor that it is told to install."""
-        modules = [f"twisted.test.test_{name}" for name in ("internet", "ssl", "tcp", "unix")]
+        modules = [f"twisted.test.test_{name}" for name in ("internet", "tcp", "unix")]
         assert passed("--reactor=smtphooks", *modules, "twisted.protocols.test.test_tls", folder=tmp_path) > 100
