@@ -121,7 +121,7 @@ class Run:
 
         @return: what it came to, if that is there at once; a L{Failure} if it cannot be waited for.
         """
-        if type(awaited) is Signal and not awaited.called and awaited.resume is None:
+        if type(awaited) is Signal:  # one that has fired is not awaited
             awaited.resume = self._runOn
             self._wait = awaited
             return _NOT_YET

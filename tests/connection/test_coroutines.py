@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.python.failure import Failure
 
+from smtphooks.awaiting import Signal
 from smtphooks.connection.calling import PendingAnswer
 from tests.support import callHook
 
@@ -240,3 +241,37 @@ def test_what_cannot_be_waited_for_is_a_fault_of_the_coroutine_and_of_nothing_el
     assert answer.result == "fired, and on"
     assert caught == ["fired"]
     assert pending.result == "fired"
+
+
+# --- what a message is awaited with ---
+
+
+async def _awaitsSignal(signal: Signal) -> str:
+    try:
+        await signal
+    except CancelledError:
+        return "cancelled"
+    return "fired"
+
+
+def test_a_coroutine_that_awaits_a_signal_is_resumed_by_it() -> None:
+    signal = Signal()
+    answer = callHook(_awaitsSignal, (signal,))
+    assert not answer.isThere
+    signal.fire()
+    assert answer.result == "fired"
+
+
+def test_a_coroutine_that_awaits_a_signal_can_be_cancelled() -> None:
+    signal = Signal()
+    answer = callHook(_awaitsSignal, (signal,))
+    answer.cancel()
+    assert answer.result == "cancelled"
+    signal.fire()
+    assert answer.result == "cancelled"
+
+
+def test_a_signal_that_has_fired_is_not_waited_for() -> None:
+    signal = Signal()
+    signal.fire()
+    assert callHook(_awaitsSignal, (signal,)) == "fired"
