@@ -104,7 +104,7 @@ _smtphooks = partial(
     hint="pip install --editable .",
 )
 
-# As the peers have callbacks: with a hook that accepts a recipient and one that reads the message, on its own reactor.
+# As the peers have callbacks: with a hook that accepts a recipient and one that reads the message.  On its own reactor.
 SMTPHOOKS = _smtphooks("smtphooks")
 NO_HOOKS = _smtphooks("smtphooks, no hooks", variant="none")
 ALL_HOOKS = _smtphooks("smtphooks, all hooks", variant="all")

@@ -7,8 +7,7 @@ This module knows reactors, and no server.
 
 from __future__ import annotations
 
-import importlib
-from importlib.util import find_spec
+import smtphooks.reactor
 
 
 def install(variant: str = "") -> None:
@@ -23,6 +22,11 @@ def install(variant: str = "") -> None:
     if variant in ("asyncio", "uvloop"):
         from twisted.internet import asyncioreactor
 
-        asyncioreactor.install(importlib.import_module("uvloop").new_event_loop() if variant == "uvloop" else None)
-    elif find_spec("smtphooks.reactor"):
-        importlib.import_module("smtphooks.reactor").install()
+        if variant == "uvloop":
+            import uvloop
+
+            asyncioreactor.install(uvloop.new_event_loop())
+        else:
+            asyncioreactor.install()
+    else:
+        smtphooks.reactor.install()

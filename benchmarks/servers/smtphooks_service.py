@@ -15,9 +15,8 @@ from pathlib import Path
 from benchmarks.servers.smtphooks_server import TwoHooks, endpoint, optionsFor
 
 COMMAND = (
-    str(Path(sys.executable).with_name("twistd")),
-    *("-n", "--pidfile=", "--logfile={log}"),
-    *("smtphooks", "--config={config}", "--log-format={format}"),
+    *(sys.executable, "-m", "smtphooks"),
+    *("--config={config}", "--logfile={log}", "--log-format={format}"),
 )
 
 
