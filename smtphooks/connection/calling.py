@@ -22,7 +22,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from smtphooks.connection.coroutines import WRONG_REACTOR, Begun, Run, begin, callAndBegin, checkedFuture
+from smtphooks.connection.coroutines import WRONG_REACTOR, Run, begin, callAndBegin, checkedFuture
 from smtphooks.connection.sharing import Waiter, maybeDealtWith
 from smtphooks.hooks import AsyncioCoroutine
 
@@ -46,28 +46,28 @@ class PendingAnswer:
         self.isThere = False
         self.result: Any = None
         self._wait: Waiter | Run | PendingAnswer | None = wait
-        wait.begin(self._came, self._raised)
+        if isinstance(wait, Run):
+            wait.begin(caller.step, hook, self._came, self._raised)
+        else:
+            wait.begin(self._came, self._raised)
 
     def _came(self, result: Any) -> None:
         """What the hook waited for is there; it may be something to wait for in turn."""
         answer = result if result is None else self._caller.settle(self._hook, result)
         if type(answer) is PendingAnswer:
             self._wait = answer
-            answer.whenThere(lambda: self._answered(answer.result))
-        else:
-            self._answered(answer)
-
-    def _raised(self, failure: Failure) -> None:
-        self._caller.crashed(self._hook, failure)
-
-    def _answered(self, answer: Any) -> None:
+            answer.whenThere(lambda: self._came(answer.result))
+            return
         self.result = answer
         self.isThere = True
         wake = self._wake
         # They all know this answer in turn; to let go of them here leaves no cycle to the garbage collector.
-        self._wait, self._wake = None, None
+        self._wait = self._wake = None
         if wake is not None:
             wake()
+
+    def _raised(self, failure: Failure) -> None:
+        self._caller.crashed(self._hook, failure)
 
     def whenThere(self, wake: Callable[[], object]) -> None:
         """Have this called when the answer is there, in place of what was to be called before."""
@@ -130,10 +130,7 @@ class HookCaller:
             return Failure()
         if result is None or type(result) is str:
             return result
-        if type(result) is Begun:
-            answer = PendingAnswer(self, name, Run(self.step, name, result))
-            return answer.result if answer.isThere else answer
-        return self.settle(name, result)
+        return self._pending(name, result) if type(result) is Run else self.settle(name, result)
 
     def step(self, name: object, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run some of a hook, in the context of the connection."""
@@ -166,8 +163,8 @@ class HookCaller:
         try:
             while type(result) is CoroutineType:
                 result = self._asTask(name, result) if self._isForAsyncio else self.step(name, begin, result)
-            if type(result) is Begun:
-                return self._pending(name, Run(self.step, name, result))
+            if type(result) is Run:
+                return self._pending(name, result)
             if result is None or isinstance(result, (str, Failure)):
                 return result
             if isinstance(result, BaseException):

@@ -33,25 +33,10 @@ class Stepper(Protocol):
     def __call__(self, name: object, function: Callable[..., Any], *arguments: Any) -> Any: ...
 
 
-class Begun:
-    """
-    A coroutine that has to wait.
-
-    Only then there is more to be made for it: most hooks know their answer at once, and then that costs more than the
-    hook.
-    """
-
-    __slots__ = ("awaited", "coroutine")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> None:
-        self.coroutine = coroutine
-        self.awaited = awaited
-
-
 def begin(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end, for its answer, or to its first wait, for a L{Begun}."""
+    """Run a coroutine to its end, for its answer, or to its first wait, for a L{Run}."""
     try:
-        return Begun(coroutine, coroutine.send(None))
+        return Run(coroutine, coroutine.send(None))
     except StopIteration as end:
         return end.value
 
@@ -63,29 +48,32 @@ def callAndBegin(function: Callable[..., Any], arguments: tuple[Any, ...]) -> An
 
 
 class Run:
-    """Runs a coroutine that has to wait to its end."""
+    """Runs a coroutine that has to wait to its end; most hooks know their answer at once, and need none."""
 
-    __slots__ = ("_coroutine", "_fired", "_first", "_isBeginning", "_name", "_raised", "_result", "_step", "_wait")
+    __slots__ = ("_awaited", "_coroutine", "_fired", "_isBeginning", "_name", "_raised", "_result", "_step", "_wait")
 
-    def __init__(self, step: Stepper, name: object, begun: Begun) -> None:
-        self._step = step
-        self._name = name
-        self._coroutine = begun.coroutine
-        self._first = begun.awaited
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> None:
+        """
+        @param awaited: what it waits for first.
+        """
+        self._coroutine = coroutine
+        self._awaited = awaited
         self._wait: Waiter | Signal | None = None
-        self._isBeginning = False
-        self._result: Any = None
 
-    def begin(self, fired: Callable[[Any], object], raised: Callable[[Failure], object]) -> None:
+    def begin(
+        self, step: Stepper, name: object, fired: Callable[[Any], object], raised: Callable[[Failure], object]
+    ) -> None:
         """
         Run on.
 
-        @param fired: called with what the coroutine returned, or with a L{Failure} for what it raised.
+        @param step: how each step is run.
+        @param name: what the log calls it.
+        @param fired: called once: with what the coroutine returned, or with a L{Failure} for what it raised.
         @param raised: called with what the canceller of something that it waits for raised.
         """
-        self._fired, self._raised = fired, raised
-        result = self._await(self._first)
-        self._first = None
+        self._step, self._name, self._fired, self._raised = step, name, fired, raised
+        result = self._await(self._awaited)
+        self._awaited = None
         if result is not _NOT_YET:
             self._runOn(result)
 

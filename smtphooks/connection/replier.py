@@ -82,7 +82,10 @@ class Replier:
             self._reportBreach(reply)
         elif code == 235 and self._dialogue.attempt is not None:
             self.log.authentication(self._dialogue.attempt, reply)
-        self.put(reply)
+        octets = reply.octets if self._isEnhanced and reply.isASCII else self._dialogue.encode(reply)
+        if self.transcript is not None:
+            self.transcript.reply(octets)
+        self._writer.put(octets)
 
     def replyToEach(self, all: tuple[Reply, ...]) -> bool:
         """
