@@ -116,7 +116,8 @@ class Dialogue:
             command.lineLength = length = len(line) + 2
             form = context.flavour.forms.get(line[:4].upper())
             if form is not None and length <= self._commandLimit:
-                command.verb, argument, row = form.verb, form.line.fullmatch(line), form.row
+                command.verb, pattern, row = form
+                argument = pattern.fullmatch(line)
         if argument is None:
             row, argument = self._parse(line)
             if isinstance(argument, Reply):
