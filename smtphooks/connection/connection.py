@@ -297,8 +297,13 @@ class Connection:
 
 
 def _newSession(options: Options, client: Client) -> Session:
-    session = Session(options.name, options.lmtp, secure=options.secured)
-    session.remoteAddress, session.remotePort = client.remoteAddress, client.remotePort
-    session.localAddress, session.localPort = client.localAddress, client.localPort
-    session.clientHostname = client.hostname
-    return session
+    return Session(
+        options.name,
+        options.lmtp,
+        secure=options.secured,
+        localAddress=client.localAddress,
+        localPort=client.localPort,
+        remoteAddress=client.remoteAddress,
+        remotePort=client.remotePort,
+        clientHostname=client.hostname,
+    )
