@@ -57,7 +57,7 @@ class SMTPServerProtocol(Protocol):
     def _admit(self, client: Client) -> None:
         """The client is known and let in."""
         self._stage = Connection(self._server, self, client)
-        self._stage.open()
+        self._stage.open(client.rest)
 
     def _tell(self, event: Callable[..., None], *arguments: object) -> None:
         """Hand an event on to the stage, from which nothing is raised into Twisted."""

@@ -51,12 +51,12 @@ class Connection:
     @ivar state: how far it has come, and what it waits for.
     """
 
-    __slots__ = ("_client", "_isPumping", "_owner", "_pacing", "_pump", "_server", "session", "state")
+    __slots__ = ("_isPumping", "_network", "_owner", "_pacing", "_pump", "_server", "session", "state")
 
     def __init__(self, server: Server, owner: Owner, client: Client) -> None:
         self._server = server
         self._owner = owner
-        self._client = client
+        self._network = client.network
         self._isPumping = False
         self.session = _newSession(server.options, client)
         self.state = ConnectionState()
@@ -76,16 +76,16 @@ class Connection:
 
     # --- events of the transport ---
 
-    def open(self) -> None:
+    def open(self, rest: bytes = b"") -> None:
         """
         Begin the dialogue.
 
-        Octets that came with a PROXY header belong to the TLS layer if the connection begins with a handshake.
+        @param rest: octets that came with a PROXY header.  They belong to the TLS layer if the connection begins with a
+            handshake.
         """
         self._pump.open()
         if self._server.live.isClosing:
             self.state.isLeaving = True
-        rest, self._client.rest = self._client.rest, b""  # not to be held as long as the connection
         if rest and self.state.want is _HANDSHAKE and not self._pump.encryption.beganBelow:
             self._owner.transport.protocol.dataReceived(rest)
         elif rest:
@@ -143,7 +143,7 @@ class Connection:
         if state.phase is _LOST or state.phase is Phase.ENDED:
             return  # The protocol has reported it already, as the transport could not be ended after a crash.
         state.phase = _LOST
-        self._server.admission.clientGoes(self._client.network)
+        self._server.admission.clientGoes(self._network)
         self._pacing.isPaused = False
         self._pump.cut(reason)
         state.hasMoved = True

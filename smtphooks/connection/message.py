@@ -36,6 +36,7 @@ class Stage(Enum):
 
 # To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
 _READING, _DECIDING, _ENDING, _ANSWERED = Stage.READING, Stage.DECIDING, Stage.ENDING, Stage.ANSWERED
+_IDLE = Stage.IDLE
 
 
 class MessageReceiver:
@@ -69,7 +70,7 @@ class MessageReceiver:
         self._isLast = True  # the message ends with what is being read
         self._isDiscarding = False  # what is being read belongs to no message
         self._answer: Verdict | None = None
-        self.stage = Stage.IDLE
+        self.stage = _IDLE
         self.delivery: Delivery | None = None
         self.octets = 0
 
@@ -134,7 +135,7 @@ class MessageReceiver:
     def takeAnswer(self) -> Verdict | None:
         """The answer for the dialogue: of a decided message the verdict, else None."""
         answer, self._answer = self._answer, None
-        self.stage = Stage.IDLE
+        self.stage = _IDLE
         self._isDiscarding = False
         return answer
 
