@@ -174,7 +174,7 @@ class Arrival:
         if self._lookup is not None:
             self._lookup.addErrback(lambda failure: None)
             self._lookup.cancel()
-        self._server.forget(self._owner)
+        self._owner.ended()
 
     # --- what the registry calls ---
 

@@ -34,7 +34,7 @@ _INPUT = frozenset({Turn.CLIENT, Turn.MESSAGE, Turn.CHUNK})
 
 
 # To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
-_OPEN, _CLOSING, _LOST = Phase.OPEN, Phase.CLOSING, Phase.LOST
+_OPEN, _CLOSING, _LOST, _ENDED = Phase.OPEN, Phase.CLOSING, Phase.LOST, Phase.ENDED
 _LINE, _HANDSHAKE = Want.LINE, Want.HANDSHAKE
 _MESSAGE, _TIMER, _FAREWELL = Turn.MESSAGE, Turn.TIMER, Turn.FAREWELL
 
@@ -140,7 +140,7 @@ class Connection:
     def connectionLost(self, reason: Failure) -> None:
         """The transport is gone."""
         state = self.state
-        if state.phase is _LOST or state.phase is Phase.ENDED:
+        if state.phase is _LOST or state.phase is _ENDED:
             return  # The protocol has reported it already, as the transport could not be ended after a crash.
         state.phase = _LOST
         self._server.admission.clientGoes(self._network)
@@ -248,8 +248,9 @@ class Connection:
             finally:
                 driver.callOnClose()
         if not driver.isPending:
-            self.state.phase = Phase.ENDED
-            self._server.forget(self._owner)
+            self.state.phase = _ENDED
+            self._owner.ended()
+            self._pump.letGo()
 
     def _logOut(self) -> None:
         """Tell a Portal that its user has left."""

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from smtphooks.connection.delivery import Delivery
 from smtphooks.connection.runner import HookRunner
+from smtphooks.connection.state import wakeNobody
 from smtphooks.dialogue.steps import DiscardChunk, ReceiveChunk, ReceiveMessage, Verdict
 from smtphooks.options import Options
 from smtphooks.replies import SMTPError
@@ -113,6 +114,10 @@ class MessageReceiver:
         self.octets = 0
         self.delivery = delivery = Delivery(self._runner, self._options, recipients, self._wake)
         delivery.begin(self._wake)
+
+    def letGo(self) -> None:
+        """The last hook has ended: nobody is to be woken any more."""
+        self._wake = wakeNobody
 
     # --- what comes of it ---
 

@@ -59,3 +59,7 @@ class ConnectionState:
         self.inputEnded = False
         self.isLeaving = False
         self.isAborted = False
+
+
+def wakeNobody() -> None:
+    """Takes the place of what wakes a connection, once it is over."""
