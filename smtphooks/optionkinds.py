@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import attrs
@@ -121,7 +121,12 @@ def heloTemplate(default: str) -> Any:
 
 def fillHeloResponse(template: str, name: str, client: str) -> str:
     """The text of the reply to HELO; the template may name both, the server alone, or neither."""
-    return template % (name, client)[: template.replace("%%", "").count("%s")]
+    return template % (name, client)[: _namesIn(template)]
+
+
+@lru_cache(maxsize=16)
+def _namesIn(template: str) -> int:
+    return template.replace("%%", "").count("%s")
 
 
 def oneOf(default: str | None, wants: str, values: tuple[str, ...], **facts: Any) -> Any:

@@ -1,7 +1,8 @@
 """
 The protocol: what Twisted connects to a transport, and what the registry of live connections knows.
 
-It only hands on what it is told to the stage that the connection is in: first an L{Arrival}, then a L{Connection}.
+It only hands on what it is told to the stage that the connection is in: first an L{Arrival}, then a L{Connection}, and
+in the end an L{Ended}.
 What a stage does, neither it nor its callers need to know.
 """
 
@@ -26,6 +27,28 @@ from smtphooks.session import Session
 _log = Logger()
 
 
+class Ended:
+    """
+    The last stage: the connection is over, and nothing that is still said to it matters.
+
+    It takes the place of a stage that knows the protocol, so that their memory is free at once.
+    """
+
+    buffered = 0
+
+    __slots__ = ("peer", "session")
+
+    def __init__(self, session: Session | None, peer: str) -> None:
+        self.session = session
+        self.peer = peer
+
+    def _ignore(self, *arguments: object) -> None:
+        """Too late."""
+
+    dataReceived = handshakeCompleted = readConnectionLost = connectionLost = _ignore
+    look = leave = abort = endByForce = _ignore
+
+
 @implementer(IHalfCloseableProtocol, IHandshakeListener)
 class SMTPServerProtocol(Protocol):
     """
@@ -35,7 +58,7 @@ class SMTPServerProtocol(Protocol):
     """
 
     transport: Any
-    _stage: Arrival | Connection
+    _stage: Arrival | Connection | Ended
 
     @property
     def _server(self) -> Server:
@@ -57,7 +80,7 @@ class SMTPServerProtocol(Protocol):
     def _admit(self, client: Client) -> None:
         """The client is known and let in."""
         self._stage = Connection(self._server, self, client)
-        self._stage.open()
+        self._stage.open(client.rest)
 
     def _tell(self, event: Callable[..., None], *arguments: object) -> None:
         """Hand an event on to the stage, from which nothing is raised into Twisted."""
@@ -136,6 +159,11 @@ class SMTPServerProtocol(Protocol):
                 return
             except Exception:
                 _log.failure("a connection that has crashed cannot be ended")
+
+    def ended(self) -> None:
+        """The connection is over, its last hook included."""
+        self._stage = Ended(self._stage.session, self._stage.peer)
+        self._server.forget(self)
 
     def _forget(self) -> None:
         """As if the transport had said that it is gone."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from email.utils import formatdate
+from itertools import count
 from typing import Any, NamedTuple
 
 import attrs
@@ -66,7 +67,10 @@ def _text(value: str | bool | None) -> str | None:
     return value if isinstance(value, str) else None
 
 
-@attrs.frozen
+# The classes below are made for every message or connection, so their constructors do without the loops of attrs' own.
+
+
+@attrs.frozen(init=False)
 class Address:
     """
     A reverse-path or forward-path as the client gave it, without source route and angle brackets.
@@ -82,6 +86,14 @@ class Address:
     domain: str = ""
     args: Mapping[str, str | bool] = attrs.field(factory=dict, eq=False)
 
+    def __init__(
+        self, address: str, local: str = "", domain: str = "", args: Mapping[str, str | bool] | None = None
+    ) -> None:
+        _setAddress(self, address)
+        _setLocal(self, local)
+        _setDomain(self, domain)
+        _setArgs(self, {} if args is None else args)
+
     @property
     def dsn(self) -> RecipientDSN:
         """The DSN parameters of RCPT."""
@@ -92,7 +104,15 @@ class Address:
         return self.address
 
 
-@attrs.define
+def _settersOf(kind: type) -> list[Callable[[Any, Any], None]]:
+    """What sets each field in a constructor, past the check that attrs makes of each assignment."""
+    return [getattr(kind, field.name).__set__ for field in attrs.fields(kind)]
+
+
+_setAddress, _setLocal, _setDomain, _setArgs = _settersOf(Address)
+
+
+@attrs.define(init=False)
 class Envelope:
     """
     The current mail transaction (RFC 5321 section 3.3).  It holds only what hooks accepted, and the sender that
@@ -105,6 +125,10 @@ class Envelope:
     mailFrom: Address | None = None
     # A list, whatever iterable a hook sets; any other value fails where the hook sets it.
     rcptTo: list[Address] = attrs.field(factory=list, converter=list)
+
+    def __init__(self, mailFrom: Address | None = None, rcptTo: Iterable[Address] = ()) -> None:
+        _setMailFrom(self, mailFrom)
+        _setRcptTo(self, list(rcptTo))
 
     def _argument(self, keyword: str) -> str | bool | None:
         return None if self.mailFrom is None else self.mailFrom.args.get(keyword)
@@ -130,8 +154,25 @@ class Envelope:
         return EnvelopeDSN(_text(self._argument("RET")), _text(self._argument("ENVID")))
 
 
+_setMailFrom, _setRcptTo = _settersOf(Envelope)
+
+
+_numbers: count[int]
+
+
+def _newNumbers() -> None:
+    """Begin to count sessions at a random number of 80 bits: no other process will come across the same numbers."""
+    global _numbers
+    _numbers = count(int.from_bytes(os.urandom(10), "big"))
+
+
+_newNumbers()
+# A forked process counts anew, or it would give its sessions the numbers of its siblings' sessions.
+os.register_at_fork(after_in_child=_newNumbers)
+
+
 def _newID() -> str:
-    return os.urandom(10).hex()
+    return f"{next(_numbers):020x}"
 
 
 @attrs.define(eq=False)

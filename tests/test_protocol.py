@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -291,6 +293,77 @@ def test_a_closing_transport_is_not_paused() -> None:
     client.finish()
 
 
+# --- memory ---
+
+
+class Sink(StringTransport):
+    """A transport that keeps nothing of what is written."""
+
+    def write(self, data: bytes) -> None:
+        """C{ITransport}: drop it."""
+
+
+def test_an_idle_connection_takes_less_than_four_kilobytes_of_memory() -> None:
+    """A transport of Twisted takes its own share of the five that a connection may take."""
+    factory = makeFactory()
+    transports = [Sink(peerAddress=IPv4Address("TCP", "192.0.2.7", 50000)) for _ in range(201)]
+
+    def serve(transport: StringTransport) -> Any:
+        protocol = factory.buildProtocol(None)  # type: ignore[arg-type]
+        protocol.makeConnection(transport)
+        protocol.dataReceived(octets(HELLO))
+        return protocol
+
+    first = serve(transports.pop())
+    gc.collect()
+    tracemalloc.start()
+    try:
+        protocols = [*map(serve, transports)]
+        gc.collect()
+        assert 1000 < tracemalloc.get_traced_memory()[0] / len(protocols) < 4096
+    finally:
+        tracemalloc.stop()
+    assert len(factory.connections) == len([first, *protocols])
+
+
+def partsOfConnections() -> int:
+    modules = [str(type(each).__module__) for each in gc.get_objects()]
+    # What a hook has waited for is its own, and so is what is noted about it.
+    return sum(name.startswith("smtphooks.connection.") and not name.endswith(".sharing") for name in modules)
+
+
+@pytest.mark.parametrize("end", ["QUIT", "loss", "late hook", "PROXY"])
+def test_a_connection_that_is_over_is_freed_at_once(end: str) -> None:
+    """It does not wait for the garbage collector, which would have to come more often."""
+    late: Deferred[None] = Deferred()
+
+    async def onVrfy(text: str, session: Any) -> None:
+        try:
+            await Deferred()
+        except CancelledError:
+            await late
+
+    factory = makeFactory(useProxy=end == "PROXY", onVrfy=onVrfy)
+    first = Client(factory)
+    gc.collect()
+    gc.disable()
+    try:
+        before = partsOfConnections()
+        client = Client(factory)
+        if end != "PROXY":
+            client.say(HELLO, *{"QUIT": ["QUIT"], "late hook": ["VRFY x"]}.get(end, []))
+        assert partsOfConnections() > before
+        client.lose()
+        client.transport.producer = None  # as a transport of Twisted does
+        if end == "late hook":
+            assert partsOfConnections() > before
+            late.callback(None)
+        assert partsOfConnections() == before
+    finally:
+        gc.enable()
+    assert [*factory.connections] == [first.protocol]
+
+
 # --- the client leaves ---
 
 STATES: dict[str, tuple[tuple[str, ...], str | None]] = {
@@ -427,9 +500,10 @@ def test_on_reset_is_not_called_for_a_client_that_leaves() -> None:
 def test_callbacks_of_the_transport_after_the_loss_are_ignored() -> None:
     client = connect()
     client.replies()
+    writer = client.pump.writer
     client.lose()
     client.protocol.dataReceived(b"NOOP\r\n")
-    client.pump.writer.resumeProducing()
+    writer.resumeProducing()
     client.protocol.readConnectionLost()
     client.protocol.leave()
     assert client.replies() == []

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -82,6 +86,46 @@ def test_new_envelopes_and_sessions_share_nothing() -> None:
     assert (other.state, other.xClient, other.xForward) == ({}, {}, {})
     assert one.id != other.id
     assert one != other
+
+
+def idsOf(sessions: int) -> list[str]:
+    return [Session().id for _ in range(sessions)]
+
+
+FORK = """
+import os
+from smtphooks.session import Session
+first = Session().id
+child = os.fork()
+ids = [Session().id for _ in range(500)]
+if child:
+    os.waitpid(child, 0)
+    ids.append(first)
+os.write(1, ("".join(f"{each}\\n" for each in ids)).encode())
+"""
+
+
+def test_ids_are_unique_over_processes_and_threads_and_look_alike() -> None:
+    """A process counts from a random number on, and a forked one from another."""
+    children = subprocess.run([sys.executable, "-c", FORK], stdout=subprocess.PIPE, check=True, timeout=30)
+    with ThreadPoolExecutor(4) as threads:
+        ids = [*itertools.chain(*threads.map(idsOf, [500] * 4)), *children.stdout.decode().split()]
+    assert len({*ids}) == len(ids) == 3001
+    assert all(re.fullmatch(r"[0-9a-f]{20}", each) for each in ids)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, object()])
+def test_recipients_are_a_list_whatever_iterable_a_hook_sets(wrong: Any) -> None:
+    """Anything else fails where the hook sets it."""
+    first, second = Address("a@b"), Address("c@d")
+    envelope = Envelope(None, (first, second))
+    assert envelope.rcptTo == [first, second]
+    envelope.rcptTo = {first: 1}  # type: ignore[assignment]
+    assert envelope == Envelope(rcptTo=[first])
+    with pytest.raises(TypeError):
+        envelope.rcptTo = wrong
+    with pytest.raises(TypeError):
+        Envelope(None, wrong)
 
 
 # --- Transmission types ---

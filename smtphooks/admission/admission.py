@@ -45,10 +45,13 @@ class Admission:
 
     def refusalOf(self, network: str) -> Reply | None:
         """The refusal of one more client of that network, None if it can be served."""
-        if any(clients.areTooMany for clients in self._counts):
-            return replies.TOO_MANY_CLIENTS
-        if any(clients.areTooManyOf(network) for clients in self._counts):
-            return replies.TOO_MANY_CLIENTS_HERE
+        counts = self._counts
+        for clients in counts:
+            if clients.areTooMany:
+                return replies.TOO_MANY_CLIENTS
+        for clients in counts:
+            if clients.areTooManyOf(network):
+                return replies.TOO_MANY_CLIENTS_HERE
         return None
 
     def connectionBegins(self) -> None:

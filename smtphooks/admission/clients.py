@@ -7,8 +7,6 @@ This module knows no connections, and not the reply to a client beyond a limit.
 
 from __future__ import annotations
 
-from collections import Counter
-
 
 class Clients:
     """
@@ -27,16 +25,16 @@ class Clients:
         self.most = most
         self.mostPerNetwork = mostPerNetwork
         self.connections = 0
-        self.networks: Counter[str] = Counter()
+        self.networks: dict[str, int] = {}
 
     @property
     def areTooMany(self) -> bool:
         """The limit on connections is exceeded; the connection of the client in question counts too."""
-        return bool(self.most) and self.connections > self.most
+        return 0 < self.most < self.connections
 
     def areTooManyOf(self, network: str) -> bool:
         """The network has reached its limit; C{""}, for clients without an IP address, has no limit."""
-        return bool(self.mostPerNetwork and network) and self.networks[network] >= self.mostPerNetwork
+        return 0 < self.mostPerNetwork <= self.networks.get(network, 0) and network != ""
 
     def addConnection(self) -> None:
         """A connection has been made."""
@@ -48,10 +46,12 @@ class Clients:
 
     def addClient(self, network: str) -> None:
         """A client of this network is connected."""
-        self.networks[network] += 1
+        self.networks[network] = self.networks.get(network, 0) + 1
 
     def removeClient(self, network: str) -> None:
         """A client of this network has left."""
-        self.networks[network] -= 1
-        if not self.networks[network]:
+        clients = self.networks[network] - 1
+        if clients:
+            self.networks[network] = clients
+        else:
             del self.networks[network]

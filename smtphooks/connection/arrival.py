@@ -29,6 +29,9 @@ _log = Logger()
 
 _NEVER = float("inf")
 
+# To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every connection.
+_OPEN, _CLOSING, _ENDED = Phase.OPEN, Phase.CLOSING, Phase.ENDED
+
 
 @attrs.define
 class Client:
@@ -63,7 +66,6 @@ class Arrival:
     __slots__ = (
         "_admit",
         "_client",
-        "_encryption",
         "_header",
         "_isCounted",
         "_lookup",
@@ -82,20 +84,25 @@ class Arrival:
         self._owner = owner
         self._transport = transport
         self._admit = admit
-        self._encryption = Encryption(transport)
-        self._phase = Phase.OPEN
+        self._phase = _OPEN
         self._isCounted = False
         self._lookup: Deferred[str] | None = None
-        remote, local = _hostAndPort(transport.getPeer()), _hostAndPort(transport.getHost())
-        self._client = Client(*remote, *local)
+        remote, remotePort = _hostAndPort(transport.getPeer())
+        local, localPort = _hostAndPort(transport.getHost())
+        self._client = Client(remote, remotePort, local, localPort)
         # Only a listed peer may say that it speaks for another (invariant 8); and a listed peer must say for whom.
-        self._header = ProxyHeader() if server.admission.proxies.trusts(remote[0]) else None
+        self._header = ProxyHeader() if server.admission.proxies.trusts(remote) else None
         self.deadline = _NEVER
 
     @property
     def peer(self) -> str:
         """The client's address, as far as it is known."""
         return self._client.remoteAddress
+
+    @property
+    def _encryption(self) -> Encryption:
+        # Most arrivals end as they open, and need none.
+        return Encryption(self._transport)
 
     def open(self) -> None:
         """The connection has been made."""
@@ -111,9 +118,10 @@ class Arrival:
 
     def dataReceived(self, data: bytes) -> None:
         """Octets have arrived."""
-        if self._phase is not Phase.OPEN:
+        if self._phase is not _OPEN:
             return
-        if self._encryption.beganBelow and not self._encryption.isHandshakeDone:
+        encryption = self._encryption
+        if encryption.beganBelow and not encryption.isHandshakeDone:
             _log.warn("{peer} sent octets in the clear within a TLS handshake", peer=self.peer)
             self.abort()
             return
@@ -151,11 +159,12 @@ class Arrival:
 
     def connectionLost(self, reason: Failure) -> None:
         """The transport is gone."""
-        before, self._phase = self._phase, Phase.ENDED
-        if before is Phase.ENDED:
+        before, self._phase = self._phase, _ENDED
+        if before is _ENDED:
             return  # The protocol has reported it already, as the transport could not be ended after a crash.
-        if before is Phase.OPEN and self._encryption.beganBelow and not self._encryption.isHandshakeDone:
-            why = self._encryption.explain(reason)
+        encryption = self._encryption
+        if before is _OPEN and encryption.beganBelow and not encryption.isHandshakeDone:
+            why = encryption.explain(reason)
             _log.warn("TLS handshake with {peer} failed: {why}", peer=self.peer, why=why)
             self._server.reportError(reason)
         if self._header is not None:
@@ -165,7 +174,7 @@ class Arrival:
         if self._lookup is not None:
             self._lookup.addErrback(lambda failure: None)
             self._lookup.cancel()
-        self._server.forget(self._owner)
+        self._owner.ended()
 
     # --- what the registry calls ---
 
@@ -188,8 +197,8 @@ class Arrival:
             self.abort()
 
     def _beginClosing(self) -> None:
-        if self._phase is Phase.OPEN:
-            self._phase = Phase.CLOSING
+        if self._phase is _OPEN:
+            self._phase = _CLOSING
 
     # --- who comes in ---
 
@@ -233,7 +242,7 @@ class Arrival:
 
     def _named(self, hostname: str) -> None:
         self._client.hostname = hostname
-        if self._phase is Phase.OPEN:
+        if self._phase is _OPEN:
             self._admit(self._client)
 
 

@@ -34,7 +34,7 @@ _INPUT = frozenset({Turn.CLIENT, Turn.MESSAGE, Turn.CHUNK})
 
 
 # To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
-_OPEN, _CLOSING, _LOST = Phase.OPEN, Phase.CLOSING, Phase.LOST
+_OPEN, _CLOSING, _LOST, _ENDED = Phase.OPEN, Phase.CLOSING, Phase.LOST, Phase.ENDED
 _LINE, _HANDSHAKE = Want.LINE, Want.HANDSHAKE
 _MESSAGE, _TIMER, _FAREWELL = Turn.MESSAGE, Turn.TIMER, Turn.FAREWELL
 
@@ -51,12 +51,12 @@ class Connection:
     @ivar state: how far it has come, and what it waits for.
     """
 
-    __slots__ = ("_atEndOfTurn", "_client", "_isPumping", "_owner", "_pacing", "_pump", "_server", "session", "state")
+    __slots__ = ("_atEndOfTurn", "_isPumping", "_network", "_owner", "_pacing", "_pump", "_server", "session", "state")
 
     def __init__(self, server: Server, owner: Owner, client: Client) -> None:
         self._server = server
         self._owner = owner
-        self._client = client
+        self._network = client.network
         self._isPumping = False
         self.session = _newSession(server.options, client)
         self.state = ConnectionState()
@@ -78,16 +78,16 @@ class Connection:
 
     # --- events of the transport ---
 
-    def open(self) -> None:
+    def open(self, rest: bytes = b"") -> None:
         """
         Begin the dialogue.
 
-        Octets that came with a PROXY header belong to the TLS layer if the connection begins with a handshake.
+        @param rest: octets that came with a PROXY header.  They belong to the TLS layer if the connection begins with a
+            handshake.
         """
         self._pump.open()
         if self._server.live.isClosing:
             self.state.isLeaving = True
-        rest, self._client.rest = self._client.rest, b""  # not to be held as long as the connection
         if rest and self.state.want is _HANDSHAKE and not self._pump.encryption.beganBelow:
             self._owner.transport.protocol.dataReceived(rest)
         elif rest:
@@ -142,10 +142,10 @@ class Connection:
     def connectionLost(self, reason: Failure) -> None:
         """The transport is gone."""
         state = self.state
-        if state.phase is _LOST or state.phase is Phase.ENDED:
+        if state.phase is _LOST or state.phase is _ENDED:
             return  # The protocol has reported it already, as the transport could not be ended after a crash.
         state.phase = _LOST
-        self._server.admission.clientGoes(self._client.network)
+        self._server.admission.clientGoes(self._network)
         self._pacing.isPaused = False
         self._pump.cut(reason)
         state.hasMoved = True
@@ -259,8 +259,9 @@ class Connection:
             finally:
                 driver.callOnClose()
         if not driver.isPending:
-            self.state.phase = Phase.ENDED
-            self._server.forget(self._owner)
+            self.state.phase = _ENDED
+            self._owner.ended()
+            self._pump.letGo()
 
     def _logOut(self) -> None:
         """Tell a Portal that its user has left."""
@@ -314,8 +315,13 @@ class Connection:
 
 
 def _newSession(options: Options, client: Client) -> Session:
-    session = Session(options.name, options.lmtp, secure=options.secured)
-    session.remoteAddress, session.remotePort = client.remoteAddress, client.remotePort
-    session.localAddress, session.localPort = client.localAddress, client.localPort
-    session.clientHostname = client.hostname
-    return session
+    return Session(
+        options.name,
+        options.lmtp,
+        secure=options.secured,
+        localAddress=client.localAddress,
+        localPort=client.localPort,
+        remoteAddress=client.remoteAddress,
+        remotePort=client.remotePort,
+        clientHostname=client.hostname,
+    )

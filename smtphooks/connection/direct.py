@@ -14,6 +14,7 @@ from socket import AF_UNIX
 from typing import Any
 
 from twisted.internet.interfaces import IPullProducer
+from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Connection
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
@@ -84,6 +85,24 @@ class DirectTransport:
         if sent != len(octets):
             self._below.write(octets[sent:])
             self.waitUntilWritten()
+
+    def loseConnection(self) -> None:
+        """
+        C{ITransport}: close the connection when all has been written.
+
+        For that a transport of Twisted has the reactor watch once more whether the socket is writable, also where there
+        is nothing to write.
+        """
+        connection = self.connection
+        isBare = self._below is connection and connection.connected
+        # Others may have written past this object.
+        if not isBare or connection.dataBuffer or getattr(connection, "_tempDataLen", True):
+            self._below.loseConnection()
+            return
+        connection.disconnecting = 1
+        connection.stopReading()
+        reactor: Any = connection.reactor
+        reactor.callLater(0, connection.connectionLost, connectionDone)
 
     def waitUntilWritten(self) -> None:
         """Let nothing overtake what the transport holds."""

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from smtphooks import replies
 from smtphooks.connection.calling import PendingAnswer
 from smtphooks.connection.runner import HOOK_TIMED_OUT, TOLD, HookRunner
-from smtphooks.connection.state import ConnectionState, Phase
+from smtphooks.connection.state import ConnectionState, Phase, wakeNobody
 from smtphooks.dialogue.engine import Dialogue
 from smtphooks.dialogue.steps import Ask, Step
 
@@ -151,3 +151,7 @@ class Driver:
             answer.whenThere(self._wake)
         else:
             self._runner.logFailure("onClose", answer)
+
+    def letGo(self) -> None:
+        """The last hook has ended: nobody is to be woken any more."""
+        self._wake = wakeNobody

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from smtphooks.connection.delivery import Delivery
 from smtphooks.connection.runner import HookRunner
+from smtphooks.connection.state import wakeNobody
 from smtphooks.dialogue.steps import DiscardChunk, ReceiveChunk, ReceiveMessage, Verdict
 from smtphooks.options import Options
 from smtphooks.replies import SMTPError
@@ -36,6 +37,7 @@ class Stage(Enum):
 
 # To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
 _READING, _DECIDING, _ENDING, _ANSWERED = Stage.READING, Stage.DECIDING, Stage.ENDING, Stage.ANSWERED
+_IDLE = Stage.IDLE
 
 
 class MessageReceiver:
@@ -69,7 +71,7 @@ class MessageReceiver:
         self._isLast = True  # the message ends with what is being read
         self._isDiscarding = False  # what is being read belongs to no message
         self._answer: Verdict | None = None
-        self.stage = Stage.IDLE
+        self.stage = _IDLE
         self.delivery: Delivery | None = None
         self.octets = 0
 
@@ -113,6 +115,10 @@ class MessageReceiver:
         self.delivery = delivery = Delivery(self._runner, self._options, recipients, self._wake)
         delivery.begin(self._wake)
 
+    def letGo(self) -> None:
+        """The last hook has ended: nobody is to be woken any more."""
+        self._wake = wakeNobody
+
     # --- what comes of it ---
 
     def poll(self) -> bool:
@@ -131,7 +137,7 @@ class MessageReceiver:
     def takeAnswer(self) -> Verdict | None:
         """The answer for the dialogue: of a decided message the verdict, else None."""
         answer, self._answer = self._answer, None
-        self.stage = Stage.IDLE
+        self.stage = _IDLE
         self._isDiscarding = False
         return answer
 

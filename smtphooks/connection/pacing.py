@@ -68,7 +68,7 @@ _TURNS = {
 
 # To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every message.
 _OPEN, _CLOSING, _LINE, _MESSAGE = Phase.OPEN, Phase.CLOSING, Want.LINE, Want.MESSAGE
-_CLIENT, _HOOK, _MESSAGE_TURN, _READING = Turn.CLIENT, Turn.HOOK, Turn.MESSAGE, Stage.READING
+_NOBODY, _CLIENT, _HOOK, _MESSAGE_TURN, _READING = Turn.NONE, Turn.CLIENT, Turn.HOOK, Turn.MESSAGE, Stage.READING
 
 
 def turnOf(state: ConnectionState, wire: Wire, message: MessageReceiver) -> Turn:
@@ -120,7 +120,7 @@ class Pacing:
         self._hookTimeout = options.hookTimeout or _NEVER
         self._messageBegan = 0.0  # moved on by the time that hooks have taken since
         self._hookSince = 0.0
-        self.turn = Turn.NONE
+        self.turn = _NOBODY
         self.deadline = _NEVER
         self._delay = 0.0
         self.isPaused = False

@@ -326,6 +326,16 @@ class Pump:
             self._concludeMessage(self.message.takeAnswer())
         return not self.driver.isPending and not self.message.isRunning
 
+    def letGo(self) -> None:
+        """
+        The connection is over: no part of it is to wake it.
+
+        Together with the connection they would stay in memory until the garbage collector comes, and make it come.
+        """
+        self.driver.letGo()
+        self.message.letGo()
+        self.writer.letGo()
+
 
 _PULLS: dict[Want, Callable[[Pump], bool]] = {
     _LINE: Pump._pullLine,

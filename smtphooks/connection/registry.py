@@ -32,6 +32,9 @@ class Live(Protocol):
     def crashed(self) -> None:
         """One of these methods has raised: end the connection.  Nothing is raised here."""
 
+    def ended(self) -> None:
+        """The connection is over, its last hook included."""
+
 
 class Summaries(Protocol):
     """Lines of the log that wait for their second to end."""

@@ -65,7 +65,8 @@ class HookRunner:
         @param context: what the hooks run in; None for a copy of the one at hand.
         """
         self._hooks = hooks
-        self._caller = HookCaller(slowHook, asyncioHooks, self._isSlow, self._cancellerRaised, context)
+        observer = _Observer(session)
+        self._caller = HookCaller(slowHook, asyncioHooks, observer.isSlow, observer.cancellerRaised, context)
         self.session = session
 
     def ask(self, hook: str | Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -154,22 +155,35 @@ class HookRunner:
         if isinstance(answer, Failure) and not answer.check(*_CANCELLED):
             self.refusalFor(name, answer)
 
-    def _cancellerRaised(self, hook: object, failure: Failure) -> None:
+
+class _Observer:
+    """
+    Logs what is noticed while a hook of a connection runs.
+
+    It is no part of the runner, as the caller of hooks knows it: the two would keep each other in memory.
+    """
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def cancellerRaised(self, hook: object, failure: Failure) -> None:
         _log.failure(
             "the canceller of a Deferred raised, which hook {hook} waits for [{session}]",
             failure,
             hook=nameOf(hook),
-            session=self.session.id,
-            peer=self.session.remoteAddress,
+            session=self._session.id,
+            peer=self._session.remoteAddress,
         )
 
-    def _isSlow(self, hook: object, seconds: float) -> None:
+    def isSlow(self, hook: object, seconds: float) -> None:
         _log.warn(
             "hook {hook} held the reactor for {milliseconds} ms, and all other connections with it [{session}]",
             hook=nameOf(hook),
             milliseconds=round(seconds * 1000),
-            session=self.session.id,
-            peer=self.session.remoteAddress,
+            session=self._session.id,
+            peer=self._session.remoteAddress,
         )
 
 

@@ -34,6 +34,10 @@ class Want(Enum):
     TIMER = "the end of a delay"
 
 
+# To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every connection.
+_OPEN, _HOOK = Phase.OPEN, Want.HOOK
+
+
 class ConnectionState:
     """
     @ivar phase: how far it has come.
@@ -48,10 +52,14 @@ class ConnectionState:
     __slots__ = ("hasMoved", "inputEnded", "isAborted", "isLeaving", "isWoken", "phase", "want")
 
     def __init__(self) -> None:
-        self.phase = Phase.OPEN
-        self.want = Want.HOOK
+        self.phase = _OPEN
+        self.want = _HOOK
         self.hasMoved = True
         self.isWoken = False
         self.inputEnded = False
         self.isLeaving = False
         self.isAborted = False
+
+
+def wakeNobody() -> None:
+    """Takes the place of what wakes a connection, once it is over."""

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from smtphooks.connection.direct import direct, startTLS
+from smtphooks.connection.state import wakeNobody
 
 # Octets gathered before they are written in any case.
 _MOST = 16384
@@ -72,6 +73,12 @@ class ReplyWriter:
         # A transport waits for its producer to be done before it closes.
         self._transport.unregisterProducer()
         self._transport.loseConnection()
+
+    def letGo(self) -> None:
+        """The connection is over: nobody is to be woken, and the transport may still know its producer."""
+        self._resumed = wakeNobody
+        self._transport = None
+        self.unwritten = b""
 
     def pauseProducing(self) -> None:
         """C{IPushProducer}: the client does not read its replies."""

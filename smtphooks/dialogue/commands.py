@@ -9,6 +9,7 @@ This module knows neither octets nor transports.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from smtphooks import replies
 from smtphooks.dialogue import authentication, transaction, xclient
@@ -79,9 +80,15 @@ def _helloReply(context: Context, hostname: str, answer: object) -> Reply:
     text = answer if isinstance(answer, str) and answer else None
     if text is None:
         text = fillHeloResponse(options.heloResponse, options.name, context.session.clientHostname or hostname)
-    if context.command.verb == "HELO":
-        return Reply(250, text)
-    return Reply(250, [text, *context.extensions.ehloLines()])
+    first = Reply(250, text)
+    lines = () if context.command.verb == "HELO" else context.extensions.ehloLines()
+    return first.followedBy(_capabilities(*lines)) if lines else first
+
+
+@lru_cache(maxsize=64)
+def _capabilities(*lines: str) -> Reply:
+    # The same for most clients of a server, so that its octets are made once.
+    return Reply(250, lines)
 
 
 def noop(context: Context, argument: Argument, answer: None) -> Reply:

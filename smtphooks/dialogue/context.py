@@ -27,7 +27,7 @@ from smtphooks.sasl.mechanisms import Mechanisms
 from smtphooks.session import Envelope, Session
 
 # To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
-_GREETED, _IDENTIFIED = State.GREETED, State.IDENTIFIED
+_CONNECTED, _GREETED, _IDENTIFIED = State.CONNECTED, State.GREETED, State.IDENTIFIED
 
 # The states of a transaction.
 _WITHIN = frozenset({State.MAIL, State.RECIPIENTS, State.MESSAGE, State.CHUNKS})
@@ -116,7 +116,7 @@ class Context:
         self.flavour = flavour
         self.mechanisms = mechanisms
         self.failuresByAddress = failuresByAddress
-        self.state = State.CONNECTED
+        self.state = _CONNECTED
         self.command = CurrentCommand()
         self.counts = Counts()
         self.tally = Tally()

@@ -326,6 +326,9 @@ class Dialogue:
         """
         self._open = None
         context = self.context
+        if type(answer) is Reply and answer.goesOn:
+            self._refusedByHook = False
+            return answer
         given = (answer,) if isinstance(answer, Reply) else answer
         isRefused = not self._refusedByHook and any(reply.code >= 400 for reply in given) and answer not in _NO_ERRORS
         # The recipients of a message each have their reply whatever comes; the next error will be the last.

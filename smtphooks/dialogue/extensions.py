@@ -8,8 +8,8 @@ This module knows neither the built-in extensions nor commands nor hooks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -37,14 +37,30 @@ class PeerExtension(Extension):
     peers: TrustedPeers | None = attrs.field(kw_only=True)
 
 
-def _line(extension: Extension, parameters: object) -> str | None:
-    return None if parameters is None else f"{extension.keyword} {parameters}".rstrip()
+class _Shown(NamedTuple):
+    """
+    How EHLO shows an extension.
+
+    @ivar line: its line if every client is shown the same.
+    @ivar parametersFor: what is to be asked if that depends on the client.
+    """
+
+    extension: Extension
+    line: str | None
+    parametersFor: Callable[[Session], str | None]
 
 
-def _isSameForAll(extension: Extension) -> bool:
-    """Does EHLO show it to every client, and alike?  A subclass may decide on its parameters in its own way."""
-    isPlain = type(extension).parametersFor is Extension.parametersFor and not isinstance(extension, PeerExtension)
-    return isPlain and isinstance(extension.parameters, str)
+def _line(extension: Extension, parameters: object) -> str:
+    return f"{extension.keyword} {parameters}".rstrip()
+
+
+def _shown(extension: Extension) -> _Shown:
+    parameters = extension.parameters
+    # A subclass may decide on its parameters in its own way.
+    isPlain = type(extension).parametersFor is Extension.parametersFor
+    if isPlain and isinstance(parameters, str) and not isinstance(extension, PeerExtension):
+        return _Shown(extension, _line(extension, parameters), extension.parametersFor)
+    return _Shown(extension, None, parameters if isPlain and callable(parameters) else extension.parametersFor)
 
 
 def _index(extensions: Sequence[Extension], field: str) -> dict[str, tuple[Extension, Any]]:
@@ -61,22 +77,24 @@ class Extensions:
 
     The first extension to define a name keeps it, so a user's own cannot replace what is built in.
 
-    @ivar lines: each extension with its EHLO line, None where that depends on the client.
+    @ivar shown: how EHLO shows each extension.
     @ivar byKeyword: by EHLO keyword.
     @ivar mailParameters: by keyword, each parameter's extension and validator; C{rcptParameters} likewise.
     @ivar commands: by verb, each command's extension and handler.
     @ivar forPeers: the extensions for trusted peers only.
+    @ivar havePeers: an option lists such peers.
     @ivar commandLength: octets that they add to the length of a command line.
     """
 
     def __init__(self, extensions: Sequence[Extension]) -> None:
-        self.lines = [(each, _line(each, each.parameters) if _isSameForAll(each) else None) for each in extensions]
+        self.shown = [*map(_shown, extensions)]
         self.byKeyword = {extension.keyword: extension for extension in reversed(extensions)}
         self.mailParameters = _index(extensions, "mailParameters")
         self.rcptParameters = _index(extensions, "rcptParameters")
         self.commands = _index(extensions, "commands")
         # Not a set: a subclass of Extension may compare by its value, which cannot be hashed.
         self.forPeers = tuple(each for each in extensions if isinstance(each, PeerExtension))
+        self.havePeers = any(each.peers is not None for each in self.forPeers)
         self.commandLength = sum(extension.commandLength for extension in extensions)
 
 
@@ -96,7 +114,9 @@ class ClientExtensions:
 
     def trust(self, address: str) -> None:
         """Put in force what is for trusted peers only, where it lists the peer of this address."""
-        self._barred = [each for each in self._known.forPeers if each.peers is None or not each.peers.trusts(address)]
+        known = self._known
+        if known.havePeers:
+            self._barred = [each for each in known.forPeers if each.peers is None or not each.peers.trusts(address)]
 
     def distrust(self) -> None:
         """Take out of force, for good, what is for trusted peers only."""
@@ -109,9 +129,11 @@ class ClientExtensions:
         """The lines of the EHLO reply that follow the first."""
         session, barred = self._session, self._barred
         lines = []
-        for extension, line in self._known.lines:
+        for extension, line, parametersFor in self._known.shown:
             if line is None and extension not in barred:
-                line = _line(extension, extension.parametersFor(session))
+                parameters = parametersFor(session)
+                if parameters is not None:
+                    line = extension.keyword if parameters == "" else _line(extension, parameters)
             if line is not None:
                 lines.append(line)
         return lines

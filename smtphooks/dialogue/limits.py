@@ -35,12 +35,10 @@ class Counts:
     @ivar authFailures: failed attempts of AUTH since the last success.
     """
 
-    errors: int = 0
-    junk: int = 0
-    unrecognized: int = 0
-    unauthenticated: int = 0
-    messages: int = 0
-    authFailures: int = 0
+    __slots__ = ("authFailures", "errors", "junk", "messages", "unauthenticated", "unrecognized")
+
+    def __init__(self) -> None:
+        self.errors = self.junk = self.unrecognized = self.unauthenticated = self.messages = self.authFailures = 0
 
     def addError(self, most: int) -> bool:
         self.errors += 1

@@ -99,7 +99,7 @@ class Wire:
         self._bareNewline = bareNewline
         self._block = b""  # the block being parsed, from self._position on
         self._position = 0
-        self._waiting: deque[bytes] = deque()  # the blocks after it
+        self._waiting: deque[bytes] | None = None  # the blocks after it; an empty deque takes 760 octets
         self._waitingOctets = 0
         self._partial = bytearray()  # the beginning of a line whose end has not arrived
         self._lineLost: LineFault | None = None  # what is wrong with that line
@@ -118,6 +118,8 @@ class Wire:
             self._position = 0
             self.isEmpty = not data
         elif data:
+            if self._waiting is None:
+                self._waiting = deque()
             self._waiting.append(data)
             self._waitingOctets += len(data)
 
@@ -136,7 +138,7 @@ class Wire:
         octets = self.buffered
         self._block = b""
         self._position = 0
-        self._waiting.clear()
+        self._waiting = None
         self._waitingOctets = 0
         self.isEmpty = True
         self._partial.clear()
@@ -151,6 +153,7 @@ class Wire:
             self._waitingOctets -= len(self._block)
         else:
             # An idle connection must not keep a large block alive.
+            self._waiting = None
             self._block = b""
             self.isEmpty = True
 

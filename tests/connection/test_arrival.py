@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from twisted.names import dns
 from twisted.names.client import getResolver
 
 from smtphooks import SMTPError, SMTPServerFactory
+from smtphooks.connection.arrival import Client as Arriving
 from smtphooks.errors import OptionError
 from smtphooks.syntax.proxyheader import ProxyError
 from tests.admission.test_lookup import ADDRESS, NAME, POINTER, Resolver, host, pointer, resolverFor
@@ -511,7 +513,8 @@ def test_what_has_arrived_meanwhile_is_not_held_any_longer_than_needed() -> None
     client.protocol.dataReceived(COMMANDS)
     answer.callback(([], [], []))
     assert client.codes() == [220, 250, 250]
-    assert client.protocol._stage._client.rest == b""
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, Arriving) and each.rest]
 
 
 def test_octets_of_a_peer_without_a_valid_header_are_not_kept() -> None:

@@ -9,7 +9,8 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,10 +33,15 @@ MUCH = REPLY * 500_000
 
 
 class Reactor:
-    """Remembers who waits to write."""
+    """Remembers who waits to write, and what is to be called in its next turn."""
 
     def __init__(self) -> None:
         self.writers: set[Any] = set()
+        self.calls: list[Callable[[], object]] = []
+
+    def callLater(self, delay: float, call: Callable[..., object], *arguments: object) -> None:
+        assert delay == 0
+        self.calls.append(partial(call, *arguments))
 
     def addReader(self, reader: object) -> None:
         """Nobody reads here."""
@@ -81,7 +87,10 @@ class Line:
                 return b"".join(pieces)
 
     def turn(self) -> None:
-        """One turn of the reactor, for who waits to write."""
+        """One turn of the reactor."""
+        calls, self.reactor.calls = self.reactor.calls, []
+        for call in calls:
+            call()
         for writer in list(self.reactor.writers):
             if writer.doWrite():
                 writer.socket.shutdown(socket.SHUT_WR)
@@ -90,7 +99,7 @@ class Line:
     def allArrived(self) -> bytes:
         """What the client reads until nobody waits to write any more."""
         pieces = [self.arrived()]
-        while self.reactor.writers:
+        while self.reactor.writers or self.reactor.calls:
             self.turn()
             pieces.append(self.arrived())
         return b"".join(pieces)
@@ -154,6 +163,34 @@ def test_the_connection_ends_behind_the_last_reply(line: Line, replies: bytes) -
     assert line.allArrived() == replies
     assert line.transport.disconnecting
     assert line.client.recv(1) == b""
+
+
+def test_a_socket_with_nothing_left_to_write_is_not_watched_for_its_end(line: Line) -> None:
+    line.writer.put(REPLY)
+    line.writer.close()
+    assert not line.reactor.writers
+    assert line.transport.connected
+    line.turn()
+    assert not line.transport.connected
+
+
+def test_what_was_written_past_the_writer_is_written_before_the_end(line: Line) -> None:
+    line.transport.write(MUCH)
+    line.writer.close()
+    assert line.allArrived() == MUCH
+    assert line.client.recv(1) == b""
+
+
+@pytest.mark.parametrize("again", ["loseConnection", "abortConnection"])
+def test_a_connection_ends_once_however_often_it_is_ended(line: Line, again: str) -> None:
+    ends: list[Failure] = []
+    line.transport.protocol.connectionLost = ends.append  # type: ignore[method-assign, assignment]
+    line.writer.close()
+    line.writer._transport.loseConnection()
+    getattr(line.transport, again)()
+    line.transport.resumeProducing()
+    assert line.allArrived() == b""
+    assert [failure.type for failure in ends] == [ConnectionDone]
 
 
 def test_a_client_that_has_gone_is_the_transport_s_to_find_out(line: Line) -> None:
