@@ -135,15 +135,12 @@ class Dialogue:
                 return self._conclude(refusalBy("parameter", error))
             if type(argument) is Reply:
                 return self._conclude(argument)
-        self._open, self._read = row, argument
         hook = row.hook
-        if hook == "onData":
-            step: Step = argument
-            return step
-        if not hook or (self._hooks is not None and getattr(self._hooks, hook) is None):
-            return self.answer(None)
-        self._asked = hook
-        return Ask(hook, (argument, context.session))
+        if hook and (hook == "onData" or self._hooks is None or getattr(self._hooks, hook) is not None):
+            self._open, self._read, self._asked = row, argument, hook
+            return argument if hook == "onData" else Ask(hook, (argument, context.session))
+        reply = row.accept(context, argument, None)
+        return reply if type(reply) is Reply and reply.goesOn else self._conclude(reply)
 
     def answer(self, value: object) -> Step:
         """The open question has been answered."""
@@ -156,9 +153,7 @@ class Dialogue:
             self._refusedByHook = any(isinstance(result, SMTPError) for result in value.results)
             self.context.command.refuser = "onData" if self._refusedByHook else ""
         reply = row.accept(self.context, self._read, value)
-        if isinstance(reply, Reply) and reply.goesOn:
-            return reply
-        return self._conclude(reply) if isinstance(reply, (Reply, tuple)) else self._begin(reply)
+        return reply if type(reply) is Reply and reply.goesOn else self._conclude(reply)
 
     def refuse(self, error: SMTPError) -> Step:
         """The open question has been answered with a refusal."""
@@ -320,10 +315,13 @@ class Dialogue:
         self.context.command.refuser = ""  # The command goes on, so the reply will not be the hook's refusal.
         return question
 
-    def _conclude(self, answer: Replies) -> Replies:
+    def _conclude(self, answer: Replies | Task) -> Step:
         """
-        The current command is done: count what the server itself refuses, and note what ends the connection.
+        The current command is done, unless it has several steps: count what the server itself refuses, and note what
+        ends the connection.
         """
+        if not isinstance(answer, (Reply, tuple)):
+            return self._begin(answer)
         self._open = None
         context = self.context
         if type(answer) is Reply and answer.goesOn:
