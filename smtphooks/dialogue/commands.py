@@ -80,9 +80,8 @@ def _helloReply(context: Context, hostname: str, answer: object) -> Reply:
     text = answer if isinstance(answer, str) and answer else None
     if text is None:
         text = fillHeloResponse(options.heloResponse, options.name, context.session.clientHostname or hostname)
-    first = Reply(250, text)
     lines = () if context.command.verb == "HELO" else context.extensions.ehloLines()
-    return first.followedBy(_capabilities(*lines)) if lines else first
+    return _capabilities(*lines).behind(text) if lines else Reply(250, text)
 
 
 @lru_cache(maxsize=64)

@@ -315,8 +315,10 @@ class Dialogue:
         """
         self._task = None
         context = self.context
-        if type(answer) is Reply and answer.goesOn:
+        if type(answer) is Reply and answer.code < 400:
             self._refusedByHook = False
+            if answer.closes:
+                context.state = State.CLOSED
             return answer
         given = (answer,) if isinstance(answer, Reply) else answer
         isRefused = not self._refusedByHook and any(reply.code >= 400 for reply in given) and answer not in _NO_ERRORS
