@@ -97,8 +97,14 @@ class Dialogue:
         # Decided before any hook runs, as a hook may change the address of the session (invariant 8).
         context.extensions.trust(context.session.remoteAddress)
         isImplicit = beginsWithTLS or context.options.secure
-        self._task = (commands.connectOverTLS if isImplicit else commands.connect)(context)
-        return self._advance(self._task.send, None)
+        if isImplicit or context.options.greetDelay:
+            self._task = (commands.connectOverTLS if isImplicit else commands.connect)(context)
+            return self._advance(self._task.send, None)
+        self._row = commands.CONNECTION
+        if self._isAbsent("onConnect"):
+            return self.answer(None)
+        self._asked = "onConnect"
+        return Ask("onConnect", (context.session,))
 
     def receiveLine(self, line: bytes | LineFault) -> Step:
         """A line has arrived; there must be no question open."""
