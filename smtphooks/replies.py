@@ -130,18 +130,18 @@ class Reply:
         self.octets = self._encode(True, "ascii")
         self.isASCII = all(map(str.isascii, self.lines))
 
-    def followedBy(self, other: Reply) -> Reply:
+    def behind(self, text: str) -> Reply:
         """
-        This reply with the lines of another of the same codes behind its own.
+        A reply of the same codes with this line, and behind it the lines of this reply.
 
-        It takes what both know of their lines and octets, and costs far less than to make a new one of all lines.
+        It takes what is known of the latter, and costs far less than to make a new one of all lines.
         """
-        whole = Reply.__new__(Reply)
-        whole.code, whole.enhancedCode = self.code, self.enhancedCode
-        whole.closes, whole.goesOn = self.closes, self.goesOn
-        whole.lines, whole.isASCII = self.lines + other.lines, self.isASCII and other.isASCII
-        last = self.octets.rfind(b"\n", 0, -1) + 1
-        whole.octets = b"%b%d-%b%b" % (self.octets[:last], self.code, self.octets[last + 4 :], other.octets)
+        whole = Reply(self.code, text, self.enhancedCode, self.closes)
+        whole.lines += self.lines
+        whole.isASCII = whole.isASCII and self.isASCII
+        first = whole.octets
+        last = first.rfind(b"\n", 0, -1) + 1  # a long text takes several lines
+        whole.octets = b"%b%d-%b%b" % (first[:last], self.code, first[last + 4 :], self.octets)
         return whole
 
     def oneLine(self) -> str:

@@ -7,7 +7,7 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from smtphooks import hooks, replies
@@ -118,6 +118,20 @@ def test_reply_is_a_value() -> None:
 def test_equal_replies_have_equal_hashes(one: Reply, other: Reply) -> None:
     assert one == other
     assert hash(one) == hash(other)
+
+
+@given(
+    st.text(max_size=1100), st.lists(st.text(max_size=600), min_size=1, max_size=4), st.sampled_from([None, "2.1.0"])
+)
+@example("x" * 491, ["y"], None)
+@example("\r\n\N{GRINNING FACE}" * 123, ["\n"], "2.1.0")
+def test_reply_behind_a_line_is_that_of_all_lines(text: str, lines: list[str], code: str | None) -> None:
+    """Its octets are joined rather than made anew."""
+    joined, whole = Reply(250, lines, code).behind(text), Reply(250, [text, *lines], code)
+    assert joined == whole
+    assert (joined.octets, joined.lines, joined.goesOn) == (whole.octets, whole.lines, True)
+    assert joined.encode(enhanced=False) == whole.encode(enhanced=False)
+    assert joined.encode(utf8=True) == whole.encode(utf8=True)
 
 
 def test_421_always_closes_and_any_reply_can_be_made_to() -> None:

@@ -315,13 +315,8 @@ class Connection:
 
 
 def _newSession(options: Options, client: Client) -> Session:
-    return Session(
-        options.name,
-        options.lmtp,
-        secure=options.secured,
-        localAddress=client.localAddress,
-        localPort=client.localPort,
-        remoteAddress=client.remoteAddress,
-        remotePort=client.remotePort,
-        clientHostname=client.hostname,
-    )
+    session = Session(options.name, options.lmtp, secure=options.secured)
+    session.localAddress, session.localPort = client.localAddress, client.localPort
+    session.remoteAddress, session.remotePort = client.remoteAddress, client.remotePort
+    session.clientHostname = client.hostname
+    return session

@@ -10,9 +10,9 @@ This module knows transports of Twisted and no SMTP.
 from __future__ import annotations
 
 from collections.abc import Callable
-from socket import AF_UNIX
 from typing import Any
 
+from twisted.internet import unix
 from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Connection
@@ -25,7 +25,7 @@ def direct(transport: Any) -> Any:
     # No wrapper will do: that of TLS hands writeSomeData on to what it wraps, and would be passed by.
     if not isinstance(transport, Connection) or transport.TLS:
         return transport
-    if transport.socket.family != AF_UNIX:  # older versions of Twisted would ask even those
+    if not isinstance(transport, unix.Server):  # older versions of Twisted would ask even those
         # What is written twice in a row, as the last reply and the end of TLS are, must not wait for a delayed ACK.
         transport.setTcpNoDelay(True)
     return DirectTransport(transport, transport)

@@ -26,16 +26,21 @@ _REQUEST = re.compile(r" HTTP/\d(\.\d)?$", re.ASCII | re.IGNORECASE)
 _FIELD = re.compile(r"[A-Z0-9-]+:")
 
 
-def connect(context: Context) -> Task:
+def greet(context: Context, argument: None, answer: object) -> Reply:
     """The greeting (RFC 5321 section 3.1)."""
+    context.state = State.GREETED
+    return context.greeting()
+
+
+def connect(context: Context) -> Task:
+    """The greeting where it does not come at once; elsewhere it is that of row L{CONNECTION}."""
     if context.options.greetDelay:
         hasTalked = yield Wait(context.options.greetDelay)
         if hasTalked:
             # RFC 5321 section 4.3.1: a client waits for the greeting; hardly any mail server does not.
             return replies.EARLY_TALKER
-    yield Ask("onConnect", (context.session,))
-    context.state = State.GREETED
-    return context.greeting()
+    answer = yield Ask("onConnect", (context.session,))
+    return greet(context, None, answer)
 
 
 def connectOverTLS(context: Context) -> Task:
@@ -80,9 +85,8 @@ def _helloReply(context: Context, hostname: str, answer: object) -> Reply:
     text = answer if isinstance(answer, str) and answer else None
     if text is None:
         text = fillHeloResponse(options.heloResponse, options.name, context.session.clientHostname or hostname)
-    first = Reply(250, text)
     lines = () if context.command.verb == "HELO" else context.extensions.ehloLines()
-    return first.followedBy(_capabilities(*lines)) if lines else first
+    return _capabilities(*lines).behind(text) if lines else Reply(250, text)
 
 
 @lru_cache(maxsize=64)
@@ -208,6 +212,9 @@ COMMANDS = {
     **xclient.COMMANDS,
     "QUIT": Command(quit, form=grammar.bareLine("QUIT"), bare=True),
 }
+
+# A client has connected, which is no command, but is decided and answered as one.
+CONNECTION = Command(greet, hook="onConnect")
 
 # A command that is in no row: an extension's, or an unknown one.
 EXTENDED = Command(extended, junk=True)

@@ -97,7 +97,13 @@ class Dialogue:
         # Decided before any hook runs, as a hook may change the address of the session (invariant 8).
         context.extensions.trust(context.session.remoteAddress)
         isImplicit = beginsWithTLS or context.options.secure
-        return self._begin((commands.connectOverTLS if isImplicit else commands.connect)(context))
+        if isImplicit or context.options.greetDelay:
+            return self._begin((commands.connectOverTLS if isImplicit else commands.connect)(context))
+        row = commands.CONNECTION
+        if self._isAbsent("onConnect"):
+            return self._conclude(row.accept(context, None, None))
+        self._open, self._read, self._asked = row, None, "onConnect"
+        return Ask("onConnect", (context.session,))
 
     def receiveLine(self, line: bytes | LineFault) -> Step:
         """A line has arrived; there must be no question open."""
@@ -324,8 +330,10 @@ class Dialogue:
             return self._begin(answer)
         self._open = None
         context = self.context
-        if type(answer) is Reply and answer.goesOn:
+        if type(answer) is Reply and answer.code < 400:
             self._refusedByHook = False
+            if answer.closes:
+                context.state = State.CLOSED
             return answer
         given = (answer,) if isinstance(answer, Reply) else answer
         isRefused = not self._refusedByHook and any(reply.code >= 400 for reply in given) and answer not in _NO_ERRORS
