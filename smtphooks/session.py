@@ -161,9 +161,10 @@ _numbers: count[int]
 
 
 def _newNumbers() -> None:
-    """Begin to count sessions at a random number of 80 bits: no other process will come across the same numbers."""
+    """Begin to count sessions at a random number: no other process will come across the same numbers."""
     global _numbers
-    _numbers = count(int.from_bytes(os.urandom(10), "big"))
+    # One bit is left free, so that no number that follows has more than ten octets.
+    _numbers = count(int.from_bytes(os.urandom(10), "big") >> 1)
 
 
 _newNumbers()
@@ -172,7 +173,7 @@ os.register_at_fork(after_in_child=_newNumbers)
 
 
 def _newID() -> str:
-    return f"{next(_numbers):020x}"
+    return next(_numbers).to_bytes(10, "big").hex()
 
 
 @attrs.define(eq=False)

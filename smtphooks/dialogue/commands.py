@@ -82,11 +82,19 @@ def _helloAgain(context: Context, hostname: str, answer: object) -> Task:
 
 def _helloReply(context: Context, hostname: str, answer: object) -> Reply:
     options = context.options
-    text = answer if isinstance(answer, str) and answer else None
-    if text is None:
-        text = fillHeloResponse(options.heloResponse, options.name, context.session.clientHostname or hostname)
     lines = () if context.command.verb == "HELO" else context.extensions.ehloLines()
+    if isinstance(answer, str) and answer:
+        return _hello(answer, *lines)
+    text = fillHeloResponse(options.heloResponse, options.name, context.session.clientHostname or hostname)
+    return _helloAsBefore(text, *lines)
+
+
+def _hello(text: str, *lines: str) -> Reply:
     return _capabilities(*lines).behind(text) if lines else Reply(250, text)
+
+
+# Many a client comes again, or several times at once.
+_helloAsBefore = lru_cache(maxsize=256)(_hello)
 
 
 @lru_cache(maxsize=64)

@@ -28,6 +28,21 @@ def test_extension_shows_a_function_of_the_session() -> None:
     assert shown(extensions=[extension])[-1] == "X-WHO client.example"
 
 
+def test_extension_is_asked_whenever_a_client_says_hello() -> None:
+    """The reply to a client that comes again is remembered, but for what extensions show."""
+    shown = iter(["1", "2", None, "1"])
+    talk = Talk(extensions=[Extension("X-COUNT", lambda session: next(shown))])
+    replies = [talk.say(HELLO) for _ in range(4)]
+    assert [("X-COUNT 1" in each, "X-COUNT 2" in each) for each in replies] == [
+        (True, False),
+        (False, True),
+        (False, False),
+        (True, False),
+    ]
+    assert replies[0] == replies[3]
+    assert talk.say("HELO client.example") == replies[0].partition("\n")[0].strip().replace("250-", "250 ")
+
+
 def test_text_of_an_extension_cannot_split_the_reply() -> None:
     assert shown(extensions=[Extension("X", lambda session: "a\r\n250 b")])[-1] == "X a  250 b"
 
