@@ -36,10 +36,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtphooks import AuthResponse, Extension, SMTPError
-from smtphooks.connection.connection import Connection
 from smtphooks.connection.state import Want
 from smtphooks.options import Options
-from smtphooks.protocol import SMTPServerProtocol
+from smtphooks.protocol import Ended, SMTPServerProtocol
 from smtphooks.tls.context import SecureContext
 from tests.conftest import takeBetrayals
 from tests.reading import Reading
@@ -758,8 +757,9 @@ class Server(RuleBasedStateMachine):
         if session is None:
             assert said == b"" or reading.isOver  # 8: nothing is processed before the header of a proxy
             return
-        unwritten = protocol._stage._pump.writer.gathered if isinstance(protocol._stage, Connection) else 0
-        assert protocol.buffered + unwritten < MEMORY  # 6
+        stage = protocol._stage
+        gathered = 0 if isinstance(stage, Ended) else stage._pump.writer.gathered
+        assert protocol.buffered + gathered < MEMORY  # 6
         assert len(peer.line.value()) < MEMORY
         if session in self.hooks.calls:
             assert session.remoteAddress in peer.addresses  # 8
