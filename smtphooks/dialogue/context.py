@@ -56,18 +56,20 @@ class CurrentCommand:
     @ivar verb: in upper case; empty if the line could not be read.
     @ivar lineLength: octets, the line end included.
     @ivar subject: the sender or recipient that it is about.
+    @ivar hostname: what the client calls itself in it, whatever a proxy says.
     @ivar refuser: the hook that has refused it, or the handler of an extension; empty if the server itself has.
     @ivar before: what stood in the session before C{read} has shown a hook what the client asks for.
     @ivar attempt: the last attempt of AUTH that C{onAuth} was asked about.
     @ivar hasFailed: it is an AUTH that has failed, which has been counted and logged.
     """
 
-    __slots__ = ("attempt", "before", "hasFailed", "lineLength", "refuser", "subject", "verb")
+    __slots__ = ("attempt", "before", "hasFailed", "hostname", "lineLength", "refuser", "subject", "verb")
 
     def __init__(self) -> None:
         self.verb = ""
         self.lineLength = 0
         self.subject: str | None = None
+        self.hostname = ""
         self.refuser: str | Callable[..., Any] = ""
         self.before: Any = None
         self.attempt: Auth | None = None
