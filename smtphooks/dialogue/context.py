@@ -177,7 +177,7 @@ class Command:
     @ivar read: makes of the argument what the hook is asked about; a reply that it returns refuses the command.
     @ivar hook: the name of the hook that decides, empty if none does.  C{onData} decides when it has the message that
         follows, for which C{read} returns the step.
-    @ivar withdraw: takes back what C{read} has shown to a hook that refuses.
+    @ivar withdraw: takes back what C{read} has shown to a hook, as that refuses or the connection is gone.
     @ivar form: the line as clients really send it, in octets; C{read} then gets its match in place of the argument.
     @ivar isAboutAddress: it has an address, which the log shows if it is refused.
     @ivar refusals: in these states the command gets this reply instead.
