@@ -55,37 +55,39 @@ def readHello(context: Context, argument: Argument) -> str | Reply:
         return replies.HOSTNAME_WANTED
     hostname = grammar.parseHostname(argument) if isinstance(argument, str) else argument[1].decode()
     session, command = context.session, context.command
+    command.hostname = hostname
     command.before = session.openingCommand, session.hostNameAppearsAs
     session.openingCommand = command.verb
-    session.hostNameAppearsAs = hostname = session.xClient.get("HELO") or hostname
-    return hostname
+    session.hostNameAppearsAs = session.xClient.get("HELO") or hostname
+    return session.hostNameAppearsAs
 
 
 def withdrawHello(context: Context) -> None:
-    """A refusal leaves the session as it was (RFC 5321 section 4.1.4)."""
+    """A refusal leaves the session as it was (RFC 5321 section 4.1.4); that the client has left is no refusal."""
     session = context.session
-    session.openingCommand, session.hostNameAppearsAs = context.command.before
+    if context.state is not State.CLOSED:
+        session.openingCommand, session.hostNameAppearsAs = context.command.before
 
 
 def acceptHello(context: Context, hostname: str, answer: object) -> Reply | Task:
     """The client has said who it is; a transaction in progress ends (RFC 5321 section 4.1.4)."""
     if context.inTransaction:
-        return _helloAgain(context, hostname, answer)
+        return _helloAgain(context, answer)
     context.reset()
-    return _helloReply(context, hostname, answer)
+    return _helloReply(context, answer)
 
 
-def _helloAgain(context: Context, hostname: str, answer: object) -> Task:
+def _helloAgain(context: Context, answer: object) -> Task:
     yield from transaction.abandon(context)
-    return _helloReply(context, hostname, answer)
+    return _helloReply(context, answer)
 
 
-def _helloReply(context: Context, hostname: str, answer: object) -> Reply:
-    options = context.options
-    lines = () if context.command.verb == "HELO" else context.extensions.ehloLines()
+def _helloReply(context: Context, answer: object) -> Reply:
+    options, command = context.options, context.command
+    lines = () if command.verb == "HELO" else context.extensions.ehloLines()
     if isinstance(answer, str) and answer:
         return _hello(answer, *lines)
-    text = fillHeloResponse(options.heloResponse, options.name, context.session.clientHostname or hostname)
+    text = fillHeloResponse(options.heloResponse, options.name, context.session.clientHostname or command.hostname)
     return _helloAsBefore(text, *lines)
 
 

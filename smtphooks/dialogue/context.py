@@ -56,18 +56,20 @@ class CurrentCommand:
     @ivar verb: in upper case; empty if the line could not be read.
     @ivar lineLength: octets, the line end included.
     @ivar subject: the sender or recipient that it is about.
+    @ivar hostname: what the client calls itself in it, whatever a proxy says.
     @ivar refuser: the hook that has refused it, or the handler of an extension; empty if the server itself has.
     @ivar before: what stood in the session before C{read} has shown a hook what the client asks for.
     @ivar attempt: the last attempt of AUTH that C{onAuth} was asked about.
     @ivar hasFailed: it is an AUTH that has failed, which has been counted and logged.
     """
 
-    __slots__ = ("attempt", "before", "hasFailed", "lineLength", "refuser", "subject", "verb")
+    __slots__ = ("attempt", "before", "hasFailed", "hostname", "lineLength", "refuser", "subject", "verb")
 
     def __init__(self) -> None:
         self.verb = ""
         self.lineLength = 0
         self.subject: str | None = None
+        self.hostname = ""
         self.refuser: str | Callable[..., Any] = ""
         self.before: Any = None
         self.attempt: Auth | None = None
@@ -175,7 +177,7 @@ class Command:
     @ivar read: makes of the argument what the hook is asked about; a reply that it returns refuses the command.
     @ivar hook: the name of the hook that decides, empty if none does.  C{onData} decides when it has the message that
         follows, for which C{read} returns the step.
-    @ivar withdraw: takes back what C{read} has shown to a hook that refuses.
+    @ivar withdraw: takes back what C{read} has shown to a hook, as that refuses or the connection is gone.
     @ivar form: the line as clients really send it, in octets; C{read} then gets its match in place of the argument.
     @ivar isAboutAddress: it has an address, which the log shows if it is refused.
     @ivar refusals: in these states the command gets this reply instead.

@@ -145,7 +145,10 @@ class Dialogue:
         if hook and (hook == "onData" or self._hooks is None or getattr(self._hooks, hook) is not None):
             self._open, self._read, self._asked = row, argument, hook
             return argument if hook == "onData" else Ask(hook, (argument, context.session))
-        reply = row.accept(context, argument, None)
+        try:
+            reply = row.accept(context, argument, None)
+        except SMTPError as error:
+            return self._conclude(refusalBy(hook or "parameter", error))
         return reply if type(reply) is Reply and reply.goesOn else self._conclude(reply)
 
     def answer(self, value: object) -> Step:
@@ -158,7 +161,10 @@ class Dialogue:
         if type(value) is Verdict and value.results != _ACCEPTED:
             self._refusedByHook = any(isinstance(result, SMTPError) for result in value.results)
             self.context.command.refuser = "onData" if self._refusedByHook else ""
-        reply = row.accept(self.context, self._read, value)
+        try:
+            reply = row.accept(self.context, self._read, value)
+        except SMTPError as error:
+            return self._conclude(refusalBy(self._asked, error))
         return reply if type(reply) is Reply and reply.goesOn else self._conclude(reply)
 
     def refuse(self, error: SMTPError) -> Step:
@@ -177,12 +183,12 @@ class Dialogue:
     def close(self) -> None:
         """The connection is gone; an open question will never be answered."""
         current, self._open = self._open, None
+        self.context.state = State.CLOSED
         if not isinstance(current, Command):
             if current is not None:
                 current.close()
         elif current.withdraw is not None:
             current.withdraw(self.context)
-        self.context.state = State.CLOSED
 
     # --- what the connection asks of it ---
 
@@ -310,14 +316,15 @@ class Dialogue:
         """Let a command with several steps go on to its next question or its reply."""
         try:
             question = resume(value)
-            while type(question) is Ask and self._isAbsent(question.hook):
+            while type(question) is Ask:
+                self._asked = question.hook
+                if not self._isAbsent(question.hook):
+                    break
                 question = task.send(None)
         except StopIteration as end:
             return self._conclude(end.value)
         except SMTPError as error:
             return self._conclude(refusalBy(self._asked or "parameter", error))
-        if type(question) is Ask:
-            self._asked = question.hook
         self.context.command.refuser = ""  # The command goes on, so the reply will not be the hook's refusal.
         return question
 

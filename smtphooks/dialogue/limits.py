@@ -64,12 +64,14 @@ class Tally:
     What the dialogue itself knows of the current transaction, whatever hooks do to the envelope.
 
     @ivar isBinary: the message is BINARYMIME.
+    @ivar isUtf8: the client has asked for SMTPUTF8.
     @ivar recipients: how many were accepted.
     @ivar refused: how many were refused for lack of room.
     @ivar octets: of the MAIL and RCPT commands that were accepted.
     """
 
     isBinary: bool = False
+    isUtf8: bool = False
     recipients: int = 0
     refused: int = 0
     octets: int = 0

@@ -14,6 +14,7 @@ from collections.abc import Generator
 
 from smtphooks import replies
 from smtphooks.dialogue.context import Argument, Context, refusalBy
+from smtphooks.dialogue.limits import Tally
 from smtphooks.dialogue.steps import (
     AbandonMessage,
     Ask,
@@ -62,6 +63,8 @@ def readMail(context: Context, argument: Argument) -> Address | Reply:
         context.command.subject = path[0]
     if parameters:
         _checkCharset(parameters, utf8)
+        # Noted before the hook is asked, as it may change the address.
+        context.tally = Tally(isBinary=arguments.get("BODY") == "BINARYMIME", isUtf8=utf8)
     address = Address(*path, arguments)
     context.command.before = session.envelope
     session.envelope = Envelope(address)
@@ -71,14 +74,14 @@ def readMail(context: Context, argument: Argument) -> Address | Reply:
 def withdrawMail(context: Context) -> None:
     """The sender is refused: the envelope is the old one again."""
     context.session.envelope = context.command.before
+    context.tally = Tally()
 
 
 def acceptMail(context: Context, address: Address, answer: object) -> Reply:
     """A transaction has begun (RFC 5321 section 4.1.4)."""
-    arguments, tally = address.args, context.tally
-    tally.isBinary = arguments.get("BODY") == "BINARYMIME"
+    tally = context.tally
     tally.octets = context.command.lineLength
-    context.speaksUtf8 = "SMTPUTF8" in arguments
+    context.speaksUtf8 = tally.isUtf8
     context.state = _MAIL
     return replies.SENDER_OK if answer is None else replies.ok(answer, replies.SENDER_OK)
 

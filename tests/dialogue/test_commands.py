@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from smtphooks.dialogue.commands import COMMANDS
-from smtphooks.dialogue.steps import State
+from smtphooks.dialogue.steps import Ask, State
 from smtphooks.replies import SMTPError
 from tests.talk import Talk
 
@@ -85,6 +85,24 @@ def test_hello_names_the_client_by_its_host_name_or_as_it_names_itself() -> None
     assert talk.say("HELO client.example") == "250 mx.example.org Nice to meet you, [192.0.2.1]"
     talk.session.clientHostname = ""
     assert talk.say("HELO client.example") == "250 mx.example.org Nice to meet you, client.example"
+
+
+def test_hello_names_the_client_as_it_names_itself_whatever_a_proxy_says() -> None:
+    """The hook gets the name that XCLIENT gives; the reply is for who speaks here."""
+    talk = Talk(session={"clientHostname": "", "xClient": {"HELO": "other.example"}})
+    for line in ("HELO client.example", "HELO  client.example "):
+        assert talk.say(line) == "250 mx.example.org Nice to meet you, client.example"
+        (question,) = [asked for asked in talk.asked if isinstance(asked, Ask) and asked.hook == "onHelo"]
+        assert question.arguments[0] == talk.session.hostNameAppearsAs == "other.example"
+        talk.asked.clear()
+
+
+def test_client_that_leaves_while_its_hello_is_decided_has_said_it() -> None:
+    """The log and C{onClose} tell what the client was; only a refusal takes it back."""
+    talk = Talk()
+    assert isinstance(talk.dialogue.receiveLine(b"EHLO client.example"), Ask)
+    talk.dialogue.close()
+    assert (talk.session.openingCommand, talk.session.hostNameAppearsAs) == ("EHLO", "client.example")
 
 
 @pytest.mark.parametrize("code", [None, 421, 450, 451, 550])

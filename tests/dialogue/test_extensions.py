@@ -14,6 +14,7 @@ from smtphooks.extension import Extension
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.session import Session
 from smtphooks.syntax.networks import TrustedPeers
+from tests.support import connect
 from tests.talk import HELLO, MAIL, RCPT, Talk, mail, mailRefused, shown
 
 # --- A user's own ---
@@ -41,6 +42,34 @@ def test_extension_is_asked_whenever_a_client_says_hello() -> None:
     ]
     assert replies[0] == replies[3]
     assert talk.say("HELO client.example") == replies[0].partition("\n")[0].strip().replace("250-", "250 ")
+
+
+def refuseParameters(session: Session) -> str:
+    if session.state.get("refuses"):
+        raise SMTPError("Not now")
+    return ""
+
+
+@pytest.mark.parametrize("hasHook", [False, True])
+@pytest.mark.parametrize(
+    "line, reply",
+    [
+        (HELLO, "550 5.7.1 Not now"),
+        ("HELP", "501 5.5.4 Not now"),
+        ("XREFUSES", "501 5.5.4 Not now"),
+    ],
+)
+def test_extension_that_refuses_where_it_is_shown_refuses_the_command(line: str, reply: str, hasHook: bool) -> None:
+    """The connection goes on, as behind every other refusal."""
+    hooks = {name: lambda *arguments: None for name in ("onHelo", "onReset")} if hasHook else {}
+    commands = {"XREFUSES": lambda argument, session: "noted"}
+    client = connect(extensions=[Extension("X-REFUSES", refuseParameters, commands=commands)], **hooks)
+    for lines in ([HELLO], [HELLO, MAIL]):
+        client.session.state["refuses"] = False
+        assert client.last(*lines).startswith("250 ")
+        client.session.state["refuses"] = True
+        assert client.say(line, "NOOP") == [reply, "250 2.0.0 OK"]
+    assert not client.isClosed
 
 
 def test_text_of_an_extension_cannot_split_the_reply() -> None:

@@ -211,6 +211,29 @@ def test_binary_message_stays_binary_whatever_hooks_do(deed: Callable[[Any], Any
     assert messages == [b"a\nb\r"]
 
 
+@pytest.mark.parametrize("isAsked", [False, True])
+def test_what_the_client_asks_for_is_noted_before_a_hook_may_change_it(isAsked: bool) -> None:
+    """The parameters are a dictionary, which the hook gets with the address."""
+
+    def onMailFrom(address: Any, session: Any) -> None:
+        address.args.clear() if isAsked else address.args.update(BODY="BINARYMIME", SMTPUTF8=True)
+
+    asked = " BODY=BINARYMIME SMTPUTF8" if isAsked else " SIZE=1"
+    client = connect(onMailFrom=onMailFrom, onRcptTo=lambda address, session: "größer")
+    client.say("EHLO x", MAIL + asked)
+    assert client.say(RCPT) == ["250 2.1.5 größer" if isAsked else "250 2.1.5 gr??er"]
+    assert client.last("DATA")[:3] == ("503" if isAsked else "354")
+
+
+def test_what_a_refused_MAIL_asks_for_is_forgotten() -> None:
+    talk = begun(answers={"onMailFrom": SMTPError("No")})
+    assert talk.say(f"{MAIL} BODY=BINARYMIME SMTPUTF8").startswith("550")
+    talk.answers["onMailFrom"] = None
+    talk.answers["onRcptTo"] = "größer"
+    assert talk.sayAll(MAIL, RCPT) == "250 2.1.5 gr??er"
+    assert talk.say("DATA").startswith("354")
+
+
 def test_hook_gets_the_address_that_the_envelope_will_hold() -> None:
     talk = begun("MAIL FROM:<@relay.example:ann@a.example> SIZE=5", "RCPT TO:<joe@b.example>")
     (sender,) = [q.arguments[0] for q in talk.asked if isinstance(q, Ask) and q.hook == "onMailFrom"]
