@@ -162,7 +162,7 @@ class HookCaller:
         """What an answer comes to; what is returned is as with L{call}."""
         try:
             while type(result) is CoroutineType:
-                result = self._asTask(name, result) if self._isForAsyncio else self.step(name, begin, result)
+                result = self._begin(name, result)
             if type(result) is Run:
                 return self._pending(name, result)
             if result is None or isinstance(result, (str, Failure)):
@@ -175,7 +175,7 @@ class HookCaller:
             elif asyncio.isfuture(result):
                 result = Deferred.fromFuture(checkedFuture(result))
             elif not isinstance(result, Deferred) and inspect.isawaitable(result):
-                return self.settle(name, _await(result))
+                return self.settle(name, self._begin(name, _await(result)))
             if isinstance(result, Deferred):
                 failure = maybeDealtWith(result)
                 if failure is not None:
@@ -194,6 +194,9 @@ class HookCaller:
     def _pending(self, name: object, wait: Waiter | Run) -> Any:
         answer = PendingAnswer(self, name, wait)
         return answer.result if answer.isThere else answer
+
+    def _begin(self, name: object, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self._asTask(name, coroutine) if self._isForAsyncio else self.step(name, begin, coroutine)
 
     def _asTask(self, name: object, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
         loop = asyncio._get_running_loop()
