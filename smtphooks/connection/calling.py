@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from time import perf_counter
 from types import CoroutineType
@@ -22,6 +22,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from smtphooks.awaiting import coroutineOf
 from smtphooks.connection.coroutines import WRONG_REACTOR, Run, begin, callAndBegin, checkedFuture
 from smtphooks.connection.sharing import Waiter, maybeDealtWith
 from smtphooks.hooks import AsyncioCoroutine
@@ -162,7 +163,7 @@ class HookCaller:
         """What an answer comes to; what is returned is as with L{call}."""
         try:
             while type(result) is CoroutineType:
-                result = self._begin(name, result)
+                result = self._asTask(name, result) if self._isForAsyncio else self.step(name, begin, result)
             if type(result) is Run:
                 return self._pending(name, result)
             if result is None or isinstance(result, (str, Failure)):
@@ -175,7 +176,7 @@ class HookCaller:
             elif asyncio.isfuture(result):
                 result = Deferred.fromFuture(checkedFuture(result))
             elif not isinstance(result, Deferred) and inspect.isawaitable(result):
-                return self.settle(name, self._begin(name, _await(result)))
+                return self.settle(name, coroutineOf(result))
             if isinstance(result, Deferred):
                 failure = maybeDealtWith(result)
                 if failure is not None:
@@ -194,9 +195,6 @@ class HookCaller:
     def _pending(self, name: object, wait: Waiter | Run) -> Any:
         answer = PendingAnswer(self, name, wait)
         return answer.result if answer.isThere else answer
-
-    def _begin(self, name: object, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return self._asTask(name, coroutine) if self._isForAsyncio else self.step(name, begin, coroutine)
 
     def _asTask(self, name: object, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
         loop = asyncio._get_running_loop()
@@ -228,10 +226,6 @@ class _Steps(Coroutine[Any, Any, Any]):
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self._coroutine.__await__()
-
-
-async def _await(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
 
 
 def needsAsyncio(error: BaseException | None) -> bool:
