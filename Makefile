@@ -3,6 +3,7 @@
 #   make test     the whole suite
 # For development:
 #   make lint     ruff, and mypy in strict mode
+#   make test-compiled    the suite once more, on the modules that mypyc compiles
 #   make fuzz     search for faults with random input, FUZZ_SECONDS=60 for each fuzzer
 #   make soak     open and lose many connections, and check that nothing is left
 #   make bench    measure the speed, and that of other servers; BENCH="--only 1k" for less, see benchmarks/README.rst
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: serve test lint fuzz soak bench bench-check clean
+.PHONY: serve test test-compiled lint fuzz soak bench bench-check clean
 
 # One stamp for each extra, so that the second run of a command installs nothing.
 $(VENV)/.installed-%: setup.cfg setup.py pyproject.toml
@@ -29,6 +30,15 @@ serve: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+# In a copy, so that nothing compiled stands where the sources are edited.  What is left out looks at the sources, builds
+# the package itself or measures.
+UNCOMPILED = $(patsubst %,--ignore=tests/test_%.py,benchmarks compiled contributing fuzz layers packaging)
+
+test-compiled: $(VENV)/.installed-test $(VENV)/.installed-dev
+	rm -rf .compiled && mkdir .compiled && cp -R * .compiled
+	cd .compiled && SMTPHOOKS_COMPILE=1 ../$(BIN)/python setup.py --quiet build_ext --inplace
+	cd .compiled && PYTHONPATH=$(CURDIR)/.compiled ../$(BIN)/python -m pytest $(UNCOMPILED)
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -58,4 +68,4 @@ bench-check: $(VENV)/.installed $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks check
 
 clean:
-	rm -rf $(VENV) .bench .fuzz build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .compiled .fuzz build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,5 +1,6 @@
 """
-Awaiting: Deferreds that coroutines can await under Twisted and in a task of asyncio.
+Awaiting: Deferreds that coroutines can await under Twisted and in a task of asyncio, and a coroutine for whatever can
+be awaited.
 
 A task of asyncio can only await asyncio's futures, and a coroutine that Twisted runs only Deferreds.  A hook may run
 as either, and awaits the same stream.
@@ -9,7 +10,7 @@ This module knows nothing of mail.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -63,6 +64,11 @@ class Signal(Waiting[None]):
         else:
             self.called, self.result = True, None
             resume(Failure(CancelledError()))
+
+
+async def coroutineOf(awaitable: Awaitable[T]) -> T:
+    """A coroutine for something else that can be awaited."""
+    return await awaitable
 
 
 def _awaitFuture(future: asyncio.Future[T]) -> Generator[Any, Any, T]:

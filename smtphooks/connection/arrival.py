@@ -25,7 +25,7 @@ from smtphooks.netaddress import asPath, networkOf, unmappedText
 from smtphooks.replies import Reply
 from smtphooks.syntax.proxyheader import ProxyError, ProxyHeader
 
-_log = Logger()
+_log = Logger(__name__)
 
 _NEVER = float("inf")
 

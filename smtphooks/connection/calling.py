@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from time import perf_counter
 from types import CoroutineType
@@ -22,6 +22,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from smtphooks.awaiting import coroutineOf
 from smtphooks.connection.coroutines import WRONG_REACTOR, Run, begin, callAndBegin, checkedFuture
 from smtphooks.connection.sharing import Waiter, maybeDealtWith
 from smtphooks.hooks import AsyncioCoroutine
@@ -175,7 +176,7 @@ class HookCaller:
             elif asyncio.isfuture(result):
                 result = Deferred.fromFuture(checkedFuture(result))
             elif not isinstance(result, Deferred) and inspect.isawaitable(result):
-                return self.settle(name, _await(result))
+                return self.settle(name, coroutineOf(result))
             if isinstance(result, Deferred):
                 failure = maybeDealtWith(result)
                 if failure is not None:
@@ -225,10 +226,6 @@ class _Steps(Coroutine[Any, Any, Any]):
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self._coroutine.__await__()
-
-
-async def _await(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
 
 
 def needsAsyncio(error: BaseException | None) -> bool:

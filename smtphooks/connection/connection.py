@@ -24,7 +24,7 @@ from smtphooks.connection.state import ConnectionState, Phase, Want
 from smtphooks.options import Options
 from smtphooks.session import Session
 
-_log = Logger()
+_log = Logger(__name__)
 
 # A TLS record with a handshake in it (RFC 8446 section 5.1); no command begins so.
 _TLS_HANDSHAKE = b"\x16\x03"

@@ -96,7 +96,7 @@ class LiveConnections:
         if self.isClosing:
             self._leaving.add(connection)
         if self._tick is None:
-            self._nextLook = 0
+            self._nextLook = 0.0
             self._watch()
 
     def remove(self, connection: Live) -> None:

@@ -36,7 +36,7 @@ _MAY_ANSWER_FALSE = frozenset(name for name, hook in HOOKS.items() if hook.mayAn
 
 HOOK_TIMED_OUT = replies.HOOK_TIMED_OUT.asError()
 
-_log = Logger()
+_log = Logger(__name__)
 
 _CANCELLED = (CancelledError, asyncio.CancelledError)
 # How a hook ends after its connection, or its message, has come to an end.

@@ -228,9 +228,11 @@ class Flavour:
     protocol: str
     commands: Mapping[str, Command]
     noRecipients: Reply
-    forms: Mapping[bytes, Form] = attrs.field(init=False)
+    forms: Mapping[bytes, Form] = attrs.field(
+        init=False, default=attrs.Factory(lambda flavour: _formsOf(flavour.commands), takes_self=True)
+    )
 
-    @forms.default
-    def _formsOf(self) -> dict[bytes, Form]:
-        found = ((verb, row.form, row) for verb, row in self.commands.items())
-        return {verb.encode(): Form(verb, form, row) for verb, form, row in found if form is not None}
+
+def _formsOf(commands: Mapping[str, Command]) -> dict[bytes, Form]:
+    found = ((verb, row.form, row) for verb, row in commands.items())
+    return {verb.encode(): Form(verb, form, row) for verb, form, row in found if form is not None}
