@@ -335,12 +335,14 @@ def partsOfConnections() -> int:
     return sum(type(each) in (Arrival, Connection, Pump, HookRunner, ReplyWriter) for each in gc.get_objects())
 
 
-@pytest.mark.parametrize("end", ["QUIT", "loss", "late hook", "PROXY"])
+@pytest.mark.parametrize("end", ["QUIT", "loss", "late hook", "PROXY", "refusal"])
 def test_a_connection_that_is_over_is_freed_at_once(end: str) -> None:
     """It does not wait for the garbage collector, which would have to come more often."""
     late: Deferred[None] = Deferred()
 
     async def onVrfy(text: str, session: Any) -> None:
+        if text == "refuse":
+            raise SMTPError("No")
         try:
             await Deferred()
         except CancelledError:
@@ -354,7 +356,7 @@ def test_a_connection_that_is_over_is_freed_at_once(end: str) -> None:
         before = partsOfConnections()
         client = Client(factory)
         if end != "PROXY":
-            client.say(HELLO, *{"QUIT": ["QUIT"], "late hook": ["VRFY x"]}.get(end, []))
+            client.say(HELLO, *{"QUIT": ["QUIT"], "late hook": ["VRFY x"], "refusal": ["VRFY refuse"]}.get(end, []))
         assert partsOfConnections() > before
         client.lose()
         client.transport.producer = None  # as a transport of Twisted does
@@ -365,6 +367,36 @@ def test_a_connection_that_is_over_is_freed_at_once(end: str) -> None:
     finally:
         gc.enable()
     assert [*factory.connections] == [first.protocol]
+
+
+@pytest.mark.parametrize("by", ["hook", "validator", "onData"])
+def test_a_refusal_that_is_raised_again_and_again_keeps_no_connection_in_memory(by: str) -> None:
+    """A hook may have its refusals as constants."""
+    refusal = SMTPError("No")
+
+    def validator(value: str | None) -> None:
+        raise refusal
+
+    async def onRcptTo(address: Any, session: Any) -> None:
+        if by == "hook":
+            raise refusal
+
+    async def onData(stream: Any, session: Any) -> None:
+        await stream.read()
+        raise refusal
+
+    extension = Extension("X-NO", mailParameters={"X-NO": validator})
+    gc.collect()
+    before = partsOfConnections()
+    for _ in range(3):
+        client = connect(onRcptTo=onRcptTo, onData=onData, extensions=[extension])
+        sender = f"{MAIL} X-NO" if by == "validator" else MAIL
+        client.say(HELLO, sender, RCPT, "DATA", *(["."] if by == "onData" else []))
+        assert refusal.__traceback__ is None
+        client.lose()
+    del client
+    gc.collect()
+    assert partsOfConnections() == before
 
 
 # --- the client leaves ---
