@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IPushProducer
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
 from zope.interface.verify import verifyObject
 
 from smtphooks import Extension, SMTPError
@@ -446,6 +447,17 @@ def test_a_connection_lost_cancels_the_pending_hook_and_then_calls_on_close(
     assert diary == ["ended"] * len(hook.calls) + ["onClose"]
     assert [failure.type for failure in ended] == [CancelledError] * len(hook.calls)
     assert not client.factory.connections
+
+
+def test_a_client_that_leaves_before_its_hello_is_answered_has_said_it_all_the_same() -> None:
+    """Nothing has refused it: C{onClose} and the log are told what it was."""
+    client = connect(onHelo=Pending())
+    session = client.session
+    client.feed(octets(HELLO))
+    with capturedLogs() as events:
+        client.lose()
+    assert (session.openingCommand, session.hostNameAppearsAs) == ("EHLO", "client.test")
+    assert [event["verb"] for event in events if "commands" in event] == ["EHLO"]
 
 
 @pytest.mark.parametrize(("lines", "name"), [state for state in STATES.values() if state[1]])

@@ -64,7 +64,9 @@ def readHello(context: Context, argument: Argument) -> str | Reply:
 def withdrawHello(context: Context) -> None:
     """A refusal leaves the session as it was (RFC 5321 section 4.1.4)."""
     session = context.session
-    session.openingCommand, session.hostNameAppearsAs = context.command.before
+    # A client that has left meanwhile was not refused: C{onClose} and the log are told what it has said.
+    if context.state is not State.CLOSED:
+        session.openingCommand, session.hostNameAppearsAs = context.command.before
 
 
 def acceptHello(context: Context, hostname: str, answer: object) -> Reply | Task:

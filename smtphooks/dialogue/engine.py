@@ -177,12 +177,12 @@ class Dialogue:
     def close(self) -> None:
         """The connection is gone; an open question will never be answered."""
         current, self._open = self._open, None
+        self.context.state = State.CLOSED
         if not isinstance(current, Command):
             if current is not None:
                 current.close()
         elif current.withdraw is not None:
             current.withdraw(self.context)
-        self.context.state = State.CLOSED
 
     # --- what the connection asks of it ---
 
