@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IPushProducer
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
 from zope.interface.verify import verifyObject
 
 from smtphooks import Extension, SMTPError
@@ -335,12 +336,14 @@ def partsOfConnections() -> int:
     return sum(type(each) in (Arrival, Connection, Pump, HookRunner, ReplyWriter) for each in gc.get_objects())
 
 
-@pytest.mark.parametrize("end", ["QUIT", "loss", "late hook", "PROXY"])
+@pytest.mark.parametrize("end", ["QUIT", "loss", "late hook", "PROXY", "refusal"])
 def test_a_connection_that_is_over_is_freed_at_once(end: str) -> None:
     """It does not wait for the garbage collector, which would have to come more often."""
     late: Deferred[None] = Deferred()
 
     async def onVrfy(text: str, session: Any) -> None:
+        if text == "refuse":
+            raise SMTPError("No")
         try:
             await Deferred()
         except CancelledError:
@@ -354,7 +357,7 @@ def test_a_connection_that_is_over_is_freed_at_once(end: str) -> None:
         before = partsOfConnections()
         client = Client(factory)
         if end != "PROXY":
-            client.say(HELLO, *{"QUIT": ["QUIT"], "late hook": ["VRFY x"]}.get(end, []))
+            client.say(HELLO, *{"QUIT": ["QUIT"], "late hook": ["VRFY x"], "refusal": ["VRFY refuse"]}.get(end, []))
         assert partsOfConnections() > before
         client.lose()
         client.transport.producer = None  # as a transport of Twisted does
@@ -365,6 +368,36 @@ def test_a_connection_that_is_over_is_freed_at_once(end: str) -> None:
     finally:
         gc.enable()
     assert [*factory.connections] == [first.protocol]
+
+
+@pytest.mark.parametrize("by", ["hook", "validator", "onData"])
+def test_a_refusal_that_is_raised_again_and_again_keeps_no_connection_in_memory(by: str) -> None:
+    """A hook may have its refusals as constants."""
+    refusal = SMTPError("No")
+
+    def validator(value: str | None) -> None:
+        raise refusal
+
+    async def onRcptTo(address: Any, session: Any) -> None:
+        if by == "hook":
+            raise refusal
+
+    async def onData(stream: Any, session: Any) -> None:
+        await stream.read()
+        raise refusal
+
+    extension = Extension("X-NO", mailParameters={"X-NO": validator})
+    gc.collect()
+    before = partsOfConnections()
+    for _ in range(3):
+        client = connect(onRcptTo=onRcptTo, onData=onData, extensions=[extension])
+        sender = f"{MAIL} X-NO" if by == "validator" else MAIL
+        client.say(HELLO, sender, RCPT, "DATA", *(["."] if by == "onData" else []))
+        assert refusal.__traceback__ is None
+        client.lose()
+    del client
+    gc.collect()
+    assert partsOfConnections() == before
 
 
 # --- the client leaves ---
@@ -414,6 +447,17 @@ def test_a_connection_lost_cancels_the_pending_hook_and_then_calls_on_close(
     assert diary == ["ended"] * len(hook.calls) + ["onClose"]
     assert [failure.type for failure in ended] == [CancelledError] * len(hook.calls)
     assert not client.factory.connections
+
+
+def test_a_client_that_leaves_before_its_hello_is_answered_has_said_it_all_the_same() -> None:
+    """Nothing has refused it: C{onClose} and the log are told what it was."""
+    client = connect(onHelo=Pending())
+    session = client.session
+    client.feed(octets(HELLO))
+    with capturedLogs() as events:
+        client.lose()
+    assert (session.openingCommand, session.hostNameAppearsAs) == ("EHLO", "client.test")
+    assert [event["verb"] for event in events if "commands" in event] == ["EHLO"]
 
 
 @pytest.mark.parametrize(("lines", "name"), [state for state in STATES.values() if state[1]])

@@ -100,7 +100,8 @@ class DirectTransport:
             self._below.loseConnection()
             return
         connection.disconnecting = 1
-        connection.stopReading()
+        # A reactor that is stopped before the call tells those of their end that it watches, and no others.
+        connection.startReading()
         reactor: Any = connection.reactor
         reactor.callLater(0, connection.connectionLost, connectionDone)
 

@@ -78,7 +78,11 @@ class Driver:
                 if state.phase is not _OPEN:
                     self._runner.logLate(step.hook, result)
                     return None
-                step = self._dialogue.answer(None) if result is None else self._answer(step, result)
+                if result is None:
+                    step = self._dialogue.answer(None)
+                else:
+                    step = self._answer(step, result)
+                    result = None  # A failure knows this frame by its traceback, and must not be known by it.
         except Exception:
             # An extension runs within the dialogue, and may crash as a hook may; but there is no way on from there.
             self._runner.refusalFor("(in the dialogue)", Failure())

@@ -330,7 +330,7 @@ class Pump:
         """
         The connection is over: no part of it is to wake it.
 
-        Together with the connection they would stay in memory until the garbage collector comes, and make it come.
+        A part that still could would keep the connection in memory until the garbage collector comes.
         """
         self.driver.letGo()
         self.message.letGo()

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 
 class Live(Protocol):
-    """What the registry asks of a connection."""
+    """A connection, as the registry and its own stages know it."""
 
     def look(self, now: float) -> None:
         """See whether the deadline has passed."""

@@ -40,6 +40,9 @@ def refusalBy(hook: object, error: SMTPError) -> Reply:
     @param hook: the name of the hook that raised the error, or the handler of an extension's command; C{"parameter"}
         if no hook did, so that the argument of the command is at fault.
     """
+    # A hook may raise the same refusal again and again.  Each time Python adds one more traceback to those that it has,
+    # with all frames of the call, which would keep connections in memory that are over.
+    error.with_traceback(None)
     return error.asReply(PARAMETER_SITUATION if hook == "parameter" else SITUATIONS.get(str(hook), COMMAND_SITUATION))
 
 

@@ -33,9 +33,10 @@ MUCH = REPLY * 500_000
 
 
 class Reactor:
-    """Remembers who waits to write, and what is to be called in its next turn."""
+    """Remembers who waits to read or to write, and what is to be called in its next turn."""
 
     def __init__(self) -> None:
+        self.readers: set[Any] = set()
         self.writers: set[Any] = set()
         self.calls: list[Callable[[], object]] = []
 
@@ -44,9 +45,10 @@ class Reactor:
         self.calls.append(partial(call, *arguments))
 
     def addReader(self, reader: object) -> None:
-        """Nobody reads here."""
+        self.readers.add(reader)
 
-    removeReader = addReader
+    def removeReader(self, reader: object) -> None:
+        self.readers.discard(reader)
 
     def addWriter(self, writer: object) -> None:
         self.writers.add(writer)
@@ -172,6 +174,17 @@ def test_a_socket_with_nothing_left_to_write_is_not_watched_for_its_end(line: Li
     assert line.transport.connected
     line.turn()
     assert not line.transport.connected
+
+
+@pytest.mark.parametrize("flow", ["resumeProducing", "pauseProducing"])
+def test_a_reactor_that_stops_before_the_end_still_knows_the_connection(line: Line, flow: str) -> None:
+    """Twisted tells those of their end that it watches, and so C{onClose} is called."""
+    getattr(line.transport, flow)()
+    line.writer.put(REPLY)
+    line.writer.close()
+    assert line.transport in line.reactor.readers | line.reactor.writers
+    line.turn()
+    assert not line.reactor.readers | line.reactor.writers
 
 
 def test_what_was_written_past_the_writer_is_written_before_the_end(line: Line) -> None:
