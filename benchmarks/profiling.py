@@ -29,9 +29,10 @@ COROUTINES = "Twisted: Deferreds, coroutines"
 LOG = "log"
 OTHER = "all else"
 
-# Functions of Twisted and of smtphooks' reactor that spend nearly all of their time in the kernel.
+# Functions of Twisted and of smtphooks that spend nearly all of their time in the kernel.
 _CALLS = (
     *("untilConcludes", "Connection.doRead", "DirectReactor.doPoll", "EPollReactor._add", "EPollReactor._remove"),
+    "DirectTransport.write",
     *("Port.doRead", "_SocketCloser._closeSocket", "accept (socket"),
 )
 # Each folder is a part; the modules beside the folders are one part too.

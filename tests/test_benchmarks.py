@@ -420,6 +420,7 @@ def test_a_run_ends_where_the_load_or_a_thread_of_a_server_leaves_its_core(who: 
         ("untilConcludes (twisted/python/util.py:743)", KERNEL),
         ("Connection.doRead (twisted/internet/tcp.py:269)", KERNEL),
         ("DirectReactor.doPoll (smtphooks/reactor.py:41)", KERNEL),
+        ("DirectTransport.write (smtphooks/connection/direct.py:75)", KERNEL),
         ("callWithLogger (twisted/python/log.py:85)", REACTOR),
         ("Deferred._runCallbacks (twisted/internet/defer.py:997)", COROUTINES),
         ("Logger.emit (twisted/logger/_logger.py:189)", LOG),
