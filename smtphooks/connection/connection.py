@@ -51,7 +51,7 @@ class Connection:
     @ivar state: how far it has come, and what it waits for.
     """
 
-    __slots__ = ("_atEndOfTurn", "_isPumping", "_network", "_owner", "_pacing", "_pump", "_server", "session", "state")
+    __slots__ = ("_isPumping", "_network", "_owner", "_pacing", "_pump", "_server", "session", "state")
 
     def __init__(self, server: Server, owner: Owner, client: Client) -> None:
         self._server = server
@@ -63,8 +63,6 @@ class Connection:
         self.state.inputEnded = client.inputEnded
         self._pump = Pump(server, owner.transport, self.session, self.state, self.wake)
         self._pacing = self._pump.pacing
-        # Only smtphooks' own reactor tells when its turn ends.
-        self._atEndOfTurn = getattr(getattr(owner.transport, "reactor", None), "atEndOfTurn", None)
 
     @property
     def peer(self) -> str:
@@ -280,10 +278,10 @@ class Connection:
         state, pump = self.state, self._pump
         writer, pacing = pump.writer, pump.pacing
         if writer.unwritten and state.phase is _OPEN:
-            if self._atEndOfTurn is None:
+            if writer.atEndOfTurn is None:
                 writer.flush()
             else:
-                self._atEndOfTurn(self._flush)
+                writer.atEndOfTurn(self._flush)
         isHindered = writer.isChoked or pacing.isPaused or state.inputEnded
         if state.want is _LINE and state.phase is _OPEN and pump.message.delivery is None and not isHindered:
             if state.hasMoved:

@@ -256,9 +256,10 @@ class Pump:
         self.writer.startTLS(self._secureContext)
 
     def _receiveMessage(self, step: ReceiveMessage) -> None:
-        # The client waits for this reply and sends nothing until it comes; the hook may take its time.
         self.replier.put(step.reply)
-        self.writer.flush()
+        if self.writer.atEndOfTurn is None:
+            # The client waits for this reply and sends nothing until it comes; the hook may take its time.
+            self.writer.flush()
         if self.state.phase is _OPEN:  # or else the transport was lost as it wrote, and no octet will come
             self._messageBegins()
             self.message.beginMessage(step)

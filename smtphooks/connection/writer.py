@@ -24,17 +24,22 @@ _MOST = 16384
 class ReplyWriter:
     """
     @ivar unwritten: octets that have been gathered, and not been written yet.
+    @ivar atEndOfTurn: calls a function at the end of the reactor's turn; None if the reactor does not tell when that is
+        (only smtphooks' own does).
     @ivar isChoked: the client does not read, and the transport holds as much as it may.
     @ivar isClosed: nothing more is written.
     """
 
-    __slots__ = ("_resumed", "_transport", "isChoked", "isClosed", "unwritten")
+    __slots__ = ("_resumed", "_transport", "atEndOfTurn", "isChoked", "isClosed", "unwritten")
 
     def __init__(self, transport: Any, resumed: Callable[[], None]) -> None:
         """
         @param resumed: called when the client reads again.
         """
         self._transport = direct(transport)
+        self.atEndOfTurn: Callable[[Callable[[], None]], None] | None = getattr(
+            getattr(transport, "reactor", None), "atEndOfTurn", None
+        )
         self._resumed = resumed
         self.unwritten = b""
         self.isChoked = self.isClosed = False

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Logged
-from tests.support import ENVELOPE, HELLO, MAIL, Client, Transport, makeFactory
+from tests.support import ENVELOPE, HELLO, MAIL, Client, Pending, Transport, connect, makeFactory
 
 
 class Turns:
@@ -56,10 +56,17 @@ def test_replies_are_written_when_the_turn_of_the_reactor_ends(turns: Turns) -> 
     assert client.replies() == []
 
 
-def test_the_reply_that_a_message_waits_for_is_written_before_its_hook_is_called(turns: Turns) -> None:
+def test_the_reply_that_a_message_waits_for_is_written_at_the_end_of_the_turn_too(turns: Turns) -> None:
+    client = connected(turns, onData=Pending())
+    client.say(*ENVELOPE, "DATA")
+    turns.end()
+    assert client.codes()[-1] == 354
+
+
+def test_without_turns_the_reply_that_a_message_waits_for_is_written_before_its_hook_is_called() -> None:
     """The hook may take its time, and the client sends nothing until that reply comes."""
     seen: list[bytes] = []
-    client = connected(turns, onData=lambda stream, session: seen.append(client.transport.value()))
+    client = connect(onData=lambda stream, session: seen.append(client.transport.value()))
     client.say(*ENVELOPE, "DATA")
     assert seen[0].endswith(b"354 End data with <CR><LF>.<CR><LF>\r\n")
 
