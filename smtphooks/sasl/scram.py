@@ -137,7 +137,7 @@ class ScramServer:
         isBound = hmac.compare_digest(decodeBase64(channel), self._channel)
         isFresh = hmac.compare_digest(nonce.encode(), self._nonce.encode())
         signature = _hmac(self._credentials.storedKey, message)
-        given = decodeBase64(proof).ljust(len(signature), b"\0")
+        given = decodeBase64(proof)
         clientKey = bytes(one ^ other for one, other in zip(given, signature, strict=False))
         knows = len(given) == len(signature) and hmac.compare_digest(
             hashlib.sha256(clientKey).digest(), self._credentials.storedKey

@@ -170,6 +170,16 @@ def test_proof_of_another_length_or_content_is_refused(changed: Callable[[bytes]
         assert exchange(client, change=change) is None
 
 
+def test_proof_without_the_zero_at_its_end_is_refused() -> None:
+    while True:
+        client = Client()
+        server = ScramServer(client.first, None, required=False)
+        final = client.final(server.challenge(CREDENTIALS))
+        if client.proof.endswith(b"\0"):  # one of 256 does
+            break
+    assert server.verify(f"{final.rpartition(',p=')[0]},p={b64(client.proof[:-1])}") is None
+
+
 @given(st.integers(0, 255))
 def test_no_bit_of_the_proof_may_differ(bit: int) -> None:
     client = Client()
