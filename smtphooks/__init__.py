@@ -12,6 +12,7 @@ with, at the side of that way:
     admission/   which clients may connect: trusted proxies, reverse look-up, limits
     tls/         certificates, contexts, what a peer showed, why a handshake failed
     sasl/        the mechanisms of AUTH
+    layers/      ready-made hooks that decide about clients, recipients and messages
     stores/      ready-made hooks that keep messages
     service/     twistd, the configuration file, systemd
 
@@ -25,6 +26,7 @@ from smtphooks.errors import OptionError
 from smtphooks.extension import Extension
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import Hooks, ISMTPHooks, asyncioHook
+from smtphooks.layer import Layer
 from smtphooks.options import Options
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.replies import SMTPError
@@ -42,6 +44,7 @@ __all__ = [
     "Extension",
     "Hooks",
     "ISMTPHooks",
+    "Layer",
     "MessageStream",
     "OptionError",
     "Options",

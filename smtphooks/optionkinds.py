@@ -8,16 +8,20 @@ This module knows no option by name.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
+from typing_extensions import dataclass_transform
 
-from smtphooks.errors import OptionError
+from smtphooks.errors import OptionError, unknownName
 
 Check = Callable[[Any], bool]
+
+_T = TypeVar("_T")
 
 
 def option(
@@ -31,7 +35,8 @@ def option(
     """
     Declare an option that is the only one of its kind.
 
-    @param default: if it is None, None fits as well; if it is a function, it makes the default.
+    @param default: if it is None, None fits as well; if it is a function, it makes the default; if it is
+        C{attrs.NOTHING}, the option must be given.
     @param wants: completes "the option wants …" in the error for a value that does not fit.  C{{true!r}} and
         C{{false!r}} are written as Python or TOML writes them.
     @param show: makes what errors and the repr of the options show of a value.
@@ -52,6 +57,34 @@ def option(
         repr=True if show is None else lambda value: repr(show(value)),
         metadata={"wants": wants, **facts},
     )
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(attrs.field,))
+def withOptions(cls: type[_T]) -> type[_T]:
+    """
+    Make a class whose constructor takes options by name: its fields, each declared by its kind.
+
+    What is not declared so keeps out of the constructor with C{attrs.field(init=False)}.  Two objects are equal only if
+    they are the same.
+    """
+    made: Any = attrs.define(kw_only=True, eq=False, slots=False)(cls)
+    make = made.__init__
+
+    @functools.wraps(make)
+    def construct(self: object, *positional: object, **given: object) -> None:
+        known = [field.alias for field in attrs.fields(made) if field.init]
+        for name in given:
+            if name not in known:
+                raise OptionError(unknownName("option", name, known), options=[name])
+        missing = [field.alias for field in attrs.fields(made) if field.init and field.default is attrs.NOTHING]
+        for name in missing:
+            if name not in given:
+                wants = attrs.fields_dict(made)[name].metadata.get("wants", "a value")
+                raise OptionError(f"option {name} is missing, it wants {wants}", options=[name])
+        make(self, *positional, **given)
+
+    made.__init__ = construct
+    return made  # type: ignore[no-any-return]
 
 
 # --- Flags and numbers ---

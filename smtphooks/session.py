@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from email.utils import formatdate
 from itertools import count
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 import attrs
 
@@ -176,6 +177,16 @@ def _newID() -> str:
     return next(_numbers).to_bytes(10, "big").hex()
 
 
+State = TypeVar("State", covariant=True)
+
+
+class Stateful(Protocol[State]):
+    """A layer with state: a class, or another callable, makes that of a connection."""
+
+    @property
+    def State(self) -> Callable[[], State]: ...
+
+
 @attrs.define(eq=False)
 class Session:
     """
@@ -229,6 +240,35 @@ class Session:
     disabledCommands: list[str] | None = None
     state: dict[Any, Any] = attrs.field(factory=dict)
     error: str | None = None
+    _slots: list[tuple[object, Any]] | None = attrs.field(default=None, init=False, repr=False)
+
+    @overload
+    def of(self, layer: Stateful[State]) -> State: ...
+    @overload
+    def of(self, layer: type) -> Any: ...
+    @overload
+    def of(self, layer: object) -> Any: ...
+
+    def of(self, layer: Any) -> Any:
+        """
+        The state that a layer keeps for this connection, and shares with nobody by accident.
+
+        @param layer: the layer, for what its C{State()} has made for this connection, once; without a C{State} that is
+            a namespace, which takes any attribute.  Or the class of a layer, to read the state of another one: None if
+            no layer of that class has any yet.
+        """
+        slots = self._slots
+        if slots is None:
+            slots = self._slots = []
+        isClass = isinstance(layer, type)
+        for owner, state in slots:
+            if owner is layer or (isClass and isinstance(owner, layer)):
+                return state
+        if isClass:
+            return None
+        state = getattr(layer, "State", SimpleNamespace)()
+        slots.append((layer, state))
+        return state
 
     @property
     def transmissionType(self) -> str:

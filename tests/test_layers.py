@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "connection": {"syntax", "sasl", "options", "dialogue", "admission", "tls"},
     "server": {"syntax", "sasl", "options", "dialogue", "admission", "tls", "connection"},
     "stores": set(),
+    "layers": {"options", "syntax"},
     "service": {"syntax", "sasl", "options", "dialogue", "admission", "tls", "connection", "server"},
     "reactor": set(),
     "command": {"service", "reactor"},
@@ -39,6 +40,7 @@ MAY_IMPORT = {
 ROOT = {
     "options": "options",
     "optionkinds": "options",
+    "layer": "options",
     "protocol": "server",
     "factory": "server",
     "reactor": "reactor",
@@ -160,6 +162,7 @@ def test_public_names_are_pinned() -> None:
         "Extension",
         "Hooks",
         "ISMTPHooks",
+        "Layer",
         "MessageStream",
         "OptionError",
         "Options",
