@@ -5,6 +5,7 @@ Each can be used alone or beside others, in C{hooks=[…]} or as a C{[[layer]]} 
 what users' own layers can import, and know nothing of one another.
 """
 
+from smtphooks.layers.greylist import Greylist
 from smtphooks.layers.recipients import Recipients
 
-__all__ = ["Recipients"]
+__all__ = ["Greylist", "Recipients"]

@@ -3,7 +3,7 @@ Triplets: what greylisting remembers, in SQLite: mails that were put off, and ne
 
 In: a network, the digest of a mail, a time, and a cursor.  Out: the seconds for which the mail is still put off.
 Rules kept here: each decision is one transaction, so that several processes can share one file; the file holds digests
-and never an address; its rows are bounded, and no network can push out more than its own share of them.
+and never an address; its rows are bounded, and no network can take more than its share of them.
 This module knows no session, no thread and no reply.
 """
 
@@ -32,8 +32,8 @@ _SCHEMA = (
 )
 
 _TIDY_EVERY = 3600.0
-# One network may have this part of the rows, before its oldest ones make room for its new ones.
-_SHARE = 100
+# One network may have this part of the mails that wait, before its oldest make room for its new ones.
+_SHARE = 50
 
 
 @attrs.define(eq=False)
@@ -44,7 +44,8 @@ class Triplets:
     @ivar delay: seconds for which a mail is put off.
     @ivar window: seconds after its first coming in which it may come again.
     @ivar remember: seconds after its last mail for which a network is known.
-    @ivar maxRows: how many rows there may be, 0 for no limit; exceeded by a hundredth before it is enforced.
+    @ivar maxRows: how many rows there may be, 0 for no limit: half of them for mails that wait, half for networks that
+        are known, so that neither can leave no room for the other.
     """
 
     delay: float
@@ -87,7 +88,7 @@ class Triplets:
 
     def _add(self, cursor: Any, network: str, mail: bytes, now: float) -> None:
         if self.maxRows:
-            share = max(1, self.maxRows // _SHARE)
+            share = max(1, self._half // _SHARE)
             # All but the newest ones, so that there is room for another.
             cursor.execute(
                 "DELETE FROM waiting WHERE network = ? AND mail IN"
@@ -101,25 +102,24 @@ class Triplets:
             self._tidy(cursor, now)
 
     def _tidy(self, cursor: Any, now: float) -> None:
-        """Remove the rows that are out of date, and the oldest of what is too much: first those of mails put off."""
+        """Remove the rows that are out of date, and the oldest of those that are too many."""
         self._lastTidy, self._added = now, 0
         cursor.execute("DELETE FROM waiting WHERE first < ?", (now - self.window,))
         cursor.execute("DELETE FROM known WHERE last < ?", (now - self.remember,))
-        if not self.maxRows:
-            return
-        cursor.execute("SELECT (SELECT count(*) FROM waiting) + (SELECT count(*) FROM known)")
-        excess = cursor.fetchone()[0] - self.maxRows
-        if excess > 0:
+        if self.maxRows:
             cursor.execute(
                 "DELETE FROM waiting WHERE (network, mail) IN"
-                " (SELECT network, mail FROM waiting ORDER BY first LIMIT ?)",
-                (excess,),
+                " (SELECT network, mail FROM waiting ORDER BY first DESC LIMIT -1 OFFSET ?)",
+                (self._half,),
             )
-            excess -= cursor.rowcount
-        if excess > 0:
             cursor.execute(
-                "DELETE FROM known WHERE network IN (SELECT network FROM known ORDER BY last LIMIT ?)", (excess,)
+                "DELETE FROM known WHERE network IN (SELECT network FROM known ORDER BY last DESC LIMIT -1 OFFSET ?)",
+                (self._half,),
             )
+
+    @property
+    def _half(self) -> int:
+        return max(1, self.maxRows // 2)
 
 
 def problemOf(path: str) -> str:

@@ -178,7 +178,7 @@ async def test_each_new_connection_is_prepared_and_one_that_cannot_be_is_closed(
             raise DatabaseError("it is not ours")
 
     database = Database("it", "a_database", ":memory:", connections=1, prepare=prepare)
-    with pytest.raises(DatabaseError, match="^it cannot be used: it is not ours$"):
+    with pytest.raises(DatabaseError, match=r"^it cannot be used: it is not ours$"):
         await database.run(one)
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         prepared[0].execute("SELECT 1")
