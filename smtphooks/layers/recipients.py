@@ -232,7 +232,8 @@ class Recipients:
                 raise _refuseRelay()
             if self._isListed(locals_, domain, listings):
                 return
-        for local in locals_:
+        # Without a local part it would be the form of a catch-all, which a table may have a row for.
+        for local in filter(None, locals_):
             mailbox = f"{local}@{domain}" if domain else local
             if await database.run(_isKnown, self.query, mailbox):
                 return

@@ -110,7 +110,8 @@ async def test_a_tag_is_part_of_the_mailbox_unless_a_separator_is_given() -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_a_mailbox_is_known_with_any_tag() -> None:
-    layer = Recipients(recipients=["ann@example.org", "bob+work@example.org"], tagSeparator="+")
+    layer = Recipients(recipients=["ann@example.org", "bob+work@example.org", "+dora@example.org"], tagSeparator="+")
+    assert await ask(layer, "+dora+news@example.org") is None
     assert await ask(layer, "ann+news@example.org") is None
     assert await ask(layer, "Ann+a+b@example.org") is None
     assert await ask(layer, '"ann+a b"@example.org') is None
@@ -265,6 +266,20 @@ async def test_a_database_is_asked_with_the_tag_and_without(users: Path) -> None
     layer = Recipients(database=users, query=ACTIVE, domains=["example.org"], tagSeparator="+")
     assert await ask(layer, "ann+x@example.org") is None
     assert await ask(layer, "zoe+x@example.org") == UNKNOWN
+    layer.onStop(None)
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("local", ['""', "+ann"])
+async def test_a_database_is_never_asked_for_a_domain_in_the_place_of_a_mailbox(users: Path, local: str) -> None:
+    layer = Recipients(
+        database=users,
+        query="SELECT ? IN ('@example.org', 'ann@example.org')",
+        domains=["example.org"],
+        tagSeparator="+",
+    )
+    assert await ask(layer, "ann@example.org") is None
+    assert await ask(layer, f"{local}@example.org") == UNKNOWN
     layer.onStop(None)
 
 
