@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 from hypothesis import given
@@ -16,11 +18,13 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 
-from smtphooks import Address, Envelope, OptionError, Session, SMTPError
+from smtphooks import Address, Envelope, Layer, OptionError, Session, SMTPError
 from smtphooks.layers import Greylist
 from smtphooks.layers.database import DatabaseError
 from smtphooks.layers.greylist import _mailOf, _networkOf
 from smtphooks.syntax.grammar import parseForwardPath, parseReversePath
+from tests.layers.pages import blocksOf
+from tests.test_readme import tomllib
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -371,3 +375,22 @@ def test_a_file_that_is_none_of_sqlite_is_one_sentence(tmp_path: Path) -> None:
     path.write_text("Dear diary")
     with pytest.raises(OptionError, match=r"^option path is wrong: .*notes.txt is no SQLite file, move it away$"):
         Greylist(path=path, only=["spf-fail"])
+
+
+# --- The documentation ---
+
+PAGE = (Path(__file__).parents[2] / "docs" / "layers" / "greylist.rst").read_text()
+
+
+def test_the_documentation_has_every_option_with_its_default() -> None:
+    for field in attrs.fields(Greylist):
+        if field.init:
+            (default,) = re.findall(rf"^``{field.name}``\s+(\S+)", PAGE, re.MULTILINE)
+            assert default == "must" if field.default is attrs.NOTHING else default == f"``{int(field.default)}``"
+
+
+def test_the_example_of_the_documentation_is_valid(tmp_path: Path) -> None:
+    (text,) = blocksOf(PAGE, "toml")
+    (layer,) = tomllib.loads(text)["layer"]
+    assert layer.pop("use") == "smtphooks.layers:Greylist"
+    Layer(Greylist(path=str(tmp_path / "x.db"), only=layer["only"]), unless=layer["unless"])

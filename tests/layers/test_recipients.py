@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.task import Clock
@@ -17,7 +21,9 @@ from smtphooks.layers import Recipients
 from smtphooks.layers.database import DatabaseError
 from smtphooks.syntax.grammar import parseForwardPath
 from tests.conftest import Logged
+from tests.layers.pages import blocksOf
 from tests.support import HELLO, MAIL, connect
+from tests.test_readme import tomllib
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -418,3 +424,33 @@ def test_what_a_module_connects_with_is_not_shown() -> None:
     with pytest.raises(OptionError) as caught:
         Recipients(database={**database, "more": 1})
     assert "not-to-be-seen" not in str(caught.value)
+
+
+# --- The documentation ---
+
+PAGE = (Path(__file__).parents[2] / "docs" / "layers" / "recipients.rst").read_text()
+
+
+def test_the_documentation_has_every_option_with_its_default() -> None:
+    for field in attrs.fields(Recipients):
+        if field.init:
+            (default,) = re.findall(rf"^``{field.name}``\s+(\S+)", PAGE, re.MULTILINE)
+            assert {"none": (None, ()), "see": ((),), '``""``': ("",), "``true``": (True,)}[default].count(
+                field.default
+            )
+
+
+def test_the_examples_of_the_documentation_are_valid(
+    tmp_path: Path, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    users.rename("users.db")
+    monkeypatch.setitem(sys.modules, "psycopg2", SimpleNamespace(paramstyle="pyformat"))
+    (file,) = blocksOf(PAGE, "text")
+    Path("recipients.txt").write_text(file)
+    layers = [layer for text in blocksOf(PAGE, "toml") for layer in tomllib.loads(text)["layer"]]
+    assert len(layers) == 3
+    for layer in layers:
+        assert layer.pop("use") == "smtphooks.layers:Recipients"
+        layer.pop("unless", None)
+        Recipients(**layer)
