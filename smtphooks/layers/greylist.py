@@ -173,15 +173,7 @@ class Greylist:
         if left <= 0:
             session.of(self).known = network
             return
-        seconds = math.ceil(left)
-        log.info(
-            "mail from {network} is greylisted for {seconds} s [{session}]",
-            session=session.id,
-            peer=session.remoteAddress,
-            network=network,
-            seconds=seconds,
-        )
-        raise SMTPError(f"Greylisted, please try again in {seconds} seconds", 450, "4.7.1")
+        raise SMTPError(f"Greylisted, please try again in {math.ceil(left)} seconds", 450, "4.7.1")
 
     def _now(self) -> float:
         # The time of day, as the rows outlive the process and the machine's uptime.
