@@ -5,8 +5,10 @@ Each can be used alone or beside others, in C{hooks=[…]} or as a C{[[layer]]} 
 what users' own layers can import, and know nothing of one another.
 """
 
+from smtphooks.layers.dnslists import DNSLists
 from smtphooks.layers.ratelimit import RateLimit
 
 __all__ = [
+    "DNSLists",
     "RateLimit",
 ]
