@@ -25,7 +25,7 @@ from twisted.names.error import (
 )
 from twisted.python.failure import Failure
 
-from smtphooks.layers.dnslist import Code, nameIn, shown
+from smtphooks.layers.dnslist import Code, nameIn, shown, unreversed
 
 log = Logger()
 
@@ -155,7 +155,7 @@ class ListLookups:
         text = ""
         try:
             if control is not None and (await self.lookUp(control, zone, None)).codes:
-                self.report(zone, f"lists {_named(control)}, so it lists everything, and is ignored")
+                self.report(zone, f"lists {unreversed(control)}, so it lists everything, and is ignored")
                 return _UNKNOWN, _NOT_LISTED
             if explain:
                 text = _textOf(await self._query(_TXT, name))
@@ -249,11 +249,6 @@ def _troubleOf(error: Exception) -> str:
     if isinstance(error, (CancelledError, TimeoutError)):
         return "does not answer in time"
     return f"cannot be asked ({type(error).__name__})"
-
-
-def _named(control: str) -> str:
-    """A control entry as an operator knows it."""
-    return ".".join(reversed(control.split(".")))
 
 
 def _textOf(records: Sequence[Any]) -> str:

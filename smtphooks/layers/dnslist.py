@@ -108,6 +108,11 @@ def reversedAddress(ip: IPAddress) -> str:
     return unmapped(ip).reverse_pointer.rpartition(".")[0].rpartition(".")[0]
 
 
+def unreversed(subject: str) -> str:
+    """The IPv4 address that a reversed one stands for; a single label unchanged."""
+    return ".".join(reversed(subject.split(".")))
+
+
 def domainOf(text: str) -> str | None:
     """
     A domain as it stands before that of a list, in lower case and as A-labels.

@@ -28,6 +28,7 @@ from smtphooks.layers.dnslist import (
     domainOf,
     parseList,
     reversedAddress,
+    unreversed,
 )
 from smtphooks.netaddress import isPublic, maybeIP, unmapped
 from smtphooks.optionkinds import isText, listOf, objectWith, option, within, withOptions
@@ -257,7 +258,8 @@ class DNSLists:
     def _testList(self, each: DNSList, test: str, control: str) -> Deferred[Answer]:
         def judge(answer: Answer) -> Answer:
             if answer.isKnown and not answer.codes:
-                lookUps.report(each.zone, f"lacks the entry for tests of RFC 5782 ({test}): has it been given up?")
+                entry = unreversed(test)
+                lookUps.report(each.zone, f"lacks the entry for tests of RFC 5782 ({entry}): has it been given up?")
             return answer
 
         lookUps = self._lookUpsNow()
