@@ -37,16 +37,17 @@ class Limit:
     @ivar limit: units that come back in C{seconds}, one after the other.
     @ivar burst: units that can be taken at once.
     @ivar name: for the log; two limits that differ only in their names are the same.
+    @ivar period: C{seconds} in nanoseconds.
     """
 
     limit: int
     seconds: float
     burst: int
     name: str = attrs.field(default="", eq=False, order=False)
+    period: int = attrs.field(init=False, eq=False, order=False, repr=False)
 
-    @property
-    def period(self) -> int:
-        """C{seconds} in nanoseconds."""
+    @period.default
+    def _period(self) -> int:
         return round(self.seconds * _NANOSECONDS)
 
 

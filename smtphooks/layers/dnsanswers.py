@@ -154,6 +154,7 @@ class ListLookups:
             return (_UNKNOWN if addresses else Answer()), _NOT_LISTED
         text = ""
         try:
+            # RFC 5782 section 7: a domain that is no list any more may answer for every name.
             if control is not None and (await self.lookUp(control, zone, None)).codes:
                 self.report(zone, f"lists {unreversed(control)}, so it lists everything, and is ignored")
                 return _UNKNOWN, _NOT_LISTED

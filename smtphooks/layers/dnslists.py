@@ -74,7 +74,7 @@ class _Inquiry:
     def _conclude(self, answers: Sequence[Answer]) -> None:
         self.answers = answers
         waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.called:
+        if waiting is not None:
             waiting.callback(None)
 
 
@@ -140,6 +140,11 @@ class DNSLists:
         self._allow = [parseList("allow", text) for text in self.allow]
         if not (self._clients or self._helos or self._senders):
             raise OptionError("option clients is empty, and so are helos and senders: no list is asked")
+        for name, ofDomains in (("helos", self._helos), ("senders", self._senders)):
+            if any(each.score < 0 for each in ofDomains):
+                raise OptionError(
+                    f"option {name} has a list with a negative score, but a client can claim any name", options=[name]
+                )
         self._servers = [_parseServer(text) for text in self.servers]
         if self._servers and self.resolver is not None:
             raise OptionError("option servers cannot be given beside resolver", options=["servers", "resolver"])

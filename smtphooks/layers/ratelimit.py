@@ -225,12 +225,13 @@ class RateLimit:
         for per, limits in self._limits.get(what, {}).items():
             if only is not None and per != only:
                 continue
-            values = [str(address).lower() for address in recipients]
-            if per == CLIENT:
+            if per == RECIPIENT:
+                values = [str(address).lower() for address in recipients]
+            elif per == CLIENT:
                 values = [networkOf(session.remoteAddress)]
             elif per == USER:
                 values = [(user or "").lower() if what == FAILURES else _nameOf(session.user)]
-            elif per == SENDER:
+            else:
                 values = [str(sender or session.envelope.mailFrom or "").lower()]
             charges += [_Charge(what, per, value, cost, limits) for value in dict.fromkeys(values) if value]
         return charges

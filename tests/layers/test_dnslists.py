@@ -98,6 +98,8 @@ def listing(client: str = REVERSED, zone: str = BL, code: str = "127.0.0.2", **m
             {"clients": [BL], "servers": ["192.0.2.1"], "resolver": Lists()},
             "option servers cannot be given beside resolver",
         ),
+        ({"helos": [f"{DBL}*-1"]}, "option helos has a list with a negative score, but a client can claim any name"),
+        ({"senders": [f"{DBL}*-1"]}, "option senders has a list with a negative score"),
         ({"lists": [BL]}, "unknown option lists"),
     ],
 )
