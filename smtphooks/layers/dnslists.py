@@ -185,10 +185,11 @@ class DNSLists:
         if session.user is not None or address.local.lower() in _ALWAYS_REACHED:
             return
         self._askAboutClient(session)
+        state = session.of(self)
         score, reasons, lists = 0, [], []
-        for inquiry in session.of(self).inquiries:
+        for inquiry in state.inquiries:
             listings = await inquiry.listings()
-            if any(each in self._allow for each, _ in listings):
+            if inquiry is state.client and any(each in self._allow for each, _ in listings):
                 return
             score += sum(each.score for each, _ in listings)
             against = [(each, answer) for each, answer in listings if each.score > 0]

@@ -224,6 +224,11 @@ def test_a_list_in_both_places_allows() -> None:
     assert Dialogue(listing(), clients=[BL], allow=[BL]).begins().refusal() is None
 
 
+def test_a_name_that_the_client_chose_allows_nothing() -> None:
+    lists = Lists().has(f"client.example.{WL}", "127.0.0.2")
+    assert Dialogue(lists, helos=[WL], allow=[WL]).begins().refusal() is not None
+
+
 def test_an_allow_list_that_lists_everything_allows_nothing() -> None:
     lists = listing().has(f"{REVERSED}.{WL}", "127.0.0.2").has(f"1.0.0.127.{WL}", "127.0.0.2")
     with capturedLogs():
