@@ -5,7 +5,9 @@ Each can be used alone or beside others, in C{hooks=[…]} or as a C{[[layer]]} 
 what users' own layers can import, and know nothing of one another.
 """
 
+from smtphooks.layers.dnslists import DNSLists
 from smtphooks.layers.greylist import Greylist
+from smtphooks.layers.ratelimit import RateLimit
 from smtphooks.layers.recipients import Recipients
 
-__all__ = ["Greylist", "Recipients"]
+__all__ = ["DNSLists", "Greylist", "RateLimit", "Recipients"]
