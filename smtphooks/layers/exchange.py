@@ -121,7 +121,10 @@ class _Exchange(Protocol):
         factory.noisy = False
         factory.protocol = lambda: self
         self._connecting = endpoint.connect(factory)
-        self._connecting.addErrback(lambda failure: self._fault(f"cannot be reached: {failure.getErrorMessage()}"))
+        self._connecting.addCallbacks(
+            lambda _: self._connected(),
+            lambda failure: self._fault(f"cannot be reached: {failure.getErrorMessage()}"),
+        )
 
     def close(self) -> None:
         """End the exchange, whether there is an answer or not."""
@@ -130,7 +133,7 @@ class _Exchange(Protocol):
             self.answered.errback(CancelledError())
             self.answered.addErrback(lambda failure: None)
         for pending in (self._delivery, self._connecting):
-            if pending is not None:
+            if pending is not None:  # cancelling one that has fired does nothing
                 pending.cancel()
         transport: Any = self.transport
         if transport is not None:
@@ -208,8 +211,7 @@ class _Exchange(Protocol):
 
     # --- the transport tells its producer, and its protocol ---
 
-    def connectionMade(self) -> None:
-        """There is a connection."""
+    def _connected(self) -> None:
         transport: Any = self.transport
         transport.registerProducer(self, True)
         transport.write(self._request.opening)
