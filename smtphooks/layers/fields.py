@@ -127,10 +127,10 @@ def fieldOctets(name: str, value: str) -> bytes:
     Line ends in the value become folds, and lines that are too long are folded.
     """
     first, *others = [_clean(line).rstrip() for line in re.split(r"[\r\n]+", value)]
-    lines = _folded(f"{name}: {first.lstrip()}".encode(errors="replace"))
+    lines = _folded(f"{name}: {first.lstrip()}".encode())
     for line in others:
         if line:
-            lines += _folded((line if line[0] in " \t" else f"\t{line}").encode(errors="replace"))
+            lines += _folded((line if line[0] in " \t" else f"\t{line}").encode())
     return b"".join(line + b"\r\n" for line in lines)
 
 
