@@ -24,6 +24,9 @@ def framed(*chunks):
     return b"zINSTREAM\0" + b"".join(struct.pack(">L", len(chunk)) + chunk for chunk in (*chunks, b""))
 
 
+FRAMED = framed(b"one")
+
+
 class Scan:
     """A scan by a layer whose clock stands still."""
 
@@ -45,7 +48,7 @@ class Scan:
         await talk.has(octets)
         return talk
 
-    async def answered(self, octets, after=framed(b"one")):
+    async def answered(self, octets, after=FRAMED):
         """Let clamd answer and close after some octets."""
         talk = await self.has(after)
         talk.answer(octets)
@@ -155,7 +158,7 @@ async def test_a_message_is_not_clean_before_it_has_been_scanned_whole(scanner):
 @pytest_twisted.ensureDeferred
 async def test_a_clamd_that_never_answers_is_a_fault_after_the_timeout(scanner):
     scan = Scan(scanner, timeout=7)
-    await scan.has(framed(b"one"))
+    await scan.has(FRAMED)
     scan.clock.advance(7)
     with pytest.raises(ScannerFault, match="has not answered within 7 seconds"):
         await scan.result
