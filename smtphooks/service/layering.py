@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from smtphooks.errors import OptionError
-from smtphooks.hooks import FURTHER, HOOK_NAMES, hookOf
+from smtphooks.hooks import FURTHER, HOOK_NAMES, faultOf, hookOf
 from smtphooks.layer import PASS, Layer
 from smtphooks.service.hiding import scrubbed
 from smtphooks.service.loading import lineOf, loadHooks, prepared
@@ -80,6 +80,9 @@ def _makeHooks(settings: HooksSettings, auth: AuthSettings | None) -> object:
     found = {name for name in _HOOK_NAMES if hookOf(hooks, name)}
     if not found:
         raise ConfigError(f"{settings.where}: {settings.name} has no hook, give it a method such as onRcptTo or onData")
+    fault = None if settings.layer is None else faultOf(hooks, {})
+    if fault is not None:
+        raise ConfigError(f"{settings.where}: {fault}")
     if auth is not None and "onAuth" in found:
         raise ConfigError(f"{auth.where} has checkers and {settings.title} has onAuth, leave one of them out")
     return hooks

@@ -67,6 +67,10 @@ class Filtering:
         async for chunk in stream:
             yield chunk
 
+class Misspelt(Picky):
+    def onRcpTo(self, address, session):
+        pass
+
 class Outer:
     inner = Mail()
 

@@ -124,6 +124,10 @@ class TestPaths:
             "[[layer]] 2 (mailapp:Nothing): mailapp:Nothing has no hook, give it a method such as onRcptTo or onData",
         ),
         (
+            STORE + '[[layer]]\nuse = "mailapp:Misspelt"\n',
+            "[[layer]] 2 (mailapp:Misspelt): option hooks has a method onRcpTo, which is no hook, did you mean onRcpt",
+        ),
+        (
             PICKY + "unless = ['auth']\n",
             '[[layer]] 1 (mailapp:Picky): option unless is wrong: "auth" is neither an address such as',
         ),
