@@ -249,6 +249,8 @@ def test_every_block_is_known_to_this_file() -> None:
         ("toml", "service.toml"),
         ("toml", "two_hooks.toml"),
         ("toml", "secure.toml"),
+        ("python", "ourdomains.py"),
+        ("toml", "layers.toml"),
         ("python", "mail.tac"),
         ("python", "embedding.py"),
         ("python", "lean.py"),
@@ -430,7 +432,7 @@ def test_programs(folder: Path, name: str) -> None:
         assert len([*(folder / "mail" / "new").iterdir()]) == 1
 
 
-@pytest.mark.parametrize("name", ["service.toml", "two_hooks.toml", "secure.toml"])
+@pytest.mark.parametrize("name", ["service.toml", "two_hooks.toml", "secure.toml", "layers.toml"])
 def test_configurations(folder: Path, name: str) -> None:
     text = FILES[name].replace("/etc/smtphooks", str(folder))
     (folder / name).write_text(text)
@@ -448,3 +450,7 @@ def test_configurations(folder: Path, name: str) -> None:
     assert check.returncode == 0, check.stderr
     endpoints = [listener["endpoint"] for listener in tomllib.loads(check.stdout)["listener"]]
     assert endpoints == [listener["endpoint"] for listener in tomllib.loads(text)["listener"]]
+    if name == "layers.toml":
+        comments = [line for line in check.stdout.splitlines() if line.startswith("#")]
+        shown = next(block for _, _, block in BLOCKS if "--config layers.toml --check" in block)
+        assert shown.strip().splitlines()[1:-1] == comments
