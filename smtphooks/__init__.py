@@ -22,6 +22,7 @@ than on Twisted's own; and C{__main__}, the command.  This module only publishes
 """
 
 from smtphooks._version import __version__
+from smtphooks.consumer import ConsumerStopped
 from smtphooks.errors import OptionError
 from smtphooks.extension import Extension
 from smtphooks.factory import SMTPServerFactory
@@ -33,7 +34,7 @@ from smtphooks.replies import SMTPError
 from smtphooks.sasl.auth import Auth, AuthResponse
 from smtphooks.service.service import SMTPService
 from smtphooks.session import Address, Envelope, Session, TLSInfo
-from smtphooks.stream import ConsumerStopped, MessageStream
+from smtphooks.stream import MessageStream
 
 __all__ = [
     "Address",

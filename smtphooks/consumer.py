@@ -20,20 +20,26 @@ from smtphooks.awaiting import Waiting
 log = Logger()
 
 
+class ConsumerStopped(Exception):
+    """The consumer of C{MessageStream.deliverTo} has stopped the delivery before the end of the message."""
+
+
 class ConsumerWriter:
     """
     One delivery to a consumer.
 
     @ivar isOpen: the consumer gets further octets.
+    @ivar isBusy: for its owner: octets are being asked for and written.
     @ivar ended: fires with None when the delivery is complete, and fails if it is not; set while C{isOpen}.
     """
 
-    __slots__ = ("_consumer", "_isRegistered", "ended", "isOpen")
+    __slots__ = ("_consumer", "_isRegistered", "ended", "isBusy", "isOpen")
 
     def __init__(self, consumer: IConsumer) -> None:
         self._consumer: Any = consumer
         self._isRegistered = False  # here, and not by the consumer's owner
         self.isOpen = True
+        self.isBusy = False
         self.ended: Waiting[None] = Waiting(self._cancelled)
 
     def register(self, producer: Any) -> None:

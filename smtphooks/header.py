@@ -1,7 +1,8 @@
 """
 The header of a message (RFC 5322 section 2.2): where it ends, its fields, and how fields are put in front of it.
 
-In: octets, cut anywhere.  Out: offsets, an L{email.message.Message}, and the separator between two headers.
+In: octets, cut anywhere.  Out: the octets of a header, an L{email.message.Message}, and the separator between two
+headers.
 A line ends with CRLF, or with a bare LF where option C{bareNewline} lets that through.
 This module knows neither streams nor sessions.
 """
@@ -9,10 +10,19 @@ This module knows neither streams nor sessions.
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from email.message import Message
 from email.parser import BytesHeaderParser
 
+from smtphooks.replies import HEADER_TOO_LARGE
+
 EMPTY_LINE = b"\r\n"
+
+# The limit on a header, in octets.
+HEADER_OCTETS = 262144
+
+# Pieces that are collected before they are joined: a bytes object has some 50 octets of overhead, even for two octets.
+_PIECES = 1024
 
 # RFC 5322 section 2.1.1: no line is longer, so a field has its colon within these octets.
 _LINE_OCTETS = 998
@@ -54,10 +64,38 @@ class HeaderEnd:
         self.octets += len(data)
 
 
-def parseHeader(octets: bytes) -> Message:
+async def receiveHeader(chunks: list[bytes], more: Callable[[int], Awaitable[bool]]) -> bytes:
+    """
+    Wait for the header of a message.
+
+    @param chunks: the octets of the message as they arrive; they stay there, but are joined.
+    @param more: waits for more than so many chunks; False if the message has ended before.
+    @return: the header as the client sent it; without an empty line the whole message.
+    @raise SMTPError: 552, if it is larger than L{HEADER_OCTETS}.
+    """
+    search, searched = HeaderEnd(), 0
+    while search.end is None and search.octets <= HEADER_OCTETS and await more(searched):
+        for chunk in chunks[searched:]:
+            search.scan(chunk)
+        if len(chunks) > _PIECES:
+            chunks[:] = [b"".join(chunks)]
+        searched = len(chunks)
+    if (search.end or search.octets) > HEADER_OCTETS:
+        raise HEADER_TOO_LARGE.asError()
+    if len(chunks) > 1:
+        chunks[:] = [b"".join(chunks)]
+    return chunks[0][: search.end] if chunks else b""
+
+
+def parseHeader(octets: bytes, prefix: bytes = b"") -> Message:
     """
     The fields of a header.  Neither this nor reading the result raises anything, whatever the octets.
+
+    @param prefix: fields that are put in front of the message.
     """
+    if prefix:
+        # If the separator is an empty line, all of the message is body.
+        octets = prefix + (maybeSeparator(octets, more=False) or octets)
     # The parser would end a line at a bare CR, and find fields that other programs do not find.
     header = _parser.parsebytes(_BARE_CR.sub(b" ", octets))
     # For the parser a line that is not a field ends the header, and the lines after it are a body, which is dropped.
@@ -68,6 +106,21 @@ def parseHeader(octets: bytes) -> Message:
 def areFields(octets: bytes) -> bool:
     """Whether these are one or more whole header fields, each line of which ends with CRLF."""
     return _FIELDS.fullmatch(octets) is not None
+
+
+def checkedFields(octets: bytes, taking: str) -> bytes:
+    """
+    These octets, if they are one or more whole header fields, each line of which ends with CRLF.
+
+    @param taking: begins the error, such as C{"prepend() takes"}.
+    @raise TypeError: if they are not bytes.
+    @raise ValueError: if they are anything else.
+    """
+    if not isinstance(octets, bytes):
+        raise TypeError(f"{taking} bytes, not {octets!r}")
+    if not areFields(octets):
+        raise ValueError(f"{taking} whole header fields whose lines end with CRLF, not {octets!r}")
+    return octets
 
 
 def maybeSeparator(octets: bytes, more: bool) -> bytes | None:

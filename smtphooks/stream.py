@@ -19,27 +19,17 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
 from smtphooks.awaiting import Signal
-from smtphooks.consumer import ConsumerWriter
-from smtphooks.header import HeaderEnd, areFields, maybeSeparator, parseHeader
-from smtphooks.replies import HEADER_TOO_LARGE, TOO_LARGE
+from smtphooks.consumer import ConsumerStopped, ConsumerWriter
+from smtphooks.header import HEADER_OCTETS, checkedFields, maybeSeparator, parseHeader, receiveHeader
+from smtphooks.pieces import Pieces
+from smtphooks.replies import TOO_LARGE
 
 # Octets that the stream buffers before it is full.  One pull from the wire (at most 64 KiB) may exceed it, and the
 # wire buffers at most 64 KiB less that pull: together less than 128 KiB.
 ROOM = 16384
 
-# The limit on the header for L{MessageStream.header}, in octets; the stream buffers that many only while it is called.
-HEADER_OCTETS = 262144
-
 # The default limit of L{MessageStream.read}, in octets.
 READ_OCTETS = 33554432
-
-# Pieces that are collected before they are joined: a bytes object has some 50 octets of overhead, even for two octets.
-_PIECES = 1024
-
-
-class ConsumerStopped(Exception):
-    """The consumer of L{MessageStream.deliverTo} has stopped the delivery before the end of the message."""
-
 
 _ONE_READER = "a MessageStream is read by one reader at a time"
 
@@ -67,14 +57,16 @@ class MessageStream:
 
     __slots__ = (
         "_arrived",
+        "_asks",
         "_chunks",
         "_consumer",
         "_cutOversized",
-        "_discarding",
         "_ended",
         "_failure",
         "_header",
+        "_isCut",
         "_iterated",
+        "_mustLook",
         "_paused",
         "_prefix",
         "_size",
@@ -89,11 +81,20 @@ class MessageStream:
 
     length = UNKNOWN_LENGTH
 
-    def __init__(self, size: int = 0, cutOversized: bool = True, wantsMore: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        size: int = 0,
+        cutOversized: bool = True,
+        wantsMore: Callable[[], None] = lambda: None,
+        asks: Callable[[], object] | None = None,
+    ) -> None:
         """
         @param size: the maximum size of the message in octets, 0 for no limit.
         @param cutOversized: end the stream at that size.
         @param wantsMore: called whenever the hook has read octets.
+        @param asks: called when a reader is about to wait for octets, or a consumer that is not paused has got all
+            there were; perhaps within L{append}.  It may call L{append}, L{complete}, L{fail} and L{discard}, and must
+            not raise.
         """
         self.byteLength = 0
         self.buffered = 0
@@ -102,13 +103,15 @@ class MessageStream:
         self._size = size
         self._cutOversized = cutOversized
         self._wantsMore = wantsMore
+        self._asks = asks
         self._chunks: list[bytes] = []  # for the reader
         self._arrived = self._chunks  # from the client; a list of its own until the separator after the prefix is known
         self._prefix = b""  # the hook's own header fields
         self._header: Message | None = None
         self._ended = False
         self._failure: Failure | None = None
-        self._discarding = False
+        self._isCut = False  # failed or discarded: further octets are only counted
+        self._mustLook = asks is not None  # a reader that is about to wait must call _look: is cut, or has asks
         self._taken = False  # one of the ways to read has been chosen
         self._iterated = False  # and it is async for
         self._wanted: Signal | None = None  # the reader awaits it; set until the reader has resumed
@@ -125,8 +128,9 @@ class MessageStream:
     def append(self, data: bytes, isLast: bool = False) -> None:
         """Octets have arrived; the message may be complete with them."""
         self.byteLength += len(data)
-        self.sizeExceeded = 0 < self._size < self.byteLength
-        if not (self._ended or self._discarding or self._failure):
+        if self._size:
+            self.sizeExceeded = self._size < self.byteLength
+        if not (self._ended or self._isCut):
             if self.sizeExceeded and self._cutOversized:
                 data = data[: self._size - self.byteLength]
                 isLast = True
@@ -136,6 +140,11 @@ class MessageStream:
         if isLast:
             self._ended = True
         self._serve()
+
+    def allow(self, octets: int) -> None:
+        """Let the message have so many octets more, if there is a limit."""
+        if self._size:
+            self._size += octets
 
     def complete(self, data: bytes = b"") -> None:
         """The message is complete, with these octets."""
@@ -153,16 +162,16 @@ class MessageStream:
         """The hook has ended; code that still reads must not take a part for the whole message."""
         if self._ended and not self._chunks:
             return
-        self._discarding = True
         self._drop()
         self._serve()
 
     def _maybeFailure(self) -> Failure | None:
-        if self._discarding and self._failure is None:
+        if self._isCut and self._failure is None:
             self._failure = Failure(RuntimeError("onData has ended, and its message cannot be read any more"))
         return self._failure
 
     def _drop(self) -> None:
+        self._isCut = self._mustLook = True
         self._chunks.clear()
         self._arrived.clear()
         self.buffered = 0
@@ -181,6 +190,7 @@ class MessageStream:
         separator = maybeSeparator(b"".join(self._arrived), more=not self._ended)
         if separator is not None:
             self._chunks += [separator, *self._arrived] if separator else self._arrived
+            self._prefix += separator
             self.buffered += len(separator)
             self._arrived = self._chunks
 
@@ -190,38 +200,23 @@ class MessageStream:
         """
         The header of the message, which can still be read from its first octet.
 
-        @raise SMTPError: 552, if the header is larger than L{HEADER_OCTETS}; and as L{read} does.
+        @raise SMTPError: 552, if the header is larger than 256 KiB; and as L{read} does.
         @raise RuntimeError: if reading has begun.
         """
         self._mustBeUnread("header")
         if self._header is None:
-            octets = await self._headerOctets()
-            separator = maybeSeparator(octets, more=False)
-            # If the separator is an empty line, all of the message is body.
-            self._header = parseHeader(self._prefix + (separator or octets) if self._prefix else octets)
+            self._header = parseHeader(await self._receiveHeader(), self._prefix)
         return self._header
 
-    async def _headerOctets(self) -> bytes:
-        """The header as the client sent it; without an empty line the whole message."""
-        chunks, search, searched = self._chunks, HeaderEnd(), 0
+    async def _receiveHeader(self) -> bytes:
         wasFull = self.buffered >= self.room
         self.room = HEADER_OCTETS + 1
         if wasFull:
             self._wantsMore()
         try:
-            while search.end is None and search.octets <= HEADER_OCTETS and await self._more(searched):
-                for chunk in chunks[searched:]:
-                    search.scan(chunk)
-                if len(chunks) > _PIECES:
-                    chunks[:] = [b"".join(chunks)]
-                searched = len(chunks)
+            return await receiveHeader(self._chunks, self._more)
         finally:
             self.room = ROOM
-        if (search.end or search.octets) > HEADER_OCTETS:
-            raise HEADER_TOO_LARGE.asError()
-        if len(chunks) > 1:
-            chunks[:] = [b"".join(chunks)]
-        return chunks[0][: search.end] if chunks else b""
 
     def prepend(self, octets: bytes) -> None:
         """
@@ -234,13 +229,15 @@ class MessageStream:
         @raise ValueError: for other octets.
         @raise RuntimeError: if reading has begun.
         """
-        if not isinstance(octets, bytes):
-            raise TypeError(f"prepend() takes bytes, not {octets!r}")
-        if not areFields(octets):
-            raise ValueError(f"prepend() takes whole header fields whose lines end with CRLF, not {octets!r}")
+        fields = checkedFields(octets, "prepend() takes")
         self._mustBeUnread("prepend")
-        self._prefix = octets + self._prefix
+        self._prefix = fields + self._prefix
         self._header = None
+
+    @property
+    def prepended(self) -> int:
+        """Octets that L{prepend} has put in front; the empty line after them, if any, counts once it is known."""
+        return len(self._prefix)
 
     def _mustBeUnread(self, method: str) -> None:
         if self._taken:
@@ -254,7 +251,7 @@ class MessageStream:
         if self._wanted is not None:
             raise RuntimeError(_ONE_READER)
         self._taken = True
-        if self._prefix and self._maybeFailure() is None:
+        if self._prefix and not self._isCut:
             self._chunks = [self._prefix]
             self.buffered += len(self._prefix)
             self._maybeJoin()
@@ -270,7 +267,9 @@ class MessageStream:
     async def _more(self, held: int = 0) -> bool:
         """Wait for more than C{held} chunks; False if the stream has ended before."""
         while len(self._chunks) <= held:
-            if self._isOver():
+            if self._look():
+                continue
+            if self._ended:
                 return False
             self._wanted = Signal()
             try:
@@ -279,14 +278,26 @@ class MessageStream:
                 self._wanted = None
         return True
 
-    def _isOver(self) -> bool:
-        """Whether the stream has ended; if not, the caller may wait.  Raises the failure of the stream."""
+    def _look(self) -> bool:
+        """
+        Look for what is wrong, which is raised, and ask for octets, before a reader waits.
+
+        @return: something came of it: octets, the end or a failure.
+        """
         failure = self._maybeFailure()
         if failure is not None:
             failure.raiseException()
         if self._wanted is not None:
             raise RuntimeError(_ONE_READER)
-        return self._ended
+        return self._ask()
+
+    def _ask(self) -> bool:
+        if self._asks is None or self._ended or self._isCut:
+            return False
+        octets = self.byteLength
+        self._asks()
+        # Not all that has come is in _chunks, while the separator after the prefix is not known.
+        return self.byteLength != octets or self._ended or self._isCut
 
     def __aiter__(self) -> MessageStream:
         """The stream itself: a second C{async for} continues where the first has stopped."""
@@ -299,8 +310,8 @@ class MessageStream:
         if not self._iterated:
             self.__aiter__()
         while not self._chunks:  # as in _more: awaiting that coroutine would double the cost
-            if self._failure is not None or self._discarding or self._wanted is not None:
-                self._isOver()  # raises what is wrong
+            if (self._mustLook or self._wanted is not None) and self._look():
+                continue
             if self._ended:
                 raise StopAsyncIteration
             self._wanted = Signal()
@@ -321,20 +332,14 @@ class MessageStream:
         @raise SMTPError: 552 above the limit; 550 for a bare CR or LF if option C{bareNewline} is C{"reject"}.
         """
         self._choose()
-        pieces: list[bytes] = []
-        octets = joined = 0
+        pieces = Pieces()
         while self._chunks or await self._more():
-            piece = self._take()
-            octets += len(piece)
-            if limit and octets > limit:
+            pieces.add(self._take())
+            if limit and pieces.octets > limit:
                 pieces.clear()  # the traceback would keep them in memory
                 raise TOO_LARGE.asError()
-            pieces.append(piece)
-            if len(pieces) - joined >= _PIECES:
-                pieces[joined:] = [b"".join(pieces[joined:])]
-                joined += 1
             self._wantsMore()
-        return b"".join(pieces)
+        return pieces.join()
 
     def deliverTo(self, consumer: IConsumer) -> Deferred[None]:
         """
@@ -374,10 +379,16 @@ class MessageStream:
             self._consumer.stopDelivery(ConsumerStopped("the consumer of the message asked for no more"))
 
     def _deliver(self, consumer: ConsumerWriter) -> None:
-        while consumer.isOpen and self._chunks and not self._paused:
-            # wantsMore comes last: octets that arrive within that call are written within it.
-            consumer.write(self._take())
-            self._wantsMore()
+        if consumer.isBusy:
+            return
+        # Octets that were asked for are written by this loop, not within append(): the stack would grow with them.
+        consumer.isBusy = asks = self._asks is not None
+        while consumer.isOpen and not self._paused and (self._chunks or (asks and self._ask())):
+            if self._chunks:
+                # wantsMore comes last: octets that arrive within that call are written within it.
+                consumer.write(self._take())
+                self._wantsMore()
+        consumer.isBusy = False
         failure = self._maybeFailure()
         if not consumer.isOpen or self._chunks or not (self._ended or failure):
             return

@@ -1106,3 +1106,198 @@ def test_whatever_a_consumer_does_it_gets_each_octet_once(deeds: list[str], cut:
         stream.complete()
         stream.resumeProducing()
         assert (consumer.got, result.values) == (sent, [None])
+
+
+def test_the_limit_can_be_raised_while_the_message_comes() -> None:
+    stream = MessageStream(5)
+    result = Result(stream.read())
+    stream.append(b"abcde")
+    stream.allow(2)
+    stream.append(b"fg")
+    assert (result.isOpen, stream.sizeExceeded) == (True, False)
+    stream.append(b"h")
+    assert (result.values, stream.sizeExceeded) == ([b"abcdefg"], True)
+
+
+def test_a_stream_without_a_limit_has_none_afterwards() -> None:
+    stream = MessageStream()
+    stream.allow(2)
+    stream.complete(b"abc")
+    assert (Result(stream.read()).values, stream.sizeExceeded) == ([b"abc"], False)
+
+
+@pytest.mark.parametrize(("message", "separator"), [(b"Subject: x\r\n", 0), (b"Dear Ann\r\n", 2)])
+def test_prepended_octets_are_counted_with_their_separator(message: bytes, separator: int) -> None:
+    stream = MessageStream()
+    assert stream.prepended == 0
+    stream.prepend(OURS)
+    stream.prepend(OURS)
+    assert stream.prepended == 2 * len(OURS)
+    stream.complete(message)
+    result = Result(stream.read())
+    assert stream.prepended == 2 * len(OURS) + separator
+    assert len(result.values[0]) == stream.prepended + len(message)
+
+
+# --- asking for octets ---
+
+# More than Python's limit of recursion, so that no way to read may go deeper with each chunk.
+MANY = 3000
+
+
+class Source:
+    """
+    Octets that come when they are asked for.
+
+    @ivar early: so many chunks come within C{asks}, the others when C{push} is called.
+    @ivar asked: how often they were asked for.
+    """
+
+    def __init__(
+        self, chunks: list[bytes], early: int = MANY, end: Callable[[MessageStream], None] | None = None
+    ) -> None:
+        self.stream = MessageStream(asks=self.asks)
+        self.chunks = list(chunks)
+        self.early = early
+        self.asked = 0
+        self.end = end or MessageStream.complete
+
+    def asks(self) -> None:
+        self.asked += 1
+        if self.early > 0:
+            self.early -= 1
+            self.push()
+
+    def push(self) -> None:
+        if self.chunks:
+            self.stream.append(self.chunks.pop(0))
+        else:
+            self.end(self.stream)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_reader_gets_what_it_asks_for_at_once(way: Way) -> None:
+    source = Source([b"%d " % number for number in range(MANY - 1)])
+    result = Result(way(source.stream))
+    assert result.values == [b"".join(b"%d " % number for number in range(MANY - 1))]
+    assert source.asked == MANY
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_reader_asks_once_and_then_waits(way: Way) -> None:
+    source = Source([b"a", b"b"], early=0)
+    assert source.asked == 0
+    result = Result(way(source.stream))
+    for asked in (1, 2, 3):
+        assert (result.isOpen, source.asked) == (True, asked)
+        assert source.stream.isAwaited
+        source.push()
+    assert (result.values, source.asked) == ([b"ab"], 3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_octets_that_are_there_are_read_before_more_are_asked_for(way: Way) -> None:
+    source = Source([], early=0)
+    source.stream.complete(b"all")
+    assert (Result(way(source.stream)).values, source.asked) == ([b"all"], 0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("chunks", [0, 1, 2])
+@pytest.mark.parametrize("end", [lambda stream: stream.fail(LOST), MessageStream.discard])
+def test_a_message_may_be_cut_when_it_is_asked_for(way: Way, chunks: int, end: Callable[[MessageStream], None]) -> None:
+    source = Source([b"half"] * chunks, end=end)
+    result = Result(way(source.stream))
+    assert [type(failure) for failure in result.failures] in ([ConnectionLost], [RuntimeError])
+    assert source.asked == chunks + 1
+    late = Result(way(source.stream))
+    assert (len(late.failures), source.asked) == (1, chunks + 1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("early", [0, 1, 3, MANY])
+@pytest.mark.parametrize("message", [b"Subject: a\r\n\r\ntext", b"text"])
+def test_header_and_fields_in_front_ask_for_what_they_need(way: Way, early: int, message: bytes) -> None:
+    async def both() -> Any:
+        header = await source.stream.header()
+        source.stream.prepend(OURS)
+        return header["subject"], await way(source.stream)
+
+    source = Source([message[i : i + 1] for i in range(len(message))], early)
+    result = Result(both())
+    while result.isOpen:
+        asked = source.asked
+        source.push()
+        assert source.asked > asked or not result.isOpen
+    separator = b"" if b":" in message else b"\r\n"
+    assert result.values == [("a" if b":" in message else None, OURS + separator + message)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("early", [0, MANY])
+def test_the_separator_behind_fields_in_front_is_asked_for(way: Way, early: int) -> None:
+    message = b"Subject: a\r\n"
+    source = Source([message[i : i + 1] for i in range(len(message))], early)
+    source.stream.prepend(OURS)
+    result = Result(way(source.stream))
+    while result.isOpen:
+        source.push()
+    assert (result.values, source.asked) == ([OURS + message], len(message) + 1)
+
+
+@pytest.mark.parametrize("early", [0, MANY])
+def test_a_paused_consumer_does_not_ask(early: int) -> None:
+    source = Source([b"a", b"b", b"c"], early)
+    consumer = Consumer(lambda: source.stream.pauseProducing())
+    result = Result(source.stream.deliverTo(consumer))  # type: ignore[arg-type]
+    for asked in (1, 2, 3):
+        if not early:
+            assert source.asked == asked
+            source.push()
+        assert (consumer.got, source.asked) == (b"abc"[:asked], asked)
+        source.stream.resumeProducing()
+    if not early:
+        source.push()
+    assert (result.values, consumer.got, source.asked) == ([None], b"abc", 4)
+
+
+def test_a_consumer_that_pauses_and_resumes_in_each_write_goes_no_deeper() -> None:
+    def doing() -> None:
+        source.stream.pauseProducing()
+        source.stream.resumeProducing()
+
+    source = Source([b"x"] * MANY, MANY + 1)
+    consumer = Consumer(doing)
+    result = Result(source.stream.deliverTo(consumer))  # type: ignore[arg-type]
+    assert (result.values, len(consumer.got), source.asked) == ([None], MANY, MANY + 1)
+
+
+def test_a_consumer_that_stops_asks_no_more() -> None:
+    source = Source([b"a", b"b"])
+    consumer = Consumer(lambda: source.stream.stopProducing())
+    result = Result(source.stream.deliverTo(consumer))  # type: ignore[arg-type]
+    assert isinstance(result.failures[0], ConsumerStopped)
+    assert (consumer.got, source.asked) == (b"a", 1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_feeder_may_be_asked_while_it_feeds(way: Way) -> None:
+    """A filter is asked for more within C{append}, and goes on when that has returned."""
+    chunks = [b"%d " % number for number in range(MANY)]
+    events: list[str] = []
+    wanted: list[bool] = []
+
+    def asks() -> None:
+        wanted.append(True)
+        events.append("asked")
+
+    stream = MessageStream(asks=asks)
+    result = Result(way(stream))
+    for chunk in chunks:
+        assert wanted.pop()
+        events.append("begin")
+        stream.append(chunk)
+        events.append("end")
+    stream.complete()
+    assert result.values == [b"".join(chunks)]
+    assert events == ["asked"] + ["begin", "asked", "end"] * MANY

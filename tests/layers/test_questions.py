@@ -6,43 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.names import dns, error
 
 from smtphooks.layers.questions import Answers, TemporaryFailure, Unknown, isName, settled, together
-
-
-class Zone:
-    """
-    A resolver that answers from a dict.
-
-    @ivar asked: the questions, in order.
-    """
-
-    def __init__(self, records: dict[str, list[Any]]) -> None:
-        self.records = records
-        self.asked: list[tuple[str, int]] = []
-
-    def query(self, query: dns.Query, timeout: Any = None) -> Deferred[Any]:
-        name = query.name.name.decode()
-        self.asked.append((name, query.type))
-        if name not in self.records:
-            return fail(error.DNSNameError())
-        payloads = self.records[name]
-        return succeed(([dns.RRHeader(name, payload.TYPE, payload=payload) for payload in payloads], [], []))
-
-
-class Silent:
-    """A resolver that answers when the test does."""
-
-    def __init__(self) -> None:
-        self.queries: dict[str, Deferred[Any]] = {}
-        self.timeouts: list[Any] = []
-
-    def query(self, query: dns.Query, timeout: Any = None) -> Deferred[Any]:
-        self.timeouts.append(timeout)
-        return self.queries.setdefault(query.name.name.decode(), Deferred())
+from tests.layers.zones import Silent, Zone, now
 
 
 def resultOf(
@@ -50,15 +19,6 @@ def resultOf(
 ) -> Deferred[Any]:
     limits.setdefault("clock", Clock())
     return Deferred.fromCoroutine(settled(function, answers or Answers(), resolver, **limits))
-
-
-def now(waiting: Deferred[Any]) -> Any:
-    results: list[Any] = []
-    waiting.addBoth(results.append)
-    (result,) = results
-    if hasattr(result, "raiseException"):
-        result.raiseException()
-    return result
 
 
 def lookUp(name: str, kind: str = "TXT") -> Callable[[Answers], list[Any]]:
