@@ -37,6 +37,7 @@ _NAME = re.compile(r"(?:[ -\-/-~]{1,63}\.)*[ -\-/-~]{1,63}")
 # all the networks of a large provider, take fewer octets.
 _RECORDS = 100
 _TEXT_OCTETS = 4096
+_ANSWER_OCTETS = 16384
 
 _ALIASES = 8  # CNAMEs behind one another
 _AT_ONCE = 16  # each query opens a socket
@@ -195,7 +196,7 @@ class _Asking:
             found = _valuesOf(records, name, _KINDS[kind])
             alias = _valuesOf(records, name, _CNAME)
             if found or not alias or not isName(alias[0]):
-                return found[:_RECORDS]
+                return _bounded(found)
             name = alias[0]
         return []  # RFC 1034 section 3.6.2: a loop, or a chain that is too long, is an error of the zone
 
@@ -258,6 +259,16 @@ def _text(name: Any) -> str:
 
 def _valuesOf(records: list[tuple[str, int, Any]], name: str, kind: int) -> list[Any]:
     return [value for owner, what, value in records if owner == name and what == kind]
+
+
+def _bounded(values: list[Any]) -> list[Any]:
+    """As many of the values as may be kept."""
+    octets = 0
+    for number, value in enumerate(values[:_RECORDS]):
+        octets += len(value)
+        if octets > _ANSWER_OCTETS:
+            return values[:number]
+    return values[:_RECORDS]
 
 
 def _timeouts(left: float) -> Sequence[Any]:

@@ -282,10 +282,12 @@ def test_what_a_hostile_zone_answers_is_bounded() -> None:
         {
             "mx.example": [dns.Record_MX(1, f"{i}.example") for i in range(1000)],
             "long.example": [dns.Record_TXT(*[b"x" * 255] * 17), dns.Record_TXT(*[b"x" * 255] * 16)],
+            "many.example": [dns.Record_TXT(*[b"x" * 255] * 16)] * 100,
         }
     )
     assert len(now(resultOf(lookUp("mx.example", "MX"), zone))) == 100
     assert now(resultOf(lookUp("long.example"), zone)) == [b"x" * 255 * 16]
+    assert sum(map(len, now(resultOf(lookUp("many.example"), zone)))) < 16384
 
 
 def test_what_was_learnt_is_not_asked_for_again() -> None:
