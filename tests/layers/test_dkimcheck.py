@@ -355,16 +355,13 @@ def test_the_body_is_not_kept() -> None:
 
 # --- Anything ---
 
+WORDS = b"""
+DKIM-Signature: |v=1;|a=rsa-sha256;|a=ed25519-sha256;|c=relaxed/relaxed;|c=simple;|d=example.com;|s=test;|h=from:to;
+h=:::;|bh=|b=|47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=;|i=;|i=@;|l=0;|l=;|t=1;|x=;|q=dns/txt;|=|;|text|:| |\xff|\0
+"""
 PIECES = [
-    *(
-        b"DKIM-Signature: |v=1;|a=rsa-sha256;|a=ed25519-sha256;|c=relaxed/relaxed;|c=simple;|d=example.com;|s=test;".split(
-            b"|"
-        )
-    ),
-    *(b"h=from:to;|h=:::;|bh=|b=|47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=;|i=;|i=@;|l=0;|l=;|t=1;|x=;".split(b"|")),
-    *(b"q=dns/txt;|=|;|\r\n|\r\n |\r|\n|\xff|\0|From: a@example.com\r\n|\r\n\r\n|text|:| ".split(b"|")),
-    b"A" * 172,
-    b"A" * 86 + b"==;",
+    *WORDS.strip().replace(b"\n", b"|").split(b"|"),
+    *(b"\r\n", b"\r\n ", b"\r", b"\n", b"From: a@example.com\r\n", b"\r\n\r\n", b"A" * 172, b"A" * 86 + b"==;"),
 ]
 TAGS = [
     *(b"v=DKIM1;|k=rsa;|k=ed25519;|p=|t=y;|s=*;|h=sha256;|=|;|\xff|MIGf| |0".split(b"|")),
