@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 
 import attrs
@@ -36,6 +37,7 @@ from smtphooks.layers.signatures import (
 NONE = "none"
 
 INSTANCES = 50  # RFC 8617 section 4.2.1
+_OCTETS = 98304  # of all sets together, as each seal covers all sets before it; a set has some 2000
 
 _RESULTS, _MESSAGE, _SEAL = b"arc-authentication-results", b"arc-message-signature", b"arc-seal"
 _KEYS = (_RESULTS, _MESSAGE, _SEAL)
@@ -83,6 +85,8 @@ def setsOf(fields: Sequence[Field]) -> list[ARCSet]:
     found = [field for field in fields if field.key in _KEYS]
     if len(found) > INSTANCES * len(_KEYS):
         raise SignatureFault(FAIL, f"the chain has more than {INSTANCES} sets")
+    if sum(len(field.value) for field in found) > _OCTETS:
+        raise SignatureFault(FAIL, f"the chain has more than {_OCTETS} octets")
     numbered: dict[tuple[int, bytes], Field] = {}
     for field in found:
         place = _instanceOf(field), field.key
@@ -160,13 +164,19 @@ def checkARC(scan: MessageScan, answers: Answers, now: float | None = None) -> A
         _checkBody(scan, signature)
     except SignatureFault as fault:
         return ARCResult(FAIL, fault.reason, sealers)
-    checks = [partial(_checkMessage, scan.fields, signature)]
-    checks += [partial(_checkSeal, sets[:number]) for number in range(len(sets), 0, -1)]
-    faults = [fault for fault in together(*(partial(_faultOf, check) for check in checks))(answers) if fault]
-    if faults:
-        worst = next((fault for fault in faults if fault.result != TEMPERROR), faults[0])
-        return ARCResult(TEMPERROR if worst.result == TEMPERROR else FAIL, worst.reason, sealers)
-    return ARCResult(PASS, "", sealers)
+    seals = [partial(_checkSeal, sets[:number]) for number in range(len(sets), 0, -1)]
+    together(*(partial(_ask, part) for part in (signature, *(part.seal for part in sets))))(answers)
+    if answers.missing:
+        return ARCResult(TEMPERROR, "the keys are not known yet", sealers)
+    temporary = []
+    for check in (partial(_checkMessage, scan.fields, signature), *seals):
+        try:
+            check(answers)
+        except SignatureFault as fault:  # what is left does not matter any more
+            return ARCResult(FAIL, fault.reason, sealers)
+        except TemporaryFailure as failure:
+            temporary.append(str(failure))
+    return ARCResult(TEMPERROR, temporary[0], sealers) if temporary else ARCResult(PASS, "", sealers)
 
 
 def _checkStatuses(sets: Sequence[ARCSet]) -> None:
@@ -186,15 +196,10 @@ def _checkBody(scan: MessageScan, signature: Signature) -> None:
         raise SignatureFault(FAIL, "the last ARC-Message-Signature covers only the beginning of the body")
 
 
-def _faultOf(check: partial[None], answers: Answers) -> SignatureFault | None:
-    """Why a signature of the chain is not valid, None if it is."""
-    try:
-        check(answers)
-    except SignatureFault as fault:
-        return fault
-    except TemporaryFailure as failure:
-        return SignatureFault(TEMPERROR, str(failure))
-    return None
+def _ask(signature: Signature, answers: Answers) -> None:
+    """Note the question for the key of a signature."""
+    with suppress(TemporaryFailure):
+        answers.lookUp(signature.keyName, "TXT")
 
 
 def _checkMessage(fields: Sequence[Field], signature: Signature, answers: Answers) -> None:

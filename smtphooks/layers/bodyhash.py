@@ -16,8 +16,7 @@ SIMPLE, RELAXED = "simple", "relaxed"
 
 _CRLF = b"\r\n"
 
-# White space that the relaxed form replaces by one space; single spaces, which most are, match nothing.
-_WHITE_SPACE = re.compile(rb"[ \t]{2,}|\t")
+_SPACES = re.compile(rb"  +")
 
 # Empty lines that turn out not to be the last ones are hashed in blocks of so many.
 _BLOCK = 32768
@@ -55,7 +54,8 @@ class BodyHash:
             # However long a run of white space is, it becomes one space or, before a line end, nothing.
             tail = data[end:]
             self._held = (b" " if tail[:1] in (b" ", b"\t") else b"") + (b"\r" if tail.endswith(b"\r") else b"")
-            self._write(_WHITE_SPACE.sub(b" ", data[:end]).replace(b" \r\n", _CRLF))
+            # Replaced one after the other, as a pattern for white space before a line end would take quadratic time.
+            self._write(_SPACES.sub(b" ", data[:end].replace(b"\t", b" ")).replace(b" \r\n", _CRLF))
         else:
             self._held = data[end:]
             self._write(data[:end])
@@ -79,9 +79,11 @@ class BodyHash:
 
     def _write(self, data: bytes) -> None:
         """Hash octets of the canonical form, but keep back the line ends at their end."""
-        end = len(data)
-        while data.endswith(_CRLF, 0, end):
-            end -= 2
+        end = len(data.rstrip(_CRLF))
+        if data[end:] != _CRLF * ((len(data) - end) // 2):  # bare CR and LF are text
+            end = len(data)
+            while data.endswith(_CRLF, 0, end):
+                end -= 2
         if end:
             while self._emptyLines:
                 lines = min(self._emptyLines, _BLOCK)

@@ -25,6 +25,7 @@ from smtphooks.layers.signatures import (
     POLICY,
     QUIET,
     TEMPERROR,
+    Key,
     Signature,
     SignatureFault,
     checkIdentity,
@@ -36,8 +37,8 @@ from smtphooks.layers.signatures import (
     tagsOf,
 )
 
-# The signatures of a message that are verified, and the key records that are tried for each (RFC 6376 sections 6.1 and
-# 6.1.2 leave both numbers to the verifier).
+# The signatures of a message that are verified, and the key records that are read for each, of which the first fit one
+# is used (RFC 6376 sections 6.1 and 6.1.2 leave both to the verifier).
 SIGNATURES = 10
 _KEYS = 3
 
@@ -159,17 +160,11 @@ def _verified(scan: MessageScan, signature: Signature, answers: Answers, told: D
     records = answers.lookUp(signature.keyName, "TXT")
     if not records:
         raise SignatureFault(PERMERROR, "there is no key for the signature")
-    signer, position = _signerFor(scan.fields, signature)
-    results = [_tried(signer, position, signature, record, told) for record in records[:_KEYS]]
-    return next((result for result in results if result.result == PASS), results[0])
-
-
-def _tried(signer: dkim.DKIM, position: int, signature: Signature, record: bytes, told: DKIMResult) -> DKIMResult:
-    """The result with one of the key records."""
+    key = _firstFit(records[:_KEYS], signature)
+    told = attrs.evolve(told, isTesting=key.isTesting)
     try:
-        key = readKey(record, signature)
-        told = attrs.evolve(told, isTesting=key.isTesting)
         checkIdentity(signature, key.isStrict)
+        signer, position = _signerFor(scan.fields, signature)
         _mustBeAcceptable(signer, position)
         if not isVerified(signer, signature, signature.names, key):
             raise SignatureFault(FAIL, "the signature is not by the key, or the header has been changed")
@@ -177,6 +172,17 @@ def _tried(signer: dkim.DKIM, position: int, signature: Signature, record: bytes
         return attrs.evolve(told, result=fault.result, reason=fault.reason)
     reason = "" if told.coversBody else "the signature covers only the beginning of the body"
     return attrs.evolve(told, result=PASS, reason=reason)
+
+
+def _firstFit(records: Sequence[bytes], signature: Signature) -> Key:
+    """The first key that is fit for a signature; the fault of the first one if none is."""
+    faults = []
+    for record in records:
+        try:
+            return readKey(record, signature)
+        except SignatureFault as fault:
+            faults.append(fault)
+    raise faults[0]
 
 
 def _mustBeAcceptable(signer: dkim.DKIM, position: int) -> None:

@@ -31,9 +31,9 @@ _TOO_MUCH_SPACE = re.compile(rb"\s{100}")
 _NAMES = 256
 
 # RFC 8301 section 3.2: shorter keys are never valid, longer ones need not be supported.  The exponent is 65537 or
-# smaller in practice; OpenSSL has this bound too, as an arbitrary one makes verification thousands of times slower.
+# smaller in practice; the time of a verification grows with its length.
 _RSA_BITS = (1024, 4096)
-_EXPONENT_BITS = 64
+_EXPONENT_BITS = 32
 
 _ED25519_KEY_OCTETS, _ED25519_SIGNATURE_OCTETS = 32, 64
 

@@ -182,6 +182,11 @@ def test_more_than_fifty_sets_are_not_looked_at() -> None:
     assert check(many + MESSAGE).reason == "the chain has more than 50 sets"
 
 
+def test_very_long_sets_are_not_looked_at() -> None:
+    message = ONE.replace(b"lists.example.org;", b"lists.example.org; " + b"a " * 49152)
+    assert check(message).reason == "the chain has more than 98304 octets"
+
+
 MUTATIONS = st.lists(st.tuples(st.integers(0, 4000), st.binary(max_size=3), st.integers(0, 3)), min_size=1, max_size=4)
 
 

@@ -245,7 +245,7 @@ SHORT, LONG = rsaRecord(2**511 + 1), rsaRecord(2**4096 + 1)
         (b"p=" + b"MIGf" * 500, "permerror", "the key is malformed"),
         (SHORT, "permerror", "the key has 512 bits, fewer than 1024"),
         (LONG, "permerror", "the key has more than 4096 bits, or a large exponent"),
-        (rsaRecord(2**1023 + 1, 2**64), "permerror", "the key has more than 4096 bits, or a large exponent"),
+        (rsaRecord(2**1023 + 1, 2**32), "permerror", "the key has more than 4096 bits, or a large exponent"),
         (rsaRecord(0), "permerror", "the key has 0 bits, fewer than 1024"),
         (rsaRecord(2**1023 + 1), "fail", "the signature is not by the key, or the header has been changed"),
         (rsaRecord(2**2047 + 1), "fail", "the signature has not the length that the key requires"),
