@@ -21,6 +21,8 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime, IResolver
 from twisted.python.failure import Failure
 
+from smtphooks.awaiting import Waiting
+
 T = TypeVar("T")
 
 # As numbers (RFC 1035 section 3.2.2, RFC 3596): twisted.names is loaded only if it is used.
@@ -173,10 +175,12 @@ class _Asking:
 
     async def answersTo(self, questions: list[Question]) -> list[Any]:
         """For each its records, or the L{TemporaryFailure}."""
+        asked = [Deferred.fromCoroutine(self._answerTo(name, kind)) for name, kind in questions]
+        gathered = gatherResults(asked, consumeErrors=True)
+        waiting: Waiting[list[Any]] = Waiting(lambda _: gathered.cancel())
+        gathered.chainDeferred(waiting)
         try:
-            return await gatherResults(
-                [Deferred.fromCoroutine(self._answerTo(name, kind)) for name, kind in questions], consumeErrors=True
-            )
+            return await waiting
         except FirstError as first:
             # All failures are answers but one: the caller was cancelled.
             first.subFailure.raiseException()
