@@ -21,6 +21,8 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime, IResolver
 from twisted.python.failure import Failure
 
+from smtphooks.awaiting import Waiting
+
 T = TypeVar("T")
 
 # As numbers (RFC 1035 section 3.2.2, RFC 3596): twisted.names is loaded only if it is used.
@@ -37,6 +39,7 @@ _NAME = re.compile(r"(?:[ -\-/-~]{1,63}\.)*[ -\-/-~]{1,63}")
 # all the networks of a large provider, take fewer octets.
 _RECORDS = 100
 _TEXT_OCTETS = 4096
+_ANSWER_OCTETS = 16384
 
 _ALIASES = 8  # CNAMEs behind one another
 _AT_ONCE = 16  # each query opens a socket
@@ -172,10 +175,12 @@ class _Asking:
 
     async def answersTo(self, questions: list[Question]) -> list[Any]:
         """For each its records, or the L{TemporaryFailure}."""
+        asked = [Deferred.fromCoroutine(self._answerTo(name, kind)) for name, kind in questions]
+        gathered = gatherResults(asked, consumeErrors=True)
+        waiting: Waiting[list[Any]] = Waiting(lambda _: gathered.cancel())
+        gathered.chainDeferred(waiting)
         try:
-            return await gatherResults(
-                [Deferred.fromCoroutine(self._answerTo(name, kind)) for name, kind in questions], consumeErrors=True
-            )
+            return await waiting
         except FirstError as first:
             # All failures are answers but one: the caller was cancelled.
             first.subFailure.raiseException()
@@ -195,7 +200,7 @@ class _Asking:
             found = _valuesOf(records, name, _KINDS[kind])
             alias = _valuesOf(records, name, _CNAME)
             if found or not alias or not isName(alias[0]):
-                return found[:_RECORDS]
+                return _bounded(found)
             name = alias[0]
         return []  # RFC 1034 section 3.6.2: a loop, or a chain that is too long, is an error of the zone
 
@@ -258,6 +263,16 @@ def _text(name: Any) -> str:
 
 def _valuesOf(records: list[tuple[str, int, Any]], name: str, kind: int) -> list[Any]:
     return [value for owner, what, value in records if owner == name and what == kind]
+
+
+def _bounded(values: list[Any]) -> list[Any]:
+    """As many of the values as may be kept."""
+    octets = 0
+    for number, value in enumerate(values[:_RECORDS]):
+        octets += len(value)
+        if octets > _ANSWER_OCTETS:
+            return values[:number]
+    return values[:_RECORDS]
 
 
 def _timeouts(left: float) -> Sequence[Any]:

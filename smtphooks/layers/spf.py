@@ -81,7 +81,7 @@ def _check(answers: Answers, client: str, identity: str, local: str, domain: str
     except Exception as fault:
         if answers.missing:  # whatever was raised, it will be evaluated again
             raise
-        log.error("SPF of {domain} cannot be evaluated: {fault!r}", domain=domain, fault=fault)
+        log.warn("SPF of {domain} cannot be evaluated: {fault!r}", domain=domain, fault=fault)
         return SPFResult("permerror", identity, domain, problem="its record cannot be evaluated")
     if result in ("temperror", "permerror"):
         return SPFResult(result, identity, domain, problem=str(query.prob))

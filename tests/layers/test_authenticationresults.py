@@ -35,6 +35,13 @@ def test_a_field_has_its_results_one_a_line() -> None:
     )
 
 
+def test_values_that_somebody_else_chose_keep_only_harmless_characters() -> None:
+    properties = [("smtp", "helo", "[192.0.2.1];(x"), ("header", "i", "ü[b]@c"), ("header", "d", "x" * 999)]
+    assert str(Result("dkim", "fail", properties, 'no @ "é"' + "x" * 999)) == (
+        f'dkim=fail reason="no ? ???{"x" * 112}" smtp.helo="[192.0.2.1]??x" header.i=??b?@c header.d={"x" * 253}'
+    )
+
+
 def test_a_field_without_results_says_none() -> None:
     assert fieldOf("mx.example.com", []) == b"Authentication-Results: mx.example.com;\r\n\tnone\r\n"
 
@@ -64,7 +71,7 @@ def test_no_value_can_leave_its_place(value: str, reason: str, extra: str) -> No
         b"Authentication-Results: \r\n\t \r\n\t(a comment (in \\) another) ;)\r\n () mx.example.com(x); spf=pass\r\n",
         b'Authentication-Results: "mx.example.com"; spf=pass\r\n',
         b'Authentication-Results: "mx\\.example.com"; spf=pass\r\n',
-        b'Authentication-Results: "mx.example.com\r\n',
+        b'Authentication-Results: "MX.example.com\r\n',
         b"Authentication-Results: mx.example.com; this is = no (result\r\n",
         b"Authentication-Results: mx.example.com; spf=pass\n",
         b"Authentication-Results: mx.example.com\n\t; spf=pass\n",
@@ -185,3 +192,12 @@ def test_a_header_beyond_its_limit_is_refused(ending: bytes) -> None:
     with pytest.raises(SMTPError) as refused:
         filtered(fields + b"A: bbb\r\n" + ending, 5000)
     assert refused.value.responseCode == 552
+
+
+def test_a_header_beyond_its_limit_is_not_received_whole() -> None:
+    stream = MessageStream()
+    waiting = Deferred.fromCoroutine(anext(withField(stream, FIELD, ["mx.example.com"])))
+    for _ in range(5):
+        stream.append(b"A: b\r\n" * 10_000)
+    with pytest.raises(SMTPError):
+        now(waiting)

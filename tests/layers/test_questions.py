@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -253,6 +254,24 @@ def test_a_cancelled_caller_leaves_the_query_to_others_that_wait_for_it() -> Non
     silent.queries["a.example"].callback(([], [], []))
 
 
+def test_a_task_of_asyncio_can_wait_for_the_answers() -> None:
+    silent = Silent()
+
+    async def run() -> Any:
+        task = asyncio.ensure_future(settled(lookUp("a.example", "A"), Answers(), silent, Clock()))
+        await asyncio.sleep(0)
+        answer = [dns.RRHeader("a.example", dns.A, payload=dns.Record_A("192.0.2.1"))]
+        silent.queries["a.example"].callback((answer, [], []))
+        cancelled = asyncio.ensure_future(settled(lookUp("b.example", "A"), Answers(), silent, Clock()))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        return await task
+
+    assert asyncio.run(run()) == ["192.0.2.1"]
+
+
 def test_too_many_questions_are_a_temporary_failure() -> None:
     zone = Zone({})
 
@@ -282,10 +301,12 @@ def test_what_a_hostile_zone_answers_is_bounded() -> None:
         {
             "mx.example": [dns.Record_MX(1, f"{i}.example") for i in range(1000)],
             "long.example": [dns.Record_TXT(*[b"x" * 255] * 17), dns.Record_TXT(*[b"x" * 255] * 16)],
+            "many.example": [dns.Record_TXT(*[b"x" * 255] * 16)] * 100,
         }
     )
     assert len(now(resultOf(lookUp("mx.example", "MX"), zone))) == 100
     assert now(resultOf(lookUp("long.example"), zone)) == [b"x" * 255 * 16]
+    assert sum(map(len, now(resultOf(lookUp("many.example"), zone)))) < 16384
 
 
 def test_what_was_learnt_is_not_asked_for_again() -> None:

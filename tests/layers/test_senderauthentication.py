@@ -1,0 +1,281 @@
+"""SenderAuthentication as a server drives it: hook by hook, and over TCP with a DNS server on loopback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import authres
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.names import dns, error
+
+from smtphooks.errors import OptionError
+from smtphooks.layers import SenderAuthentication
+from smtphooks.replies import SMTPError
+from smtphooks.session import Address, Session
+from smtphooks.stream import MessageStream
+from tests.layers.signing import MESSAGE, RECORD, signed
+from tests.layers.zones import Silent, Zone, now
+
+
+def text(octets: str | bytes) -> Any:
+    octets = octets.encode() if isinstance(octets, str) else octets
+    return dns.Record_TXT(*[octets[i : i + 255] for i in range(0, len(octets), 255)])
+
+
+def records(**changes: Any) -> dict[str, list[Any]]:
+    return {
+        "example.com": [text("v=spf1 ip4:192.0.2.1 -all")],
+        "host.example": [text("v=spf1 ip4:192.0.2.1 -all")],
+        "test._domainkey.example.com": [text(RECORD)],
+        **changes,
+    }
+
+
+def layerOf(zone: Any = None, **options: Any) -> SenderAuthentication:
+    layer = SenderAuthentication(resolver=zone or Zone(records()), **options)
+    layer.clock = Clock()
+    return layer
+
+
+def sessionOf(address: str = "192.0.2.1", helo: str = "host.example") -> Session:
+    return Session(localName="mx.example.net", remoteAddress=address, hostNameAppearsAs=helo)
+
+
+def mailFrom(layer: SenderAuthentication, session: Session, local: str = "user", domain: str = "example.com") -> None:
+    address = Address(f"{local}@{domain}", local, domain) if domain else Address("")
+    now(Deferred.fromCoroutine(layer.onMailFrom(address, session)))
+
+
+def streamOf(message: bytes, chunk: int = 1000) -> MessageStream:
+    stream = MessageStream()
+    for start in range(0, len(message), chunk):
+        stream.append(message[start : start + chunk])
+    stream.complete()
+    return stream
+
+
+def inspect(layer: SenderAuthentication, session: Session, message: bytes) -> None:
+    now(Deferred.fromCoroutine(layer.inspectData(streamOf(message), session)))
+
+
+def filtered(layer: SenderAuthentication, session: Session, message: bytes) -> bytes:
+    async def run() -> bytes:
+        return b"".join([chunk async for chunk in layer.filterData(streamOf(message), session)])
+
+    result = now(Deferred.fromCoroutine(run()))
+    assert isinstance(result, bytes)
+    return result
+
+
+def refusalOf(layer: SenderAuthentication, session: Session, **sender: Any) -> tuple[int | None, str | None, str]:
+    with pytest.raises(SMTPError) as refused:
+        mailFrom(layer, session, **sender)
+    return refused.value.responseCode, refused.value.enhancedCode, refused.value.message
+
+
+# --- What is found ---
+
+
+def test_spf_is_found_out_at_mail_for_both_identities() -> None:
+    layer, session = layerOf(), sessionOf()
+    mailFrom(layer, session)
+    found = session.of(layer)
+    assert found is session.of(SenderAuthentication)
+    assert (found.spf.result, found.spf.identity, found.spf.domain) == ("pass", "mailfrom", "example.com")
+    assert (found.helo.result, found.helo.identity, found.helo.domain) == ("pass", "helo", "host.example")
+    assert found.dkim is found.arc is None
+
+
+def test_helo_and_reverse_path_are_looked_up_at_once() -> None:
+    silent = Silent()
+    Deferred.fromCoroutine(layerOf(silent).onMailFrom(Address("a@b.example", "a", "b.example"), sessionOf()))
+    assert set(silent.queries) == {"b.example", "host.example"}
+
+
+def test_signatures_are_found_out_with_the_message() -> None:
+    layer, session = layerOf(), sessionOf()
+    mailFrom(layer, session)
+    inspect(layer, session, signed(MESSAGE))
+    found = session.of(layer)
+    assert [result.result for result in found.dkim] == ["pass"]
+    assert found.arc.result == "none"
+
+
+def test_what_was_found_is_forgotten_at_the_next_mail() -> None:
+    layer, session = layerOf(), sessionOf()
+    mailFrom(layer, session)
+    inspect(layer, session, signed(MESSAGE))
+    mailFrom(layer, session, domain="other.example")
+    found = session.of(layer)
+    assert (found.spf.result, found.dkim, found.arc) == ("none", None, None)
+
+
+def test_a_client_without_an_address_has_no_spf() -> None:
+    zone = Zone(records())
+    layer, session = layerOf(zone), sessionOf("/run/smtp.sock")
+    mailFrom(layer, session)
+    assert session.of(layer).spf is session.of(layer).helo is None
+    assert zone.asked == []
+
+
+def test_a_dns_that_does_not_answer_holds_nothing_up_beyond_the_timeout() -> None:
+    layer, session = layerOf(Silent(), timeout=5), sessionOf()
+    waiting = Deferred.fromCoroutine(layer.onMailFrom(Address("a@b.example", "a", "b.example"), session))
+    layer.clock.advance(4.9)
+    assert not waiting.called
+    layer.clock.advance(0.1)
+    now(waiting)
+    assert session.of(layer).spf.result == "temperror"
+    reading = Deferred.fromCoroutine(layer.inspectData(streamOf(signed(MESSAGE)), session))
+    layer.clock.advance(5)
+    now(reading)
+    assert [result.result for result in session.of(layer).dkim] == ["temperror"]
+
+
+# --- The field ---
+
+
+def test_what_was_found_is_on_top_of_the_message() -> None:
+    layer, session = layerOf(), sessionOf()
+    mailFrom(layer, session)
+    message = signed(MESSAGE)
+    inspect(layer, session, message)
+    marked = filtered(layer, session, message)
+    assert marked.endswith(message)
+    field = marked.removesuffix(message).decode().replace("\r\n", "")
+    results = authres.AuthenticationResultsHeader.parse(field)
+    assert results.authserv_id == "mx.example.net"
+    assert [str(result).partition(" header.b=")[0] for result in results.results] == [
+        "spf=pass smtp.mailfrom=example.com",
+        "spf=pass smtp.helo=host.example",
+        "dkim=pass header.d=example.com header.s=test header.a=rsa-sha256",
+        "arc=none",
+    ]
+
+
+def test_a_message_about_which_nothing_is_known_is_marked_so() -> None:
+    assert filtered(layerOf(), sessionOf(), MESSAGE) == (
+        b"Authentication-Results: mx.example.net;\r\n\tnone\r\n" + MESSAGE
+    )
+
+
+@pytest.mark.parametrize(
+    "options, ours, others",
+    [({}, "MX.example.net", "mx.example.com"), ({"name": "Example.COM"}, "example.com", "mx.example.net")],
+)
+def test_fields_that_name_us_are_removed(options: dict[str, Any], ours: str, others: str) -> None:
+    layer, session = layerOf(**options), sessionOf()
+    kept = f"Authentication-Results: {others}; spf=pass\r\n".encode()
+    message = f"Authentication-Results: {ours}; spf=pass\r\n".encode() + kept + b"\r\nbody"
+    marked = filtered(layer, session, message)
+    assert marked.endswith(b";\r\n\tnone\r\n" + kept + b"\r\nbody")
+
+
+# --- Policy ---
+
+
+@pytest.mark.parametrize(
+    "sender, refusal",
+    [
+        (
+            {"domain": "example.com"},
+            (550, "5.7.23", "SPF: example.com does not allow mail from 192.0.2.9"),
+        ),
+        (
+            {"domain": "explained.example"},
+            (
+                550,
+                "5.7.23",
+                "SPF: explained.example does not allow mail from 192.0.2.9; it says: 192.0.2.9 is not ours",
+            ),
+        ),
+        (
+            {"domain": "broken.example"},
+            (451, "4.7.24", "SPF of broken.example cannot be checked now, please try again"),
+        ),
+    ],
+)
+def test_what_spf_says_is_forged_is_refused_if_the_operator_wants(
+    sender: dict[str, str], refusal: tuple[int, str, str]
+) -> None:
+    zone = Zone(
+        {
+            "example.com": [text("v=spf1 -all")],
+            "explained.example": [text("v=spf1 -all exp=why.example")],
+            "why.example": [text("%{i} is not ours")],
+            "broken.example": [error.DNSServerError()],
+        }
+    )
+    assert refusalOf(layerOf(zone, spf="reject"), sessionOf("192.0.2.9"), **sender) == refusal
+    session = sessionOf("192.0.2.9")
+    mailFrom(layerOf(zone), session, **sender)
+    assert session.of(SenderAuthentication).spf.result in ("fail", "temperror")
+
+
+def test_a_forged_name_in_helo_is_refused_too() -> None:
+    zone = Zone({"host.example": [text("v=spf1 -all")]})
+    code, enhanced, message = refusalOf(layerOf(zone, spf="reject"), sessionOf())
+    assert (code, enhanced, message) == (550, "5.7.23", "SPF: host.example does not allow mail from 192.0.2.1")
+
+
+@pytest.mark.parametrize("policy", ["v=spf1 ~all", "v=spf1 ?all", "v=spf1 +all", "v=spf1 nonsense", "no record at all"])
+def test_only_a_clear_statement_refuses(policy: str) -> None:
+    zone = Zone({"example.com": [text(policy)], "host.example": [error.DNSServerError()]})
+    mailFrom(layerOf(zone, spf="reject"), sessionOf())
+
+
+# --- Options ---
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"spf": "yes"}, 'option spf is \'yes\', it wants "record" or "reject"'),
+        ({"timeout": 0}, "option timeout is 0, it wants a number of seconds above 0"),
+        ({"name": "a b"}, "option name is 'a b', it wants a host name"),
+        ({"resolver": 3}, "option resolver is 3, it wants a Twisted IResolver"),
+        ({"spff": "record"}, "unknown option spff, did you mean spf?"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(OptionError) as wrong:
+        SenderAuthentication(**options)
+    assert str(wrong.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "server, pair",
+    [
+        ("192.0.2.53", ("192.0.2.53", 53)),
+        ("192.0.2.53:5353", ("192.0.2.53", 5353)),
+        ("2001:db8::53", ("2001:db8::53", 53)),
+        ("[2001:db8::53]:5353", ("2001:db8::53", 5353)),
+    ],
+)
+def test_servers_are_addresses_with_or_without_a_port(server: str, pair: tuple[str, int]) -> None:
+    assert SenderAuthentication(servers=[server]).servers == (pair,)
+
+
+@pytest.mark.parametrize("server", ["", "ns.example", "192.0.2.53:", "192.0.2.53:0", "192.0.2.53:x", 53, ("x", 1)])
+def test_what_is_no_address_of_a_server_is_refused(server: Any) -> None:
+    with pytest.raises(OptionError, match=r"option servers is .*, it wants addresses of DNS servers"):
+        SenderAuthentication(servers=[server])
+
+
+def test_without_the_extra_the_layers_can_be_imported_and_the_error_names_it() -> None:
+    script = (
+        "import sys\n"
+        "sys.modules.update({'spf': None, 'dkim': None, 'authres': None})\n"
+        "from smtphooks.layers import SenderAuthentication\n"
+        "try:\n"
+        "    SenderAuthentication()\n"
+        "except ValueError as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("OptionError SenderAuthentication needs libraries that are not installed (")
+    assert done.stdout.endswith("): install smtphooks[authentication]\n")
