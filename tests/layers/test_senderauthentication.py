@@ -34,6 +34,7 @@ def records(**changes: Any) -> dict[str, list[Any]]:
         "example.com": [text("v=spf1 ip4:192.0.2.1 -all")],
         "host.example": [text("v=spf1 ip4:192.0.2.1 -all")],
         "test._domainkey.example.com": [text(RECORD)],
+        "_dmarc.example.com": [text("v=DMARC1; p=reject")],
         **changes,
     }
 
@@ -90,7 +91,7 @@ def test_spf_is_found_out_at_mail_for_both_identities() -> None:
     assert found is session.of(SenderAuthentication)
     assert (found.spf.result, found.spf.identity, found.spf.domain) == ("pass", "mailfrom", "example.com")
     assert (found.helo.result, found.helo.identity, found.helo.domain) == ("pass", "helo", "host.example")
-    assert found.dkim is found.arc is None
+    assert found.dkim is found.arc is found.dmarc is None
 
 
 def test_helo_and_reverse_path_are_looked_up_at_once() -> None:
@@ -106,6 +107,7 @@ def test_signatures_are_found_out_with_the_message() -> None:
     found = session.of(layer)
     assert [result.result for result in found.dkim] == ["pass"]
     assert found.arc.result == "none"
+    assert (found.dmarc.result, found.dmarc.domain, found.dmarc.policy) == ("pass", "example.com", "reject")
 
 
 def test_what_was_found_is_forgotten_at_the_next_mail() -> None:
@@ -114,7 +116,7 @@ def test_what_was_found_is_forgotten_at_the_next_mail() -> None:
     inspect(layer, session, signed(MESSAGE))
     mailFrom(layer, session, domain="other.example")
     found = session.of(layer)
-    assert (found.spf.result, found.dkim, found.arc) == ("none", None, None)
+    assert (found.spf.result, found.dkim, found.arc, found.dmarc) == ("none", None, None, None)
 
 
 def test_a_client_without_an_address_has_no_spf() -> None:
@@ -137,6 +139,7 @@ def test_a_dns_that_does_not_answer_holds_nothing_up_beyond_the_timeout() -> Non
     layer.clock.advance(5)
     now(reading)
     assert [result.result for result in session.of(layer).dkim] == ["temperror"]
+    assert session.of(layer).dmarc.result == "temperror"
 
 
 # --- The field ---
@@ -157,6 +160,7 @@ def test_what_was_found_is_on_top_of_the_message() -> None:
         "spf=pass smtp.helo=host.example",
         "dkim=pass header.d=example.com header.s=test header.a=rsa-sha256",
         "arc=none",
+        "dmarc=pass header.from=example.com policy.dmarc=reject",
     ]
 
 
@@ -231,6 +235,67 @@ def test_only_a_clear_statement_refuses(policy: str) -> None:
     mailFrom(layerOf(zone, spf="reject"), sessionOf())
 
 
+def dmarcRefusal(zone: Zone, message: bytes, **options: Any) -> tuple[int | None, str | None, str] | None:
+    layer, session = layerOf(zone, **options), sessionOf("192.0.2.9")
+    mailFrom(layer, session)
+    try:
+        inspect(layer, session, message)
+    except SMTPError as refusal:
+        return refusal.responseCode, refusal.enhancedCode, refusal.message
+    return None
+
+
+UNSIGNED = b"From: a@sub.example.com\r\n\r\nbody\r\n"
+
+
+@pytest.mark.parametrize(
+    "policy, message, refusal",
+    [
+        (
+            "v=DMARC1; p=reject",
+            UNSIGNED,
+            (550, "5.7.1", "DMARC: example.com asks to refuse what is not authenticated as from sub.example.com"),
+        ),
+        ("v=DMARC1; p=quarantine", UNSIGNED, None),
+        ("v=DMARC1; p=reject; sp=none", UNSIGNED, None),
+        ("no record", UNSIGNED, None),
+        ("v=DMARC1; p=reject", signed(MESSAGE), None),
+        ("v=DMARC1; p=none", b"To: x\r\n\r\n", (550, "5.7.1", "DMARC: there is no author in From")),
+    ],
+)
+def test_what_the_domain_of_the_author_asks_for_is_done_if_the_operator_wants(
+    policy: str, message: bytes, refusal: tuple[int, str, str] | None
+) -> None:
+    zone = Zone(records(**{"_dmarc.example.com": [text(policy)]}))
+    assert dmarcRefusal(zone, message, dmarc="reject") == refusal
+    assert dmarcRefusal(zone, message) is None
+
+
+TRY_AGAIN = (451, "4.7.1", "DMARC of sub.example.com cannot be checked now, please try again")
+
+
+@pytest.mark.parametrize(
+    "changes, refusal",
+    [
+        ({"_dmarc.example.com": [error.DNSServerError()]}, TRY_AGAIN),
+        ({"test._domainkey.example.com": [error.DNSServerError()]}, TRY_AGAIN),
+        (
+            {
+                "test._domainkey.example.com": [error.DNSServerError()],
+                "_dmarc.example.com": [text("v=DMARC1; p=quarantine")],
+            },
+            None,
+        ),
+    ],
+)
+def test_a_message_that_might_be_refused_is_put_off_while_the_dns_cannot_tell(
+    changes: dict[str, Any], refusal: tuple[int, str, str] | None
+) -> None:
+    message = signed(UNSIGNED)
+    assert dmarcRefusal(Zone(records(**changes)), message, dmarc="reject") == refusal
+    assert dmarcRefusal(Zone(records(**changes)), message) is None
+
+
 # --- Options ---
 
 
@@ -238,6 +303,7 @@ def test_only_a_clear_statement_refuses(policy: str) -> None:
     "options, sentence",
     [
         ({"spf": "yes"}, 'option spf is \'yes\', it wants "record" or "reject"'),
+        ({"dmarc": "quarantine"}, 'option dmarc is \'quarantine\', it wants "record" or "reject"'),
         ({"timeout": 0}, "option timeout is 0, it wants a number of seconds above 0"),
         ({"name": "a b"}, "option name is 'a b', it wants a host name"),
         ({"resolver": 3}, "option resolver is 3, it wants a Twisted IResolver"),
@@ -298,8 +364,9 @@ async def test_a_dns_server_is_asked_over_udp_and_tcp() -> None:
         await layer.inspectData(streamOf(message), session)
         found = session.of(layer)
         assert (found.spf.result, found.helo.result) == ("pass", "pass")
-        asked = sorted(name for name, _ in server.zone.asked)
-        assert asked == ["example.com", "host.example", "host.example", "test._domainkey.example.com"]
+        assert found.dmarc.result == "pass"
+        asked = [name for name, _ in server.zone.asked]
+        assert asked.count("host.example") == 2  # the answer was truncated
         assert [result.result for result in found.dkim] == ["pass"]
         await layer.onMailFrom(Address("a@none.example", "a", "none.example"), session)
         assert found.spf.result == "none"
