@@ -8,15 +8,18 @@ from typing import Any
 
 import authres
 import pytest
+import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.names import dns, error
 
 from smtphooks.errors import OptionError
 from smtphooks.layers import SenderAuthentication
+from smtphooks.layers.bodyhash import BodyHash
 from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Session
 from smtphooks.stream import MessageStream
+from tests.layers.nameserver import NameServer
 from tests.layers.signing import MESSAGE, RECORD, signed
 from tests.layers.zones import Silent, Zone, now
 
@@ -279,3 +282,53 @@ def test_without_the_extra_the_layers_can_be_imported_and_the_error_names_it() -
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("OptionError SenderAuthentication needs libraries that are not installed (")
     assert done.stdout.endswith("): install smtphooks[authentication]\n")
+
+
+# --- A DNS server, and a message of 25 MB ---
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_dns_server_is_asked_over_udp_and_tcp() -> None:
+    server = NameServer(records())
+    server.zone.records["host.example"] = [text("v=spf1 ip4:192.0.2.1 -all"), text("x" * 1000)]
+    layer, session = SenderAuthentication(servers=[server.address]), sessionOf()
+    try:
+        await layer.onMailFrom(Address("a@example.com", "a", "example.com"), session)
+        message = signed(MESSAGE)
+        await layer.inspectData(streamOf(message), session)
+        found = session.of(layer)
+        assert (found.spf.result, found.helo.result) == ("pass", "pass")
+        asked = sorted(name for name, _ in server.zone.asked)
+        assert asked == ["example.com", "host.example", "host.example", "test._domainkey.example.com"]
+        assert [result.result for result in found.dkim] == ["pass"]
+        await layer.onMailFrom(Address("a@none.example", "a", "none.example"), session)
+        assert found.spf.result == "none"
+    finally:
+        layer.onStop(None)
+        await server.stop()
+
+
+def test_a_large_message_is_hashed_as_it_arrives_and_none_of_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, session = layerOf(), sessionOf()
+    mailFrom(layer, session)
+    body = b"0123456789 abcdef\t\r\n" * 52_429
+    message = signed(MESSAGE[: MESSAGE.index(b"\r\n\r\n") + 4] + body * 25)
+    assert len(message) > 25 << 20
+    steps: list[int] = []
+    feed = BodyHash.feed
+
+    def counting(body: BodyHash, data: bytes) -> None:
+        steps.append(len(data))
+        feed(body, data)
+
+    monkeypatch.setattr(BodyHash, "feed", counting)
+    stream = MessageStream()
+    reading = Deferred.fromCoroutine(layer.inspectData(stream, session))
+    for start in range(0, len(message), 65536):
+        before = len(steps)
+        stream.append(message[start : start + 65536])
+        assert (len(steps) - before, stream.buffered) == (1, 0)
+    stream.complete()
+    now(reading)
+    assert [result.result for result in session.of(layer).dkim] == ["pass"]
+    assert max(steps) <= 65536
