@@ -35,6 +35,9 @@ _VERSION = re.compile(rb"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:[^\s,!]+(?:![0-9]+[kmgt]?)?", re.IGNORECASE)
 
 
+_Identifier = tuple[str, str, bool]  # the domain; "pass" or "temperror"; whether it is of DKIM, not of SPF
+
+
 @attrs.frozen
 class DMARCRecord:
     """
@@ -70,7 +73,8 @@ class DMARCResult:
     @ivar domain: the domain of the author; C{""} if there is none.
     @ivar policy: what is asked for with messages that fail: C{"none"}, C{"quarantine"} or C{"reject"}.
     @ivar policyDomain: the domain whose record that is; C{""} without a record.
-    @ivar organization: the organizational domain of the author; C{""} if it has not been found out.
+    @ivar organization: the organizational domain of the author, or the domain itself if no other had to be compared;
+        C{""} if it has not been found out.
     @ivar reason: why there is an error, C{""} without.
     """
 
@@ -219,13 +223,19 @@ def _badness(result: DMARCResult) -> tuple[int, int]:
 def _checkAuthor(author: str, spf: SPFResult | None, signatures: Sequence[DKIMResult], answers: Answers) -> DMARCResult:
     """The result for one author."""
     try:
+        own = _recordOf(author, answers)
+        identifiers = _identifiersOf(spf, signatures)
+        isIdentical = any((name, word) == (author, PASS) for name, word, _ in identifiers)
+        if own is not None and own.policy is not None and isIdentical:
+            # RFC 9989 section 4.10.2: then no more has to be asked.
+            return DMARCResult(PASS, author, _policyOf(author, own, answers), author, author)
         records = _walk(author, answers)
         organization = organizationOf(author, records)
         record = _applicable(author, organization, records)
         if record is None or record.policy is None:
             return DMARCResult(NONE, author, organization=organization)
         policy = _policyOf(author, record, answers)
-        result = _alignmentOf(author, organization, record, spf, signatures, answers)
+        result = _alignmentOf(author, organization, record, identifiers, answers)
     except TemporaryFailure as failure:
         return DMARCResult(TEMPERROR, author, reason=str(failure))
     reason = "an authentication that may have passed has failed temporarily" if result == TEMPERROR else ""
@@ -250,27 +260,32 @@ def _policyOf(author: str, record: DMARCRecord, answers: Answers) -> str:
     return _POLICIES[max(0, _POLICIES.index(policy) - record.isTest)]
 
 
-def _alignmentOf(
-    author: str,
-    organization: str,
-    record: DMARCRecord,
-    spf: SPFResult | None,
-    signatures: Sequence[DKIMResult],
-    answers: Answers,
-) -> str:
-    """Whether an identifier that is authenticated is in alignment with the author (RFC 9989 section 4.4)."""
-    # A DKIM result is temporary for an attacker's domain too, so what is not aligned must not matter.
-    identifiers = [
-        (signature.domain, record.isStrictForDKIM, PASS if signature.authenticates else signature.result)
-        for signature in signatures
-        if signature.authenticates or signature.result == TEMPERROR
-    ]
+def _identifiersOf(spf: SPFResult | None, signatures: Sequence[DKIMResult]) -> list[_Identifier]:
+    """What is authenticated, or may be."""
+    found: list[_Identifier] = [(signature.domain, PASS, True) for signature in signatures if signature.authenticates]
+    found += [(signature.domain, TEMPERROR, True) for signature in signatures if signature.result == TEMPERROR]
     if spf is not None and spf.result in (PASS, TEMPERROR):
-        identifiers.append((maybeDomain(spf.domain) or "", record.isStrictForSPF, spf.result))
+        found.append((maybeDomain(spf.domain) or "", spf.result, False))
+    return found
+
+
+def _alignmentOf(
+    author: str, organization: str, record: DMARCRecord, identifiers: Sequence[_Identifier], answers: Answers
+) -> str:
+    """
+    Whether an identifier is in alignment with the author (RFC 9989 section 4.4).
+
+    A temporary error of an identifier that could not be in alignment is none: the message may be an attacker's, who
+    then could make any of them.
+    """
     found = {
         result
-        for domain, isStrict, result in identifiers
-        if domain == author or (not isStrict and _isRelaxed(domain, organization, answers))
+        for domain, result, isDKIM in identifiers
+        if domain == author
+        or (
+            not (record.isStrictForDKIM if isDKIM else record.isStrictForSPF)
+            and _isRelaxed(domain, organization, answers)
+        )
     }
     return PASS if PASS in found else TEMPERROR if TEMPERROR in found else FAIL
 

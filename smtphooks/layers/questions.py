@@ -30,6 +30,8 @@ _CNAME = 5
 _KINDS = {"A": 1, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SPF": 99}
 _INTERNET = 1
 
+EXISTS = "EXISTS"  # the kind of L{Answers.exists}; an answer of any records says that the name exists
+
 _NAME_OCTETS = 253  # RFC 1035 section 2.3.4, without the length octets of the wire
 # A label may have any octets, but nothing that is asked for here is beyond printable ASCII.
 _NAME = re.compile(r"(?:[ -\-/-~]{1,63}\.)*[ -\-/-~]{1,63}")
@@ -91,6 +93,15 @@ class Answers:
         if isinstance(known, TemporaryFailure):
             raise TemporaryFailure(*known.args)  # a new one, or its traceback would grow
         return list(known)
+
+    def exists(self, name: str) -> bool:
+        """
+        Whether there is such a name in the DNS, even if it has no records (RFC 8020).
+
+        @raise TemporaryFailure: as L{lookUp}.
+        @raise Unknown: as L{lookUp}.
+        """
+        return bool(self.lookUp(name, EXISTS))
 
     def learn(self, name: str, kind: str, answer: Iterable[Any] | TemporaryFailure) -> None:
         """Note an answer: its records, or that it cannot be found out."""
@@ -187,6 +198,8 @@ class _Asking:
 
     async def _answerTo(self, name: str, kind: str) -> list[Any] | TemporaryFailure:
         try:
+            if kind == EXISTS:
+                return [] if await self._ask(name, "A") is None else [True]
             return await self._follow(name, kind)
         except TemporaryFailure as failure:
             return failure
@@ -196,7 +209,7 @@ class _Asking:
         records: list[tuple[str, int, Any]] = []
         for _ in range(_ALIASES + 1):
             if not any(owner == name for owner, _, _ in records):
-                records = await self._ask(name, kind)
+                records = await self._ask(name, kind) or []
             found = _valuesOf(records, name, _KINDS[kind])
             alias = _valuesOf(records, name, _CNAME)
             if found or not alias or not isName(alias[0]):
@@ -204,8 +217,8 @@ class _Asking:
             name = alias[0]
         return []  # RFC 1034 section 3.6.2: a loop, or a chain that is too long, is an error of the zone
 
-    async def _ask(self, name: str, kind: str) -> list[tuple[str, int, Any]]:
-        """The records of one answer: owner, number of the kind, value."""
+    async def _ask(self, name: str, kind: str) -> list[tuple[str, int, Any]] | None:
+        """The records of one answer: owner, number of the kind, value.  None if there is no such name."""
         left = self._deadline - self._clock.seconds()
         late = TemporaryFailure(f"no answer in time about {kind} of {name}")
         if left <= 0:
@@ -222,16 +235,16 @@ class _Asking:
         waiting.addTimeout(
             left, self._clock, lambda *_: Failure(TemporaryFailure(f"no answer in time about {kind} of {name}"))
         )
-        headers: list[Any] = (await waiting)[0]
-        return [record for header in headers for record in _recordOf(header)]
+        headers: list[Any] | None = (await waiting)[0]
+        return None if headers is None else [record for header in headers for record in _recordOf(header)]
 
 
-def _withoutAnswer(failure: Failure, what: str) -> tuple[list[Any]]:
-    """No answer, if there is no such name; any other failure is temporary."""
+def _withoutAnswer(failure: Failure, what: str) -> tuple[None]:
+    """No records, if there is no such name; any other failure is temporary."""
     from twisted.names import error
 
     if failure.check(error.DNSNameError, error.AuthoritativeDomainError):
-        return ([],)
+        return (None,)
     raise TemporaryFailure(f"the DNS cannot tell {what}: {type(failure.value).__name__}")
 
 

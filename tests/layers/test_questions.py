@@ -107,6 +107,35 @@ def test_records_of_other_kinds_and_owners_are_no_answer() -> None:
     assert now(waiting) == ["192.0.2.3"]
 
 
+@pytest.mark.parametrize(
+    "answer, exists",
+    [
+        (([], [], []), True),
+        (([dns.RRHeader("a.example", dns.A, payload=dns.Record_A("192.0.2.1"))], [], []), True),
+        (([dns.RRHeader("a.example", dns.CNAME, payload=dns.Record_CNAME("b.example"))], [], []), True),
+        (error.DNSNameError(), False),
+        (error.AuthoritativeDomainError(), False),
+    ],
+)
+def test_a_name_exists_unless_the_dns_says_that_there_is_no_such_name(answer: Any, exists: bool) -> None:
+    silent = Silent()
+    waiting = resultOf(lambda answers: answers.exists("A.example."), silent)
+    query = silent.queries["a.example"]
+    if isinstance(answer, Exception):
+        query.errback(answer)
+    else:
+        query.callback(answer)
+    assert now(waiting) is exists
+
+
+def test_whether_a_name_exists_may_not_be_known() -> None:
+    silent = Silent()
+    waiting = resultOf(lambda answers: answers.exists("a.example"), silent)
+    silent.queries["a.example"].errback(error.DNSServerError())
+    with pytest.raises(TemporaryFailure, match=r"a\.example"):
+        now(waiting)
+
+
 def test_aliases_are_followed_in_one_answer_and_over_several() -> None:
     zone = Zone(
         {
