@@ -14,7 +14,7 @@ from smtphooks.layers import arccheck, dkimcheck
 from smtphooks.layers.arccheck import ARCResult
 from smtphooks.layers.authenticationresults import Result
 from smtphooks.layers.dkimcheck import DKIMResult
-from smtphooks.layers.dmarc import DMARCResult, checkDMARC
+from smtphooks.layers.dmarc import PERMERROR, DMARCResult, checkDMARC
 from smtphooks.layers.messagescan import Field, MessageScan
 from smtphooks.layers.questions import Answers, together
 from smtphooks.layers.spf import SPFResult, checkHelo, checkMailFrom
@@ -50,6 +50,8 @@ def checkAuthor(
     answers: Answers, scan: MessageScan, spf: SPFResult | None, signatures: Sequence[DKIMResult]
 ) -> DMARCResult:
     """The result of DMARC."""
+    if scan.fault is not None:
+        return DMARCResult(PERMERROR, reason=scan.fault)
     return checkDMARC([field.value for field in scan.fields if field.key == b"from"], spf, signatures, answers)
 
 

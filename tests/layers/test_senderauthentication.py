@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import attrs
 import authres
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.names import dns, error
+from twisted.names import error
 
 from smtphooks.errors import OptionError
 from smtphooks.layers import SenderAuthentication
@@ -21,12 +25,9 @@ from smtphooks.session import Address, Session
 from smtphooks.stream import MessageStream
 from tests.layers.nameserver import NameServer
 from tests.layers.signing import MESSAGE, RECORD, signed
-from tests.layers.zones import Silent, Zone, now
+from tests.layers.zones import Silent, Zone, now, text
 
-
-def text(octets: str | bytes) -> Any:
-    octets = octets.encode() if isinstance(octets, str) else octets
-    return dns.Record_TXT(*[octets[i : i + 255] for i in range(0, len(octets), 255)])
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "layers" / "senderauthentication.rst"
 
 
 def records(**changes: Any) -> dict[str, list[Any]]:
@@ -261,6 +262,7 @@ UNSIGNED = b"From: a@sub.example.com\r\n\r\nbody\r\n"
         ("no record", UNSIGNED, None),
         ("v=DMARC1; p=reject", signed(MESSAGE), None),
         ("v=DMARC1; p=none", b"To: x\r\n\r\n", (550, "5.7.1", "DMARC: there is no author in From")),
+        ("v=DMARC1", b"A: b\r\n" * 1001 + UNSIGNED, (550, "5.7.1", "DMARC: the header has more than 1000 fields")),
     ],
 )
 def test_what_the_domain_of_the_author_asks_for_is_done_if_the_operator_wants(
@@ -348,6 +350,14 @@ def test_without_the_extra_the_layers_can_be_imported_and_the_error_names_it() -
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("OptionError SenderAuthentication needs libraries that are not installed (")
     assert done.stdout.endswith("): install smtphooks[authentication]\n")
+
+
+def test_the_documentation_has_every_option_with_its_default() -> None:
+    rows = re.findall(r"^``(\w+)`` +``(.+?)``  ", DOCUMENTATION.read_text(), re.MULTILINE)
+    documented = {name: ast.literal_eval(default) for name, default in rows}
+    fields = [field for field in attrs.fields(SenderAuthentication) if field.init]
+    defaults = {field.name: list(field.default) if field.default == () else field.default for field in fields}
+    assert documented == defaults
 
 
 # --- A DNS server, and a message of 25 MB ---
