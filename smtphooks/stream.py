@@ -93,7 +93,7 @@ class MessageStream:
         @param cutOversized: end the stream at that size.
         @param wantsMore: called whenever the hook has read octets.
         @param asks: called when a reader is about to wait for octets, or a consumer that is not paused has got all
-            there were; perhaps within L{append}.  It may call L{append}, L{complete}, L{fail} and L{discard}, and must
+            there were; perhaps within L{append}.  It may call L{append}, L{fail} and L{discard}, and must
             not raise.
         """
         self.byteLength = 0
@@ -124,6 +124,11 @@ class MessageStream:
     def isAwaited(self) -> bool:
         """The hook awaits this stream, so the end or failure of the message resumes it."""
         return self._wanted is not None or (self._consumer is not None and self._consumer.isOpen)
+
+    @property
+    def hasFailed(self) -> bool:
+        """The message was cut, or must not be used."""
+        return self._failure is not None
 
     def append(self, data: bytes, isLast: bool = False) -> None:
         """Octets have arrived; the message may be complete with them."""
@@ -214,7 +219,7 @@ class MessageStream:
         if wasFull:
             self._wantsMore()
         try:
-            return await receiveHeader(self._chunks, self._more)
+            return await receiveHeader(self._chunks, self.more)
         finally:
             self.room = ROOM
 
@@ -264,7 +269,7 @@ class MessageStream:
         self.buffered -= len(data)
         return data
 
-    async def _more(self, held: int = 0) -> bool:
+    async def more(self, held: int = 0) -> bool:
         """Wait for more than C{held} chunks; False if the stream has ended before."""
         while len(self._chunks) <= held:
             if self._look():
@@ -309,7 +314,7 @@ class MessageStream:
     async def __anext__(self) -> bytes:
         if not self._iterated:
             self.__aiter__()
-        while not self._chunks:  # as in _more: awaiting that coroutine would double the cost
+        while not self._chunks:  # as in more: awaiting that coroutine would double the cost
             if (self._mustLook or self._wanted is not None) and self._look():
                 continue
             if self._ended:
@@ -323,6 +328,13 @@ class MessageStream:
         self._wantsMore()
         return data
 
+    async def drain(self) -> None:
+        """Read what has not been read, and drop it; for the server, whatever way the hook has read."""
+        self._taken = self._iterated = True
+        while self._chunks or await self.more():
+            self._take()
+            self._wantsMore()
+
     async def read(self, limit: int | None = READ_OCTETS) -> bytes:
         """
         The whole message; for small ones, as all of it is held in memory.
@@ -333,7 +345,7 @@ class MessageStream:
         """
         self._choose()
         pieces = Pieces()
-        while self._chunks or await self._more():
+        while self._chunks or await self.more():
             pieces.add(self._take())
             if limit and pieces.octets > limit:
                 pieces.clear()  # the traceback would keep them in memory

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from smtphooks.layers.arccheck import ARCResult
     from smtphooks.layers.authenticationresults import Result
     from smtphooks.layers.dkimcheck import DKIMResult
+    from smtphooks.layers.dmarc import DMARCResult
     from smtphooks.layers.spf import SPFResult
 
 log = Logger()
@@ -48,12 +49,14 @@ class Findings:
     @ivar spf: SPF of the reverse-path; None as above.
     @ivar dkim: a result for each signature; None before the message has ended.
     @ivar arc: that of the chain of seals; None as above.
+    @ivar dmarc: that of the author's domain; None as above.
     """
 
     helo: SPFResult | None = None
     spf: SPFResult | None = None
     dkim: Sequence[DKIMResult] | None = None
     arc: ARCResult | None = None
+    dmarc: DMARCResult | None = None
 
 
 def _serverOf(item: Any) -> Any:
@@ -75,12 +78,14 @@ def _isServer(item: Any) -> bool:
 
 def _entriesOf(found: Findings) -> list[Result]:
     """What Authentication-Results says."""
-    from smtphooks.layers.senderchecks import arcEntry, dkimEntry, spfEntry
+    from smtphooks.layers.senderchecks import arcEntry, dkimEntry, dmarcEntry, spfEntry
 
     entries = [spfEntry(result) for result in (found.spf, found.helo) if result is not None]
     entries += map(dkimEntry, found.dkim or [])
     if found.arc is not None:
         entries.append(arcEntry(found.arc))
+    if found.dmarc is not None:
+        entries.append(dmarcEntry(found.dmarc))
     return entries
 
 
@@ -95,6 +100,8 @@ class SenderAuthentication:
 
     @ivar name: the authserv-id in that field; None for option C{name} of the server.
     @ivar spf: C{"record"}, or C{"reject"} to refuse at MAIL what SPF says is forged.
+    @ivar dmarc: C{"record"}, or C{"reject"} to refuse a message whose author's domain asks for that, and one that names
+        no author.
     @ivar timeout: seconds that all questions to the DNS may take at MAIL, and again at the end of the message.
     @ivar servers: DNS servers to ask; none for those of C{/etc/resolv.conf}.
     @ivar resolver: a Twisted C{IResolver} to ask in their place.
@@ -106,6 +113,7 @@ class SenderAuthentication:
         None, "a host name", lambda value: isLine(value) and value.isascii() and value != "" and " " not in value
     )
     spf: str = oneOf(RECORD, '"record" or "reject"', (RECORD, REJECT))
+    dmarc: str = oneOf(RECORD, '"record" or "reject"', (RECORD, REJECT))
     timeout: float = option(
         TIMEOUT,
         "a number of seconds above 0",
@@ -146,7 +154,7 @@ class SenderAuthentication:
         from smtphooks.layers.senderchecks import checkSPF
 
         found = session.of(self)
-        found.helo = found.spf = found.dkim = found.arc = None
+        found.helo = found.spf = found.dkim = found.arc = found.dmarc = None
         if maybeIP(session.remoteAddress) is None:  # a UNIX socket
             return
         check = partial(checkSPF, client=session.remoteAddress, helo=session.hostNameAppearsAs, sender=address)
@@ -167,15 +175,48 @@ class SenderAuthentication:
                 raise SMTPError(f"SPF of {result.domain} cannot be checked now, please try again", 451, "4.7.24")
 
     async def inspectData(self, stream: MessageStream, session: Session) -> None:
-        """Check the signatures."""
-        from smtphooks.layers.senderchecks import checkSignatures, newScan
+        """
+        Check the signatures, and what the author's domain says of them.
+
+        @raise SMTPError: by option C{dmarc}: 550 5.7.1 for what is to be refused, 451 4.7.1 if the DNS cannot tell.
+        """
+        from smtphooks.layers.senderchecks import checkAuthor, checkSignatures, newScan
 
         found, scan = session.of(self), newScan()
         async for chunk in stream:
             scan.feed(chunk)
         scan.close()
-        check = partial(checkSignatures, scan=scan)
-        found.dkim, found.arc = await self._settled(check, Answers(), self.timeout)
+        answers, deadline = Answers(), self._clock().seconds() + self.timeout
+        signatures, found.arc = await self._settled(partial(checkSignatures, scan=scan), answers, self.timeout)
+        found.dkim = signatures
+        check = partial(checkAuthor, scan=scan, spf=found.spf, signatures=signatures)
+        found.dmarc = await self._settled(check, answers, deadline - self._clock().seconds())
+        self._log(found, session)
+        if self.dmarc == REJECT:
+            self._decideOnDMARC(found.dmarc)
+
+    def _decideOnDMARC(self, result: DMARCResult) -> None:
+        if result.result == "fail" and result.policy == REJECT:
+            raise SMTPError(
+                f"DMARC: {result.policyDomain} asks to refuse what is not authenticated as from {result.domain}",
+                550,
+                "5.7.1",
+            )
+        if result.result == "permerror":
+            # A message must have an author (RFC 5322 section 3.6.2), or any policy could be evaded.
+            raise SMTPError(f"DMARC: {result.reason}", 550, "5.7.1")
+        # Without a record it is not known yet whether there is a policy.
+        if result.result == "temperror" and (result.policy == REJECT or not result.policyDomain):
+            raise SMTPError(f"DMARC of {result.domain} cannot be checked now, please try again", 451, "4.7.1")
+
+    def _log(self, found: Findings, session: Session) -> None:
+        results = [f"{entry.method}={entry.result}" for entry in _entriesOf(found)]
+        log.info(
+            "sender authentication: {results} [{session}]",
+            session=session.id,
+            peer=session.remoteAddress,
+            results=", ".join(results),
+        )
 
     async def filterData(self, stream: MessageStream, session: Session) -> AsyncIterator[bytes]:
         """Put Authentication-Results on top of the message, and remove those that are forged."""
@@ -186,7 +227,14 @@ class SenderAuthentication:
             yield chunk
 
     async def _settled(self, check: Callable[[Answers], T], answers: Answers, timeout: float) -> T:
-        return await settled(check, answers, self._resolver(), self.clock, timeout)
+        return await settled(check, answers, self._resolver(), self._clock(), timeout)
+
+    def _clock(self) -> IReactorTime:
+        if self.clock is not None:
+            return self.clock
+        from twisted.internet import reactor
+
+        return IReactorTime(reactor)
 
     def _resolver(self) -> IResolver | None:
         if self.resolver is None and self.servers and self._ownResolver is None:

@@ -1,5 +1,5 @@
 """
-All checks of a sender together: SPF when a message begins; DKIM and ARC when it has ended.
+All checks of a sender together: SPF when a message begins; DKIM, ARC and DMARC when it has ended.
 
 In: addresses and names of a session, a message that has passed, L{Answers} of the DNS.  Out: what was found, and how
 Authentication-Results says it.
@@ -14,6 +14,7 @@ from smtphooks.layers import arccheck, dkimcheck
 from smtphooks.layers.arccheck import ARCResult
 from smtphooks.layers.authenticationresults import Result
 from smtphooks.layers.dkimcheck import DKIMResult
+from smtphooks.layers.dmarc import PERMERROR, DMARCResult, checkDMARC
 from smtphooks.layers.messagescan import Field, MessageScan
 from smtphooks.layers.questions import Answers, together
 from smtphooks.layers.spf import SPFResult, checkHelo, checkMailFrom
@@ -45,6 +46,15 @@ def checkSignatures(answers: Answers, scan: MessageScan) -> tuple[list[DKIMResul
     return dkim, arccheck.checkARC(scan, answers)
 
 
+def checkAuthor(
+    answers: Answers, scan: MessageScan, spf: SPFResult | None, signatures: Sequence[DKIMResult]
+) -> DMARCResult:
+    """The result of DMARC."""
+    if scan.fault is not None:
+        return DMARCResult(PERMERROR, reason=scan.fault)
+    return checkDMARC([field.value for field in scan.fields if field.key == b"from"], spf, signatures, answers)
+
+
 def spfEntry(found: SPFResult) -> Result:
     """What Authentication-Results says of SPF (RFC 8601 section 2.7.2)."""
     return Result("spf", found.result, [("smtp", found.identity, found.domain)], found.problem)
@@ -64,3 +74,9 @@ def dkimEntry(found: DKIMResult) -> Result:
 def arcEntry(found: ARCResult) -> Result:
     """What Authentication-Results says of a chain of seals (RFC 8617 section 10.1)."""
     return Result("arc", found.result, [("header", "as-d", found.sealers[0] if found.sealers else "")], found.reason)
+
+
+def dmarcEntry(found: DMARCResult) -> Result:
+    """What Authentication-Results says of DMARC (RFC 9989 section 12, RFC 8601 section 2.7)."""
+    properties = [("header", "from", found.domain), ("policy", "dmarc", found.policy if found.policyDomain else "")]
+    return Result("dmarc", found.result, properties, found.reason)

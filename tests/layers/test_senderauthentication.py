@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import attrs
 import authres
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.names import dns, error
+from twisted.names import error
 
 from smtphooks.errors import OptionError
 from smtphooks.layers import SenderAuthentication
@@ -21,12 +25,9 @@ from smtphooks.session import Address, Session
 from smtphooks.stream import MessageStream
 from tests.layers.nameserver import NameServer
 from tests.layers.signing import MESSAGE, RECORD, signed
-from tests.layers.zones import Silent, Zone, now
+from tests.layers.zones import Silent, Zone, now, text
 
-
-def text(octets: str | bytes) -> Any:
-    octets = octets.encode() if isinstance(octets, str) else octets
-    return dns.Record_TXT(*[octets[i : i + 255] for i in range(0, len(octets), 255)])
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "layers" / "senderauthentication.rst"
 
 
 def records(**changes: Any) -> dict[str, list[Any]]:
@@ -34,6 +35,7 @@ def records(**changes: Any) -> dict[str, list[Any]]:
         "example.com": [text("v=spf1 ip4:192.0.2.1 -all")],
         "host.example": [text("v=spf1 ip4:192.0.2.1 -all")],
         "test._domainkey.example.com": [text(RECORD)],
+        "_dmarc.example.com": [text("v=DMARC1; p=reject")],
         **changes,
     }
 
@@ -90,7 +92,7 @@ def test_spf_is_found_out_at_mail_for_both_identities() -> None:
     assert found is session.of(SenderAuthentication)
     assert (found.spf.result, found.spf.identity, found.spf.domain) == ("pass", "mailfrom", "example.com")
     assert (found.helo.result, found.helo.identity, found.helo.domain) == ("pass", "helo", "host.example")
-    assert found.dkim is found.arc is None
+    assert found.dkim is found.arc is found.dmarc is None
 
 
 def test_helo_and_reverse_path_are_looked_up_at_once() -> None:
@@ -106,6 +108,7 @@ def test_signatures_are_found_out_with_the_message() -> None:
     found = session.of(layer)
     assert [result.result for result in found.dkim] == ["pass"]
     assert found.arc.result == "none"
+    assert (found.dmarc.result, found.dmarc.domain, found.dmarc.policy) == ("pass", "example.com", "reject")
 
 
 def test_what_was_found_is_forgotten_at_the_next_mail() -> None:
@@ -114,7 +117,7 @@ def test_what_was_found_is_forgotten_at_the_next_mail() -> None:
     inspect(layer, session, signed(MESSAGE))
     mailFrom(layer, session, domain="other.example")
     found = session.of(layer)
-    assert (found.spf.result, found.dkim, found.arc) == ("none", None, None)
+    assert (found.spf.result, found.dkim, found.arc, found.dmarc) == ("none", None, None, None)
 
 
 def test_a_client_without_an_address_has_no_spf() -> None:
@@ -137,6 +140,7 @@ def test_a_dns_that_does_not_answer_holds_nothing_up_beyond_the_timeout() -> Non
     layer.clock.advance(5)
     now(reading)
     assert [result.result for result in session.of(layer).dkim] == ["temperror"]
+    assert session.of(layer).dmarc.result == "temperror"
 
 
 # --- The field ---
@@ -157,6 +161,7 @@ def test_what_was_found_is_on_top_of_the_message() -> None:
         "spf=pass smtp.helo=host.example",
         "dkim=pass header.d=example.com header.s=test header.a=rsa-sha256",
         "arc=none",
+        "dmarc=pass header.from=example.com policy.dmarc=reject",
     ]
 
 
@@ -231,6 +236,68 @@ def test_only_a_clear_statement_refuses(policy: str) -> None:
     mailFrom(layerOf(zone, spf="reject"), sessionOf())
 
 
+def dmarcRefusal(zone: Zone, message: bytes, **options: Any) -> tuple[int | None, str | None, str] | None:
+    layer, session = layerOf(zone, **options), sessionOf("192.0.2.9")
+    mailFrom(layer, session)
+    try:
+        inspect(layer, session, message)
+    except SMTPError as refusal:
+        return refusal.responseCode, refusal.enhancedCode, refusal.message
+    return None
+
+
+UNSIGNED = b"From: a@sub.example.com\r\n\r\nbody\r\n"
+
+
+@pytest.mark.parametrize(
+    "policy, message, refusal",
+    [
+        (
+            "v=DMARC1; p=reject",
+            UNSIGNED,
+            (550, "5.7.1", "DMARC: example.com asks to refuse what is not authenticated as from sub.example.com"),
+        ),
+        ("v=DMARC1; p=quarantine", UNSIGNED, None),
+        ("v=DMARC1; p=reject; sp=none", UNSIGNED, None),
+        ("no record", UNSIGNED, None),
+        ("v=DMARC1; p=reject", signed(MESSAGE), None),
+        ("v=DMARC1; p=none", b"To: x\r\n\r\n", (550, "5.7.1", "DMARC: there is no author in From")),
+        ("v=DMARC1", b"A: b\r\n" * 1001 + UNSIGNED, (550, "5.7.1", "DMARC: the header has more than 1000 fields")),
+    ],
+)
+def test_what_the_domain_of_the_author_asks_for_is_done_if_the_operator_wants(
+    policy: str, message: bytes, refusal: tuple[int, str, str] | None
+) -> None:
+    zone = Zone(records(**{"_dmarc.example.com": [text(policy)]}))
+    assert dmarcRefusal(zone, message, dmarc="reject") == refusal
+    assert dmarcRefusal(zone, message) is None
+
+
+TRY_AGAIN = (451, "4.7.1", "DMARC of sub.example.com cannot be checked now, please try again")
+
+
+@pytest.mark.parametrize(
+    "changes, refusal",
+    [
+        ({"_dmarc.example.com": [error.DNSServerError()]}, TRY_AGAIN),
+        ({"test._domainkey.example.com": [error.DNSServerError()]}, TRY_AGAIN),
+        (
+            {
+                "test._domainkey.example.com": [error.DNSServerError()],
+                "_dmarc.example.com": [text("v=DMARC1; p=quarantine")],
+            },
+            None,
+        ),
+    ],
+)
+def test_a_message_that_might_be_refused_is_put_off_while_the_dns_cannot_tell(
+    changes: dict[str, Any], refusal: tuple[int, str, str] | None
+) -> None:
+    message = signed(UNSIGNED)
+    assert dmarcRefusal(Zone(records(**changes)), message, dmarc="reject") == refusal
+    assert dmarcRefusal(Zone(records(**changes)), message) is None
+
+
 # --- Options ---
 
 
@@ -238,6 +305,7 @@ def test_only_a_clear_statement_refuses(policy: str) -> None:
     "options, sentence",
     [
         ({"spf": "yes"}, 'option spf is \'yes\', it wants "record" or "reject"'),
+        ({"dmarc": "quarantine"}, 'option dmarc is \'quarantine\', it wants "record" or "reject"'),
         ({"timeout": 0}, "option timeout is 0, it wants a number of seconds above 0"),
         ({"name": "a b"}, "option name is 'a b', it wants a host name"),
         ({"resolver": 3}, "option resolver is 3, it wants a Twisted IResolver"),
@@ -284,6 +352,14 @@ def test_without_the_extra_the_layers_can_be_imported_and_the_error_names_it() -
     assert done.stdout.endswith("): install smtphooks[authentication]\n")
 
 
+def test_the_documentation_has_every_option_with_its_default() -> None:
+    rows = re.findall(r"^``(\w+)`` +``(.+?)``  ", DOCUMENTATION.read_text(), re.MULTILINE)
+    documented = {name: ast.literal_eval(default) for name, default in rows}
+    fields = [field for field in attrs.fields(SenderAuthentication) if field.init]
+    defaults = {field.name: list(field.default) if field.default == () else field.default for field in fields}
+    assert documented == defaults
+
+
 # --- A DNS server, and a message of 25 MB ---
 
 
@@ -298,8 +374,9 @@ async def test_a_dns_server_is_asked_over_udp_and_tcp() -> None:
         await layer.inspectData(streamOf(message), session)
         found = session.of(layer)
         assert (found.spf.result, found.helo.result) == ("pass", "pass")
-        asked = sorted(name for name, _ in server.zone.asked)
-        assert asked == ["example.com", "host.example", "host.example", "test._domainkey.example.com"]
+        assert found.dmarc.result == "pass"
+        asked = [name for name, _ in server.zone.asked]
+        assert asked.count("host.example") == 2  # the answer was truncated
         assert [result.result for result in found.dkim] == ["pass"]
         await layer.onMailFrom(Address("a@none.example", "a", "none.example"), session)
         assert found.spf.result == "none"

@@ -15,7 +15,7 @@ from twisted.names import dns, error
 
 from smtphooks.layers.questions import Answers, settled
 from smtphooks.layers.spf import SPFResult, checkHelo, checkMailFrom
-from tests.layers.zones import Silent, Zone, now
+from tests.layers.zones import Silent, Zone, now, text
 
 SUITE = Path(__file__).parent / "data" / "rfc7208-tests.yml"
 
@@ -78,10 +78,6 @@ def test_the_suite_of_rfc_7208(zonedata: dict[str, list[Any]], case: dict[str, A
     assert result.result in ([case["result"]] if isinstance(case["result"], str) else case["result"])
     if "explanation" in case:
         assert (result.explanation or "DEFAULT") == case["explanation"]
-
-
-def text(octets: str) -> Any:
-    return dns.Record_TXT(*[octets[i : i + 255].encode() for i in range(0, len(octets), 255)])
 
 
 def mailFrom(domain: str, client: str = "192.0.2.1", local: str = "user") -> Callable[[Answers], SPFResult]:

@@ -8,6 +8,12 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.names import dns, error
 
 
+def text(value: str | bytes) -> dns.Record_TXT:
+    """A TXT record of any length."""
+    octets = value.encode() if isinstance(value, str) else value
+    return dns.Record_TXT(*[octets[i : i + 255] for i in range(0, len(octets), 255)])
+
+
 class Zone:
     """
     A resolver that answers from a dict of names and payloads; an exception in place of a payload is its failure.
