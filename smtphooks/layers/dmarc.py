@@ -179,12 +179,10 @@ def organizationOf(domain: str, records: Iterable[DMARCRecord]) -> str:
     """
     last = domain
     for record in records:
-        if record.isSuffix is False:
-            return record.domain
-        if record.isSuffix and record.domain != domain:
-            labels = domain.split(".")
-            return ".".join(labels[-record.domain.count(".") - 2 :])
-        last = record.domain
+        if record.isSuffix:
+            # The domain one label below; for the domain itself, where there is none below on this way, the domain.
+            return ".".join(domain.split(".")[-record.domain.count(".") - 2 :])
+        last = record.domain  # the walk ends with psd=n
     return last
 
 

@@ -143,6 +143,12 @@ def test_an_older_signature_may_have_been_broken_but_no_seal() -> None:
     assert check(sealed(changed.replace(b"Authentication-Results: lists", b"X-Old: lists"), b"pass")).result == "pass"
 
 
+def test_the_last_seal_does_not_repair_an_older_one() -> None:
+    broken = with_(rb"(?s)(ARC-Seal.*? b=)....", rb"\1AAAA")(TWO)
+    again = sealed(broken.replace(b"Authentication-Results: lists", b"X-Old: lists"), b"pass")
+    assert (check(again).result, check(again).reason) == ("fail", "the seal of set 2 is not valid")
+
+
 def test_only_the_last_signature_needs_a_hash_of_the_body() -> None:
     assert list(wantedHashes(fieldsOf(THREE))) == [("relaxed", None)]
     assert list(wantedHashes(fieldsOf(MESSAGE))) == []

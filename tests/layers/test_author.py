@@ -78,6 +78,7 @@ def test_the_domains_of_the_authors_are_found(value: bytes, domains: list[str]) 
         (b" <joe@bank.example> <joe@example.com>", "From is malformed"),
         (b" <joe@bank.example> joe@example.com", "From is malformed"),
         (b" <<joe@example.com>>", "From is malformed"),
+        (b" <jane <joe@example.com>", "From is malformed"),
         (b' "joe <joe@example.com>', "From is malformed"),
         (b" (joe <joe@example.com>", "From is malformed"),
         (b" (joe\\", "From is malformed"),

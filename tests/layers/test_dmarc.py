@@ -359,6 +359,12 @@ def test_whether_the_name_exists_is_asked_only_where_it_matters() -> None:
     assert [name for name, kind in zone.asked if kind == EXISTS] == ["no.example.com"]
 
 
+@pytest.mark.parametrize(("psd", "organization"), [(b"y", "a.b.example"), (b"n", "a.b.example"), (b"u", "b.example")])
+def test_the_walk_ends_where_a_record_says_so(psd: bytes, organization: str) -> None:
+    zone = {"a.b.example": b"v=DMARC1; p=none; psd=" + psd, "b.example": RELAXED}
+    assert check("a.b.example", zone).organization == organization
+
+
 def test_the_result_tells_the_organization() -> None:
     assert check("a.b.example.com", {"example.com": RELAXED}, dkim("example.com")) == DMARCResult(
         "pass", "a.b.example.com", "reject", "example.com", "example.com"
