@@ -6,6 +6,10 @@ what users' own layers can import, and know nothing of one another.
 """
 
 from smtphooks.layers.clamav import ClamAV
+from smtphooks.layers.dnslists import DNSLists
+from smtphooks.layers.greylist import Greylist
+from smtphooks.layers.ratelimit import RateLimit
+from smtphooks.layers.recipients import Recipients
 from smtphooks.layers.rspamd import Rspamd
 
-__all__ = ["ClamAV", "Rspamd"]
+__all__ = ["ClamAV", "DNSLists", "Greylist", "RateLimit", "Recipients", "Rspamd"]

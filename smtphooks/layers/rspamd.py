@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 
 from smtphooks.errors import OptionError
-from smtphooks.header import HeaderEnd
+from smtphooks.header import HEADER_OCTETS, HeaderEnd
 from smtphooks.layers.exchange import Request, ScannerFault, ask
 from smtphooks.layers.fields import Addition, HeaderChanges, isFieldName
 from smtphooks.layers.rspamdanswer import RspamdVerdict, readVerdict
@@ -29,7 +29,7 @@ from smtphooks.netaddress import maybeIP
 from smtphooks.optionkinds import NotShown, isLine, isSecretPath, oneOf, option, seconds, withOptions
 from smtphooks.replies import HEADER_TOO_LARGE, SMTPError
 from smtphooks.session import Address, Session
-from smtphooks.stream import HEADER_OCTETS, MessageStream
+from smtphooks.stream import MessageStream
 
 log = Logger()
 

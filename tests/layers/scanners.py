@@ -115,7 +115,7 @@ class Message(MessageStream):
         for chunk in chunks:
             self.append(chunk)
         if isWhole:
-            self.complete()
+            self.append(b"", isLast=True)
 
     def _count(self) -> None:
         self.wanted += 1

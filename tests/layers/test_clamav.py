@@ -74,7 +74,7 @@ async def test_a_clean_message_passes(scanner):
     scan = Scan(scanner, Message(b"one", isWhole=False))
     talk = await scan.has(b"one")
     scan.message.append(b"x" * 70000)
-    scan.message.complete()
+    scan.message.append(b"", isLast=True)
     await scan.answered(b"stream: OK\0", framed(b"one", b"x" * 70000))
     assert talk.received == framed(b"one", b"x" * 70000)
     assert (scan.state.isScanned, scan.state.virus) == (True, None)

@@ -51,7 +51,7 @@ async def test_the_message_is_sent_while_it_arrives_and_the_answer_is_returned(s
     await talk.has(b"scan:3<one>")
     message.append(b"three")
     await talk.has(b"5<three>")
-    message.complete()
+    message.append(b"", isLast=True)
     await talk.has(b">.")
     assert talk.received == b"scan:3<one>5<three>."
     talk.answer(b"cle")
@@ -106,7 +106,7 @@ async def test_the_stream_flows_on_when_enough_of_it_was_sent(scanner):
     for _ in range(10):
         message.append(LARGE)
     assert message.buffered == 0
-    message.complete()
+    message.append(b"", isLast=True)
     talk.answer(b"clean!")
     assert (await asked).isOnAll
 
@@ -189,7 +189,7 @@ async def test_a_scanner_that_reads_on_gets_the_rest(scanner):
         reactor.callLater(0, turn.callback, None)
         await turn
     clock.advance(4)
-    message.complete()
+    message.append(b"", isLast=True)
     talk.transport.resumeProducing()
     await talk.has(b">.")
     assert talk.received.count(b"x") == sent
@@ -207,7 +207,7 @@ async def test_a_client_that_is_slow_is_no_fault_of_the_scanner(scanner):
     talk = await accepted
     await talk.has(b"one")
     clock.advance(1000)
-    message.complete()
+    message.append(b"", isLast=True)
     await talk.has(b".")
     talk.answer(b"clean!")
     assert (await asked).octets == b"clean"
