@@ -11,5 +11,6 @@ from smtphooks.layers.greylist import Greylist
 from smtphooks.layers.ratelimit import RateLimit
 from smtphooks.layers.recipients import Recipients
 from smtphooks.layers.rspamd import Rspamd
+from smtphooks.layers.senderauthentication import SenderAuthentication
 
-__all__ = ["ClamAV", "DNSLists", "Greylist", "RateLimit", "Recipients", "Rspamd"]
+__all__ = ["ClamAV", "DNSLists", "Greylist", "RateLimit", "Recipients", "Rspamd", "SenderAuthentication"]
