@@ -19,7 +19,7 @@ from tests.layers.pages import blocksOf
 from tests.support import ENVELOPE, Client, Mailbox, connect
 from tests.test_reference import parse, rowsOf
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "layers.rst"
 PAGES = sorted(DOCS.glob("layers/*.rst"))
 BLOCKS = dict(re.findall(r"^\.\. code-block:: python\n    :name: (\S+)\n\n((?:    .*\n|\n)+)", PAGE.read_text(), re.M))
