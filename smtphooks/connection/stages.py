@@ -39,7 +39,9 @@ class Outlet:
         @param source: what the stage reads.
         @param before: the outlet that this is the stream of; None for the client's.
         """
-        self.stream = MessageStream(options.size, options.rejectOversized, asks=self._asked)
+        self.stream = MessageStream(
+            options.size, options.rejectOversized, spoolMemory=options.spoolMemory, asks=self._asked
+        )
         self.allowance = 0
         self._source = source
         self._before = before
@@ -205,6 +207,7 @@ class Filter:
                 await close()
         # A filter may end early; but what it has not read may still be refused in front of it.
         await source.drain()
+        source.discard()  # its spool, if the filter has made one
         outlet.end()
 
 
