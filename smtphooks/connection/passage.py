@@ -261,6 +261,7 @@ class _Running:
         """What comes of it does not matter any more; it may still take a while to end."""
         if self._pending is not None:
             self.isCancelled = True
+            self.stage.outlet.stop()
             self._pending.cancel()
 
     def abandon(self) -> None:
@@ -268,6 +269,7 @@ class _Running:
         pending, self._pending = self._pending, None
         if pending is not None:
             self.isCancelled = self.isOver = True
+            self.stage.outlet.stop()
             self._runner.cancel(self.stage.label, pending)
             if self._patience is not None:
                 self._patience.stop()
