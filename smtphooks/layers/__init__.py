@@ -5,8 +5,12 @@ Each can be used alone or beside others, in C{hooks=[…]} or as a C{[[layer]]} 
 what users' own layers can import, and know nothing of one another.
 """
 
+from smtphooks.layers.clamav import ClamAV
+from smtphooks.layers.dnslists import DNSLists
+from smtphooks.layers.greylist import Greylist
+from smtphooks.layers.ratelimit import RateLimit
+from smtphooks.layers.recipients import Recipients
+from smtphooks.layers.rspamd import Rspamd
 from smtphooks.layers.senderauthentication import SenderAuthentication
 
-__all__ = [
-    "SenderAuthentication",
-]
+__all__ = ["ClamAV", "DNSLists", "Greylist", "RateLimit", "Recipients", "Rspamd", "SenderAuthentication"]

@@ -25,9 +25,9 @@ from smtphooks.layers.bodyhash import BodyHash
 from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Session
 from smtphooks.stream import MessageStream
-from tests.layers.nameserver import NameServer
 from tests.layers.signing import MESSAGE, RECORD, signed
 from tests.layers.zones import Silent, Zone, now, text
+from tests.layers.zoneserver import NameServer
 from tests.support import Mailbox
 from tests.test_tcp import served
 
