@@ -34,6 +34,7 @@ from smtphooks.replies import SMTPError
 from smtphooks.sasl.auth import Auth, AuthResponse
 from smtphooks.service.service import SMTPService
 from smtphooks.session import Address, Envelope, Session, TLSInfo
+from smtphooks.spool import Spool
 from smtphooks.stream import MessageStream
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "SMTPServerProtocol",
     "SMTPService",
     "Session",
+    "Spool",
     "TLSInfo",
     "__version__",
     "asyncioHook",

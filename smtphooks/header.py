@@ -13,6 +13,7 @@ import re
 from collections.abc import Awaitable, Callable
 from email.message import Message
 from email.parser import BytesHeaderParser
+from typing import Protocol
 
 from smtphooks.replies import HEADER_TOO_LARGE
 
@@ -64,22 +65,39 @@ class HeaderEnd:
         self.octets += len(data)
 
 
-async def receiveHeader(chunks: list[bytes], more: Callable[[int], Awaitable[bool]]) -> bytes:
+class Buffer(Protocol):
+    """Where a message arrives: so many octets wait there, and there is room for so many."""
+
+    buffered: int
+    room: int
+
+
+async def receiveHeader(
+    buffer: Buffer, chunks: list[bytes], more: Callable[[int], Awaitable[bool]], wantsMore: Callable[[], None]
+) -> bytes:
     """
     Wait for the header of a message.
 
+    @param buffer: has room for the largest header meanwhile.
     @param chunks: the octets of the message as they arrive; they stay there, but are joined.
     @param more: waits for more than so many chunks; False if the message has ended before.
+    @param wantsMore: called if there was no room before.
     @return: the header as the client sent it; without an empty line the whole message.
     @raise SMTPError: 552, if it is larger than L{HEADER_OCTETS}.
     """
-    search, searched = HeaderEnd(), 0
-    while search.end is None and search.octets <= HEADER_OCTETS and await more(searched):
-        for chunk in chunks[searched:]:
-            search.scan(chunk)
-        if len(chunks) > _PIECES:
-            chunks[:] = [b"".join(chunks)]
-        searched = len(chunks)
+    search, searched, room = HeaderEnd(), 0, buffer.room
+    buffer.room = HEADER_OCTETS + 1
+    try:
+        if buffer.buffered >= room:
+            wantsMore()
+        while search.end is None and search.octets <= HEADER_OCTETS and await more(searched):
+            for chunk in chunks[searched:]:
+                search.scan(chunk)
+            if len(chunks) > _PIECES:
+                chunks[:] = [b"".join(chunks)]
+            searched = len(chunks)
+    finally:
+        buffer.room = room
     if (search.end or search.octets) > HEADER_OCTETS:
         raise HEADER_TOO_LARGE.asError()
     if len(chunks) > 1:

@@ -112,6 +112,8 @@ class Options:
     # Message
     size: int = count(0, "octets")
     rejectOversized: bool = flag(True)
+    # Not a count(): 0 cannot mean that there is no limit, for that would let a large message fill the memory.
+    spoolMemory: int = option(262144, "a whole number of octets, 0 or more", within(0))
     bareNewline: str = oneOf(NORMALIZE, '"normalize", "reject" or "accept"', (NORMALIZE, REJECT, ACCEPT))
 
     # Limits

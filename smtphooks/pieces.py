@@ -36,6 +36,16 @@ class Pieces:
         self._pieces.clear()
         self.octets = self._joined = 0
 
+    def drop(self, octets: int) -> None:
+        """Drop so many of the first octets."""
+        rest = self.join()[octets:]
+        self.clear()
+        if rest:
+            self.add(rest)
+
     def join(self) -> bytes:
         """All octets."""
-        return b"".join(self._pieces)
+        if len(self._pieces) != 1:
+            self._pieces = [b"".join(self._pieces)]
+            self._joined = 1
+        return self._pieces[0]

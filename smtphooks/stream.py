@@ -20,16 +20,14 @@ from zope.interface import implementer
 
 from smtphooks.awaiting import Signal
 from smtphooks.consumer import ConsumerStopped, ConsumerWriter
-from smtphooks.header import HEADER_OCTETS, checkedFields, maybeSeparator, parseHeader, receiveHeader
+from smtphooks.header import checkedFields, maybeSeparator, parseHeader, receiveHeader
 from smtphooks.pieces import Pieces
 from smtphooks.replies import TOO_LARGE
+from smtphooks.spool import Spool
 
 # Octets that the stream buffers before it is full.  One pull from the wire (at most 64 KiB) may exceed it, and the
 # wire buffers at most 64 KiB less that pull: together less than 128 KiB.
 ROOM = 16384
-
-# The default limit of L{MessageStream.read}, in octets.
-READ_OCTETS = 33554432
 
 _ONE_READER = "a MessageStream is read by one reader at a time"
 
@@ -50,6 +48,7 @@ class MessageStream:
     @ivar byteLength: octets of the message so far; its length when it has ended.
     @ivar sizeExceeded: the message is larger than option C{size}; unless option C{rejectOversized} is off, the stream
         ended at that size.
+    @ivar failure: why the message was cut or must not be used; None if that is not so.
     @ivar buffered: octets that the hook has not yet read.
     @ivar room: the number of buffered octets at which the stream is full.
     @ivar length: always unknown, for C{IBodyProducer}.
@@ -62,7 +61,6 @@ class MessageStream:
         "_consumer",
         "_cutOversized",
         "_ended",
-        "_failure",
         "_header",
         "_isCut",
         "_iterated",
@@ -70,11 +68,14 @@ class MessageStream:
         "_paused",
         "_prefix",
         "_size",
+        "_spool",
+        "_spoolMemory",
         "_taken",
         "_wanted",
         "_wantsMore",
         "buffered",
         "byteLength",
+        "failure",
         "room",
         "sizeExceeded",
     )
@@ -86,34 +87,35 @@ class MessageStream:
         size: int = 0,
         cutOversized: bool = True,
         wantsMore: Callable[[], None] = lambda: None,
+        spoolMemory: int = 262144,
         asks: Callable[[], object] | None = None,
     ) -> None:
         """
         @param size: the maximum size of the message in octets, 0 for no limit.
         @param cutOversized: end the stream at that size.
         @param wantsMore: called whenever the hook has read octets.
-        @param asks: called when a reader is about to wait for octets, or a consumer that is not paused has got all
-            there were; perhaps within L{append}.  It may call L{append}, L{fail} and L{discard}, and must
-            not raise.
+        @param spoolMemory: L{spool} puts a message of more octets into a file.
+        @param asks: called when a reader is about to wait for octets, or a consumer that is not paused has got all,
+            perhaps within L{append}.  It may append octets, end or fail this stream, and must not raise.
         """
-        self.byteLength = 0
-        self.buffered = 0
+        self.byteLength = self.buffered = 0
         self.room = ROOM
         self.sizeExceeded = False
         self._size = size
         self._cutOversized = cutOversized
         self._wantsMore = wantsMore
         self._asks = asks
+        self._spoolMemory = spoolMemory
+        self._spool: Spool[MessageStream] | None = None
         self._chunks: list[bytes] = []  # for the reader
         self._arrived = self._chunks  # from the client; a list of its own until the separator after the prefix is known
         self._prefix = b""  # the hook's own header fields
         self._header: Message | None = None
         self._ended = False
-        self._failure: Failure | None = None
+        self.failure: Failure | None = None
         self._isCut = False  # failed or discarded: further octets are only counted
-        self._mustLook = asks is not None  # a reader that is about to wait must call _look: is cut, or has asks
-        self._taken = False  # one of the ways to read has been chosen
-        self._iterated = False  # and it is async for
+        self._mustLook: object = asks  # true if a reader that is about to wait must call _look: is cut, or has asks
+        self._taken = self._iterated = False  # one of the ways to read has been chosen; and it is async for
         self._wanted: Signal | None = None  # the reader awaits it; set until the reader has resumed
         self._consumer: ConsumerWriter | None = None
         self._paused = False
@@ -124,11 +126,6 @@ class MessageStream:
     def isAwaited(self) -> bool:
         """The hook awaits this stream, so the end or failure of the message resumes it."""
         return self._wanted is not None or (self._consumer is not None and self._consumer.isOpen)
-
-    @property
-    def hasFailed(self) -> bool:
-        """The message was cut, or must not be used."""
-        return self._failure is not None
 
     def append(self, data: bytes, isLast: bool = False) -> None:
         """Octets have arrived; the message may be complete with them."""
@@ -147,39 +144,36 @@ class MessageStream:
         self._serve()
 
     def allow(self, octets: int) -> None:
-        """Let the message have so many octets more, if there is a limit."""
-        if self._size:
-            self._size += octets
-
-    def complete(self, data: bytes = b"") -> None:
-        """The message is complete, with these octets."""
-        self.append(data, isLast=True)
+        """Let the message be larger by so many octets."""
+        self._size += octets if self._size else 0
 
     def fail(self, failure: Failure) -> None:
         """The message is truncated or must not be used; drop the octets that were not read."""
-        if self._ended or self._failure:
+        if self._ended or self.failure:
             return
-        self._failure = failure
+        self.failure = failure
         self._drop()
-        self._serve()
 
     def discard(self) -> None:
         """The hook has ended; code that still reads must not take a part for the whole message."""
-        if self._ended and not self._chunks:
-            return
-        self._drop()
-        self._serve()
+        if not self._ended or self._chunks:
+            self._drop()
+            if self._asks is not None:
+                self._wantsMore()  # whoever feeds this reader may wait for it
+        if self._spool is not None:
+            self._spool.close()
 
     def _maybeFailure(self) -> Failure | None:
-        if self._isCut and self._failure is None:
-            self._failure = Failure(RuntimeError("onData has ended, and its message cannot be read any more"))
-        return self._failure
+        if self._isCut and self.failure is None:
+            self.failure = Failure(RuntimeError("onData has ended, and its message cannot be read any more"))
+        return self.failure
 
     def _drop(self) -> None:
         self._isCut = self._mustLook = True
         self._chunks.clear()
         self._arrived.clear()
         self.buffered = 0
+        self._serve()
 
     def _serve(self) -> None:
         """Resume the reader, or write to the consumer."""
@@ -210,18 +204,9 @@ class MessageStream:
         """
         self._mustBeUnread("header")
         if self._header is None:
-            self._header = parseHeader(await self._receiveHeader(), self._prefix)
+            octets = await receiveHeader(self, self._chunks, self.more, self._wantsMore)
+            self._header = parseHeader(octets, self._prefix)
         return self._header
-
-    async def _receiveHeader(self) -> bytes:
-        wasFull = self.buffered >= self.room
-        self.room = HEADER_OCTETS + 1
-        if wasFull:
-            self._wantsMore()
-        try:
-            return await receiveHeader(self._chunks, self.more)
-        finally:
-            self.room = ROOM
 
     def prepend(self, octets: bytes) -> None:
         """
@@ -284,11 +269,7 @@ class MessageStream:
         return True
 
     def _look(self) -> bool:
-        """
-        Look for what is wrong, which is raised, and ask for octets, before a reader waits.
-
-        @return: something came of it: octets, the end or a failure.
-        """
+        """Before a reader waits: raise what is wrong, and ask for octets; True if something has come of that."""
         failure = self._maybeFailure()
         if failure is not None:
             failure.raiseException()
@@ -329,13 +310,12 @@ class MessageStream:
         return data
 
     async def drain(self) -> None:
-        """Read what has not been read, and drop it; for the server, whatever way the hook has read."""
+        """Read what has not been read, whatever way the hook has read, and drop it."""
         self._taken = self._iterated = True
-        while self._chunks or await self.more():
-            self._take()
-            self._wantsMore()
+        async for _ in self:
+            pass
 
-    async def read(self, limit: int | None = READ_OCTETS) -> bytes:
+    async def read(self, limit: int | None = 33554432) -> bytes:
         """
         The whole message; for small ones, as all of it is held in memory.
 
@@ -352,6 +332,17 @@ class MessageStream:
                 raise TOO_LARGE.asError()
             self._wantsMore()
         return pieces.join()
+
+    async def spool(self) -> Spool[MessageStream]:
+        """
+        The whole message, to be read any number of times until C{onData} has ended.
+
+        @raise SMTPError: as L{Spool.receive} does; otherwise as L{read}.
+        """
+        self._mustBeUnread("spool")
+        self._spool = spool = Spool(self._spoolMemory, MessageStream)
+        await spool.receive(self)
+        return spool
 
     def deliverTo(self, consumer: IConsumer) -> Deferred[None]:
         """
@@ -382,8 +373,7 @@ class MessageStream:
     def resumeProducing(self) -> None:
         """C{IPushProducer}: resume writing."""
         self._paused = False
-        if self._consumer is not None:
-            self._deliver(self._consumer)
+        self._serve()
 
     def stopProducing(self) -> None:
         """C{IPushProducer}: stop writing for good."""

@@ -172,6 +172,7 @@ def test_public_names_are_pinned() -> None:
         "SMTPServerProtocol",
         "SMTPService",
         "Session",
+        "Spool",
         "TLSInfo",
         "__version__",
         "asyncioHook",

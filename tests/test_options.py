@@ -58,6 +58,7 @@ DEFAULTS: dict[str, Any] = {
     "extensions": (),
     "size": 0,
     "rejectOversized": True,
+    "spoolMemory": 262144,
     "bareNewline": "normalize",
     "maxClients": 0,
     "maxClientsPerAddress": 0,
@@ -124,7 +125,7 @@ WRONG = {
 FLAGS = [name for name, value in DEFAULTS.items() if isinstance(value, bool) and not name.startswith("use")]
 PEERS = ["useProxy", "useXClient", "useXForward", "debugPeers"]
 COUNTS = [
-    *("size", "maxClients", "maxClientsPerAddress", "maxRecipients", "maxTransactions"),
+    *("size", "spoolMemory", "maxClients", "maxClientsPerAddress", "maxRecipients", "maxTransactions"),
     *("maxJunkCommands", "authFailuresPerAddress", "maxUnrecognizedCommands", "maxErrors"),
 ]
 SECONDS = ["socketTimeout", "dataTimeout", "hookTimeout", "closeTimeout", "greetDelay", "slowHook"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import json
 import re
@@ -22,9 +23,10 @@ import pytest
 from docutils import nodes
 from docutils.core import publish_doctree
 from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs
 
 import smtphooks
@@ -37,6 +39,7 @@ from smtphooks import (
     Session,
     SMTPError,
     SMTPServerFactory,
+    Spool,
 )
 from smtphooks.__main__ import Options as CommandFlags
 from smtphooks.hooks import HOOK_NAMES, HOOKS
@@ -154,9 +157,9 @@ def test_exported_name_is_mentioned(name: str) -> None:
     assert any(re.match(rf"{name}\b", literal) for literal in LITERALS)
 
 
-@pytest.mark.parametrize("kind", [Session, Envelope, Address, MessageStream])
+@pytest.mark.parametrize("kind", [Session, Envelope, Address, MessageStream, Spool])
 def test_documented_attributes_are_there(kind: type) -> None:
-    documented = {entries[0].astext() for entries in rowsOf(SECTIONS[kind.__name__], "Attribute")}
+    documented = {entries[0].astext().removesuffix("()") for entries in rowsOf(SECTIONS[kind.__name__], "Attribute")}
     assert documented
     assert documented <= {*dir(kind), *(attrs.fields_dict(kind) if attrs.has(kind) else ())}
 
@@ -239,6 +242,7 @@ def test_every_block_is_known_to_this_file() -> None:
         ("python", "authentication.py"),
         ("python", "greylisting.py"),
         ("python", "four_ways.py"),
+        ("python", "spooled.py"),
         ("python", "scram_credentials.py"),
         ("python", "extension.py"),
         ("python", "portal.py"),
@@ -333,6 +337,23 @@ def test_four_ways(folder: Path, monkeypatch: pytest.MonkeyPatch, hook: str, rep
     if hook == "store":
         assert (folder / f"{client.session.id}.1").read_bytes() == b"one\r\n.x\r\n"
     assert b"".join(posted) == (b"one\r\n.x\r\n" if hook == "post" else b"")
+
+
+@ensureDeferred
+async def test_spooled(folder: Path) -> None:
+    block = run("spooled.py")
+    factory = SMTPServerFactory(authOptional=True, onData=block.onData)
+    block.BLOCKED.add(hashlib.sha256(b"known\r\n").hexdigest())
+    client = clientOf(factory)
+    client.say(*ENVELOPE, "DATA")
+    assert client.last("known", ".") == "550 5.7.1 We know this message"
+    client.say(*ENVELOPE[1:], "DATA")
+    client.say("new", ".")
+    while not (replies := client.replies()):
+        await deferLater(reactor, 0)  # the Maildir writes in a thread
+    assert replies[0].startswith("250 2.0.0 Stored as ")
+    (file,) = (folder / "maildir" / "new").iterdir()
+    assert file.read_bytes().endswith(b"\n\nnew\n")
 
 
 def test_extension(folder: Path) -> None:

@@ -52,7 +52,7 @@ class Delivery:
         @param recipients: how many were accepted; hooks may change the envelope.
         @param wake: called whenever C{onData} has read octets, or has ended.
         """
-        self.stream = MessageStream(options.size, options.rejectOversized, wake)
+        self.stream = MessageStream(options.size, options.rejectOversized, wake, options.spoolMemory)
         self.isWhole = False
         self.isDecided = False
         self._runner = runner

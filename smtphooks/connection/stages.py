@@ -285,7 +285,7 @@ class _Inspector:
         answer = self._runner.checked(self.link.label, self.answer)
         if not isinstance(answer, Failure):
             return
-        if source.hasFailed and not answer.check(SMTPError):
+        if source.failure is not None and not answer.check(SMTPError):
             answer.raiseException()  # the message was cut, of which it was told
         isFault = answer.value is HOOK_TIMED_OUT or not answer.check(SMTPError)
         refusal = self._runner.refusalFor(self.link.label, answer)
@@ -315,7 +315,7 @@ class Inspection:
         self._clock = clock
         self.blamed = "the spool of the message"
         self._signal: Signal | None = None
-        self._spool = Spool()
+        self._spool = Spool(options.spoolMemory, MessageStream)
         self._inspectors = [_Inspector(link, self._spool.open(), runner) for link in links]
 
     @property

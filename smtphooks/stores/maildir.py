@@ -24,6 +24,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtphooks.disk import refusalFor
 from smtphooks.header import maybeSeparator
 from smtphooks.replies import TOO_LARGE, SMTPError
 from smtphooks.session import Address, Session
@@ -37,12 +38,6 @@ T = TypeVar("T")
 # to 112 KiB more; both together stay below the 128 KiB that a connection may buffer.
 _GATHERED_OCTETS = 16 * 1024
 _COPY_OCTETS = 64 * 1024
-
-# No room for this user or this message: a temporary failure, as it may be stored later or on another server.
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# Fixed texts: paths and causes go to the log, not to the client.
-_NO_ROOM = "Insufficient system storage, please try again later"
-_NOT_STORED = "Message cannot be stored now, please try again later"
 
 _deliveries = count(1)
 
@@ -152,9 +147,7 @@ class Maildir:
             path=self.path,
             error=error,
         )
-        if error.errno in _FULL:
-            return SMTPError(_NO_ROOM, 452, "4.3.1")
-        return SMTPError(_NOT_STORED, 451, "4.3.0")
+        return refusalFor(error)
 
 
 class _Delivery:

@@ -770,12 +770,12 @@ def test_an_inspector_that_has_read_enough_does_not_hold_the_others_back() -> No
     one, mailbox = Inspector(diary, "one"), Mailbox()
     client = connect(hooks=[layer(inspectData=glance), one, mailbox])
     begin(client)
-    for _ in range(40):
+    for _ in range(30):
         client.feed((b"x" * 76 + b"\r\n") * 100)
     one.decision.callback(None)
     client.feed(b".\r\n")
     assert client.codes() == [250]
-    assert len(mailbox[0]) == 40 * 7800
+    assert len(mailbox[0]) == 30 * 7800
 
 
 def test_a_client_that_leaves_cancels_inspectors_that_do_not_read(logged: Logged) -> None:

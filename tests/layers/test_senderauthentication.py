@@ -6,7 +6,9 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -26,6 +28,8 @@ from smtphooks.stream import MessageStream
 from tests.layers.nameserver import NameServer
 from tests.layers.signing import MESSAGE, RECORD, signed
 from tests.layers.zones import Silent, Zone, now, text
+from tests.support import Mailbox
+from tests.test_tcp import served
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "layers" / "senderauthentication.rst"
 
@@ -409,3 +413,91 @@ def test_a_large_message_is_hashed_as_it_arrives_and_none_of_it_is_kept(monkeypa
     now(reading)
     assert [result.result for result in session.of(layer).dkim] == ["pass"]
     assert max(steps) <= 65536
+
+
+# --- A whole server ---
+
+
+def overTCP(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Run a test with a server over TCP, a client that has connected, a DNS server, and the mailbox."""
+
+    def decorate(test: Callable[..., Any]) -> Any:
+        @served
+        async def run(serve: Any) -> None:
+            names = NameServer(records(**{"example.com": [text("v=spf1 ip4:127.0.0.1 -all")], **CLIENT}))
+            layer, mailbox = SenderAuthentication(servers=[names.address], **options), Mailbox()
+            delivery = SimpleNamespace(onData=mailbox.onData)
+            server = await serve(hooks=[layer, delivery], size=5000)
+            try:
+                client = await server.connect()
+                await client.until(b"220 mx.test ESMTP\r\n")
+                await test(client, names, mailbox)
+                client.say("QUIT")
+                await client.lost
+            finally:
+                layer.onStop(None)
+                await names.stop()
+
+        run.__name__ = test.__name__
+        return run
+
+    return decorate
+
+
+CLIENT = {"client.test": [text("v=spf1 ip4:127.0.0.1 -all")]}
+HEADER = "EHLO client.test", "MAIL FROM:<a@example.com>", "RCPT TO:<b@mx.test>"
+
+
+def lines(message: bytes) -> list[str]:
+    return message.decode("latin-1").removesuffix("\r\n").split("\r\n")
+
+
+@overTCP(spf="reject", dmarc="reject")
+async def test_signed_mail_comes_through_with_our_field_and_without_forged_ones(
+    client: Any, names: NameServer, mailbox: Mailbox
+) -> None:
+    forged = b"Authentication-Results: mx.test; dkim=pass header.d=bank.example\r\n"
+    message = signed(MESSAGE)
+    client.say(*HEADER, "DATA")
+    await client.until(b"354 ")
+    client.say(*lines(forged + message), ".")
+    await client.until(b"250 2.0.0 Message accepted\r\n")
+    (stored,) = mailbox
+    assert stored.endswith(message)
+    assert stored.startswith(
+        b"Authentication-Results: mx.test;\r\n\tspf=pass smtp.mailfrom=example.com;\r\n"
+        b"\tspf=pass smtp.helo=client.test;\r\n\tdkim=pass header.d=example.com header.s=test header.a=rsa-sha256 "
+    )
+    assert b"\tdmarc=pass header.from=example.com policy.dmarc=reject\r\n" in stored
+    assert forged not in stored
+
+
+@overTCP(spf="reject", dmarc="reject")
+async def test_forged_mail_is_refused_and_the_connection_goes_on(
+    client: Any, names: NameServer, mailbox: Mailbox
+) -> None:
+    names.zone.records["forged.example"] = [text("v=spf1 -all")]
+    client.say(HEADER[0], "MAIL FROM:<a@forged.example>")
+    await client.until(b"550 5.7.23 SPF: forged.example does not allow mail from 127.0.0.1\r\n")
+    names.zone.records["example.com"] = []
+    client.say(*HEADER, "DATA")
+    await client.until(b"354 ")
+    client.say(*lines(signed(MESSAGE).replace(b"This is", b"This was")), "and more", ".")
+    await client.until(b"550 5.7.1 DMARC: example.com asks to refuse what is not authenticated as from example.com\r\n")
+    client.say("NOOP")
+    await client.until(b"250 ")
+    assert mailbox == []
+
+
+@overTCP()
+async def test_our_field_does_not_count_for_the_size_of_a_message(
+    client: Any, names: NameServer, mailbox: Mailbox
+) -> None:
+    message = b"Subject: x\r\n\r\n" + b"x" * 4983 + b"\r\n"
+    assert len(message) == 4998
+    client.say(*HEADER, "DATA")
+    await client.until(b"354 ")
+    client.say(*lines(message), ".")
+    await client.until(b"250 2.0.0 Message accepted\r\n")
+    assert mailbox[0].endswith(message)
+    assert len(mailbox[0]) > 5000

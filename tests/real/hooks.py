@@ -8,11 +8,11 @@ import json
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from smtphooks import Address, Auth, AuthResponse, Hooks, MessageStream, Session, SMTPError
+from smtphooks import Address, Auth, AuthResponse, Hooks, MessageStream, Session, SMTPError, Spool
 from smtphooks.stores.maildir import Maildir
 from tests.secrets import PASSWORD, TOKEN
 
@@ -113,3 +113,18 @@ class HalfReadMessages(Hooks):
     async def onData(self, stream: MessageStream, session: Session) -> None:
         async for _ in stream:
             await Deferred()
+
+
+class SpooledMessages(Hooks):
+    """Reads every message twice while it arrives, and once more when it is there."""
+
+    async def onData(self, stream: MessageStream, session: Session) -> str:
+        async def count(reader: MessageStream) -> int:
+            return sum([len(chunk) async for chunk in reader])
+
+        spool = Spool(262144, MessageStream)
+        counting = [ensureDeferred(count(spool.open())) for _ in range(2)]
+        await spool.receive(stream)
+        counts = [await each for each in counting] + [await count(spool.open())]
+        spool.close()
+        return f"Counted {counts}"

@@ -118,6 +118,22 @@ def test_large_message_in_a_maildir_is_never_in_memory(
     assert growth.octets < LIMIT
 
 
+@pytest.mark.parametrize("command", ["DATA", "BDAT"])
+def test_large_message_in_a_spool_is_never_in_memory(startService: StartService, command: str) -> None:
+    running = startService("SpooledMessages")
+    growth = Growth(running)
+    with Client(running.port) as client:
+        begin(client, command)
+        for block in repeat(BLOCK, BLOCKS):
+            client.socket.sendall(block)
+        if command == "DATA":
+            client.socket.sendall(b".\r\n")
+        octets = BLOCKS * len(BLOCK)
+        assert b"Counted [%d, %d, %d]" % (octets, octets, octets) in client.reply(250)
+
+    assert growth.octets < LIMIT
+
+
 COMMANDS = {
     "NOOP": [b"NOOP"],
     "EHLO": [b"EHLO client.example"],
