@@ -149,7 +149,7 @@ def filtered(message: bytes, chunk: int, size: int = 0) -> bytes:
     waiting = Deferred.fromCoroutine(run())
     for start in range(0, len(message), chunk):
         stream.append(message[start : start + chunk])
-    stream.complete()
+    stream.append(b"", isLast=True)
     result = now(waiting)
     assert isinstance(result, bytes)
     return result

@@ -101,7 +101,7 @@ def test_mail_that_opendkim_has_signed_passes(signing: Postfix, maildir: Maildir
     session = Session(remoteAddress="192.0.2.1", hostNameAppearsAs="postfix.example")
     now(Deferred.fromCoroutine(layer.onMailFrom(Address("ann@example.com", "ann", "example.com"), session)))
     stream = MessageStream()
-    stream.complete(received)
+    stream.append(received, isLast=True)
     now(Deferred.fromCoroutine(layer.inspectData(stream, session)))
     found = session.of(layer)
     assert [(result.result, result.reason) for result in found.dkim] == [("pass", "")]
