@@ -25,7 +25,7 @@ from twisted.scripts.twistd import runApp
 from smtphooks._version import __version__
 from smtphooks.reactor import install
 from smtphooks.service import tap
-from smtphooks.service.reading import ConfigError, cause
+from smtphooks.service.settings import ConfigError, cause
 
 
 def _user(name: str) -> int:

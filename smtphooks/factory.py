@@ -7,7 +7,7 @@ end all of them.  What happens on a connection is the protocol's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any
 
@@ -19,13 +19,16 @@ from twisted.logger import Logger
 
 from smtphooks.admission.admission import Admission
 from smtphooks.admission.clients import Clients
+from smtphooks.composition import composed, layersOf, layersWith, maybePassage
+from smtphooks.connection.chain import Chain, Link
 from smtphooks.connection.eventlog import LineLimits
 from smtphooks.connection.registry import LiveConnections
 from smtphooks.connection.server import Server
 from smtphooks.dialogue.builtin import builtInExtensions
 from smtphooks.dialogue.extensions import Extensions
 from smtphooks.errors import OptionError
-from smtphooks.hooks import HOOK_NAMES, HookAttributes, faultOf, hookOf
+from smtphooks.hooks import HOOK_NAMES, HookAttributes
+from smtphooks.layer import Layer
 from smtphooks.optionkinds import isSecret, isSecretPath
 from smtphooks.options import Options, makeOptions
 from smtphooks.protocol import SMTPServerProtocol
@@ -52,9 +55,11 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
 
     Every hook is an attribute too: set later, it is called from the next event of every connection on.
 
-    @param hooks: an object with hooks as methods; C{Hooks} may be its base, but need not.
+    @param hooks: an object with hooks as methods; C{Hooks} may be its base, but need not.  Or a list of such objects,
+        and of L{Layer}s, which are all asked in order.
     @param given: options and hooks by name; a hook given here wins over the object's.
     @ivar options: the L{Options} in force.
+    @ivar layers: the L{Layer}s that the hooks are made of.
     @ivar connections: the live protocols.
     @ivar clients: how many of them there are, and may be.
     @ivar server: what connections share: admission, TLS, limits, the registry of live connections.
@@ -118,13 +123,18 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         return self.server.live.isClosing
 
     def _setHooks(self, hooks: object, named: dict[str, Any]) -> None:
-        fault = faultOf(hooks, named)
-        if fault is not None:
-            raise OptionError(fault)
-        for name in HOOK_NAMES:
-            hook = named[name] if name in named else hookOf(hooks, name)
+        self.layers = layersOf(hooks, named)
+        self.passage = maybePassage(self.layers, self.reactor)
+        for name, hook in {**composed(self.layers, self._chainOf), **named}.items():
             if hook is not None:
                 setattr(self, name, hook)
+
+    def _chainOf(self, name: str, links: Sequence[Link]) -> Chain:
+        return Chain(name, links, self, self.reactor, self.options.slowHook)
+
+    def layersWith(self, name: str) -> list[Layer]:
+        """The layers that have a hook, or another method of objects of hooks, of this name; in order."""
+        return layersWith(self.layers, name)
 
     def _askPortal(self, portal: Portal) -> Callable[..., Any]:
         for method in self.options.authMethods:

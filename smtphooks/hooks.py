@@ -85,14 +85,22 @@ _ROWS = (
     Hook("onVrfy", ("text", "session"), Situation(550, {550: "5.1.1", 551: "5.1.6", 553: "5.1.4"})),
     Hook("onClose", ("session",)),
     Hook("onError", ("failure", "session")),
+    Hook("onReply", ("verb", "reply", "session")),
 )
 
 HOOKS = {hook.name: hook for hook in _ROWS}
 HOOK_NAMES = tuple(HOOKS)
 SITUATIONS = {hook.name: hook.situation for hook in _ROWS if hook.situation is not None}
 
-# Further methods of an object of hooks that begin like a hook.
-_FURTHER_NAMES = ("onStart", "onStop", "onReply")
+# What else the server calls of an object of hooks, but which no function of its own can stand for: what a message goes
+# through on its way to onData, and the life of the object.
+FURTHER = {
+    "inspectData": ("stream", "session"),
+    "filterData": ("stream", "session"),
+    "onStart": ("service",),
+    "onStop": ("service",),
+}
+_ARGUMENTS = {**{hook.name: hook.arguments for hook in _ROWS}, **FURTHER}
 _LIKE_A_HOOK = re.compile("on[A-Z]")
 
 
@@ -153,6 +161,29 @@ class ISMTPHooks(Interface):
         A hook crashed, or the peer broke the protocol; a L{Failure}.  C{session} may be None.  The result is ignored.
         """
 
+    def onReply(verb, reply, session):  # type: ignore[no-untyped-def]
+        """
+        A reply was made to a command, or without one (C{verb} is empty then); it cannot be changed.
+
+        C{reply.code}, C{reply.enhancedCode} and C{reply.lines} say what it is.  The result is ignored.
+        """
+
+    def inspectData(stream, session):  # type: ignore[no-untyped-def]
+        """
+        Read the whole message, while it arrives, and refuse it or not; it goes on only then.
+
+        C{stream} is a L{MessageStream} of its own.  The result is ignored.
+        """
+
+    def filterData(stream, session):  # type: ignore[no-untyped-def]
+        """An asynchronous generator: it reads a L{MessageStream}, and yields the octets that go on."""
+
+    def onStart(service):  # type: ignore[no-untyped-def]
+        """The service starts; it listens when the result is there, and does not start if this fails."""
+
+    def onStop(service):  # type: ignore[no-untyped-def]
+        """The service has stopped, and the last connection has ended."""
+
 
 @implementer(ISMTPHooks)
 class Hooks:
@@ -173,6 +204,11 @@ class Hooks:
     def onVrfy(self, text: str, session: Any) -> Any: ...
     def onClose(self, session: Any) -> Any: ...
     def onError(self, failure: Any, session: Any) -> Any: ...
+    def onReply(self, verb: str, reply: Any, session: Any) -> Any: ...
+    def inspectData(self, stream: Any, session: Any) -> Any: ...
+    def filterData(self, stream: Any, session: Any) -> Any: ...
+    def onStart(self, service: Any) -> Any: ...
+    def onStop(self, service: Any) -> Any: ...
 
 
 class HookAttributes:
@@ -189,6 +225,7 @@ class HookAttributes:
     onVrfy: Callable[..., Any] | None = None
     onClose: Callable[..., Any] | None = None
     onError: Callable[..., Any] | None = None
+    onReply: Callable[..., Any] | None = None
 
 
 class AsyncioCoroutine:
@@ -238,21 +275,20 @@ def faultOf(hooks: object, named: Mapping[str, Any]) -> str | None:
     if isinstance(hooks, type):
         return f"option hooks is {hooks!r}, it wants an instance of it"
     try:
-        found = {} if hooks is None else {name: hookOf(hooks, name) for name in HOOK_NAMES}
+        found = {} if hooks is None else {name: hookOf(hooks, name) for name in _ARGUMENTS}
     except Exception as error:
         return f"option hooks is {hooks!r}, which raises {error!r} when its hooks are looked for"
     if hooks is not None and not any(found.values()):
         return f"option hooks is {hooks!r}, it wants an object with a method such as onRcptTo or onData"
-    known = (*HOOK_NAMES, *_FURTHER_NAMES)
     for name in dir(hooks):
-        if _LIKE_A_HOOK.match(name) and name not in known and _isMethod(hooks, name):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+        if _LIKE_A_HOOK.match(name) and name not in _ARGUMENTS and _isMethod(hooks, name):
+            near = difflib.get_close_matches(name, _ARGUMENTS, n=1, cutoff=0)[0]
             return f"option hooks has a method {name}, which is no hook, did you mean {near}? (else begin it with _)"
     for name, hook in {**found, **named}.items():
         if hook is not None and not callable(hook):
             return f"option {name} is {hook!r}, it wants something that can be called"
-        if hook is not None and not _takes(hook, HOOKS[name].arguments):
-            wanted = f"{name}({', '.join(HOOKS[name].arguments)})"
+        if hook is not None and not _takes(hook, _ARGUMENTS[name]):
+            wanted = f"{name}({', '.join(_ARGUMENTS[name])})"
             return f"hook {name} is {nameOf(hook)}{_plainly(inspect.signature(hook))}, it is called as {wanted}"
     return None
 

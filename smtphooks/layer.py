@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from smtphooks.hooks import nameOf
 from smtphooks.optionkinds import isText, listOf, oneOf, seconds
 from smtphooks.session import Session
 from smtphooks.syntax.networks import peersOf
@@ -78,3 +79,21 @@ def _conditionOf(unless: Sequence[str | Condition]) -> Condition:
     if len(conditions) == 1:
         return conditions[0]
     return lambda session: any(condition(session) for condition in conditions)
+
+
+def labelIn(layer: Layer, hook: str) -> str:
+    """What the log calls a hook of this layer where there are several layers."""
+    return f"{hook} of {layer.name}"
+
+
+def labelOf(hooks: object, hook: object) -> str:
+    """
+    What the log calls a hook: its name, and that of the layer that has it where there are several.
+
+    @param hooks: those of a factory.
+    """
+    layers: Sequence[Layer] = getattr(hooks, "layers", ())
+    if isinstance(hook, str) and len(layers) > 1:
+        owner = getattr(getattr(hooks, hook, None), "__self__", None)
+        return next((labelIn(layer, hook) for layer in layers if layer.hooks is owner), hook)
+    return nameOf(hook)

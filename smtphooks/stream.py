@@ -48,6 +48,7 @@ class MessageStream:
     @ivar byteLength: octets of the message so far; its length when it has ended.
     @ivar sizeExceeded: the message is larger than option C{size}; unless option C{rejectOversized} is off, the stream
         ended at that size.
+    @ivar failure: why the message was cut or must not be used; None if that is not so.
     @ivar buffered: octets that the hook has not yet read.
     @ivar room: the number of buffered octets at which the stream is full.
     @ivar length: always unknown, for C{IBodyProducer}.
@@ -60,7 +61,6 @@ class MessageStream:
         "_consumer",
         "_cutOversized",
         "_ended",
-        "_failure",
         "_header",
         "_isCut",
         "_iterated",
@@ -75,6 +75,7 @@ class MessageStream:
         "_wantsMore",
         "buffered",
         "byteLength",
+        "failure",
         "room",
         "sizeExceeded",
     )
@@ -97,8 +98,7 @@ class MessageStream:
         @param asks: called when a reader is about to wait for octets, or a consumer that is not paused has got all,
             perhaps within L{append}.  It may append octets, end or fail this stream, and must not raise.
         """
-        self.byteLength = 0
-        self.buffered = 0
+        self.byteLength = self.buffered = 0
         self.room = ROOM
         self.sizeExceeded = False
         self._size = size
@@ -112,11 +112,10 @@ class MessageStream:
         self._prefix = b""  # the hook's own header fields
         self._header: Message | None = None
         self._ended = False
-        self._failure: Failure | None = None
+        self.failure: Failure | None = None
         self._isCut = False  # failed or discarded: further octets are only counted
         self._mustLook: object = asks  # true if a reader that is about to wait must call _look: is cut, or has asks
-        self._taken = False  # one of the ways to read has been chosen
-        self._iterated = False  # and it is async for
+        self._taken = self._iterated = False  # one of the ways to read has been chosen; and it is async for
         self._wanted: Signal | None = None  # the reader awaits it; set until the reader has resumed
         self._consumer: ConsumerWriter | None = None
         self._paused = False
@@ -145,18 +144,14 @@ class MessageStream:
         self._serve()
 
     def allow(self, octets: int) -> None:
-        """Let the message have so many octets more, if there is a limit."""
+        """Let the message be larger by so many octets."""
         self._size += octets if self._size else 0
-
-    def complete(self, data: bytes = b"") -> None:
-        """The message is complete, with these octets."""
-        self.append(data, isLast=True)
 
     def fail(self, failure: Failure) -> None:
         """The message is truncated or must not be used; drop the octets that were not read."""
-        if self._ended or self._failure:
+        if self._ended or self.failure:
             return
-        self._failure = failure
+        self.failure = failure
         self._drop()
 
     def discard(self) -> None:
@@ -169,9 +164,9 @@ class MessageStream:
             self._spool.close()
 
     def _maybeFailure(self) -> Failure | None:
-        if self._isCut and self._failure is None:
-            self._failure = Failure(RuntimeError("onData has ended, and its message cannot be read any more"))
-        return self._failure
+        if self._isCut and self.failure is None:
+            self.failure = Failure(RuntimeError("onData has ended, and its message cannot be read any more"))
+        return self.failure
 
     def _drop(self) -> None:
         self._isCut = self._mustLook = True
@@ -209,7 +204,7 @@ class MessageStream:
         """
         self._mustBeUnread("header")
         if self._header is None:
-            octets = await receiveHeader(self, self._chunks, self._more, self._wantsMore)
+            octets = await receiveHeader(self, self._chunks, self.more, self._wantsMore)
             self._header = parseHeader(octets, self._prefix)
         return self._header
 
@@ -259,7 +254,7 @@ class MessageStream:
         self.buffered -= len(data)
         return data
 
-    async def _more(self, held: int = 0) -> bool:
+    async def more(self, held: int = 0) -> bool:
         """Wait for more than C{held} chunks; False if the stream has ended before."""
         while len(self._chunks) <= held:
             if self._look():
@@ -300,7 +295,7 @@ class MessageStream:
     async def __anext__(self) -> bytes:
         if not self._iterated:
             self.__aiter__()
-        while not self._chunks:  # as in _more: awaiting that coroutine would double the cost
+        while not self._chunks:  # as in more: awaiting that coroutine would double the cost
             if (self._mustLook or self._wanted is not None) and self._look():
                 continue
             if self._ended:
@@ -314,6 +309,12 @@ class MessageStream:
         self._wantsMore()
         return data
 
+    async def drain(self) -> None:
+        """Read what has not been read, whatever way the hook has read, and drop it."""
+        self._taken = self._iterated = True
+        async for _ in self:
+            pass
+
     async def read(self, limit: int | None = 33554432) -> bytes:
         """
         The whole message; for small ones, as all of it is held in memory.
@@ -324,7 +325,7 @@ class MessageStream:
         """
         self._choose()
         pieces = Pieces()
-        while self._chunks or await self._more():
+        while self._chunks or await self.more():
             pieces.add(self._take())
             if limit and pieces.octets > limit:
                 pieces.clear()  # the traceback would keep them in memory

@@ -222,7 +222,7 @@ def test_a_task_reads_a_message(loop: asyncio.AbstractEventLoop, way: Way, early
             stream.append(piece)
             await settle()
         assert not task.done()
-        stream.complete()
+        stream.append(b"", isLast=True)
         assert await task == b"".join(pieces)
 
     run(loop, test())
@@ -236,7 +236,7 @@ def test_octets_that_arrive_before_a_task_resumes_are_not_lost(loop: asyncio.Abs
         await settle()
         stream.append(b"one")
         stream.append(b"two")
-        stream.complete(b"three")
+        stream.append(b"three", isLast=True)
         stream.fail(LOST)
         assert await task == b"onetwothree"
 
@@ -295,7 +295,7 @@ def test_a_task_may_read_on_after_a_timeout(loop: asyncio.AbstractEventLoop) -> 
         assert await anext(stream) == b"Subject: one\r\n" * 2
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(anext(stream), 0.001)
-        stream.complete(b"text")
+        stream.append(b"text", isLast=True)
         assert await iterate(stream) == b"text"
 
     run(loop, test())
@@ -312,7 +312,7 @@ def test_a_task_waits_for_the_header(loop: asyncio.AbstractEventLoop) -> None:
         for piece in (b"Sub", b"ject: one\r\n\r", b"\ntext"):
             await settle()
             stream.append(piece)
-        stream.complete()
+        stream.append(b"", isLast=True)
         assert await task == (
             [("Zero", "0"), ("Subject", "one")],
             b"Zero: 0\r\nSubject: one\r\n\r\ntext",
@@ -328,7 +328,7 @@ def test_of_two_tasks_one_reads(loop: asyncio.AbstractEventLoop) -> None:
         second = asyncio.ensure_future(iterate(stream))
         with pytest.raises(RuntimeError, match="one reader at a time"):
             await second
-        stream.complete(b"text")
+        stream.append(b"text", isLast=True)
         assert await first == b"text"
 
     run(loop, test())
@@ -357,7 +357,7 @@ def test_a_task_may_have_twisted_read_for_it(loop: asyncio.AbstractEventLoop) ->
         stream = MessageStream()
         reading = ensureDeferred(toConsumer(stream)).asFuture(loop)
         await settle()
-        stream.complete(b"text")
+        stream.append(b"text", isLast=True)
         assert await reading == b"text"
         stream = MessageStream()
         reading = ensureDeferred(iterate(stream)).asFuture(loop)

@@ -65,7 +65,7 @@ def test_a_file_on_a_full_disk_fails_the_delivery() -> None:
     stream = MessageStream()
     result = deliver(stream, FileConsumer(Full()))
     stream.append(b"text")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert [error.errno for error in result.failures] == [errno.ENOSPC]  # type: ignore[attr-defined]
     assert not stream.isAwaited
 
@@ -94,7 +94,7 @@ def test_the_first_failure_wins_and_a_later_exception_of_the_consumer_is_logged(
 def test_a_message_that_was_too_large_stays_too_large(logged: Logged) -> None:
     stream = MessageStream(2)
     result = deliver(stream, Crashing("unregisterProducer"))
-    stream.complete(b"text")
+    stream.append(b"text", isLast=True)
     assert [error.responseCode for error in result.failures] == [552]  # type: ignore[attr-defined]
     assert len(logged.takeFailures(Crash)) == 1
 
@@ -105,7 +105,7 @@ def test_a_consumer_that_crashes_is_unregistered() -> None:
     result = deliver(stream, consumer)
     stream.append(b"half")
     stream.append(b"more")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert [type(error) for error in result.failures] == [Crash]
     assert consumer.calls == ["registerProducer", "write", "unregisterProducer"]
 
@@ -129,7 +129,7 @@ def test_a_consumer_that_rejects_its_producer_gets_nothing() -> None:
         stream.deliverTo(consumer)  # type: ignore[arg-type]
     stream.append(b"text")
     stream.resumeProducing()
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert consumer.calls == ["registerProducer"]
     assert not stream.isAwaited
 
@@ -163,7 +163,7 @@ def test_a_consumer_that_unregisters_its_producer_itself_gets_the_rest(ending: b
     stream.append(b"a")
     if not ending:
         stream.append(b"b")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert (consumer.got, result.values) == (b"a" if ending else b"ab", [None])
 
 
@@ -183,7 +183,7 @@ def test_calls_of_a_consumer_while_it_is_unregistered_change_nothing(deed: str, 
         stream.fail(Failure(ConnectionLost()))
         assert isinstance(result.failures[0], ConnectionLost)
     else:
-        stream.complete()
+        stream.append(b"", isLast=True)
         assert (consumer.got, result.values) == (b"a", [None])
     assert consumer.unregistered == 1
 
@@ -197,7 +197,7 @@ def test_a_consumer_may_cancel_its_delivery_while_it_is_unregistered() -> None:
     stream = MessageStream()
     consumer = Cancelling()
     result = deliver(stream, consumer)
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert isinstance(result.failures[0], CancelledError)
     assert consumer.unregistered == 1
 
@@ -209,7 +209,7 @@ def test_a_delivery_that_ends_within_a_write_gets_no_more(deed: str) -> None:
     result = deliver(stream, consumer)
     stream.append(b"a")
     stream.append(b"b")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert consumer.got == b"a"
     assert [type(error) for error in result.failures] == [ConsumerStopped if deed == "stop" else CancelledError]
 

@@ -22,7 +22,7 @@ from zope.interface.verify import verifyObject
 
 from smtphooks import AuthResponse, Extension, Hooks, ISMTPHooks, SMTPError, SMTPServerFactory
 from smtphooks.errors import OptionError
-from smtphooks.hooks import HOOK_NAMES, SITUATIONS, HookAttributes, hookOf
+from smtphooks.hooks import FURTHER, HOOK_NAMES, SITUATIONS, HookAttributes, hookOf
 from smtphooks.hooks import HOOKS as TABLE
 from tests.conftest import Logged
 from tests.support import (
@@ -50,7 +50,7 @@ CRASHED = "451 4.3.0 Temporary server error, please try again later"
 
 def test_hooks_given_as_options_are_called_in_the_order_of_a_connections_life() -> None:
     diary = Diary()
-    client = connect(**{name: diary.hook(name) for name in HOOK_NAMES})
+    client = connect(**{name: diary.hook(name) for name in HOOK_NAMES if name != "onReply"})
     client.say(*ENVELOPE, "RSET", "VRFY x", MAIL, RCPT, "DATA", ".", "QUIT")
     client.finish()
     assert diary == [
@@ -152,8 +152,8 @@ def test_a_method_of_the_base_that_is_not_overridden_is_absent() -> None:
 
 def test_the_base_the_interface_and_the_factory_know_the_hooks_of_the_table_and_no_others() -> None:
     assert verifyObject(ISMTPHooks, Hooks())
-    assert set(ISMTPHooks.names()) == set(HOOK_NAMES)
-    assert {name for name in vars(Hooks) if name.startswith("on")} == set(HOOK_NAMES)
+    assert set(ISMTPHooks.names()) == {*HOOK_NAMES, *FURTHER}
+    assert {name for name, method in vars(Hooks).items() if inspect.isfunction(method)} == {*HOOK_NAMES, *FURTHER}
     assert set(HookAttributes.__annotations__) == set(HOOK_NAMES)
     assert issubclass(SMTPServerFactory, HookAttributes)
 
@@ -166,6 +166,12 @@ def test_the_base_the_interface_and_the_factory_agree_on_a_hook(name: str) -> No
     assert tuple(inspect.signature(getattr(Hooks(), name)).parameters) == arguments
     assert getattr(Hooks(), name)(*arguments) is None
     assert getattr(SMTPServerFactory, name) is None
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_the_base_and_the_interface_agree_on_the_other_methods(name: str) -> None:
+    assert ISMTPHooks[name].positional == FURTHER[name]
+    assert tuple(inspect.signature(getattr(Hooks(), name)).parameters) == FURTHER[name]
 
 
 def test_every_hook_that_can_refuse_is_tried_below() -> None:
@@ -414,7 +420,7 @@ def test_False_is_a_fault_where_a_text_is_the_answer(name: str, kind: Kind, logg
 
 
 def test_False_is_no_fault_where_the_result_is_ignored_or_may_be_a_false_user() -> None:
-    ignored = {"onConnect", "onSecure", "onReset", "onClose", "onError"}
+    ignored = {"onConnect", "onSecure", "onReset", "onClose", "onError", "onReply"}
     assert {name for name in TABLE if TABLE[name].mayAnswerFalse} == {*ignored, "onAuth"}
     assert {name for name in TABLE if not TABLE[name].isResultUsed} == ignored
     client = connect(**dict.fromkeys(("onConnect", "onReset", "onClose"), lambda session: False))

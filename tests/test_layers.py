@@ -41,6 +41,7 @@ ROOT = {
     "options": "options",
     "optionkinds": "options",
     "layer": "options",
+    "composition": "server",
     "protocol": "server",
     "factory": "server",
     "reactor": "reactor",

@@ -116,7 +116,7 @@ def received(pool: Pool, memory: int, message: bytes = MESSAGE) -> Spool[Message
     for start in range(0, len(message), 50000):
         stream.append(message[start : start + 50000])
         pool.run()
-    stream.complete()
+    stream.append(b"", isLast=True)
     pool.run()
     assert result.values == [None]
     return spool
@@ -198,7 +198,7 @@ def test_a_message_over_the_memory_goes_to_the_file_whole(
     for number in range(octets):
         stream.append(MESSAGE[number : number + 1])
         pool.run()
-    stream.complete()
+    stream.append(b"", isLast=True)
     pool.run()
     assert result.values == [None]
     assert descriptors() == isStored
@@ -232,7 +232,7 @@ def test_the_file_is_not_closed_while_a_thread_works_on_it(
     stream.append(MESSAGE)
     pool.run()
     if isWritten:
-        stream.complete()
+        stream.append(b"", isLast=True)
         reading = [Result(anext(spool.open())) for _ in range(2)]
     else:
         stream.append(MESSAGE)
@@ -257,7 +257,7 @@ def test_small_chunks_do_not_each_need_a_thread(pool: Pool) -> None:
     for _ in range(4 * ROOM):
         stream.append(b"xy")
         pool.run()
-    stream.complete()
+    stream.append(b"", isLast=True)
     pool.run()
     assert result.values == [None]
     assert len(pool.names) < 12
@@ -304,7 +304,7 @@ async def test_the_reactor_thread_never_touches_the_file(
     stream = MessageStream()
     spool = makeSpool(0)
     receiving = ensureDeferred(spool.receive(stream))
-    stream.complete(MESSAGE)
+    stream.append(MESSAGE, isLast=True)
     await receiving
     assert await spool.open().read() == MESSAGE
     assert descriptors() == 1
@@ -331,7 +331,7 @@ def test_readers_get_each_chunk_itself_as_it_arrives(pool: Pool, memory: int) ->
             assert each.values[0] is chunk
         pool.run()
     waiting = [Result(anext(reader)) for reader in readers]
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert [type(each.failures[0]) for each in waiting] == [StopAsyncIteration] * 2
     pool.run()
     assert result.values == [None]
@@ -351,7 +351,7 @@ def test_readers_follow_in_every_way(pool: Pool, ways: list[Way], memory: int) -
         stream.append(MESSAGE[start : start + 1000])
         pool.run()
     assert [each.isOpen for each in [*results, receiving]] == [True] * 3
-    stream.complete()
+    stream.append(b"", isLast=True)
     pool.run()
     assert [each.values for each in [*results, receiving]] == [[MESSAGE], [MESSAGE], [None]]
     spool.close()
@@ -383,7 +383,7 @@ def test_the_slowest_reader_sets_the_pace(pool: Pool, memory: int) -> None:
     slow.discard()
     assert feedAll(pool, stream) == 10 * BLOCK
     assert slow.buffered == 0
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert len(fastest.values[0]) == 11 * BLOCK
     spool.close()
 
@@ -401,7 +401,7 @@ def test_a_paused_consumer_sets_the_pace_and_goes_on(pool: Pool, memory: int) ->
     while len(consumer.got) < fed:
         slow.resumeProducing()
         pool.run()
-    stream.complete()
+    stream.append(b"", isLast=True)
     pool.run()
     assert (consumer.got, reading.values, receiving.values) == (bytes(fed), [None], [None])
     spool.close()
@@ -434,7 +434,7 @@ def test_the_rest_is_received_without_readers(pool: Pool, memory: int) -> None:
     for start in range(100, len(MESSAGE), 1000):
         stream.append(MESSAGE[start : start + 1000])
         pool.run()
-    stream.complete()
+    stream.append(b"", isLast=True)
     pool.run()
     assert receiving.values == [None]
     assert readWith(pool, spool.open().read()) == [MESSAGE]
@@ -455,7 +455,7 @@ def test_a_reader_that_comes_late_catches_up(pool: Pool, memory: int, way: Way) 
         stream.append(piece)
         pool.run()
     results.append(Result(way(spool.open())))
-    stream.complete()
+    stream.append(b"", isLast=True)
     pool.run()
     assert [result.values for result in results] == [[MESSAGE]] * (len(pieces) + 1)
     assert receiving.values == [None]
@@ -470,7 +470,7 @@ def test_a_reader_is_not_waited_for_before_it_has_caught_up(pool: Pool) -> None:
     late = spool.open()
     first = Result(anext(late))
     assert feedAll(pool, stream) == 10 * BLOCK
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert receiving.values == [None]
     whole = MESSAGE + bytes(10 * BLOCK)
     assert readWith(pool, iterate(late)) == [whole[len(first.values[0]) :]]
@@ -508,7 +508,7 @@ def test_octets_that_are_being_written_can_be_read(pool: Pool) -> None:
     stream.append(MESSAGE)
     assert len(pool.waiting) == 1
     late = Result(spool.open().read())
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert late.values == [MESSAGE]
     assert receiving.isOpen
     pool.run()
@@ -535,7 +535,7 @@ def test_readers_may_open_and_discard_others_as_octets_come(pool: Pool) -> None:
         if other.buffered:
             other.discard()
         pool.run()
-    stream.complete()
+    stream.append(b"", isLast=True)
     pool.run()
     assert (result.values, receiving.values, consumer.got) == ([None], [None], MESSAGE)
     assert [each.values for each in opened] == [[MESSAGE]] * 20
@@ -603,7 +603,7 @@ def test_a_message_over_the_size_is_kept_where_the_hook_decides(pool: Pool) -> N
     spool = makeSpool()
     stream = MessageStream(5, cutOversized=False)
     result = Result(spool.receive(stream))
-    stream.complete(b"abcdefgh")
+    stream.append(b"abcdefgh", isLast=True)
     assert (result.values, stream.sizeExceeded) == ([None], True)
     reader = spool.open()
     assert (Result(reader.read()).values, reader.sizeExceeded) == ([b"abcdefgh"], False)
@@ -625,7 +625,7 @@ def test_cancelled_or_closed_at_any_await_nothing_is_left(
     if at != "write":
         pool.run()
     if at == "end":
-        stream.complete(b"more")
+        stream.append(b"more", isLast=True)
     if result.isOpen:
         if how == "cancel":
             result.deferred.cancel()
@@ -701,7 +701,7 @@ def test_a_spool_that_is_forgotten_closes_its_file(pool: Pool, descriptors: Call
     stream.append(MESSAGE)
     if isWritten:
         pool.run()
-        stream.complete()
+        stream.append(b"", isLast=True)
         pool.run()
         assert descriptors() == 1
         Result(anext(spool.open()))
@@ -728,7 +728,7 @@ def test_a_message_that_was_read_is_not_spooled(way: Way) -> None:
     stream = MessageStream()
     Result(way(stream))
     assert "spool() comes before" in str(Result(stream.spool()).failures[0])
-    stream.complete(b"text")
+    stream.append(b"text", isLast=True)
     assert "consumed once" in str(Result(makeSpool().receive(stream)).failures[0])
 
 
@@ -743,7 +743,7 @@ def failuresOf(pool: Pool, chunks: int = 3) -> list[tuple[int | None, str | None
     for _ in range(chunks):
         stream.append(MESSAGE)
         pool.run()
-    stream.complete()
+    stream.append(b"", isLast=True)
     pool.run()
     found = []
     for result in results:
@@ -819,7 +819,7 @@ def test_a_disk_that_fails_with_the_last_octets_fails_the_message(
     stream.append(MESSAGE)
     pool.run()
     monkeypatch.setattr(os, "pwrite", pwrite)
-    stream.complete(b"last")
+    stream.append(b"last", isLast=True)
     assert result.isOpen
     pool.run()
     assert result.failures[0].responseCode == 452  # type: ignore[attr-defined]
@@ -1006,7 +1006,7 @@ def test_a_task_spools_and_reads(loop: asyncio.AbstractEventLoop, pool: Pool, me
             await settle()
             stream.append(MESSAGE[start : start + 30000])
             pool.run()
-        stream.complete()
+        stream.append(b"", isLast=True)
         while not task.done():
             await settle()
             pool.run()
@@ -1030,7 +1030,7 @@ def test_a_task_that_is_cancelled_leaves_nothing(
         stream.append(MESSAGE)
         if not isWriting:
             pool.run()
-        stream.complete(b"last")
+        stream.append(b"last", isLast=True)
         await settle()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -1051,7 +1051,7 @@ def test_tasks_follow_while_it_arrives(loop: asyncio.AbstractEventLoop, pool: Po
             await settle()
             stream.append(MESSAGE[start : start + 30000])
             pool.run()
-        stream.complete()
+        stream.append(b"", isLast=True)
         await settle()
         pool.run()
         assert await asyncio.gather(*tasks) == [MESSAGE] * len(WAYS)
@@ -1135,7 +1135,7 @@ def test_every_reader_has_a_part_from_the_front_and_at_the_end_the_whole(
             if pieces and stream.buffered < ROOM:
                 stream.append(pieces.pop(0))
             elif not pieces:
-                stream.complete()
+                stream.append(b"", isLast=True)
             for reader, parts in readers:
                 if not (parts and parts[-1].failures):
                     step(reader, parts)

@@ -133,7 +133,7 @@ def test_each_way_gives_the_whole_message_whenever_it_begins(way: Way) -> None:
         for piece in pieces[early:]:
             stream.append(piece)
         assert result.isOpen
-        stream.complete()
+        stream.append(b"", isLast=True)
         assert result.values == [b"onetwothree"]
         assert (stream.byteLength, stream.buffered, stream.sizeExceeded) == (11, 0, False)
 
@@ -142,7 +142,7 @@ def test_each_way_gives_the_whole_message_whenever_it_begins(way: Way) -> None:
 def test_a_message_that_has_ended_can_still_be_read(way: Way) -> None:
     stream = MessageStream()
     stream.append(b"text")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert Result(way(stream)).values == [b"text"]
 
 
@@ -150,7 +150,7 @@ def test_a_message_that_has_ended_can_still_be_read(way: Way) -> None:
 def test_an_empty_message_is_empty(way: Way) -> None:
     stream = MessageStream()
     result = Result(way(stream))
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert result.values == [b""]
 
 
@@ -163,7 +163,7 @@ def test_a_stream_is_consumed_once(first: Way, second: Way) -> None:
     again = Result(second(stream))
     isIterated = first is second is iterate
     assert ("one reader at a time" if isIterated else "consumed once") in str(again.failures[0])
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert before.values == [b"text"]
     late = Result(second(stream))
     if isIterated:
@@ -200,7 +200,7 @@ def test_chunks_that_came_together_are_read_together() -> None:
     stream.append(b"")
     waiting = Result(anext(iterator))
     assert waiting.isOpen
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert isinstance(waiting.failures[0], StopAsyncIteration)
 
 
@@ -219,7 +219,7 @@ def test_read_is_awaited_only_while_it_waits() -> None:
     assert not stream.isAwaited
     Result(stream.read())
     assert stream.isAwaited
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert not stream.isAwaited
 
 
@@ -245,7 +245,7 @@ def test_a_second_loop_continues_where_the_first_stopped() -> None:
     result = Result(inThree(stream))
     for piece in (b"a", b"b", b"c", b"d"):
         stream.append(piece)
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert result.values == [[b"a", b"b", b"c", b"d"]]
     assert Result(iterate(stream)).values == [b""]
 
@@ -267,7 +267,7 @@ def test_a_cancelled_reader_may_go_on() -> None:
     stream = MessageStream()
     Result(anext(stream)).deferred.cancel()
     stream.append(b"a")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert Result(iterate(stream)).values == [b"a"]
 
 
@@ -282,7 +282,7 @@ def test_a_message_over_the_limit_is_rejected(pieces: list[bytes], ended: bool) 
     for piece in pieces:
         stream.append(piece)
     if ended:
-        stream.complete()
+        stream.append(b"", isLast=True)
     (refusal,) = result.failures
     assert isinstance(refusal, SMTPError)
     assert (refusal.responseCode, refusal.enhancedCode) == (552, "5.3.4")
@@ -293,7 +293,7 @@ def test_a_message_at_the_limit_is_read_and_zero_or_none_is_no_limit(limit: int 
     stream = MessageStream()
     result = Result(stream.read(limit))
     stream.append(b"abcde")
-    stream.complete(b"fgh")
+    stream.append(b"fgh", isLast=True)
     assert result.values == [b"abcdefgh"]
 
 
@@ -304,7 +304,7 @@ def test_read_takes_32_MiB_unless_it_is_told_otherwise() -> None:
         result = Result(stream.read())
         for _ in range(512):
             stream.append(piece)
-        stream.complete(more)
+        stream.append(more, isLast=True)
         if more:
             assert isinstance(result.failures[0], SMTPError)
         else:
@@ -328,7 +328,7 @@ def test_small_pieces_cost_hardly_more_than_their_octets() -> None:
         result = Result(stream.read())
         for number in range(50000):
             stream.append(b"%d" % (number % 90 + 10))
-        stream.complete()
+        stream.append(b"", isLast=True)
         assert len(result.values[0]) == 100000
         return result
 
@@ -383,11 +383,11 @@ def test_the_header_leaves_the_message_whole(way: Way, early: bool, octets: int)
     pieces = [MESSAGE[i : i + octets] for i in range(0, len(MESSAGE), octets)]
     if early:
         feed(stream, pieces)
-        stream.complete()
+        stream.append(b"", isLast=True)
     result = Result(both())
     if not early:
         feed(stream, pieces)
-        stream.complete()
+        stream.append(b"", isLast=True)
     assert result.values == [([("Subject", "one"), ("X-Two", "2")], MESSAGE)]
     assert (stream.byteLength, stream.buffered, stream.sizeExceeded) == (len(MESSAGE), 0, False)
 
@@ -407,7 +407,7 @@ def test_the_header_is_returned_as_soon_as_its_empty_line_has_arrived() -> None:
 def test_a_message_without_an_empty_line_is_all_header(octets: bytes) -> None:
     stream = MessageStream()
     result = Result(stream.header())
-    stream.complete(octets)
+    stream.append(octets, isLast=True)
     assert result.values[0]["subject"] == ("one" if octets.startswith(b"S") else None)
     assert Result(stream.read()).values == [octets]
 
@@ -418,7 +418,7 @@ def test_the_header_of_a_message_cut_at_its_size_is_all_of_it() -> None:
     stream.append(MESSAGE)
     assert result.values[0].items() == [("Subject", "one")]
     assert stream.sizeExceeded
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert Result(stream.read()).values == [MESSAGE[:12]]
 
 
@@ -427,7 +427,7 @@ def test_the_header_comes_before_the_message_is_read(way: Way) -> None:
     stream = MessageStream()
     result = Result(way(stream))
     assert "before" in str(Result(stream.header()).failures[0])
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert "before" in str(Result(stream.header()).failures[0])
     assert result.values == [b""]
 
@@ -438,7 +438,7 @@ def test_while_the_header_is_awaited_no_other_reader_takes_it_away(way: Way) -> 
     result = Result(stream.header())
     stream.append(b"Subject: one\r\n")
     assert "one reader at a time" in str(Result(way(stream)).failures[0])
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert result.values[0]["subject"] == "one"
     assert Result(stream.read()).values == [b"Subject: one\r\n"]
 
@@ -487,7 +487,7 @@ def test_a_header_has_256_KiB_and_no_more(cut: int) -> None:
             (refusal,) = result.failures
             assert isinstance(refusal, SMTPError)
             assert (refusal.responseCode, refusal.enhancedCode) == (552, "5.3.4")
-        stream.complete()
+        stream.append(b"", isLast=True)
         assert stream.room == ROOM
         assert Result(stream.read()).values == [message]
 
@@ -582,7 +582,7 @@ def test_fields_stand_in_front_of_the_message_however_it_comes(
     stream.prepend(OURS)
     result = Result(way(stream))
     feed(stream, pieces[early:])
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert result.values == [OURS + separator + message]
     assert (stream.byteLength, stream.buffered, stream.sizeExceeded) == (len(message), 0, False)
 
@@ -591,7 +591,7 @@ def test_the_last_fields_come_first() -> None:
     stream = MessageStream()
     stream.prepend(b"One: 1\r\n")
     stream.prepend(b"Two: 2\r\nThree: 3\r\n")
-    stream.complete(b"Four: 4\r\n")
+    stream.append(b"Four: 4\r\n", isLast=True)
     assert Result(stream.read()).values == [b"Two: 2\r\nThree: 3\r\nOne: 1\r\nFour: 4\r\n"]
 
 
@@ -616,7 +616,7 @@ def test_the_header_has_the_fields_in_front_of_it(between: bytes) -> None:
 
     stream = MessageStream()
     message = between + b"a message\r\n\r\nNot: a field\r\n"
-    stream.complete(message)
+    stream.append(message, isLast=True)
     theirs = ["Subject"] if between else []
     separator = b"" if between else b"\r\n"
     whole = b"Two: 2\r\nOne: 1\r\n" + separator + message
@@ -629,7 +629,7 @@ def test_fields_come_before_the_message_is_read(way: Way) -> None:
     result = Result(way(stream))
     with pytest.raises(RuntimeError, match="before"):
         stream.prepend(OURS)
-    stream.complete(b"text")
+    stream.append(b"text", isLast=True)
     with pytest.raises(RuntimeError, match="before"):
         stream.prepend(OURS)
     assert result.values == [b"text"]
@@ -640,7 +640,7 @@ def test_only_whole_fields_are_prepended(octets: bytes) -> None:
     stream = MessageStream()
     with pytest.raises(ValueError, match="whole header fields"):
         stream.prepend(octets)
-    stream.complete(b"text")
+    stream.append(b"text", isLast=True)
     assert Result(stream.read()).values == [b"text"]
 
 
@@ -683,7 +683,7 @@ def test_a_message_truncated_before_its_separator_is_known_fails(end: Callable[[
     result = Result(anext(stream))
     stream.append(b"Subject")
     end(stream)
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert [type(failure) for failure in result.failures] in ([ConnectionLost], [RuntimeError])
     assert stream.buffered == 0
     assert type(Result(anext(stream)).failures[0]) is type(result.failures[0])
@@ -711,7 +711,7 @@ def test_a_paused_consumer_gets_the_fields_and_the_message_when_it_resumes() -> 
     assert (consumer.got, stream.buffered) == (OURS, 3)
     stream.pauseProducing()
     stream.append(b"way")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert (consumer.got, stream.buffered) == (OURS, 8)
     stream.resumeProducing()
     assert (consumer.got, result.values) == (OURS + b"\r\nSubway", [None])
@@ -741,7 +741,7 @@ def test_the_message_is_whole_after_any_fields(
     result = Result(read())
     feed(stream, pieces[early:])
     assert stream.byteLength == len(message)
-    stream.complete()
+    stream.append(b"", isLast=True)
     prefix = b"".join(b"N: %d\r\n" % number for number in range(3, -1, -1) if deeds[number : number + 1] == ["prepend"])
     separator = maybeSeparator(message, more=False) if prefix else b""
     assert separator is not None
@@ -784,7 +784,7 @@ def test_octets_after_a_failure_are_only_counted() -> None:
     stream.fail(LOST)
     stream.append(b"more")
     stream.fail(Failure(ValueError()))
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert (stream.byteLength, stream.buffered) == (4, 0)
     assert isinstance(Result(stream.read()).failures[0], ConnectionLost)
 
@@ -792,7 +792,7 @@ def test_octets_after_a_failure_are_only_counted() -> None:
 def test_a_failure_after_the_end_is_ignored() -> None:
     stream = MessageStream()
     stream.append(b"text")
-    stream.complete()
+    stream.append(b"", isLast=True)
     stream.fail(LOST)
     assert Result(stream.read()).values == [b"text"]
 
@@ -821,11 +821,11 @@ def test_a_reader_that_outlives_its_hook_never_sees_a_whole_message(way: Way, en
         result = Result(way(stream))
     stream.append(b"half")
     if ended:
-        stream.complete()
+        stream.append(b"", isLast=True)
     stream.discard()
     result = result or Result(way(stream))
     stream.append(b"more")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert "onData has ended" in str(result.failures[0])
     assert stream.buffered == 0
 
@@ -836,7 +836,7 @@ def test_a_slow_consumer_never_sees_a_whole_message_when_the_hook_has_ended() ->
     result = Result(stream.deliverTo(consumer))  # type: ignore[arg-type]
     stream.pauseProducing()
     stream.append(b"text")
-    stream.complete()
+    stream.append(b"", isLast=True)
     stream.discard()
     stream.resumeProducing()
     assert consumer.got == b""
@@ -854,7 +854,7 @@ def test_a_message_that_was_read_may_be_discarded() -> None:
     stream = MessageStream()
     result = Result(stream.read())
     stream.append(b"text")
-    stream.complete()
+    stream.append(b"", isLast=True)
     stream.discard()
     assert result.values == [b"text"]
 
@@ -876,7 +876,7 @@ def test_a_message_over_the_size_ends_early(way: Way, pieces: list[bytes]) -> No
     else:
         # The code behind a consumer would take it for the whole message.
         assert [failure.responseCode for failure in result.failures] == [552]
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert (stream.byteLength, stream.sizeExceeded) == (8, True)
 
 
@@ -885,7 +885,7 @@ def test_a_message_of_exactly_the_size_does_not_exceed_it() -> None:
     result = Result(stream.read())
     stream.append(b"abcde")
     assert result.isOpen
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert (result.values, stream.sizeExceeded) == ([b"abcde"], False)
 
 
@@ -894,7 +894,7 @@ def test_an_oversized_message_may_be_passed_whole() -> None:
     result = Result(stream.read())
     stream.append(b"abcdefgh")
     assert stream.sizeExceeded
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert result.values == [b"abcdefgh"]
 
 
@@ -938,7 +938,7 @@ def test_a_consumer_that_pauses_gets_nothing_until_it_resumes() -> None:
     assert (consumer.chunks, stream.buffered) == ([b"a"], 2)
     stream.resumeProducing()
     assert consumer.chunks == [b"a", b"bc"]
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert result.values == [None]
     stream.resumeProducing()
 
@@ -949,7 +949,7 @@ def test_the_end_waits_for_a_consumer_that_has_paused() -> None:
     result = Result(stream.deliverTo(consumer))  # type: ignore[arg-type]
     stream.append(b"a")
     stream.append(b"b")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert result.isOpen
     stream.resumeProducing()
     assert (consumer.got, result.values) == (b"ab", [None])
@@ -961,7 +961,7 @@ def test_a_consumer_that_stops_fails_the_delivery() -> None:
     result = Result(stream.deliverTo(consumer))  # type: ignore[arg-type]
     stream.append(b"a")
     stream.append(b"b")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert isinstance(result.failures[0], ConsumerStopped)
     assert consumer.got == b"a"
     stream.stopProducing()
@@ -973,7 +973,7 @@ def test_a_body_that_is_stopped_never_fires() -> None:
     result = Result(stream.startProducing(consumer))  # type: ignore[arg-type]
     stream.append(b"a")
     stream.append(b"b")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert result.isOpen
     assert consumer.got == b"a"
 
@@ -988,7 +988,7 @@ def test_a_disconnected_consumer_fails_the_delivery() -> None:
     stream = MessageStream()
     result = Result(stream.deliverTo(Gone()))  # type: ignore[arg-type]
     stream.append(b"text")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert isinstance(result.failures[0], ConsumerStopped)
 
 
@@ -1013,7 +1013,7 @@ def test_a_consumer_that_crashes_fails_the_delivery_and_nothing_else(early: bool
         stream.append(b"a")
     result = Result(stream.deliverTo(Consumer(doing=crash)))  # type: ignore[arg-type]
     stream.append(b"b")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert isinstance(result.failures[0], OSError)
 
 
@@ -1039,7 +1039,7 @@ def test_a_cancelled_delivery_unregisters_the_producer() -> None:
     assert isinstance(result.failures[0], CancelledError)
     assert (consumer.unregistered, stream.isAwaited) == (1, False)
     stream.append(b"b")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert consumer.got == b"a"
 
 
@@ -1063,7 +1063,7 @@ def test_chunks_keep_their_order_when_taking_one_brings_the_next(pauses: int) ->
             stream.append(source.pop(0))
         elif not done:
             done.append(True)
-            stream.complete()
+            stream.append(b"", isLast=True)
 
     def doing() -> None:
         if pauses and len(consumer.chunks) % pauses == 0:
@@ -1103,7 +1103,7 @@ def test_whatever_a_consumer_does_it_gets_each_octet_once(deeds: list[str], cut:
         stream.fail(LOST)
         assert result.failures
     else:
-        stream.complete()
+        stream.append(b"", isLast=True)
         stream.resumeProducing()
         assert (consumer.got, result.values) == (sent, [None])
 
@@ -1122,7 +1122,7 @@ def test_the_limit_can_be_raised_while_the_message_comes() -> None:
 def test_a_stream_without_a_limit_has_none_afterwards() -> None:
     stream = MessageStream()
     stream.allow(2)
-    stream.complete(b"abc")
+    stream.append(b"abc", isLast=True)
     assert (Result(stream.read()).values, stream.sizeExceeded) == ([b"abc"], False)
 
 
@@ -1133,7 +1133,7 @@ def test_prepended_octets_are_counted_with_their_separator(message: bytes, separ
     stream.prepend(OURS)
     stream.prepend(OURS)
     assert stream.prepended == 2 * len(OURS)
-    stream.complete(message)
+    stream.append(message, isLast=True)
     result = Result(stream.read())
     assert stream.prepended == 2 * len(OURS) + separator
     assert len(result.values[0]) == stream.prepended + len(message)
@@ -1160,7 +1160,7 @@ class Source:
         self.chunks = list(chunks)
         self.early = early
         self.asked = 0
-        self.end = end or MessageStream.complete
+        self.end = end or (lambda stream: stream.append(b"", isLast=True))
 
     def asks(self) -> None:
         self.asked += 1
@@ -1198,7 +1198,7 @@ def test_a_reader_asks_once_and_then_waits(way: Way) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_octets_that_are_there_are_read_before_more_are_asked_for(way: Way) -> None:
     source = Source([], early=0)
-    source.stream.complete(b"all")
+    source.stream.append(b"all", isLast=True)
     assert (Result(way(source.stream)).values, source.asked) == ([b"all"], 0)
 
 
@@ -1298,6 +1298,6 @@ def test_the_feeder_may_be_asked_while_it_feeds(way: Way) -> None:
         events.append("begin")
         stream.append(chunk)
         events.append("end")
-    stream.complete()
+    stream.append(b"", isLast=True)
     assert result.values == [b"".join(chunks)]
     assert events == ["asked"] + ["begin", "asked", "end"] * MANY

@@ -30,6 +30,20 @@ from smtphooks.hooks import AsyncioCoroutine
 _NEVER = float("inf")
 
 
+class Rest:
+    """
+    The answer of a hook that is made of several, where one of them has more to say than a text.
+
+    @ivar wait: its C{goOn} is called with the L{HookCaller} and tells whether the answer is there, in C{answer};
+        else it is waited for as for a L{Waiter}, with C{begin} and C{cancel}.
+    """
+
+    __slots__ = ("wait",)
+
+    def __init__(self, wait: Any) -> None:
+        self.wait = wait
+
+
 class PendingAnswer:
     """
     The answer that a hook has yet to give.
@@ -40,13 +54,16 @@ class PendingAnswer:
 
     __slots__ = ("_caller", "_hook", "_wait", "_wake", "isThere", "result")
 
-    def __init__(self, caller: HookCaller, hook: object, wait: Waiter | Run) -> None:
+    def __init__(self, caller: HookCaller, hook: object, wait: Any) -> None:
+        """
+        @param wait: a L{Waiter}, a L{Run}, or what a L{Rest} waits for.
+        """
         self._caller = caller
         self._hook = hook
         self._wake: Callable[[], object] | None = None
         self.isThere = False
         self.result: Any = None
-        self._wait: Waiter | Run | PendingAnswer | None = wait
+        self._wait: Any = wait
         if isinstance(wait, Run):
             wait.begin(caller.step, hook, self._came, self._raised)
         else:
@@ -88,9 +105,13 @@ class PendingAnswer:
 
 
 class HookCaller:
-    """Calls the hooks of one connection."""
+    """
+    Calls the hooks of one connection.
 
-    __slots__ = ("_context", "_isForAsyncio", "_isInside", "_isSlow", "_slow", "crashed")
+    @ivar blamed: the name of a hook that is made of several, and which of them was last waited for, or has refused.
+    """
+
+    __slots__ = ("_context", "_isForAsyncio", "_isInside", "_isSlow", "_slow", "blamed", "crashed")
 
     def __init__(
         self,
@@ -109,6 +130,7 @@ class HookCaller:
         """
         self._context = copy_context() if context is None else context
         self.crashed = crashed
+        self.blamed = ("", "")
         self._isInside = False
         self._slow = slowHook or _NEVER
         self._isForAsyncio = asyncioHooks
@@ -162,6 +184,11 @@ class HookCaller:
     def settle(self, name: object, result: Any) -> Any:
         """What an answer comes to; what is returned is as with L{call}."""
         try:
+            if type(result) is Rest:
+                wait = result.wait
+                if not wait.goOn(self):
+                    return self._pending(name, wait)
+                result = wait.answer
             while type(result) is CoroutineType:
                 result = self._asTask(name, result) if self._isForAsyncio else self.step(name, begin, result)
             if type(result) is Run:
@@ -192,7 +219,7 @@ class HookCaller:
             return Failure()
         return result
 
-    def _pending(self, name: object, wait: Waiter | Run) -> Any:
+    def _pending(self, name: object, wait: Any) -> Any:
         answer = PendingAnswer(self, name, wait)
         return answer.result if answer.isThere else answer
 

@@ -14,7 +14,8 @@ from twisted.python.failure import Failure
 
 from smtphooks import replies
 from smtphooks.connection.answer import Result, resultsOf
-from smtphooks.connection.calling import PendingAnswer
+from smtphooks.connection.calling import PendingAnswer, Rest
+from smtphooks.connection.passage import Passing
 from smtphooks.connection.runner import HOOK_TIMED_OUT, HookRunner
 from smtphooks.dialogue.steps import Verdict
 from smtphooks.options import Options
@@ -36,9 +37,10 @@ class Delivery:
         "_answer",
         "_fault",
         "_isCut",
+        "_options",
+        "_passing",
         "_pending",
         "_recipients",
-        "_rejectOversized",
         "_runner",
         "isDecided",
         "isWhole",
@@ -54,16 +56,22 @@ class Delivery:
         self.isWhole = False
         self.isDecided = False
         self._runner = runner
-        self._rejectOversized = options.rejectOversized
+        self._options = options
         self._recipients = recipients if options.lmtp else None
         self._isCut = False
         self._pending: PendingAnswer | None = None
+        self._passing: Passing | None = None
         self._answer: Any = None
         self._fault: Reply | None = None
 
     def begin(self, wake: Callable[[], None]) -> None:
         """Call C{onData}."""
-        answer = self._runner.ask("onData", (self.stream, self._runner.session))
+        runner = self._runner
+        if runner.passage is None:
+            answer = runner.ask("onData", (self.stream, runner.session))
+        else:
+            self._passing = passing = Passing(runner.passage, runner, self._options, self.stream)
+            answer = runner.caller.settle("onData", Rest(passing))
         if type(answer) is PendingAnswer:
             self._pending = answer
             answer.whenThere(wake)
@@ -98,7 +106,7 @@ class Delivery:
     def timeOut(self) -> None:
         """Decide without the hook, and cancel it."""
         pending, self._pending = self._pending, None
-        self._runner.logTimedOut("onData")
+        self._runner.logTimedOut("onData" if self._passing is None else self._passing.slowest)
         if pending is not None:
             self._runner.cancel("onData", pending)  # before its stream fails, for that would be news to it
         self._answer = HOOK_TIMED_OUT
@@ -128,13 +136,17 @@ class Delivery:
         self._isCut = True
         isAwaited = self.stream.isAwaited
         self.stream.fail(failure)
-        if self._pending is not None and not isAwaited:
+        if self._pending is None or isAwaited:
+            return
+        if self._passing is None:
             self._pending.cancel()
+        else:
+            self._passing.cut(failure)
 
     @property
     def fault(self) -> Reply | None:
         """Why the server itself rejects the message, if it does."""
-        if self._fault is None and self._rejectOversized and self.stream.sizeExceeded:
+        if self._fault is None and self._options.rejectOversized and self.stream.sizeExceeded:
             return replies.TOO_LARGE
         return self._fault
 

@@ -16,13 +16,15 @@ from smtphooks.connection.transcript import Transcript
 from smtphooks.connection.writer import ReplyWriter
 from smtphooks.dialogue.engine import Dialogue
 from smtphooks.dialogue.steps import Challenge
-from smtphooks.hooks import nameOf
 from smtphooks.options import Options
 from smtphooks.replies import BROKEN_PROTOCOL, FAULTS, Reply
 from smtphooks.session import Envelope
 
 # Stands for the recipient of a reply that is not one of several: with LMTP the only recipient, if there is only one.
 _THE_ONLY_ONE = ""
+
+# What observers see of any challenge (RFC 4954 section 4): what it says is between the client and the mechanism.
+_CHALLENGE = Reply(334, "")
 
 
 class Replier:
@@ -33,7 +35,18 @@ class Replier:
     @ivar transcript: that of a peer that is debugged, or None.
     """
 
-    __slots__ = ("_dialogue", "_isEnhanced", "_lmtp", "_runner", "_writer", "code", "decided", "log", "transcript")
+    __slots__ = (
+        "_dialogue",
+        "_hooks",
+        "_isEnhanced",
+        "_lmtp",
+        "_runner",
+        "_writer",
+        "code",
+        "decided",
+        "log",
+        "transcript",
+    )
 
     def __init__(
         self,
@@ -48,6 +61,7 @@ class Replier:
         self._isEnhanced = not options.hideENHANCEDSTATUSCODES
         self._dialogue = dialogue
         self._runner = runner
+        self._hooks = runner.hooks
         self._writer = writer
         self.log = log
         self.transcript = transcript
@@ -60,12 +74,16 @@ class Replier:
         if self.transcript is not None:
             self.transcript.reply(octets)
         self._writer.put(octets)
+        if self._hooks.onReply is not None:
+            self._tell(reply)
 
     def challenge(self, step: Challenge) -> None:
         """Write a challenge."""
         if self.transcript is not None:
             self.transcript.challenge()
         self._writer.put(step.octets)
+        if self._hooks.onReply is not None:
+            self._tell(_CHALLENGE)
 
     def reply(self, reply: Reply, recipient: str | None = _THE_ONLY_ONE, by: str | None = None) -> None:
         """
@@ -86,6 +104,12 @@ class Replier:
         if self.transcript is not None:
             self.transcript.reply(octets)
         self._writer.put(octets)
+        if self._hooks.onReply is not None:
+            self._tell(reply)
+
+    def _tell(self, reply: Reply) -> None:
+        """Tell an observer."""
+        self._runner.notify("onReply", self._dialogue.knownVerb, reply, self._runner.session)
 
     def replyToEach(self, all: tuple[Reply, ...]) -> bool:
         """
@@ -117,7 +141,7 @@ class Replier:
         if by is None:
             if dialogue.hasFailed and reply.code >= 500:
                 return  # It has been logged as the result of AUTH.
-            verb, by = dialogue.knownVerb, nameOf(dialogue.refuser) if dialogue.refuser else "server"
+            verb, by = dialogue.knownVerb, self._runner.nameOf(dialogue.refuser) if dialogue.refuser else "server"
             if verb == "MAIL":
                 sender = dialogue.subject or sender
             elif verb == "RCPT":

@@ -23,7 +23,8 @@ from twisted.python.failure import Failure
 from smtphooks import replies
 from smtphooks.connection.calling import HookCaller, PendingAnswer, needsAsyncio
 from smtphooks.connection.coroutines import WRONG_REACTOR
-from smtphooks.hooks import HOOKS, nameOf
+from smtphooks.hooks import HOOKS
+from smtphooks.layer import labelOf
 from smtphooks.replies import SMTPError
 from smtphooks.sasl.auth import AuthResponse
 from smtphooks.session import Session
@@ -46,28 +47,34 @@ _EXPECTED = (*_CANCELLED, ConnectionLost, SMTPError)
 class HookRunner:
     """
     @ivar session: what the hooks of this connection get.
+    @ivar hooks: has every hook as an attribute, None for one that is absent; looked at for each event.
+    @ivar passage: what a message goes through on its way to C{onData}; None if nothing stands in between.
     """
 
-    __slots__ = ("_caller", "_hooks", "session")
+    __slots__ = ("_caller", "hooks", "passage", "session")
 
     def __init__(
         self,
-        hooks: object,
+        hooks: Any,
         session: Session,
         slowHook: float = 0,
         asyncioHooks: bool = False,
         context: Context | None = None,
+        caller: HookCaller | None = None,
     ) -> None:
         """
-        @param hooks: has every hook as an attribute, None for one that is absent; looked at for each event.
         @param slowHook: seconds that a hook may hold the reactor before that is logged, 0 for no limit.
         @param asyncioHooks: every C{async def} hook runs as a task of asyncio.
         @param context: what the hooks run in; None for a copy of the one at hand.
+        @param caller: that of another runner of this connection, to be shared.
         """
-        self._hooks = hooks
-        observer = _Observer(session)
-        self._caller = HookCaller(slowHook, asyncioHooks, observer.isSlow, observer.cancellerRaised, context)
+        self.hooks = hooks
+        if caller is None:
+            observer = _Observer(hooks, session)
+            caller = HookCaller(slowHook, asyncioHooks, observer.isSlow, observer.cancellerRaised, context)
+        self._caller = caller
         self.session = session
+        self.passage: Any = getattr(hooks, "passage", None)
 
     def ask(self, hook: str | Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """
@@ -76,8 +83,22 @@ class HookRunner:
         @param hook: its name; the handler of an extension's command stands for itself.
         @return: its answer, None if it is absent; a L{Failure} if it raised, or a L{PendingAnswer}.
         """
-        function = getattr(self._hooks, hook) if isinstance(hook, str) else hook
+        function = getattr(self.hooks, hook) if isinstance(hook, str) else hook
         return None if function is None else self._caller.call(hook, function, arguments)
+
+    @property
+    def caller(self) -> HookCaller:
+        """What calls the hooks of this connection."""
+        return self._caller
+
+    def nameOf(self, hook: object) -> str:
+        """
+        A hook's name, for the log.
+
+        Where there are several layers it names the one that has the hook; of several that have it, the one to blame.
+        """
+        name, blamed = self._caller.blamed
+        return blamed if name == hook else labelOf(self.hooks, hook)
 
     def checked(self, hook: object, answer: Any) -> Any:
         """The answer, or a L{Failure} in place of one that must not let a client in."""
@@ -104,7 +125,7 @@ class HookRunner:
         _log.failure(
             "hook {hook} crashed{hint} [{session}]",
             failure,
-            hook=nameOf(hook),
+            hook=self.nameOf(hook),
             hint=f" ({WRONG_REACTOR})" if needsAsyncio(failure.value) else "",
             session=self.session.id,
             peer=self.session.remoteAddress,
@@ -121,7 +142,7 @@ class HookRunner:
         """
         if hook == "onClose":
             self.logFailure(hook, result)  # Nothing ends before it does.
-        elif isinstance(result, Failure) and not _isExpected(result):
+        elif isinstance(result, Failure) and not isExpected(result):
             self.refusalFor(hook, result)
 
     def cancel(self, hook: object, pending: PendingAnswer) -> None:
@@ -133,7 +154,7 @@ class HookRunner:
         """A hook has taken longer than option C{hookTimeout} allows."""
         _log.warn(
             "hook {hook} took too long [{session}]",
-            hook=nameOf(hook),
+            hook=self.nameOf(hook),
             session=self.session.id,
             peer=self.session.remoteAddress,
         )
@@ -163,24 +184,28 @@ class _Observer:
     It is no part of the runner, as the caller of hooks knows it: the two would keep each other in memory.
     """
 
-    __slots__ = ("_session",)
+    __slots__ = ("_hooks", "_session")
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, hooks: object, session: Session) -> None:
+        self._hooks = hooks
         self._session = session
 
     def cancellerRaised(self, hook: object, failure: Failure) -> None:
         _log.failure(
             "the canceller of a Deferred raised, which hook {hook} waits for [{session}]",
             failure,
-            hook=nameOf(hook),
+            hook=labelOf(self._hooks, hook),
             session=self._session.id,
             peer=self._session.remoteAddress,
         )
 
     def isSlow(self, hook: object, seconds: float) -> None:
+        # A hook that several layers have knows which of them it was.
+        function = getattr(self._hooks, hook, None) if isinstance(hook, str) else None
+        slowest: str = getattr(function, "slowest", "")
         _log.warn(
             "hook {hook} held the reactor for {milliseconds} ms, and all other connections with it [{session}]",
-            hook=nameOf(hook),
+            hook=slowest or labelOf(self._hooks, hook),
             milliseconds=round(seconds * 1000),
             session=self._session.id,
             peer=self._session.remoteAddress,
@@ -212,7 +237,8 @@ def _isNoUser(user: object) -> bool:
     return isClass or isinstance(user, (BaseException, Failure)) or inspect.isawaitable(user)
 
 
-def _isExpected(failure: Failure) -> bool:
+def isExpected(failure: Failure) -> bool:
+    """Is this how a hook ends after its connection, or its message, has come to an end?"""
     # Twisted's HTTP client wraps what its producer failed with.
     reasons = getattr(failure.value, "reasons", None)
     if isinstance(reasons, list):

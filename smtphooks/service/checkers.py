@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from zope.interface import implementer
 
 from smtphooks.sasl.portal import UserNameRealm
-from smtphooks.service.reading import NOT_SHOWN, AuthSettings, ConfigError, cause
+from smtphooks.service.settings import NOT_SHOWN, AuthSettings, ConfigError, cause
 
 # The credentials of clients: a password, or a response that was computed from one.
 CREDENTIALS = (IUsernamePassword, IUsernameHashedPassword)

@@ -9,7 +9,6 @@ This module knows nothing of files, of twistd, or of the reactor.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -19,11 +18,13 @@ import attrs
 from smtphooks.admission.clients import Clients
 from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
-from smtphooks.hooks import HOOK_NAMES, hookOf
 from smtphooks.options import Options, checkOption, makeOptions, optionsWith
+from smtphooks.service.asking import maybeWarning
 from smtphooks.service.checkers import makePortal
-from smtphooks.service.loading import lineOf, loadExtensions, loadHooks, searchIn
-from smtphooks.service.reading import AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings, cause
+from smtphooks.service.endpoints import kindOf
+from smtphooks.service.layering import Layers, makeLayers
+from smtphooks.service.loading import loadExtensions, searchIn
+from smtphooks.service.settings import AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings
 from smtphooks.service.toml import toTOML
 
 # Limits on all listeners together where they stand in [options]; a listener may have a limit of its own beside them.
@@ -54,6 +55,11 @@ class Listener:
     explain: Callable[[OptionError], ConfigError] = attrs.field(repr=False)
 
     @property
+    def warning(self) -> str | None:
+        """What the operator should know of it, None if nothing."""
+        return maybeWarning(self.endpoint, self.factory)
+
+    @property
     def where(self) -> str:
         """Where its settings stand."""
         return self.settings.where
@@ -74,7 +80,7 @@ class Configuration:
     A checked configuration; all listeners ask the same checkers.
 
     @cvar sharedNames: the options of what listeners share.
-    @ivar hooks: the hooks of listeners without hooks of their own; None if each has its own.
+    @ivar layers: the layers of listeners without layers of their own; None if each has its own.
     @ivar clients: counts the clients of all listeners together.
     @ivar shared: the values of C{sharedNames} for all listeners; its other options mean nothing.
     @ivar auth: where the checkers stand, None without checkers.
@@ -83,7 +89,7 @@ class Configuration:
 
     sharedNames: ClassVar[Sequence[str]] = (*_SHARED, *_COUNTING, *_SHOWING)
 
-    hooks: HooksSettings | None
+    layers: Sequence[HooksSettings] | None
     listeners: Sequence[Listener]
     clients: Clients
     shared: Options
@@ -98,8 +104,8 @@ def configure(settings: Settings) -> Configuration:
     @raise ConfigError: if no server could be started with them.
     """
     searchIn([folder for folder in (settings.folder, os.getcwd()) if folder is not None])
-    areCommon = any(listener.hooks is None for listener in settings.listeners)
-    hooks = _makeHooks(settings.hooks, settings.auth) if areCommon else None
+    areCommon = any(listener.layers is None for listener in settings.listeners)
+    layers = makeLayers(settings.layers, settings.folder, settings.auth) if areCommon else None
     # Common options are checked by themselves first: a wrong one is found even if each listener overrides it.
     common = {**loadExtensions(settings.whereIs(["extensions"]) or "", settings.options), **settings.tls}
     for name, value in common.items():
@@ -109,10 +115,10 @@ def configure(settings: Settings) -> Configuration:
     common["name"] = shared.name  # looking up this host's name can take a while, so it is done once
     if settings.auth is not None:
         common["portal"] = makePortal(settings.auth)
-    listeners = [_makeListener(listener, settings, common, hooks) for listener in settings.listeners]
+    listeners = [_makeListener(listener, settings, common, layers) for listener in settings.listeners]
     _share(listeners, clients)
     return Configuration(
-        settings.hooks if areCommon else None, listeners, clients, shared, settings.auth, settings.discard
+        layers.settings if layers is not None else None, listeners, clients, shared, settings.auth, settings.discard
     )
 
 
@@ -126,28 +132,9 @@ def _share(listeners: Sequence[Listener], clients: Clients) -> None:
     for factory in counting:
         factory.server.authFailures = counting[0].server.authFailures
     # A known user could be told from unknown ones at a listener that has not learnt what known users' salts look like.
-    showing = [each.factory for each in listeners if not each.hasOwn(_SHOWING) and each.settings.hooks is None]
+    showing = [each.factory for each in listeners if not each.hasOwn(_SHOWING) and each.settings.layers is None]
     for factory in showing:
         factory.server.mechanisms.unknownUsers = showing[0].server.mechanisms.unknownUsers
-
-
-def _makeHooks(settings: HooksSettings, auth: AuthSettings | None) -> object:
-    hooks = loadHooks(settings)
-    try:
-        # Every attribute that the factory will look at; a property may raise anything.
-        for name in {*HOOK_NAMES, *[name for name in dir(hooks) if name.startswith("on")]}:
-            getattr(hooks, name, None)
-    except Exception as error:
-        raise ConfigError(
-            f"{settings.where}: {settings.name} has hooks that cannot be looked at, correct it:"
-            f" {cause(error)}{lineOf(error)}"
-        ) from error
-    found = {name for name in HOOK_NAMES if hookOf(hooks, name)}
-    if not found:
-        raise ConfigError(f"{settings.where}: {settings.name} has no hook, give it a method such as onRcptTo or onData")
-    if auth is not None and "onAuth" in found:
-        raise ConfigError(f"{auth.where} has checkers and {settings.name} has onAuth, leave one of them out")
-    return hooks
 
 
 def _checkAlone(where: str | None, name: str, value: object) -> None:
@@ -158,18 +145,23 @@ def _checkAlone(where: str | None, name: str, value: object) -> None:
         raise ConfigError(f"{where}: {error.said(toTOML)}") from None
 
 
-def _makeListener(own: ListenerSettings, settings: Settings, common: Mapping[str, Any], hooks: object) -> Listener:
-    if own.hooks is not None:
-        hooks = _makeHooks(own.hooks, settings.auth)
+def _makeListener(
+    own: ListenerSettings, settings: Settings, common: Mapping[str, Any], layers: Layers | None
+) -> Listener:
+    if own.layers is not None or layers is None:
+        layers = makeLayers(own.layers or (), settings.folder, settings.auth)
+        own = attrs.evolve(own, layers=layers.settings)
     explain = partial(_explained, own=own, settings=settings)
     try:
-        factory = SMTPServerFactory(hooks=hooks, **{**common, **loadExtensions(own.where, own.options)})
+        factory = SMTPServerFactory(**layers.named, **{**common, **loadExtensions(own.where, own.options)})
     except OptionError as error:
         raise explain(error) from None
+    if not layers.haveDelivery:
+        factory.onData = None  # it may have a stand-in
     fault = (
         _endpointFault(own.endpoint, factory)
-        or _refusalFault(own.endpoint, factory, (own.hooks or settings.hooks).name)
-        or _discardFault(factory, own, settings)
+        or _refusalFault(own.endpoint, factory, layers)
+        or _discardFault(layers, settings.discard if own.discard is None else own.discard)
     )
     if fault is not None:
         raise ConfigError(f"{own.where}: {fault}")
@@ -189,7 +181,7 @@ def _explained(error: OptionError, own: ListenerSettings, settings: Settings) ->
 
 def _endpointFault(endpoint: str, factory: SMTPServerFactory) -> str | None:
     """Why the endpoint breaks the PROXY header, None if it does not."""
-    kind = _kindOf(endpoint)
+    kind = kindOf(endpoint)
     if kind == "haproxy":
         return (
             "the endpoint haproxy: hides from smtphooks who its clients are, leave haproxy: out and list the proxies in"
@@ -203,27 +195,21 @@ def _endpointFault(endpoint: str, factory: SMTPServerFactory) -> str | None:
     return None
 
 
-def _kindOf(endpoint: str) -> str:
-    """The part before the first colon, as Twisted reads it: in any case, and with escapes."""
-    prefix = re.match(r"(?:\\.|[^:=\\])*", endpoint, re.DOTALL)
-    return re.sub(r"\\(.)", r"\1", prefix[0] if prefix else "", flags=re.DOTALL).lower()
-
-
-def _discardFault(factory: SMTPServerFactory, own: ListenerSettings, settings: Settings) -> str | None:
+def _discardFault(layers: Layers, mayDiscard: bool) -> str | None:
     """Why every message would be lost, None if none is, or if the operator has said so."""
-    if factory.onData is not None or (settings.discard if own.discard is None else own.discard):
+    if layers.haveDelivery or mayDiscard:
         return None
-    hooks = own.hooks or settings.hooks
+    fix = "give it onData" if len(layers.settings) == 1 else "add a layer such as smtphooks.stores:Maildir"
     return (
-        f"{hooks.name} has no onData, so every message would be accepted and dropped, give it onData, or set"
-        " discard = true in the configuration, above all tables or in the [[listener]]"
+        f"{layers.haveNo('onData')}, so every message would be accepted and dropped, {fix}, or set discard = true in"
+        " the configuration, above all tables or in the [[listener]]"
     )
 
 
-def _refusalFault(endpoint: str, factory: SMTPServerFactory, hooks: str) -> str | None:
+def _refusalFault(endpoint: str, factory: SMTPServerFactory, layers: Layers) -> str | None:
     """Why every message would be refused, None if that is not so."""
     options = factory.options
-    hasImplicitTLS = options.secure or options.secured or _kindOf(endpoint) in _WITH_TLS
+    hasImplicitTLS = options.secure or options.secured or kindOf(endpoint) in _WITH_TLS
     isSecure = hasImplicitTLS or not (options.hideSTARTTLS or "STARTTLS" in options.disabledCommands)
     if options.needsUpgrade and not isSecure:
         return (
@@ -234,8 +220,8 @@ def _refusalFault(endpoint: str, factory: SMTPServerFactory, hooks: str) -> str 
         return None
     if factory.onAuth is None:
         return (
-            f"option authOptional is false and {hooks} has no onAuth, so nobody could authenticate and every message"
-            " would be refused, set authOptional = true, or name checkers below [auth] or with --auth"
+            f"option authOptional is false and {layers.haveNo('onAuth')}, so nobody could authenticate and every"
+            " message would be refused, set authOptional = true, or name checkers below [auth] or with --auth"
         )
     if not isSecure and not options.allowInsecureAuth:
         return (

@@ -7,15 +7,17 @@ This module checks nothing, and knows nothing of files, of twistd, or of the rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from smtphooks.options import Options, mustHide
+from smtphooks.service.asking import questions
 from smtphooks.service.checking import Configuration, Listener
-from smtphooks.service.reading import NOT_SHOWN, withoutKeys
-from smtphooks.service.toml import table, toTOML
+from smtphooks.service.hiding import withoutSecrets
+from smtphooks.service.settings import NOT_SHOWN, HooksSettings, withoutKeys
+from smtphooks.service.toml import pair, table
 
 
 def describe(configuration: Configuration) -> str:
@@ -24,7 +26,7 @@ def describe(configuration: Configuration) -> str:
 
     Options with one value for all listeners stand in C{[options]}; but an option of what listeners share stands where
     it was set, as a listener that sets it shares no longer.  In the place of a private key, a secret or a checker
-    stands C{"(not shown)"}.
+    stands C{"(not shown)"}.  Comments before the first key say what the hooks of each listener ask.
     """
     each = [_optionsOf(listener) for listener in configuration.listeners]
     common = {
@@ -34,34 +36,60 @@ def describe(configuration: Configuration) -> str:
     }
     written = _written(configuration.shared)
     shared = {name: written[name] for name in Configuration.sharedNames if name in written}
-    tables = [_top(configuration)]
-    if configuration.hooks is not None and configuration.hooks.options:
-        tables.append(table("[hooks-options]", configuration.hooks.options))
+    tables = [_top(configuration), *_layerTables(configuration.layers or ())]
     tables.append(table("[options]", {**common, **shared}))
     if configuration.auth is not None:
         tables.append(table("[auth]", {"checkers": [NOT_SHOWN] * len(configuration.auth.checkers)}))
     for listener, options in zip(configuration.listeners, each, strict=True):
         tables += _tablesOf(listener, {name: value for name, value in options.items() if name not in common})
-    return withoutKeys("\n".join(tables))  # the text of option cert may hold the key as well
+    asked = "".join(f"# {line}\n" for line in _asked(configuration.listeners))
+    return withoutKeys("\n".join(filter(None, [asked, *tables])))  # the text of option cert may hold the key as well
+
+
+def _asked(listeners: Sequence[Listener]) -> Iterator[str]:
+    """What each hook asks, for all listeners or for each of them; and what the operator should know of them."""
+    # A line of an endpoint's description would not be part of a comment.
+    names = [f"listener {number} ({' '.join(each.endpoint.split())})" for number, each in enumerate(listeners, 1)]
+    asked = [list(questions(each.factory)) for each in listeners]
+    areAlike = all(lines == asked[0] for lines in asked)
+    for name, lines in [("every listener", asked[0])] if areAlike else zip(names, asked, strict=True):
+        yield f"The layers that {name} asks, in this order:"
+        yield from lines
+    for name, each in zip(names, listeners, strict=True):
+        if each.warning is not None:
+            yield f"warning: {name}: {each.warning}"
 
 
 def _top(configuration: Configuration) -> str:
     """The keys above all tables."""
-    hooks = [] if configuration.hooks is None else [f"hooks = {toTOML(configuration.hooks.name)}\n"]
-    return "".join([*hooks, "discard = true\n" if configuration.discard else ""])
+    keys: dict[str, Any] = _hooksKey(configuration.layers)
+    if configuration.discard:
+        keys["discard"] = True
+    return "".join(f"{pair(*item)}\n" for item in keys.items())
 
 
 def _tablesOf(listener: Listener, options: Mapping[str, Any]) -> list[str]:
     settings = listener.settings
-    own: dict[str, Any] = {"endpoint": settings.endpoint}
-    if settings.hooks is not None:
-        own["hooks"] = settings.hooks.name
+    own: dict[str, Any] = {"endpoint": settings.endpoint, **_hooksKey(settings.layers)}
     if settings.discard is not None:
         own["discard"] = settings.discard
-    tables = [table("[[listener]]", {**own, **options})]
-    if settings.hooks is not None and settings.hooks.options:
-        tables.append(table("[listener.hooks-options]", settings.hooks.options))
-    return tables
+    return [table("[[listener]]", {**own, **options}), *_layerTables(settings.layers or (), "listener.")]
+
+
+def _hooksKey(layers: Sequence[HooksSettings] | None) -> dict[str, Any]:
+    """The key C{hooks}, where objects of hooks do not stand in tables of layers."""
+    names = [one.name for one in layers or () if one.layer is None]
+    return {"hooks": names[0] if len(names) == 1 else names} if names else {}
+
+
+def _layerTables(layers: Sequence[HooksSettings], prefix: str = "") -> Iterator[str]:
+    """The tables of layers, or of the options of C{hooks}."""
+    for one in layers:
+        options = withoutSecrets(one.options, one.secrets)
+        if one.layer is not None:
+            yield table(f"[[{prefix}layer]]", {"use": one.name, **options, **one.layer})
+        elif options:
+            yield table(f"[{prefix}hooks-options]", options)
 
 
 def _optionsOf(listener: Listener) -> dict[str, Any]:

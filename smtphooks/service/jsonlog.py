@@ -16,7 +16,7 @@ from typing import Any
 from twisted.logger import ILogObserver, LogEvent, eventAsText
 
 from smtphooks.service.logfile import needsStdout, observerOf
-from smtphooks.service.reading import ConfigError
+from smtphooks.service.settings import ConfigError
 from smtphooks.service.textlog import plainText
 
 # Fields that twisted.python.log adds to its events; their content is in the text.

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError, ReactorNotRunning
@@ -28,8 +28,10 @@ from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.netaddress import withPort
 from smtphooks.service.checking import Configuration, Listener
-from smtphooks.service.reading import ConfigError, cause
+from smtphooks.service.lifecycle import Lifecycle, StartFailed
+from smtphooks.service.loading import lineOf
 from smtphooks.service.service import SMTPService
+from smtphooks.service.settings import ConfigError, cause
 from smtphooks.service.systemd import notify
 
 log = Logger()
@@ -37,7 +39,7 @@ log = Logger()
 
 class StartError(SystemExit, Exception):
     """
-    The service cannot listen.
+    The service cannot start a layer, or cannot listen.
 
     It has two bases: on an Exception twistd removes its pid file and tells the process that waits for the daemon; on a
     SystemExit Python exits without a traceback.
@@ -88,8 +90,11 @@ class Listeners(MultiService):
         for listener in configuration.listeners:
             endpoint = endpointOf(listener, reactor)
             # addService alone would leave its parent attribute unset.
-            service = ListenerService(listener.endpoint, endpoint, listener.factory, reactor, listener.explain)
+            service = ListenerService(
+                listener.endpoint, endpoint, listener.factory, reactor, listener.explain, listener.warning
+            )
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
+        self._lifecycle = Lifecycle([listener.factory for listener in configuration.listeners])
 
     def setServiceParent(self, parent: Any) -> None:
         """Called by twistd with its application, from which it takes the observer when it starts logging."""
@@ -98,10 +103,39 @@ class Listeners(MultiService):
         MultiService.setServiceParent(self, parent)
 
     def privilegedStartService(self) -> None:
-        """Listen on all endpoints, with the privileges that twistd was started with."""
+        """
+        Start the layers, then listen on all endpoints.
+
+        That is with the privileges that twistd was started with, unless a layer has to be waited for.
+
+        @raise StartError: if a layer or an endpoint fails at once; a later failure ends the process.
+        """
         # Before the listeners log that they listen: a program that waits for that line may send SIGTERM at once.
         self._reactor.callWhenRunning(self._takeSignals)
-        MultiService.privilegedStartService(self)
+        Service.privilegedStartService(self)
+        try:
+            self._lifecycle.start(self, self._startListeners, self._failedLate)
+        except StartFailed as error:
+            raise StartError(_logStartFailed(error)) from error
+
+    def startService(self) -> None:
+        """Called by twistd when it has dropped its privileges."""
+        if self._lifecycle.isStarting:
+            Service.startService(self)  # the listeners follow
+        else:
+            MultiService.startService(self)
+
+    def _startListeners(self) -> None:
+        for listener in self:
+            if self.running:
+                listener.startService()
+            else:
+                listener.privilegedStartService()
+
+    def _failedLate(self, failure: Failure) -> None:
+        if isinstance(failure.value, StartFailed):
+            _logStartFailed(failure.value)
+        _endWithFailure(self._reactor)
 
     def listenerReady(self) -> None:
         """Called by a listener when clients can connect; the service is ready when all listeners are."""
@@ -109,9 +143,10 @@ class Listeners(MultiService):
             notify("READY=1")
 
     def stopService(self) -> Any:
-        """Stop listening, and let transactions in progress finish."""
+        """Stop listening, let transactions in progress finish, and stop the layers."""
         notify("STOPPING=1")
-        return MultiService.stopService(self)
+        self._lifecycle.closing()
+        return MultiService.stopService(self).addCallback(lambda _: self._lifecycle.stop(self))
 
     def _takeSignals(self) -> None:
         """
@@ -142,8 +177,7 @@ class Listeners(MultiService):
 
     def _terminate(self) -> None:
         log.info("received SIGTERM, closing")
-        with suppress(ReactorNotRunning):  # already stopping
-            self._reactor.stop()
+        _stop(self._reactor)
 
 
 class ListenerService(SMTPService):
@@ -161,13 +195,17 @@ class ListenerService(SMTPService):
         factory: SMTPServerFactory,
         reactor: Any,
         explain: Callable[[OptionError], object] = str,
+        warning: str | None = None,
     ) -> None:
         """
         @param explain: makes a sentence of an error in its options.
+        @param warning: what the operator should know when it listens.
         """
         super().__init__(endpoint, factory, reactor)
+        self._lifecycle = Lifecycle([])  # that of all listeners is their parent's
         self.endpointName = endpointName
         self._explain = explain
+        self._warning = warning
         self.isListening = False
 
     def privilegedStartService(self) -> None:
@@ -197,6 +235,8 @@ class ListenerService(SMTPService):
 
     def _logListening(self, address: str) -> None:
         log.info("listening on {endpoint} ({address})", endpoint=self.endpointName, address=address)
+        if self._warning is not None:
+            log.warn("{endpoint}: {warning}", endpoint=self.endpointName, warning=self._warning)
         self.isListening = True
         if self.parent is not None:
             self.parent.listenerReady()
@@ -204,13 +244,31 @@ class ListenerService(SMTPService):
     def listeningFailed(self, failure: Failure) -> None:
         """The endpoint has failed after the start: the service ends as if it had not started."""
         self._logFailure(failure.value)
-        atexit.register(_exitWithFailure)
-        self.reactor.stop()
+        _endWithFailure(self.reactor)
 
     def _logFailure(self, error: BaseException | None) -> str:
         sentence = f"cannot listen on {self.endpointName}: {_reason(error)}, free it or name another endpoint"
         log.critical("{sentence}", sentence=sentence)
         return sentence
+
+
+def _logStartFailed(error: StartFailed) -> str:
+    failed = error.__cause__ or error
+    line = lineOf(failed) if isinstance(failed, Exception) else ""
+    sentence = f"layer {error.layer} cannot start: {cause(failed)}{line}"
+    log.critical("{sentence}", sentence=sentence)
+    return sentence
+
+
+def _endWithFailure(reactor: Any) -> None:
+    """End the service, after its start, as if it had not started."""
+    atexit.register(_exitWithFailure)
+    reactor.callWhenRunning(_stop, reactor)
+
+
+def _stop(reactor: Any) -> None:
+    with suppress(ReactorNotRunning):  # already stopping
+        reactor.stop()
 
 
 def _addressText(address: object) -> str:

@@ -3,7 +3,7 @@ Loading: a name in a configuration in, the object of the operator's code that it
 
 Modules are found on C{sys.path} first and then in the operator's folders.  An error in that code is a L{ConfigError},
 whose one sentence names the line.
-This module knows no options, and of the objects only their type.
+This module knows no option by name, and of the objects only their type.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from smtphooks.errors import unknownName
+import attrs
+
+from smtphooks.errors import OptionError, unknownName
 from smtphooks.extension import Extension
-from smtphooks.service.reading import ConfigError, HooksSettings, cause
+from smtphooks.service.hiding import saysSecret, scrubbed
+from smtphooks.service.settings import LAYER_OPTIONS, ConfigError, HooksSettings, cause
 from smtphooks.service.toml import toTOML
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -36,21 +39,76 @@ def searchIn(folders: Iterable[str]) -> None:
             sys.path.append(folder)
 
 
+def prepared(settings: HooksSettings, folder: str | None) -> HooksSettings:
+    """
+    The same settings, with what the class declares of its options applied to them.
+
+    @param folder: where the paths among the options are relative to; None leaves them as they are.
+    @raise ConfigError: if it cannot be loaded, or has no such option.
+    """
+    maker = _load(settings.where, settings.name)
+    if settings.layer is not None:
+        _checkNames(settings, maker)
+    facts = {}
+    if isinstance(maker, type) and attrs.has(maker):
+        # A private attribute may have the alias of an option.
+        facts = {field.alias or field.name: field.metadata for field in attrs.fields(maker) if field.init}
+    options = {
+        name: _absolute(folder, value, facts.get(name, {})) if folder is not None else value
+        for name, value in settings.options.items()
+    }
+    secrets = {name for name, value in options.items() if _mustHide(name, value, facts.get(name, {}))}
+    return attrs.evolve(settings, options=options, secrets=frozenset(secrets))
+
+
+def _checkNames(settings: HooksSettings, maker: object) -> None:
+    """Check the names of a layer's options; its class knows nothing of the keys that may be meant by them."""
+    if not callable(maker):
+        return
+    try:
+        parameters = inspect.signature(maker).parameters.values()
+    except (TypeError, ValueError):
+        return  # some callables written in C have no signature
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    for name in settings.options:
+        if name not in known:
+            raise ConfigError(f"{settings.where}: {unknownName('option', name, [*known, *LAYER_OPTIONS])}")
+
+
+def _isPath(value: object, facts: Mapping[str, Any]) -> bool:
+    return isinstance(value, str) and value != "" and "isPath" in facts and bool(facts["isPath"](value))
+
+
+def _absolute(folder: str, value: Any, facts: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_absolute(folder, item, facts) for item in value]
+    return os.path.join(folder, value) if _isPath(value, facts) else value
+
+
+def _mustHide(name: str, value: object, facts: Mapping[str, Any]) -> bool:
+    """Is this option a secret?  The path of a file that holds one may be shown."""
+    return (bool(facts.get("isSecret")) or saysSecret(name)) and not _isPath(value, facts)
+
+
 def loadHooks(settings: HooksSettings) -> object:
     """The hooks object; a class, or anything else that can be called, is called to make it."""
     hooks = _load(settings.where, settings.name)
     if not callable(hooks):
         if settings.options:
-            raise ConfigError(
-                f"{settings.where}: {settings.name} cannot be called, so remove {settings.table} or name a class"
-            )
+            what = settings.table if settings.layer is None else "its options"
+            raise ConfigError(f"{settings.where}: {settings.name} cannot be called, so remove {what} or name a class")
         return hooks
     try:
         return hooks(**settings.options)
+    except OptionError as error:
+        table = f"{settings.table}: " if settings.layer is None else ""
+        sentence = f"{settings.where}: {table}{error.said(toTOML)}"
+        raise ConfigError(scrubbed(sentence, settings.options, settings.secrets)) from None
     except Exception as error:
-        raise ConfigError(
-            f"{settings.where}: calling {settings.name} failed, {settings.fix}: {cause(error)}{lineOf(error)}"
-        ) from error
+        sentence = f"{settings.where}: calling {settings.name} failed, {settings.fix}: {cause(error)}{lineOf(error)}"
+        raise ConfigError(scrubbed(sentence, settings.options, settings.secrets)) from error
 
 
 def loadExtensions(where: str, options: Mapping[str, Any]) -> dict[str, Any]:

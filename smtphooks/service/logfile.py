@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import FileLogObserver, ILogObserver, LogEvent
 from twisted.python.logfile import LogFile
 
-from smtphooks.service.reading import ConfigError
+from smtphooks.service.settings import ConfigError
 
 
 def needsStdout(twistd: Mapping[str, Any]) -> bool:

@@ -8,8 +8,8 @@ This module knows nothing of twistd, of its flags, or of the objects that are ma
 
 from __future__ import annotations
 
+import difflib
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,6 +18,17 @@ import attrs
 
 from smtphooks.errors import unknownName
 from smtphooks.options import HOST_OPTIONS, OPTION_NAMES, isPath
+from smtphooks.service.hiding import withoutSecrets
+from smtphooks.service.settings import (
+    LAYER_OPTIONS,
+    NOT_SHOWN,
+    AuthSettings,
+    ConfigError,
+    HooksSettings,
+    ListenerSettings,
+    Settings,
+    folderOf,
+)
 from smtphooks.service.toml import toTOML
 
 if sys.version_info >= (3, 11):
@@ -28,134 +39,23 @@ else:  # pragma: no cover
 DEFAULT_ENDPOINT = "tcp:2525:interface=127.0.0.1"
 DEFAULT_MAILDIR = "maildir"
 
-# The keys of a file, with the type of each, and the words for it.
-_KEYS: dict[str, tuple[type, str]] = {
-    "hooks": (str, 'a text, "package.module:Name"'),
+# The keys of a file, with the types of each, and the words for it.
+_KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "hooks": ((str, list), 'a text, "package.module:Name", or a list of them'),
     "hooks-options": (dict, "a table, [hooks-options]"),
     "discard": (bool, "true or false"),
     "options": (dict, "a table, [options]"),
     "tls": (dict, "a table, [tls]"),
     "auth": (dict, "a table, [auth]"),
     "listener": (list, "a list of tables, each under its own [[listener]]"),
+    "layer": (list, "a list of tables, each under its own [[layer]]"),
 }
 
 # The keys that a [[listener]] may have too, beside its endpoint and options.
-_LISTENER_KEYS = ("hooks", "hooks-options", "discard")
+_LISTENER_KEYS = ("hooks", "hooks-options", "layer", "discard")
 
-# Stands in the place of a key or a password.
-NOT_SHOWN = "(not shown)"
-
-_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
-
-
-def withoutKeys(text: str) -> str:
-    """A text without the private keys in it."""
-    return _PRIVATE_KEY.sub(NOT_SHOWN, text)
-
-
-class ConfigError(Exception):
-    """Something in the configuration is wrong; the text is one sentence for the operator."""
-
-    def __init__(self, sentence: str) -> None:
-        # The sentence shows what stands in the wrong place, which may be a key.
-        super().__init__(withoutKeys(sentence))
-
-
-@attrs.frozen
-class HooksSettings:
-    """
-    The hooks to use.
-
-    @ivar where: where the setting stands.
-    @ivar name: C{package.module:Name}.
-    @ivar options: the arguments to call it with.
-    @ivar table: where these stand.
-    @ivar fix: what to do if the call fails.
-    """
-
-    where: str
-    name: str
-    options: Mapping[str, Any] = attrs.field(factory=dict)
-    table: str = "[hooks-options]"
-    fix: str = attrs.field(kw_only=True)
-
-    @fix.default
-    def _fix(self) -> str:
-        return f"correct it or {self.table}"
-
-
-@attrs.frozen
-class ListenerSettings:
-    """
-    One listener.
-
-    @ivar where: where the settings stand, endpoint included.
-    @ivar options: options for this listener alone, as TOML values.
-    @ivar hooks: its own hooks, None for the common ones.
-    @ivar discard: its own setting, None for the common one.
-    """
-
-    where: str
-    endpoint: str
-    options: Mapping[str, Any] = attrs.field(factory=dict)
-    hooks: HooksSettings | None = None
-    discard: bool | None = None
-
-
-@attrs.frozen
-class AuthSettings:
-    """
-    The checkers to ask for users.
-
-    @ivar where: where the setting stands.
-    @ivar checkers: descriptions of checkers (C{twisted.cred.strcred}), which may hold passwords.
-    """
-
-    where: str
-    checkers: Sequence[str] = attrs.field(repr=False)
-
-
-@attrs.frozen
-class Settings:
-    """
-    All settings.
-
-    @ivar hooks: for every listener without hooks of its own.
-    @ivar options: options for every listener, as TOML values.
-    @ivar path: the file that they stand in, None without a file.
-    @ivar tls: options for every listener, from C{[tls]}.
-    @ivar auth: None without checkers: then only hooks authenticate users.
-    @ivar discard: a listener without C{onData} may accept messages and drop them.
-    """
-
-    hooks: HooksSettings
-    options: Mapping[str, Any]
-    listeners: Sequence[ListenerSettings]
-    path: str | None = None
-    tls: Mapping[str, Any] = attrs.field(factory=dict)
-    auth: AuthSettings | None = None
-    discard: bool = False
-
-    @property
-    def folder(self) -> str | None:
-        """The folder of the file: paths are relative to it, and modules are found in it."""
-        return None if self.path is None else _folderOf(self.path)
-
-    def whereIs(self, options: Sequence[str], host: str | None = None) -> str | None:
-        """
-        Where the first of these options stands that is set for every listener; None if none is.
-
-        @param host: the options are those of this server name.
-        """
-        for name in options if host is None else ["sniOptions"]:
-            if name in self.tls:
-                return f"{self.path}: [tls]" if host is None else f"{self.path}: [tls.sni.{toTOML(host)}]"
-            if name in self.options:
-                if self.path is None:
-                    return "the defaults"
-                nested = "" if host is None else f".sniOptions.{toTOML(host)}"
-                return f"{self.path}: [options{nested}]"
-        return None
+# The keys of a [[layer]], beside the options of its class.
+_LAYER_KEYS = ("use", *LAYER_OPTIONS)
 
 
 def maildirHooks(where: str, path: str) -> HooksSettings:
@@ -174,7 +74,7 @@ def _defaultListeners(before: str = "") -> Sequence[ListenerSettings]:
 
 def defaultSettings() -> Settings:
     """The settings without file and flags: clients on this host, mail for anyone, stored in a Maildir."""
-    return Settings(_defaultHooks(), {"authOptional": True}, _defaultListeners())
+    return Settings([_defaultHooks()], {"authOptional": True}, _defaultListeners())
 
 
 def readSettings(path: str) -> Settings:
@@ -192,14 +92,14 @@ def readSettings(path: str) -> Settings:
         raise ConfigError(f"{path}: this is not TOML, correct it: {error}") from None
     for key, value in document.items():
         _checkKey(path, key, value)
-    folder = _folderOf(path)
+    folder = folderOf(path)
     options = _checkNames(f"{path}: [options]", document.get("options", {}))
     tls = _readTLS(path, document.get("tls", {}))
     for name in tls:
         if name in options:
             raise ConfigError(f"{path}: option {name} stands in [options] and in [tls], leave one out")
     return Settings(
-        _readHooks(f"{path}:", document, "[hooks-options]", "above all tables") or _defaultHooks(),
+        _readLayers(f"{path}:", document) or [_defaultHooks()],
         _absolute(folder, options),
         [_readListener(path, *numbered) for numbered in enumerate(document.get("listener", []), 1)]
         or _defaultListeners(f"{path}: "),
@@ -208,10 +108,6 @@ def readSettings(path: str) -> Settings:
         _readAuth(path, document["auth"]) if "auth" in document else None,
         document.get("discard", False),
     )
-
-
-def _folderOf(path: str) -> str:
-    return os.path.dirname(os.path.abspath(path))
 
 
 def _absolute(folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,7 +154,7 @@ def _readAuth(path: str, table: Mapping[str, Any]) -> AuthSettings:
     # The value may be a password.
     if not isinstance(checkers, list) or not checkers or not all(isinstance(checker, str) for checker in checkers):
         raise ConfigError(f'{where}: checkers are {NOT_SHOWN}, they want a list of texts such as ["file:passwd"]')
-    return fileCheckers(AuthSettings(where, checkers), _folderOf(path))
+    return fileCheckers(AuthSettings(where, checkers), folderOf(path))
 
 
 def fileCheckers(auth: AuthSettings, folder: str) -> AuthSettings:
@@ -282,8 +178,12 @@ def _checkKey(path: str, key: str, value: object) -> None:
 
 
 def _checkKind(where: str, key: str, value: object, wants: str) -> None:
-    if not isinstance(value, _KEYS[key][0]):
-        raise ConfigError(f"{where} {key} is {NOT_SHOWN if key == 'auth' else toTOML(value)}, it wants {wants}")
+    isWrong = not isinstance(value, _KEYS[key][0])
+    if key == "hooks" and isinstance(value, list):
+        isWrong = not value or not all(isinstance(name, str) for name in value)
+    if isWrong or (key == "layer" and not value):
+        shown = NOT_SHOWN if key == "auth" else toTOML(withoutSecrets(value))
+        raise ConfigError(f"{where} {key} is {shown}, it wants {wants}")
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -293,18 +193,62 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> str:
     return sentence if "did you mean" in sentence else f"{sentence}, known are {', '.join(known)}"
 
 
-def _readHooks(where: str, keys: Mapping[str, Any], table: str, place: str) -> HooksSettings | None:
-    if "hooks" in keys:
-        return HooksSettings(f"{where} hooks", keys["hooks"], keys.get("hooks-options", {}), table)
+def _readLayers(
+    where: str, keys: Mapping[str, Any], prefix: str = "", place: str = "above all tables"
+) -> Sequence[HooksSettings] | None:
+    """
+    The objects of hooks for all listeners, or for one.
+
+    @param prefix: what the names of their tables begin with.
+    @param place: where C{hooks} would stand.
+    @return: None if there are none.
+    """
+    optionsTable, layerTable = f"[{prefix}hooks-options]", f"[[{prefix}layer]]"
+    names = keys.get("hooks")
+    for key in ("hooks", "hooks-options"):
+        if "layer" in keys and key in keys:
+            what = key if key == "hooks" else optionsTable
+            raise ConfigError(f"{where} {what} and {layerTable} both say what hooks there are, leave one of them out")
+    if "layer" in keys:
+        return [_readLayer(where, layerTable, *numbered) for numbered in enumerate(keys["layer"], 1)]
+    if names is None:
+        if "hooks-options" in keys:
+            raise ConfigError(
+                f'{where} {optionsTable} are there without hooks, add hooks = "package.module:Name" {place}'
+            )
+        return None
+    if isinstance(names, str):
+        return [HooksSettings(f"{where} hooks", names, keys.get("hooks-options", {}), optionsTable)]
     if "hooks-options" in keys:
-        raise ConfigError(f'{where} {table} are there without hooks, add hooks = "package.module:Name" {place}')
-    return None
+        raise ConfigError(
+            f"{where} {optionsTable} are there with a list of hooks, write a {layerTable} for each of them, with its"
+            " options beside its use"
+        )
+    return [
+        HooksSettings(f"{where} hooks {number}", name, fix=f"correct it or give it a {layerTable} with options")
+        for number, name in enumerate(names, 1)
+    ]
+
+
+def _readLayer(where: str, table: str, number: int, given: object) -> HooksSettings:
+    place = f"{where} {table} {number}"
+    if not isinstance(given, dict):
+        raise ConfigError(f"{place} is {toTOML(withoutSecrets(given))}, it wants a table under its own {table}")
+    options = dict(given)
+    layer = {name: options.pop(name) for name in _LAYER_KEYS if name in options}
+    name = layer.pop("use", None)
+    if not isinstance(name, str):
+        near = difflib.get_close_matches("use", options, n=1)
+        missing = f"missing, but there is {near[0]}" if near else "missing"
+        shown = missing if name is None else toTOML(name)
+        raise ConfigError(f'{place}: use is {shown}, it wants a text, "package.module:Name"')
+    return HooksSettings(f"{place} ({name})", name, options, f"{table} {number}", layer)
 
 
 def _readListener(path: str, number: int, table: object) -> ListenerSettings:
     where = f"{path}: listener {number}"
     if not isinstance(table, dict):
-        raise ConfigError(f"{where} is {toTOML(table)}, it wants a table under its own [[listener]]")
+        raise ConfigError(f"{where} is {toTOML(withoutSecrets(table))}, it wants a table under its own [[listener]]")
     options = dict(table)
     endpoint = options.pop("endpoint", None)
     if not isinstance(endpoint, str):
@@ -313,13 +257,13 @@ def _readListener(path: str, number: int, table: object) -> ListenerSettings:
     where = f"{where} ({endpoint})"
     own = {key: options.pop(key) for key in _LISTENER_KEYS if key in options}
     for key, value in own.items():
-        wants = "a table, [listener.hooks-options]" if key == "hooks-options" else _KEYS[key][1]
-        _checkKind(f"{where}:", key, value, wants)
+        wants = _KEYS[key][1].replace("[hooks-options]", "[listener.hooks-options]")
+        _checkKind(f"{where}:", key, value, wants.replace("[[layer]]", "[[listener.layer]]"))
     return ListenerSettings(
         where,
         endpoint,
-        _absolute(_folderOf(path), _checkNames(where, options, ["endpoint", *_LISTENER_KEYS])),
-        _readHooks(f"{where}:", own, "[listener.hooks-options]", "to this [[listener]]"),
+        _absolute(folderOf(path), _checkNames(where, options, ["endpoint", *_LISTENER_KEYS])),
+        _readLayers(f"{where}:", own, "listener.", "to this [[listener]]"),
         own.get("discard"),
     )
 
@@ -334,8 +278,3 @@ def _checkNames(where: str, options: Mapping[str, Any], others: Iterable[str] = 
         if name == "portal":
             raise ConfigError(f"{where}: option portal is for Python alone, name checkers below [auth]")
     return options
-
-
-def cause(error: object) -> str:
-    """An error in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,6 +1,8 @@
 """
 L{SMTPService}: an endpoint and a factory as a Twisted service, which lets transactions finish when it stops.
 
+Objects of hooks that have C{onStart} or C{onStop} are started before it listens, and stopped after the last connection
+has ended.
 It is for C{.tac} files, for C{MultiService}s, and for any other code that starts and stops services; the listeners of
 C{smtphooks} are a subclass of it.
 This module knows no configuration, and nothing of the protocol that the factory speaks.
@@ -19,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtphooks.factory import SMTPServerFactory
+from smtphooks.service.lifecycle import Lifecycle, StartFailed
 
 _log = Logger()
 
@@ -39,6 +42,7 @@ class SMTPService(Service):
         self.factory = factory
         self._reactor = reactor
         self._listening: Deferred[IListeningPort | None] | None = None
+        self._lifecycle = Lifecycle([factory])
 
     @property
     def reactor(self) -> Any:
@@ -51,11 +55,25 @@ class SMTPService(Service):
 
     def privilegedStartService(self) -> None:
         """
-        Listen, with the privileges of the start.
+        Start the objects of hooks, then listen: with the privileges of the start, if C{onStart} has not to be awaited.
 
+        @raise StartFailed: if C{onStart} fails at once; a later failure is logged.
         @raise Exception: if it cannot listen and that is known at once; a later failure is logged.
         """
         Service.privilegedStartService(self)
+        self._lifecycle.start(self, self._listen, self._failedLate)
+
+    def startService(self) -> None:
+        """
+        Start the objects of hooks and listen, unless C{privilegedStartService} has done so.
+
+        @raise Exception: as C{privilegedStartService} does.
+        """
+        if self._listening is None and not self._lifecycle.isStarting:
+            self.privilegedStartService()
+        Service.startService(self)
+
+    def _listen(self) -> None:
         failures: list[Failure] = []
         listening: Deferred[Any] = maybeDeferred(self._endpointOf().listen, self.factory)
         started = False
@@ -71,15 +89,11 @@ class SMTPService(Service):
             failures[0].raiseException()
         started, self._listening = True, listening
 
-    def startService(self) -> None:
-        """
-        Listen, unless C{privilegedStartService} has done so.
-
-        @raise Exception: as C{privilegedStartService} does.
-        """
-        if self._listening is None:
-            self.privilegedStartService()
-        Service.startService(self)
+    def _failedLate(self, failure: Failure) -> None:
+        if failure.check(StartFailed):
+            _log.failure("it does not listen on {endpoint}", failure=failure, endpoint=self.endpoint)
+        else:
+            self.listeningFailed(failure)
 
     def _hold(self, port: IListeningPort) -> IListeningPort:
         self.listeningStarted(port)
@@ -93,8 +107,13 @@ class SMTPService(Service):
 
     @inlineCallbacks
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
-        """Stop listening, then close the factory; fires when the last connection is gone."""
+        """
+        Stop listening, then close the factory; fires when the last connection is gone.
+
+        By then the objects of hooks have been stopped as well.
+        """
         Service.stopService(self)
+        self._lifecycle.closing()
         listening, self._listening = self._listening, None
         isStuck = False
         if listening is not None:
@@ -110,6 +129,7 @@ class SMTPService(Service):
         # The factory may have another port, or a new one by now; a port that cannot stop stays counted.
         if isStuck or not self.factory.numPorts:
             yield self.factory.close()
+        yield self._lifecycle.stop(self)
 
     def listeningStarted(self, port: IListeningPort) -> None:
         """Clients can connect; for subclasses."""

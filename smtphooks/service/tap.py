@@ -27,16 +27,12 @@ from smtphooks.service.listeners import Listeners, endpointOf
 from smtphooks.service.reading import (
     DEFAULT_ENDPOINT,
     DEFAULT_MAILDIR,
-    AuthSettings,
-    ConfigError,
-    HooksSettings,
-    ListenerSettings,
-    Settings,
     defaultSettings,
     fileCheckers,
     maildirHooks,
     readSettings,
 )
+from smtphooks.service.settings import AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings
 from smtphooks.service.textlog import textObserver
 
 
@@ -125,14 +121,14 @@ class Options(UsageOptions, AuthOptionMixin):
         if self["hooks"] is not None:
             settings = attrs.evolve(
                 settings,
-                hooks=HooksSettings(
-                    "--hooks", self["hooks"], fix="correct it, or give it [hooks-options] in a --config"
-                ),
+                layers=[
+                    HooksSettings("--hooks", self["hooks"], fix="correct it, or give it [hooks-options] in a --config")
+                ],
             )
         if self["maildir"] is not None:
-            settings = attrs.evolve(settings, hooks=maildirHooks("--maildir", self["maildir"]))
+            settings = attrs.evolve(settings, layers=[maildirHooks("--maildir", self["maildir"])])
         if self["hooks"] is not None or self["maildir"] is not None:
-            listeners = [attrs.evolve(listener, hooks=None) for listener in settings.listeners]
+            listeners = [attrs.evolve(listener, layers=None) for listener in settings.listeners]
             settings = attrs.evolve(settings, listeners=listeners)
         if self.checkers:
             auth = fileCheckers(AuthSettings("--auth", self.checkers), os.getcwd())

@@ -4,6 +4,8 @@ Stores: ready-made hooks that store messages.
 They import only what users' own hooks can import, and know nothing of options and connections.
 """
 
+from smtphooks.stores.discard import Discard
 from smtphooks.stores.maildir import Maildir
+from smtphooks.stores.tee import Tee
 
-__all__ = ["Maildir"]
+__all__ = ["Discard", "Maildir", "Tee"]

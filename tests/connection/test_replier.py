@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import fail
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
@@ -24,7 +25,8 @@ from smtphooks.options import makeOptions
 from smtphooks.replies import BROKEN_PROTOCOL, OK, Reply
 from smtphooks.session import Address, Envelope
 from smtphooks.syntax.networks import TrustedPeers
-from tests.support import HELLO, MAIL, RCPT, Transport
+from tests.conftest import Logged
+from tests.support import ENVELOPE, HELLO, LMTP_ENVELOPE, MAIL, RCPT, Transport, connect
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -316,3 +318,66 @@ def test_what_no_hook_has_raised_is_given_to_on_error_and_not_logged(harness: Ha
     with capturedLogs() as events:
         harness.replier.reportError(Failure(error))
     assert (harness.told, events) == ([error], [])
+
+
+# --- observers ---
+
+
+def test_an_observer_is_told_of_every_reply_with_its_command() -> None:
+    seen: list[tuple[str, int]] = []
+    client = connect(onReply=lambda verb, reply, session: seen.append((verb, reply.code)), onVrfy=lambda *a: "found")
+    client.say(*ENVELOPE, "BOGUS", "VRFY x", "NOOP", "DATA", "x", ".", "QUIT")
+    assert seen == [
+        *(("", 220), ("EHLO", 250), ("MAIL", 250), ("RCPT", 250), ("", 500), ("VRFY", 250), ("NOOP", 250)),
+        *(("DATA", 354), ("DATA", 250), ("QUIT", 221)),
+    ]
+
+
+def test_an_observer_is_told_of_refusals_by_layers_before_it_and_of_each_recipient_with_lmtp() -> None:
+    seen: list[tuple[str, int, str]] = []
+
+    class Refusing:
+        def onData(self, stream: Any, session: Any) -> list[Any]:
+            return ["stored", SMTPError("full", 552)]
+
+    class Observer:
+        def onReply(self, verb: str, reply: Any, session: Any) -> None:
+            seen.append((verb, reply.code, reply.lines[0]))
+
+    client = connect(hooks=[Refusing(), Observer()], lmtp=True)
+    client.say(*LMTP_ENVELOPE, RCPT)
+    del seen[:]
+    client.say("DATA", "x", ".")
+    assert seen == [("DATA", 354, seen[0][2]), ("DATA", 250, "stored"), ("DATA", 552, "full")]
+
+
+def test_an_observer_sees_that_there_was_a_challenge_and_not_what_it_says() -> None:
+    seen: list[Any] = []
+    client = connect(
+        onReply=lambda verb, reply, session: seen.append((verb, reply.code, reply.lines)),
+        onAuth=lambda auth, session: "ann",
+        allowInsecureAuth=True,
+    )
+    client.say(HELLO, "AUTH LOGIN")
+    assert seen[-1] == ("AUTH", 334, ("",))
+
+
+@pytest.mark.parametrize("isLate", [False, True])
+def test_an_observer_that_raises_is_logged_and_changes_nothing(isLate: bool, logged: Logged) -> None:
+    def crash(*arguments: Any) -> Any:
+        if isLate:
+            return fail(SMTPError("no", 550))
+        raise SMTPError("no", 550)
+
+    client = connect(onReply=crash)
+    assert client.codes() == [220]
+    assert client.last(HELLO, MAIL, RCPT).startswith("250")
+    assert len(logged.takeFailures(SMTPError)) == 4
+
+
+def test_the_verb_of_an_unknown_command_is_hidden_from_observers() -> None:
+    """It may be a password that was typed too early."""
+    seen: list[str] = []
+    client = connect(onReply=lambda verb, reply, session: seen.append(verb))
+    client.say("pencil")
+    assert seen == ["", ""]

@@ -170,7 +170,7 @@ def test_an_answer_is_passed_on(hook: str, answer: object, harness: Harness) -> 
 @pytest.mark.parametrize("hook", HOOK_NAMES)
 def test_False_is_a_fault_where_other_libraries_refuse_with_it(hook: str, harness: Harness) -> None:
     answer = harness.runner.checked(hook, False)
-    mayBe = {"onConnect", "onSecure", "onAuth", "onReset", "onClose", "onError"}
+    mayBe = {"onConnect", "onSecure", "onAuth", "onReset", "onClose", "onError", "onReply"}
     assert (answer is False) if hook in mayBe else answer.check(TypeError)
 
 

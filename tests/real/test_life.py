@@ -331,6 +331,51 @@ class TestDroppingRoot:
         service.waitForLine("cannot be stored", "Permission denied")
         assert service.terminate() == 0
 
+    @pytest.mark.parametrize("waits", [False, True])
+    def test_a_layer_is_started_as_root_and_what_it_waits_for_comes_to_the_user(
+        self, start: Start, open_folder: Path, waits: bool
+    ) -> None:
+        (open_folder / "lifeapp.py").write_text(LIFE.replace("WAITS", str(waits)))
+        config = open_folder / "smtphooks.toml"
+        listener = table("[listener]", {"endpoint": tcp(freePort())})
+        config.write_text(f'hooks = "lifeapp:Store"\n[options]\nauthOptional = true\n{listener}')
+        service = start("--config", config, twistd=self.flags())
+        service.waitForLine("listening on")
+        user = pwd.getpwnam("nobody").pw_uid
+        service.waitForLine("started as 0")
+        service.waitForLine(f"listens as {user if waits else 0}")
+        assert service.terminate() == 0
+        assert f"stopped as {user}" in service.output
+
+
+# A hooks object that tells as whom it runs.
+LIFE = """
+import os
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
+class Store:
+    async def onStart(self, service):
+        print("started as", os.geteuid(), flush=True)
+        if WAITS:
+            await deferLater(reactor, 0)
+        for listener in service:
+            listener.endpoint = Endpoint(listener.endpoint)
+
+    def onStop(self, service):
+        print("stopped as", os.geteuid(), flush=True)
+
+    def onData(self, stream, session): ...
+
+class Endpoint:
+    def __init__(self, endpoint):
+        self.endpoint = endpoint
+
+    def listen(self, factory):
+        print("listens as", os.geteuid(), flush=True)
+        return self.endpoint.listen(factory)
+"""
+
 
 # --- the log in text ---
 

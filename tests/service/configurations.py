@@ -8,11 +8,14 @@ import pytest
 
 from smtphooks.admission.clients import Clients
 from smtphooks.service.checking import Configuration, configure
-from smtphooks.service.reading import ConfigError, readSettings
+from smtphooks.service.reading import readSettings
+from smtphooks.service.settings import ConfigError
 from tests.certificates import Authority
 
 MODULE = """
+import attrs
 from smtphooks import Extension, Hooks
+from smtphooks.optionkinds import count, option, withOptions
 
 class Mail(Hooks):
     def __init__(self, **given):
@@ -35,6 +38,40 @@ class Dropping(Hooks):
         self.given = given
 
     def onRcptTo(self, address, session):
+        pass
+
+class Picky:
+    def __init__(self, domains=()):
+        self.domains = domains
+
+    def onRcptTo(self, address, session):
+        pass
+
+@withOptions
+class Declared:
+    file: str = option(None, "a path", lambda value: isinstance(value, str), isPath=lambda text: True)
+    also: list = option((), "a list of paths", lambda value: isinstance(value, (list, tuple)), isPath=lambda text: True)
+    token: str = option(None, "a text", lambda value: isinstance(value, str), isSecret=True)
+    secret: str = option(None, "a path", bool, isSecret=True, isPath=lambda text: text[0] in "./")
+    word: str = option("", "a short text", lambda value: len(value) < 9, isSecret=True)
+    number: int = count(3, "things")
+    _file: object = attrs.field(default=None, init=False)
+    _token: object = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self):
+        if self.number == 1:
+            raise ValueError(f"cannot log in with {self.token}")
+
+    def onMailFrom(self, address, session):
+        pass
+
+class Filtering:
+    async def filterData(self, stream, session):
+        async for chunk in stream:
+            yield chunk
+
+class Misspelt(Picky):
+    def onRcpTo(self, address, session):
         pass
 
 class Outer:

@@ -20,7 +20,7 @@ from smtphooks import Session
 from smtphooks.sasl.auth import Auth
 from smtphooks.sasl.portal import canCheck, onAuthOf
 from smtphooks.service.checkers import makePortal
-from smtphooks.service.reading import AuthSettings, ConfigError
+from smtphooks.service.settings import AuthSettings, ConfigError
 from tests.conftest import Logged
 
 

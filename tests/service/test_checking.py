@@ -14,7 +14,8 @@ from smtphooks import Options, Session, SMTPServerFactory
 from smtphooks.sasl.auth import Auth
 from smtphooks.sasl.scram import ScramCredentials
 from smtphooks.service.checking import Configuration, configure
-from smtphooks.service.reading import ConfigError, HooksSettings, defaultSettings, maildirHooks, readSettings
+from smtphooks.service.reading import defaultSettings, maildirHooks, readSettings
+from smtphooks.service.settings import ConfigError, HooksSettings
 from smtphooks.stores.maildir import Maildir
 from tests.secrets import SCRAM_SECRET
 from tests.service.configurations import (
@@ -39,7 +40,7 @@ def test_defaults_take_mail_for_anyone_on_loopback(folder: Path) -> None:
     (listener,) = configuration.listeners
     assert listener.endpoint == "tcp:2525:interface=127.0.0.1"
     assert listener.factory.options.authOptional
-    assert configuration.hooks.options == {"path": str(folder / "maildir")}
+    assert configuration.layers[0].options == {"path": str(folder / "maildir")}
     assert listener.factory.onData is not None
     assert isinstance(listener.factory.onData.__self__, Maildir)
 
@@ -73,7 +74,7 @@ def test_without_listeners_the_default_one_is_used() -> None:
 
 
 def test_without_hooks_the_maildir_is_used() -> None:
-    assert configured("[options]\nauthOptional = true\n").hooks.name == "smtphooks.stores:Maildir"
+    assert configured("[options]\nauthOptional = true\n").layers[0].name == "smtphooks.stores:Maildir"
 
 
 def test_a_class_is_called_with_the_hooks_options() -> None:
@@ -147,7 +148,7 @@ def test_the_working_folder_is_searched_last(folder: Path) -> None:
         (
             MAIL + "[hooks-options]\nbad = 1\n",
             "smtphooks.toml: hooks: calling mailapp:Mail failed, correct it or [hooks-options]: ValueError: bad is bad "
-            "(<folder>/mailapp.py, line 8)",
+            "(<folder>/mailapp.py, line 10)",
         ),
         (
             MAIL + "[options]\nextensions = 'mailapp:limit'\n",
@@ -300,7 +301,7 @@ def test_a_common_option_is_checked_also_where_each_listener_has_its_own() -> No
 
 def test_a_maildir_that_is_a_file_has_its_sentence(folder: Path) -> None:
     (folder / "box").touch()
-    settings = attrs.evolve(defaultSettings(), hooks=maildirHooks("--maildir", "box"))
+    settings = attrs.evolve(defaultSettings(), layers=[maildirHooks("--maildir", "box")])
     with pytest.raises(ConfigError) as caught:
         configure(settings)
     assert str(caught.value) == (
@@ -344,7 +345,7 @@ def test_the_hosts_name_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_hooks_of_a_flag_are_named_after_it() -> None:
-    settings = attrs.evolve(defaultSettings(), hooks=HooksSettings("--hooks", "mailapp.Mail"))
+    settings = attrs.evolve(defaultSettings(), layers=[HooksSettings("--hooks", "mailapp.Mail")])
     with pytest.raises(ConfigError, match=r'^--hooks is "mailapp\.Mail", it wants'):
         configure(settings)
 
@@ -369,7 +370,7 @@ class TestHooksOfAListener:
         configuration = configured(
             '[options]\nauthOptional = true\n[[listener]]\nendpoint = "tcp:1"\nhooks = "mailapp:Mail"\n'
         )
-        assert configuration.hooks is None
+        assert configuration.layers is None
 
     @pytest.mark.parametrize(
         ("listener", "sentence"),

@@ -39,6 +39,14 @@ pytestmark = pytest.mark.usefixtures("folder")
         + '[[listener]]\nendpoint = "tcp:27"\nhooks = "mailapp:single"\n',
         '[options]\nauthOptional = true\n[[listener]]\nendpoint = "tcp:25"\nhooks = "mailapp:Dropping"\n'
         + "discard = true\nsize = 5\n",
+        "hooks = ['mailapp:Picky', 'mailapp:single']\n[options]\nauthOptional = true\n",
+        "[options]\nauthOptional = true\n"
+        + "[[layer]]\nuse = 'mailapp:Picky'\ndomains = ['a', 'b']\nunless = ['authenticated', '192.0.2.0/24']\n"
+        + "hookTimeout = 1.5\nonFault = 'pass'\n"
+        + "[[layer]]\nuse = 'mailapp:Declared'\nfile = 'a'\nnumber = 4\n"
+        + "[[layer]]\nuse = 'mailapp:Mail'\n\"a b\" = {c = [1, {d = 'e'}]}\n"
+        + "[[listener]]\nendpoint = 'tcp:1'\n[[listener]]\nendpoint = 'tcp:2'\nsize = 5\n"
+        + "[[listener.layer]]\nuse = 'mailapp:Mail'\n[[listener.layer]]\nuse = 'mailapp:Picky'\nunless = ['secure']\n",
     ],
 )
 def test_a_configuration_is_written_as_it_is_read(text: str) -> None:
@@ -46,8 +54,8 @@ def test_a_configuration_is_written_as_it_is_read(text: str) -> None:
     written = describe(read)
     again = configured(written)
     assert describe(again) == written
-    assert (again.hooks, again.discard) == (read.hooks, read.discard)
-    assert [one.settings.hooks for one in again.listeners] == [one.settings.hooks for one in read.listeners]
+    assert (again.layers, again.discard) == (read.layers, read.discard)
+    assert [one.settings.layers for one in again.listeners] == [one.settings.layers for one in read.listeners]
     assert [limitsOf(one.factory.clients) for one in again.listeners] == [
         limitsOf(one.factory.clients) for one in read.listeners
     ]
@@ -135,7 +143,8 @@ def test_common_hooks_are_not_written_where_all_listeners_have_their_own() -> No
     configuration = configured(
         '[options]\nauthOptional = true\n[[listener]]\nendpoint = "tcp:1"\nhooks = "mailapp:Mail"\n'
     )
-    assert not describe(configuration).startswith("hooks")
+    common, _, _ = describe(configuration).partition("[[listener]]")
+    assert not any(line.startswith("hooks") for line in common.splitlines())
 
 
 def test_a_secret_is_not_written_wherever_it_stands() -> None:
@@ -161,6 +170,89 @@ def test_no_checker_is_written() -> None:
     written = describe(configured(MAIL + USERS))
     assert '\n[auth]\ncheckers = ["(not shown)"]\n' in written
     assert "pencil" not in written and "memory" not in written and "portal" not in written
+
+
+class TestComments:
+    PICKY = "[[layer]]\nuse = 'mailapp:Picky'\nunless = ['authenticated']\nhookTimeout = 3\nonFault = 'pass'\n"
+    LAYERS = "[options]\nauthOptional = true\n" + PICKY + "[[layer]]\nuse = 'mailapp:Mail'\n"
+
+    def comments(self, text: str) -> list[str]:
+        """The comments, which stand before everything else."""
+        lines = describe(configured(text)).splitlines()
+        found = [line for line in lines if line.startswith("#")]
+        assert found == lines[: len(found)]
+        return found
+
+    def test_they_say_what_all_listeners_ask(self) -> None:
+        assert self.comments(self.LAYERS + "[[listener]]\nendpoint = 'tcp:1'\n[[listener]]\nendpoint = 'tcp:2'\n") == [
+            "# The layers that every listener asks, in this order:",
+            "# onRcptTo: Picky (unless authenticated; at most 3 s; a fault passes)",
+            "# onData: Mail",
+        ]
+
+    def test_they_say_it_for_each_listener_where_these_differ(self) -> None:
+        text = self.LAYERS + LISTENERS.replace("tcp:1", "tcp:1:interface=127.0.0.1")
+        assert self.comments(text + "[[listener.layer]]\nuse = 'mailapp:Trusting'\n") == [
+            "# The layers that listener 1 (tcp:1:interface=127.0.0.1) asks, in this order:",
+            "# onRcptTo: Picky (unless authenticated; at most 3 s; a fault passes)",
+            "# onData: Mail",
+            "# The layers that listener 2 (tcp:2) asks, in this order:",
+            "# onAuth: Trusting",
+            "# onRcptTo: no layer, every recipient is accepted",
+            "# onData: Trusting",
+            "# warning: listener 2 (tcp:2): no layer decides on recipients: any client may send to any address, add a"
+            " layer with onRcptTo such as smtphooks.layers:Recipients",
+        ]
+
+    @pytest.mark.parametrize(("text", "name"), [("[options]\nauthOptional = true\n", "Maildir"), (OPTIONAL, "Mail")])
+    def test_they_are_true_without_layers_too(self, text: str, name: str) -> None:
+        assert self.comments(text) == [
+            "# The layers that every listener asks, in this order:",
+            "# onRcptTo: no layer, every recipient is accepted",
+            f"# onData: {name}",
+        ]
+
+    def test_they_say_that_messages_are_dropped_and_who_checks_users(self) -> None:
+        for layers in (self.PICKY, self.PICKY * 2):
+            comments = self.comments("discard = true\n" + USERS + layers)
+            assert comments[1] == "# onAuth: the checkers"
+            assert comments[-1] == "# onData: no layer, every message is accepted and dropped"
+
+    def test_no_line_of_an_endpoint_leaves_them(self) -> None:
+        written = describe(configured(OPTIONAL + '[[listener]]\nendpoint = "tcp:1\\n[options]"\n'))
+        assert describe(configured(written)) == written
+
+
+class TestSecretsOfLayers:
+    @pytest.mark.parametrize("key", ["[[layer]]\nuse =", "hooks ="])
+    def test_they_are_not_written(self, folder: Path, key: str) -> None:
+        options = "" if "layer" in key else "[hooks-options]\n"
+        written = describe(
+            configured(
+                f"discard = true\n{key} 'mailapp:Declared'\n{options}"
+                "token = 'pencil'\nfile = 'token'\nword = 'pencil'\n"
+                "[options]\nauthOptional = true\n"
+            )
+        )
+        assert "pencil" not in written
+        assert f'\ntoken = "(not shown)"\nfile = "{folder}/token"\nword = "(not shown)"\n' in written
+
+    def test_neither_are_those_of_a_listener_whose_paths_are(self, folder: Path) -> None:
+        layer = "[[listener.layer]]\nuse = 'mailapp:Declared'\ntoken = 'pencil'\nfile = 'a'\nsecret = './b'\n"
+        text = f"discard = true\n{OPTIONAL}[[listener]]\nendpoint = 'tcp:1'\n{layer}"
+        written = describe(configured(text))
+        assert f'\ntoken = "(not shown)"\nfile = "{folder}/a"\nsecret = "{folder}/./b"\n' in written
+        assert '\nsecret = "(not shown)"\n' in describe(configured(text.replace("./b", "pencil")))
+
+    def test_neither_are_those_of_a_class_that_declares_nothing(self) -> None:
+        written = describe(
+            configured(
+                OPTIONAL
+                + "[hooks-options]\npassword = 'pencil'\ndatabase = 'postgresql://ann:pencil@db.example/mail'\n"
+            )
+        )
+        assert "pencil" not in written
+        assert '\npassword = "(not shown)"\ndatabase = "postgresql://ann:(not shown)@db.example/mail"\n' in written
 
 
 class TestTLS:

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from smtphooks.service import jsonlog
 from smtphooks.service.jsonlog import jsonObserver, lineOfJSON
-from smtphooks.service.reading import ConfigError
+from smtphooks.service.settings import ConfigError
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from twisted.internet.testing import MemoryReactorClock
 from smtphooks.service import listeners
 from smtphooks.service.checking import Configuration, configure
 from smtphooks.service.listeners import Listeners, ListenerService, StartError
-from smtphooks.service.reading import ListenerSettings, defaultSettings, readSettings
+from smtphooks.service.reading import defaultSettings, readSettings
+from smtphooks.service.settings import ListenerSettings
 from tests.certificates import Authority
 
 CONFIG = """
@@ -195,6 +196,201 @@ class TestListener:
         monkeypatch.setattr(sys, "__stderr__", None)
         end()
         assert statuses == [1]
+
+
+MODULE = """
+from twisted.internet.defer import Deferred
+
+calls = []
+pending = {}
+
+class Part:
+    def __init__(self, name):
+        self.name = name
+
+    def _answer(self, what, service):
+        calls.append((what, self.name, service))
+        answer = pending.get((what, self.name))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def onStart(self, service):
+        return self._answer("start", service)
+
+    def onStop(self, service):
+        return self._answer("stop", service)
+
+    def onRcptTo(self, address, session): ...
+
+class Store(Part):
+    def onData(self, stream, session): ...
+"""
+
+LAYERS = """
+[options]
+authOptional = true
+[[layer]]
+use = "lifeapp:Part"
+name = "one"
+[[layer]]
+use = "lifeapp:Store"
+name = "store"
+[[listener]]
+endpoint = "tcp:25"
+[[listener]]
+endpoint = "tcp:26"
+[[listener]]
+endpoint = "tcp:27"
+[[listener.layer]]
+use = "lifeapp:Store"
+name = "own"
+"""
+
+
+class TestLayers:
+    """Objects of hooks that are started before listeners and stopped after them."""
+
+    @pytest.fixture(autouse=True)
+    def parts(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        (folder / "lifeapp.py").write_text(MODULE)
+        (folder / "smtphooks.toml").write_text(LAYERS)
+        self.told: list[str] = []
+        self.lines: list[str] = []
+        self.ends: list[Callable[[], None]] = []
+        monkeypatch.setattr(listeners, "notify", self.told.append)
+        monkeypatch.setattr(listeners.atexit, "register", self.ends.append)
+        for level in ("info", "warn", "critical"):
+            monkeypatch.setattr(listeners.log, level, lambda form, **event: self.lines.append(form.format(**event)))
+        self.reactor = RunningReactor()
+        self.service = Listeners(configure(readSettings("smtphooks.toml")), self.reactor)
+        self.module = sys.modules["lifeapp"]
+        yield
+        del sys.modules["lifeapp"]
+
+    def pend(self, what: str, name: str) -> Deferred[None]:
+        """What the call of a part waits for."""
+        waiting: Deferred[None] = Deferred()
+        self.module.pending[what, name] = waiting
+        return waiting
+
+    def start(self) -> None:
+        self.service.privilegedStartService()
+        self.service.startService()
+
+    @property
+    def calls(self) -> list[str]:
+        return [f"{what} {name}" for what, name, service in self.module.calls if service is self.service]
+
+    @property
+    def ports(self) -> list[int]:
+        return [server[0] for server in self.reactor.tcpServers]
+
+    def test_they_are_started_once_before_it_listens_and_stopped_last(self) -> None:
+        self.service.privilegedStartService()
+        assert (self.calls, self.ports) == (["start one", "start store", "start own"], [25, 26, 27])
+        self.service.startService()
+        assert len(self.module.calls) == len(self.ports) == 3
+        closing = [Deferred() for _ in self.service]
+        for listener, closed in zip(self.service, closing, strict=True):
+            listener.factory.close = lambda closed=closed: closed
+        stopped = self.service.stopService()
+        for closed in closing:
+            assert len(self.calls) == 3
+            closed.callback(None)
+        assert self.calls[3:] == ["stop own", "stop store", "stop one"]
+        assert stopped.called and self.told == ["READY=1", "STOPPING=1"]
+
+    def test_it_listens_when_all_have_started_and_is_ready_only_then(self) -> None:
+        waiting = self.pend("start", "store")
+        self.start()
+        assert (self.calls, self.ports, self.told, self.lines) == (["start one", "start store"], [], [], [])
+        waiting.callback(None)
+        assert (self.calls[2:], self.ports, self.told) == (["start own"], [25, 26, 27], ["READY=1"])
+        assert all(listener.running for listener in self.service)
+
+    def test_what_starts_between_the_two_starts_of_twistd_listens_once(self) -> None:
+        waiting = self.pend("start", "store")
+        self.service.privilegedStartService()
+        waiting.callback(None)
+        assert self.ports == [25, 26, 27]
+        self.service.startService()
+        assert self.ports == [25, 26, 27]
+        assert all(listener.running for listener in self.service)
+
+    def test_one_that_fails_at_once_is_one_sentence_and_nothing_listens(self, folder: Path) -> None:
+        self.module.pending["start", "own"] = OSError("no such\n host")
+        with pytest.raises(StartError) as caught:
+            self.service.privilegedStartService()
+        line = MODULE[: MODULE.index("raise answer")].count("\n") + 1
+        sentence = f"layer Store cannot start: OSError: no such host ({folder}/lifeapp.py, line {line})"
+        assert (str(caught.value), caught.value.code, self.lines) == (sentence, 1, [sentence])
+        assert self.calls[3:] == ["stop store", "stop one"]
+        assert (self.ports, self.reactor.hasStopped, self.ends) == ([], False, [])
+
+    def test_one_that_fails_later_ends_the_service(self) -> None:
+        waiting = self.pend("start", "store")
+        self.start()
+        waiting.errback(OSError("late"))
+        assert self.lines == ["layer Store cannot start: OSError: late"]
+        assert (self.ports, self.reactor.hasStopped, len(self.ends)) == ([], True, 1)
+        assert self.calls == ["start one", "start store", "stop one"]
+        assert self.service.stopService().called
+        assert len(self.calls) == 3
+
+    def test_an_endpoint_that_fails_when_they_have_started_ends_the_service(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waiting = self.pend("start", "one")
+        self.start()
+
+        def listen(*arguments: object, **named: object) -> None:
+            raise CannotListenError("", 25, OSError(98, "Address already in use"))
+
+        monkeypatch.setattr(self.reactor, "listenTCP", listen)
+        waiting.callback(None)
+        assert self.lines == ["cannot listen on tcp:25: Address already in use, free it or name another endpoint"]
+        assert (self.reactor.hasStopped, len(self.ends), self.told) == (True, 1, [])
+        self.service.stopService()
+        assert self.calls[3:] == ["stop own", "stop store", "stop one"]
+
+    def test_an_endpoint_that_fails_at_once_has_them_stopped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def listen(*arguments: object, **named: object) -> None:
+            raise OSError("odd")
+
+        monkeypatch.setattr(self.reactor, "listenTCP", listen)
+        with pytest.raises(StartError, match="cannot listen on tcp:25"):
+            self.service.privilegedStartService()
+        assert self.calls[3:] == ["stop own", "stop store", "stop one"]
+
+    def test_a_start_that_is_waited_for_is_cancelled_by_a_stop(self) -> None:
+        waiting = self.pend("start", "store")
+        self.start()
+        assert self.service.stopService().called
+        assert waiting.called
+        assert self.calls == ["start one", "start store", "stop one"]
+        assert (self.ports, self.lines, self.told) == ([], [], ["STOPPING=1"])
+        assert (self.reactor.hasStopped, self.ends) == (False, [])
+
+    def test_one_that_cannot_stop_does_not_keep_the_others_from_it(self) -> None:
+        self.start()
+        self.module.pending["stop", "store"] = OSError("odd")
+        assert self.service.stopService().called
+        assert self.calls[3:] == ["stop own", "stop store", "stop one"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "isWarned"), [("tcp:25", True), ("tcp:25:interface=127.0.0.1", False), ("unix:sock", False)]
+)
+def test_a_listener_that_takes_mail_for_any_recipient_says_so_when_it_listens(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, isWarned: bool
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(listeners.log, "warn", lambda form, **event: lines.append(form.format(**event)))
+    service = Listeners(configured(endpoint), RunningReactor())
+    service.privilegedStartService()
+    service.startService()
+    assert [line.split(": no layer decides on recipients: ")[0] for line in lines] == [endpoint] * isWarned
 
 
 class TestReadiness:

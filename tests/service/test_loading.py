@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from smtphooks.service.loading import loadExtensions, loadHooks, searchIn
-from smtphooks.service.reading import ConfigError, HooksSettings
+from smtphooks.service.settings import ConfigError, HooksSettings
 from smtphooks.stores.maildir import Maildir
 
 

@@ -11,7 +11,7 @@ import pytest
 from twisted.logger import LogEvent
 
 from smtphooks.service.logfile import needsStdout, observerOf
-from smtphooks.service.reading import ConfigError
+from smtphooks.service.settings import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -6,18 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from smtphooks.service.reading import (
+from smtphooks.service.reading import defaultSettings, fileCheckers, maildirHooks, readSettings
+from smtphooks.service.settings import (
     AuthSettings,
     ConfigError,
     HooksSettings,
     ListenerSettings,
     Settings,
-    cause,
-    defaultSettings,
-    fileCheckers,
-    maildirHooks,
-    readSettings,
-    withoutKeys,
 )
 from tests.service.configurations import MAIL, OPTIONAL, PAIRS, USERS
 
@@ -42,7 +37,8 @@ def refusal(text: str) -> str:
 
 def test_without_a_file_clients_on_this_host_store_mail_in_a_maildir(folder: Path) -> None:
     settings = defaultSettings()
-    assert (settings.hooks.name, settings.hooks.options) == ("smtphooks.stores:Maildir", {"path": f"{folder}/maildir"})
+    (hooks,) = settings.layers
+    assert (hooks.name, hooks.options) == ("smtphooks.stores:Maildir", {"path": f"{folder}/maildir"})
     assert settings.options == {"authOptional": True}
     assert [listener.endpoint for listener in settings.listeners] == ["tcp:2525:interface=127.0.0.1"]
     assert (settings.path, settings.folder, settings.auth, settings.discard) == (None, None, None, False)
@@ -51,7 +47,7 @@ def test_without_a_file_clients_on_this_host_store_mail_in_a_maildir(folder: Pat
 def test_an_empty_file_has_the_same_defaults_but_no_options(folder: Path) -> None:
     """The operator says who may send mail."""
     settings = read("")
-    assert settings.hooks == defaultSettings().hooks
+    assert settings.layers == defaultSettings().layers
     assert settings.options == {}
     (listener,) = settings.listeners
     assert listener.endpoint == "tcp:2525:interface=127.0.0.1"
@@ -66,14 +62,18 @@ def test_each_setting_knows_where_it_stands() -> None:
         "[[listener]]\nendpoint = 'tcp:2'\n"
     )
     assert settings == Settings(
-        HooksSettings("smtphooks.toml: hooks", "a:B", {"user": "u"}, "[hooks-options]"),
+        [HooksSettings("smtphooks.toml: hooks", "a:B", {"user": "u"}, "[hooks-options]")],
         {"size": 5},
         [
             ListenerSettings(
                 "smtphooks.toml: listener 1 (tcp:1)",
                 "tcp:1",
                 {"size": 6},
-                HooksSettings("smtphooks.toml: listener 1 (tcp:1): hooks", "c:D", {"n": 1}, "[listener.hooks-options]"),
+                [
+                    HooksSettings(
+                        "smtphooks.toml: listener 1 (tcp:1): hooks", "c:D", {"n": 1}, "[listener.hooks-options]"
+                    )
+                ],
                 False,
             ),
             ListenerSettings("smtphooks.toml: listener 2 (tcp:2)", "tcp:2"),
@@ -86,7 +86,7 @@ def test_each_setting_knows_where_it_stands() -> None:
 
 def test_nothing_is_loaded_and_no_value_of_an_option_is_looked_at() -> None:
     settings = read("hooks = 'nowhere:At'\n[options]\nsize = 'x'\nextensions = ['a:b']\nkey = 'none.key'\n")
-    assert (settings.hooks.name, settings.options["size"]) == ("nowhere:At", "x")
+    assert (settings.layers[0].name, settings.options["size"]) == ("nowhere:At", "x")
 
 
 def test_checkers_are_read_and_not_shown() -> None:
@@ -174,11 +174,12 @@ def test_a_maildir_is_relative_to_the_current_working_folder(folder: Path) -> No
         (MAIL + "optoins = 1\n", "smtphooks.toml: unknown key optoins, did you mean options?"),
         (
             "zzz = 1\n",
-            "smtphooks.toml: unknown key zzz, known are hooks, hooks-options, discard, options, tls, auth, listener",
+            "smtphooks.toml: unknown key zzz, known are hooks, hooks-options, discard, options, tls, auth, listener, "
+            "layer",
         ),
         ("size = 1\n", "smtphooks.toml: option size stands in no table, move it below [options]"),
         ("options = 3\n", "smtphooks.toml: options is 3, it wants a table, [options]"),
-        ("hooks = 3\n", 'smtphooks.toml: hooks is 3, it wants a text, "package.module:Name"'),
+        ("hooks = 3\n", 'smtphooks.toml: hooks is 3, it wants a text, "package.module:Name", or a list of them'),
         (
             '[listener]\nendpoint = "tcp:25"\n',
             'smtphooks.toml: listener is {endpoint = "tcp:25"}, it wants a list of tables, each under its own '
@@ -262,7 +263,7 @@ def test_every_mistake_has_its_sentence(text: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("listener", "sentence"),
     [
-        ("hooks = 3", 'hooks is 3, it wants a text, "package.module:Name"'),
+        ("hooks = 3", 'hooks is 3, it wants a text, "package.module:Name", or a list of them'),
         ("hooks-options = 3", "hooks-options is 3, it wants a table, [listener.hooks-options]"),
         (
             "[listener.hooks-options]",
@@ -302,16 +303,106 @@ def test_no_sentence_shows_a_key_wherever_it_stands(text: str) -> None:
     assert not any(line in said for line in key.splitlines())
 
 
-@pytest.mark.parametrize("end", ["", "\n-----END RSA PRIVATE KEY-----"])
-def test_a_private_key_is_left_out_even_if_it_is_cut_short(end: str) -> None:
-    key = f"-----BEGIN RSA PRIVATE KEY-----\nMIIE\nx{end}"
-    assert withoutKeys(f"option key is {key}") == "option key is (not shown)"
-    assert str(ConfigError(f"{key}, {key}" if end else key)) == ("(not shown), (not shown)" if end else "(not shown)")
+# --- layers ---
 
 
-def test_a_certificate_is_shown() -> None:
-    assert withoutKeys(PAIRS["main"].cert) == PAIRS["main"].cert
+class TestLayers:
+    def test_each_knows_where_it_stands(self) -> None:
+        settings = read(
+            "[[layer]]\nuse = 'a:B'\nfile = 'f'\nunless = ['secure']\nhookTimeout = 3\nonFault = 'pass'\n"
+            "[[layer]]\nuse = 'c:D'\n"
+            "[[listener]]\nendpoint = 'tcp:1'\n[[listener.layer]]\nuse = 'e:F'\nuser = 'u'\n"
+        )
+        assert settings.layers == [
+            HooksSettings(
+                "smtphooks.toml: [[layer]] 1 (a:B)",
+                "a:B",
+                {"file": "f"},
+                "[[layer]] 1",
+                {"unless": ["secure"], "hookTimeout": 3, "onFault": "pass"},
+            ),
+            HooksSettings("smtphooks.toml: [[layer]] 2 (c:D)", "c:D", {}, "[[layer]] 2", {}),
+        ]
+        assert settings.listeners[0].layers == [
+            HooksSettings(
+                "smtphooks.toml: listener 1 (tcp:1): [[listener.layer]] 1 (e:F)",
+                "e:F",
+                {"user": "u"},
+                "[[listener.layer]] 1",
+                {},
+            )
+        ]
 
+    def test_hooks_may_be_a_list_of_names(self) -> None:
+        settings = read("hooks = ['a:B', 'c:D']\n")
+        assert [(one.where, one.name, one.options, one.layer) for one in settings.layers] == [
+            ("smtphooks.toml: hooks 1", "a:B", {}, None),
+            ("smtphooks.toml: hooks 2", "c:D", {}, None),
+        ]
 
-def test_a_cause_is_one_line() -> None:
-    assert cause(ValueError("bad\n  is bad")) == "ValueError: bad is bad"
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            (
+                "[layer]\nuse = 'a:B'\npassword = 'pencil'\n",
+                'layer is {use = "a:B", password = "(not shown)"}, it wants a list of tables, each under its own '
+                "[[layer]]",
+            ),
+            ("layer = []\n", "layer is [], it wants a list of tables, each under its own [[layer]]"),
+            ("layer = ['a:B']\n", '[[layer]] 1 is "a:B", it wants a table under its own [[layer]]'),
+            (
+                "[[layer]]\nuse = 'a:B'\n[[layer]]\nfile = 'x'\n",
+                '[[layer]] 2: use is missing, it wants a text, "package.module:Name"',
+            ),
+            (
+                "[[layer]]\nusse = 'a:B'\n",
+                '[[layer]] 1: use is missing, but there is usse, it wants a text, "package.module:Name"',
+            ),
+            ("[[layer]]\nuse = 3\n", '[[layer]] 1: use is 3, it wants a text, "package.module:Name"'),
+            (
+                "hooks = 'a:B'\n[[layer]]\nuse = 'a:B'\n",
+                "hooks and [[layer]] both say what hooks there are, leave one of them out",
+            ),
+            (
+                "[hooks-options]\nuser = 'u'\n[[layer]]\nuse = 'a:B'\n",
+                "[hooks-options] and [[layer]] both say what hooks there are, leave one of them out",
+            ),
+            (
+                "hooks = ['a:B']\n[hooks-options]\nuser = 'u'\n",
+                "[hooks-options] are there with a list of hooks, write a [[layer]] for each of them, with its options "
+                "beside its use",
+            ),
+            ("hooks = []\n", 'hooks is [], it wants a text, "package.module:Name", or a list of them'),
+            ("hooks = ['a:B', 3]\n", 'hooks is ["a:B", 3], it wants a text, "package.module:Name", or a list of them'),
+            ("[[layers]]\nuse = 'a:B'\n", "unknown key layers, did you mean layer?"),
+            (
+                "[[options.layer]]\nuse = 'a:B'\n",
+                "[options]: layer is no option, move it above all tables or into a [[listener]]",
+            ),
+        ],
+    )
+    def test_a_mistake_has_its_sentence(self, text: str, sentence: str) -> None:
+        assert refusal(text) == f"smtphooks.toml: {sentence}"
+
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            (
+                "[listener.layer]\nuse = 'a:B'\n",
+                'layer is {use = "a:B"}, it wants a list of tables, each under its own ',
+            ),
+            ("[[listener.layer]]\nfile = 'x'\n", "[[listener.layer]] 1: use is missing, it wants a text, "),
+            (
+                "hooks = 'a:B'\n[[listener.layer]]\nuse = 'a:B'\n",
+                "hooks and [[listener.layer]] both say what hooks there are, leave one of them out",
+            ),
+            ("[[listener.layers]]\nuse = 'a:B'\n", "unknown option layers, did you mean layer?"),
+        ],
+    )
+    def test_a_mistake_of_a_listener_has_its_sentence(self, text: str, sentence: str) -> None:
+        said = refusal(f"[[listener]]\nendpoint = 'tcp:1'\n{text}")
+        assert said.startswith(f"smtphooks.toml: listener 1 (tcp:1): {sentence}")
+
+    def test_a_listener_that_is_no_table_shows_no_secret_of_its_layers(self) -> None:
+        said = refusal("[listener]\nendpoint = 'tcp:1'\n[[listener.layer]]\ntoken = 'pencil'\n")
+        assert "pencil" not in said and 'token = "(not shown)"' in said

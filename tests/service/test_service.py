@@ -19,6 +19,7 @@ from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
 from smtphooks import SMTPServerFactory, SMTPService
+from smtphooks.service.lifecycle import StartFailed
 from tests.real.programs import ROOT, Maildir, Program, freePort, hidden
 from tests.real.programs import Client as RealClient
 from tests.support import ENVELOPE, Client, makeFactory
@@ -264,6 +265,152 @@ def test_a_factory_that_listens_elsewhere_goes_on(
     assert client.last("NOOP").startswith("250 ")
     client.lose()
     factory.doStop()  # type: ignore[no-untyped-call]
+
+
+# --- objects of hooks that are started and stopped ---
+
+
+class Resource:
+    """An object of hooks that has something to open, and takes its time to do so."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, object]] = []
+        self.opened: Deferred[None] = Deferred()
+        self.closed: Deferred[None] = Deferred()
+
+    def onStart(self, service: object) -> Deferred[None]:
+        self.calls.append(("start", service))
+        return self.opened
+
+    def onStop(self, service: object) -> Deferred[None]:
+        self.calls.append(("stop", service))
+        return self.closed
+
+    def onData(self, stream: object, session: object) -> None: ...
+
+
+@pytest.fixture
+def resource() -> Resource:
+    return Resource()
+
+
+@pytest.fixture
+def opening(resource: Resource, endpoint: Endpoint) -> SMTPService:
+    """A service with that object."""
+    return SMTPService(endpoint, makeFactory(hooks=resource))
+
+
+def test_it_listens_at_once_if_all_have_started_at_once(
+    opening: SMTPService, resource: Resource, endpoint: Endpoint
+) -> None:
+    resource.opened.callback(None)
+    opening.privilegedStartService()
+    assert (resource.calls, endpoint.calls) == ([("start", opening)], 1)
+    opening.startService()
+    assert (len(resource.calls), endpoint.calls) == (1, 1)
+
+
+@pytest.mark.parametrize("isPrivileged", [True, False])
+def test_else_it_listens_when_they_have_started(
+    opening: SMTPService, resource: Resource, endpoint: Endpoint, isPrivileged: bool
+) -> None:
+    if isPrivileged:
+        opening.privilegedStartService()
+    opening.startService()
+    assert (resource.calls, endpoint.calls, opening.running) == ([("start", opening)], 0, 1)
+    resource.opened.callback(None)
+    assert endpoint.calls == 1
+    opening.stopService()
+    assert resource.calls[1:] == [("stop", opening)]
+
+
+def test_they_are_stopped_after_the_last_connection(
+    opening: SMTPService, resource: Resource, endpoint: Endpoint
+) -> None:
+    resource.opened.callback(None)
+    opening.startService()
+    opening.factory.doStart()
+    port = Port()
+    endpoint.listening.callback(port)
+    client = Client(opening.factory)
+    client.say(*ENVELOPE)
+    stopped = stop(opening)
+    assert port.stopped is not None
+    opening.factory.doStop()  # type: ignore[no-untyped-call]
+    port.stopped.callback(None)
+    client.say("RSET")
+    assert resource.calls == [("start", opening)]
+    client.finish()
+    assert (resource.calls[1:], stopped) == ([("stop", opening)], [])
+    resource.closed.callback(None)
+    assert stopped == [None]
+
+
+def test_one_that_cannot_start_at_once_is_raised(
+    opening: SMTPService, resource: Resource, endpoint: Endpoint, events: list[LogEvent]
+) -> None:
+    resource.opened.errback(OSError("no"))
+    with pytest.raises(StartFailed, match="layer Resource cannot start: OSError: no"):
+        opening.startService()
+    assert (endpoint.calls, opening.running, events) == (0, 0, [])
+    assert stop(opening) == [None]
+
+
+def test_one_that_cannot_start_later_is_logged(
+    opening: SMTPService, resource: Resource, endpoint: Endpoint, events: list[LogEvent]
+) -> None:
+    opening.startService()
+    resource.opened.errback(OSError("late"))
+    (event,) = events
+    assert event["log_level"] is LogLevel.critical
+    assert formatEvent(event).startswith("it does not listen on ")
+    assert str(event["log_failure"].value) == "layer Resource cannot start: OSError: late"
+    assert endpoint.calls == 0
+    assert stop(opening) == [None]
+    assert len(resource.calls) == 1
+
+
+def test_an_endpoint_that_fails_when_they_have_started_is_logged(resource: Resource, events: list[LogEvent]) -> None:
+    service = SMTPService(FailingEndpoint(raises=True), makeFactory(hooks=resource))
+    service.startService()
+    resource.opened.callback(None)
+    (event,) = events
+    assert formatEvent(event).startswith("cannot listen on ")
+    assert resource.calls == [("start", service)]
+    resource.closed.callback(None)
+    assert stop(service) == [None]
+    assert len(resource.calls) == 2
+
+
+def test_an_endpoint_that_fails_at_once_has_them_stopped(resource: Resource) -> None:
+    resource.opened.callback(None)
+    resource.closed.callback(None)
+    service = SMTPService(FailingEndpoint(raises=False), makeFactory(hooks=resource))
+    with pytest.raises(CannotListenError):
+        service.startService()
+    assert [what for what, _ in resource.calls] == ["start", "stop"]
+
+
+def test_a_start_that_is_waited_for_is_cancelled(
+    opening: SMTPService, resource: Resource, endpoint: Endpoint, events: list[LogEvent]
+) -> None:
+    opening.privilegedStartService()
+    opening.startService()
+    assert stop(opening) == [None]
+    assert resource.opened.called
+    assert (endpoint.calls, len(resource.calls), events) == (0, 1, [])
+
+
+def test_two_services_start_a_common_object_once(resource: Resource) -> None:
+    resource.opened.callback(None)
+    resource.closed.callback(None)
+    services = [SMTPService(Endpoint(), makeFactory(hooks=[resource])) for _ in range(2)]
+    for service in services:
+        service.startService()
+    assert resource.calls == [("start", services[0])]
+    for service in services:
+        service.stopService()
+    assert resource.calls[1:] == [("stop", services[1])]
 
 
 # --- a .tac file ---

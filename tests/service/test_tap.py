@@ -16,7 +16,8 @@ from twisted.application.service import Application
 from twisted.logger import ILogObserver, LogLevel, formatEventAsClassicLogText
 
 from smtphooks.service import tap
-from smtphooks.service.reading import ConfigError, readSettings
+from smtphooks.service.reading import readSettings
+from smtphooks.service.settings import ConfigError
 from tests.certificates import Authority
 from tests.real.programs import PATIENCE, ROOT, Maildir, Program
 
@@ -80,7 +81,7 @@ class TestFlags:
     def test_without_flags_the_defaults_hold(self, folder: Path) -> None:
         options = parsed()
         assert endpointsOf(options) == ["tcp:2525:interface=127.0.0.1"]
-        assert options.configuration.hooks.options == {"path": str(folder / "maildir")}
+        assert options.configuration.layers[0].options == {"path": str(folder / "maildir")}
         assert options.configuration.listeners[0].factory.options.authOptional
 
     def test_listen_can_be_repeated(self) -> None:
@@ -91,23 +92,31 @@ class TestFlags:
     def test_the_file_is_read(self, config: str) -> None:
         options = parsed("--config", config)
         assert endpointsOf(options) == ["tcp:25", "tcp:26"]
-        assert options.configuration.hooks.options == {"path": "fromFile"}
+        assert options.configuration.layers[0].options == {"path": "fromFile"}
 
     def test_listen_wins_over_the_file(self, config: str) -> None:
         assert endpointsOf(parsed("--config", config, "--listen", "tcp:27")) == ["tcp:27"]
+
+    @pytest.mark.parametrize("flags", [["--hooks", "tests.real.hooks:UnreadMessages"], ["--maildir", "other"]])
+    def test_both_win_over_all_layers_of_the_file(self, folder: Path, config: str, flags: list[str]) -> None:
+        layers = '[[layer]]\nuse = "nowhere:Part"\n[[listener]]\nendpoint = "tcp:1"\n[[listener.layer]]\nuse = "a:B"\n'
+        (folder / config).write_text("[options]\nauthOptional = true\n" + layers)
+        (listener,) = parsed("--config", config, *flags).configuration.listeners
+        (layer,) = listener.factory.layers
+        assert layer.name in ("UnreadMessages", "Maildir")
 
     def test_lmtp_wins_over_the_file(self, config: str) -> None:
         listeners = parsed("--config", config, "--lmtp").configuration.listeners
         assert [listener.factory.options.lmtp for listener in listeners] == [True, True]
 
     def test_maildir_wins_over_the_file(self, config: str, folder: Path) -> None:
-        hooks = parsed("--config", config, "--maildir", "other").configuration.hooks
+        (hooks,) = parsed("--config", config, "--maildir", "other").configuration.layers
         assert hooks.options == {"path": str(folder / "other")}
 
     def test_hooks_win_over_the_file(self, config: str) -> None:
         options = parsed("--config", config, "--hooks", "tests.real.hooks:UnreadMessages")
-        assert options.configuration.hooks.name == "tests.real.hooks:UnreadMessages"
-        assert options.configuration.hooks.options == {}
+        (hooks,) = options.configuration.layers
+        assert (hooks.name, hooks.options) == ("tests.real.hooks:UnreadMessages", {})
 
     @pytest.mark.parametrize("flags", [["--hooks", "tests.real.hooks:UnreadMessages"], ["--maildir", "other"]])
     def test_both_win_over_those_of_a_listener(self, folder: Path, config: str, flags: list[str]) -> None:
@@ -435,6 +444,153 @@ class TestTwistd:
         )
         service.waitForLine("listening on")
         assert service.terminate() == 0
+
+
+LIFE = """
+import os
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+log = Logger()
+
+
+class Part:
+    def __init__(self, name, start="at once", stop="at once"):
+        self.name, self.how = name, {"start": start, "stop": stop}
+
+    async def _do(self, what):
+        how = self.how[what]
+        log.info("{what} {name}: {how}", what=what, name=self.name, how=how)
+        if how == "waits":
+            await deferLater(reactor, 0)
+        if how == "hangs":
+            # The service takes signals from then on.
+            reactor.callWhenRunning(log.info, "{what} {name} is waited for", what=what, name=self.name)
+            await Deferred()
+        if how == "fails":
+            raise OSError("no such database")
+        log.info("done: {what} {name}", what=what, name=self.name)
+
+    def onStart(self, service):
+        return self._do("start")
+
+    def onStop(self, service):
+        return self._do("stop")
+
+    def onRcptTo(self, address, session): ...
+
+
+class Store(Part):
+    def onData(self, stream, session):
+        return "stored"
+"""
+
+
+class TestLifeUnderTwistd:
+    """onStart and onStop of layers, with a real twistd."""
+
+    def config(self, folder: Path, options: str = "", **parts: dict[str, str]) -> None:
+        (folder / "lifeapp.py").write_text(LIFE)
+        layers = "".join(
+            f'[[layer]]\nuse = "lifeapp:{"Store" if name == "store" else "Part"}"\nname = "{name}"\n'
+            + "".join(f'{what} = "{how}"\n' for what, how in answers.items())
+            for name, answers in parts.items()
+        )
+        listener = f'[[listener]]\nendpoint = "{LOOPBACK}"\n'
+        text = f"[options]\nauthOptional = true\n{options}{layers}{listener * 2}"
+        (folder / "smtphooks.toml").write_text(text)
+
+    def order(self, program: Program, *texts: str) -> None:
+        """The log has these lines, in this order."""
+        positions = [program.output.index(text) for text in texts]
+        assert positions == sorted(positions), program.output
+
+    def test_layers_are_started_before_it_listens_and_stopped_at_its_end(self, folder: Path) -> None:
+        self.config(folder, one={"start": "waits", "stop": "waits"}, store={})
+        service = running(folder, "--config", "smtphooks.toml")
+        service.waitForLine("listening on")
+        assert service.terminate() == 0
+        self.order(
+            service,
+            "done: start one",
+            "done: start store",
+            "listening on",
+            "received SIGTERM",
+            "done: stop store",
+            "done: stop one",
+            "Server Shut Down.",
+        )
+        assert "Traceback" not in service.output
+
+    @pytest.mark.parametrize("stop", ["at once", "waits"])
+    def test_one_that_fails_ends_it_with_one_sentence(self, folder: Path, stop: str) -> None:
+        self.config(folder, one={"stop": stop}, two={"start": "fails"}, store={})
+        done = ran("--config", "smtphooks.toml")
+        assert done.returncode == 1
+        (line,) = [line for line in done.stdout.splitlines() if "#critical" in line]
+        assert "layer Part cannot start: OSError: no such database (" in line
+        assert line.endswith(f"{folder}/lifeapp.py, line 26)")
+        assert "done: stop one" in done.stdout
+        assert "start store" not in done.stdout and "listening on" not in done.stdout
+        assert done.stderr == ""
+
+    def test_one_that_fails_ends_the_daemon_too(self, folder: Path) -> None:
+        self.config(folder, two={"start": "fails"}, store={})
+        done = ran("--config", "smtphooks.toml", flags=[])
+        assert done.returncode == 1
+        assert "layer Part cannot start: OSError: no such database" in done.stderr
+        assert "Traceback" not in Path("twistd.log").read_text()
+
+    def test_one_that_fails_later_ends_it_with_one_sentence(self, folder: Path) -> None:
+        (folder / "late.py").write_text(
+            "from twisted.internet import reactor\nfrom twisted.internet.task import deferLater\n"
+            "class Store:\n"
+            "  async def onStart(self, service):\n    await deferLater(reactor, 0)\n    raise OSError('late')\n"
+            "  def onData(self, stream, session): ...\n"
+        )
+        done = ran("--hooks", "late:Store", "--listen", LOOPBACK)
+        assert done.returncode == 1
+        (line,) = [line for line in done.stdout.splitlines() if "#critical" in line]
+        assert line.endswith(f"layer Store cannot start: OSError: late ({folder}/late.py, line 6)")
+        assert "listening on" not in done.stdout
+        assert done.stderr == ""
+
+    def test_SIGTERM_ends_it_while_one_is_waited_for(self, folder: Path) -> None:
+        self.config(folder, one={}, two={"start": "hangs"}, store={})
+        service = running(folder, "--config", "smtphooks.toml")
+        service.waitForLine("start two is waited for")
+        assert service.terminate() == 0
+        assert "done: stop one" in service.output
+        for text in ("stop two", "start store", "listening on", "#critical", "Traceback"):
+            assert text not in service.output
+
+    def test_one_that_does_not_stop_does_not_keep_it_alive(self, folder: Path) -> None:
+        self.config(folder, "closeTimeout = 0.1\n", one={}, two={"stop": "hangs"}, store={})
+        service = running(folder, "--config", "smtphooks.toml")
+        service.waitForLine("listening on")
+        assert service.terminate() == 0
+        self.order(
+            service, "done: stop store", "stop two: hangs", "layer Part takes too long to stop", "done: stop one"
+        )
+
+    def test_under_asyncios_reactor_its_loop_can_be_used(self, folder: Path) -> None:
+        (folder / "loop.py").write_text(
+            "import asyncio\nfrom smtphooks import asyncioHook\n"
+            "class Store:\n"
+            "  @asyncioHook\n"
+            "  async def onStart(self, service):\n    await asyncio.wait_for(asyncio.sleep(0), 60)\n"
+            "  async def onStop(self, service):\n    await asyncio.sleep(0)\n    print('all is over')\n"
+            "  def onData(self, stream, session): ...\n"
+        )
+        arguments = ["-n", "--reactor=asyncio", "smtphooks", "--hooks", "loop:Store", "--listen", LOOPBACK]
+        service = Program([TWISTD, *arguments], environment(folder), folder)
+        service.waitForLine("listening on")
+        assert service.terminate() == 0
+        assert "all is over" in service.output
+        assert "Traceback" not in service.output
 
 
 LATE_ENDPOINT = """

@@ -1,0 +1,117 @@
+"""
+Composition: layers in, the hooks of a factory out, made once.
+
+A hook that one layer has is that layer's own method, and costs what it costs without layers; one that several have
+becomes a L{Chain}.  What can be known to be wrong about layers is an L{OptionError} here.
+This module knows no connection, and not how a chain asks its links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+
+from smtphooks.connection.chain import Chain, Link, linkOf
+from smtphooks.connection.passage import Passage
+from smtphooks.errors import OptionError
+from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
+from smtphooks.layer import PASS, Layer
+
+
+def layersOf(hooks: object, named: Mapping[str, Any]) -> tuple[Layer, ...]:
+    """
+    The layers that are given as option C{hooks}: an object of hooks, a L{Layer}, or a list of both.
+
+    @param named: hooks given by name beside them.
+    @raise OptionError: if one is wrong by itself, or beside the others.
+    """
+    areMany = isinstance(hooks, (list, tuple))
+    given: Sequence[object] = hooks if areMany else () if hooks is None else [hooks]  # type: ignore[assignment]
+    layers = tuple(each if isinstance(each, Layer) else Layer(each) for each in given)
+    fault = faultOf(None, named) or next(filter(None, (faultOf(layer.hooks, {}) for layer in layers)), None)
+    fault = fault or _deliveryFault(layers, named, areMany) or (_namedFault(layers, named) if areMany else None)
+    if fault is not None:
+        raise OptionError(fault, options=["hooks"])
+    return layers
+
+
+def _deliveryFault(layers: Sequence[Layer], named: Mapping[str, Any], areMany: bool) -> str | None:
+    deliveries = [layer for layer in layers if hookOf(layer.hooks, "onData")]
+    if len(deliveries) > 1:
+        names = " and ".join(layer.name for layer in deliveries)
+        return (
+            f"option hooks has {len(deliveries)} layers with onData, {names}, it wants one of them, as one decides what"
+            " becomes of a message; to store a message twice, use a store of stores such as smtphooks.stores.Tee"
+        )
+    if areMany and not deliveries and named.get("onData") is None:
+        return "option hooks has no layer with onData, it wants one, last, that takes the messages"
+    for layer in deliveries:
+        if layer.unless or layer.onFault == PASS:
+            which = "unless" if layer.unless else f'onFault = "{PASS}"'
+            return (
+                f"layer {layer.name} has onData and {which}, leave that out: a message that nobody stores would be lost"
+            )
+    return None
+
+
+def _namedFault(layers: Sequence[Layer], named: Mapping[str, Any]) -> str | None:
+    """A hook by name would silence the layers that have it, and so let in what they refuse."""
+    for name, hook in named.items():
+        owner = next((layer for layer in layers if hookOf(layer.hooks, name)), None)
+        if hook is not None and owner is not None:
+            return (
+                f"option {name} is given, and layer {owner.name} has {name}, put the function into a layer of its own"
+            )
+    return None
+
+
+def layersWith(layers: Sequence[Layer], name: str) -> list[Layer]:
+    """Those of the layers that have a hook, or another method of hooks objects, of this name."""
+    return [layer for layer in layers if hookOf(layer.hooks, name)]
+
+
+def linksOf(layers: Sequence[Layer], name: str) -> list[Link]:
+    """The hooks of this name that layers have, in order."""
+    found = [(layer, hookOf(layer.hooks, name)) for layer in layers]
+    return [linkOf(layer, name, hook) for layer, hook in found if hook is not None]
+
+
+def maybePassage(layers: Sequence[Layer], clock: Callable[[], IReactorTime]) -> Passage | None:
+    """What a message goes through on its way to C{onData}; None if nothing stands in between."""
+    stages: list[Link | list[Link]] = []
+    inspectors: list[Layer] = []
+    for layer in layers:
+        if hookOf(layer.hooks, "inspectData"):
+            inspectors.append(layer)
+        elif hookOf(layer.hooks, "filterData"):
+            # What goes on behind this filter is another message, at which others can only look when it is there.
+            stages += [*_inspection(inspectors), *linksOf([layer], "filterData")]
+            inspectors = []
+    stages += _inspection(inspectors)
+    timeout = max([layer.hookTimeout for layer in layersWith(layers, "onData")], default=0.0)
+    return Passage(stages, timeout, clock) if stages or timeout else None
+
+
+def _inspection(inspectors: Sequence[Layer]) -> list[Link | list[Link]]:
+    """Layers that look at one message at once, and then filter it one after the other."""
+    return [linksOf(inspectors, "inspectData"), *linksOf(inspectors, "filterData")] if inspectors else []
+
+
+def composed(layers: Sequence[Layer], chainOf: Callable[[str, list[Link]], Chain]) -> dict[str, Callable[..., Any]]:
+    """The hooks of a factory by name."""
+    hooks: dict[str, Callable[..., Any]] = {}
+    for name in HOOK_NAMES:
+        having = layersWith(layers, name)
+        if not having:
+            continue
+        # What is to be done with a message is decided by one layer, whose limits the passage of the message keeps.
+        isPlain = len(having) == 1 and (name == "onData" or not _isConditional(having[0]))
+        hook = hookOf(having[0].hooks, name)
+        hooks[name] = hook if isPlain and hook is not None else chainOf(name, linksOf(having, name))
+    return hooks
+
+
+def _isConditional(layer: Layer) -> bool:
+    return bool(layer.unless or layer.hookTimeout or layer.onFault == PASS)

@@ -1,0 +1,275 @@
+"""
+The passage: one message on its way through the stages of the layers into C{onData}, and what they answer together.
+
+Rules kept here: the message is accepted only if every stage has come to its end without a failure and C{onData} has
+agreed; a stage that fails makes the next reader fail; and where the client leaves, each of them learns it, by its
+stream or by being cancelled.
+This module knows neither the wire nor the dialogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from smtphooks.connection.calling import HookCaller, PendingAnswer
+from smtphooks.connection.chain import Link
+from smtphooks.connection.runner import HOOK_TIMED_OUT, HookRunner, isExpected
+from smtphooks.connection.stages import Filter, Inspection, Outlet, Patience, taken
+from smtphooks.options import Options
+from smtphooks.replies import SMTPError
+from smtphooks.stream import MessageStream
+
+
+@attrs.frozen(eq=False)
+class Passage:
+    """
+    What every message of a factory goes through.
+
+    @ivar stages: a link for each filter, a list of links for inspectors that look at a message at once; in order.
+    @ivar timeout: seconds that C{onData} may take, 0 for no limit but that of option C{hookTimeout}.
+    """
+
+    stages: Sequence[Link | Sequence[Link]]
+    timeout: float
+    clock: Callable[[], IReactorTime]
+
+
+class Passing:
+    """
+    One message on this way; a L{Rest} waits for it.
+
+    @ivar answer: what came of it, once that is there.
+    """
+
+    def __init__(self, passage: Passage, runner: HookRunner, options: Options, stream: MessageStream) -> None:
+        """
+        @param stream: the client's message.
+        """
+        self.answer: Any = None
+        self._passage = passage
+        self._runner = runner
+        self._options = options
+        self._stream = stream  # in the end what onData reads
+        self._fired: Callable[[Any], object] | None = None
+        self._failure: Failure | None = None  # of the first stage that failed
+        self._blamed = ""  # that stage
+        self._running: list[_Running] = []
+        self._delivery: Any = None  # what onData answered, or will
+        self._patience: Patience | None = None
+
+    def goOn(self, caller: HookCaller) -> bool:
+        """Begin; whether the answer is there."""
+        self._makeStages()
+        for running in self._running:
+            running.begin(caller)
+        passage, stream = self._passage, self._stream
+        self._delivery = self._runner.ask("onData", (stream, self._runner.session))
+        if type(self._delivery) is not PendingAnswer:
+            self._conclude()
+        else:
+            self._delivery.whenThere(self._delivered)
+            if passage.timeout:
+                self._patience = Patience(
+                    passage.clock(), passage.timeout, lambda: stream.isAwaited, lambda: taken(stream), self._timeOut
+                )
+        if self._isOver:
+            self.answer = self._together()
+        return self._isOver
+
+    def _makeStages(self) -> None:
+        runner, options, clock = self._runner, self._options, self._passage.clock()
+        outlet: Outlet | None = None
+        for links in self._passage.stages:
+            each = [links] if isinstance(links, Link) else links
+            asked = [link for link in each if link.exempts is None or not link.exempts(runner.session)]
+            if not asked:
+                continue
+            source, outlet = self._stream, Outlet(self._stream, outlet, options)
+            stage: Filter | Inspection
+            if isinstance(links, Link):
+                isBehind = any(isinstance(running.stage, Inspection) for running in self._running)
+                stage = Filter(links, source, outlet, runner, isBehind)
+            else:
+                stage = Inspection(asked, source, outlet, runner, options, clock)
+            self._running.append(_Running(self, stage, runner, clock))
+            self._stream = outlet.stream
+
+    def begin(self, fired: Callable[[Any], object], raised: Callable[[Failure], object]) -> None:
+        """Have the answer told, once it is there."""
+        self._fired = fired
+
+    @property
+    def slowest(self) -> str:
+        """What holds the message up: the first that waits neither for octets nor for somebody to ask for them."""
+        busy = (running.stage.label for running in self._running if not (running.isOver or running.stage.isIdle))
+        return next(busy, "onData")
+
+    @property
+    def _isOver(self) -> bool:
+        return type(self._delivery) is not PendingAnswer and all(running.isOver for running in self._running)
+
+    # --- onData ---
+
+    def _delivered(self) -> None:
+        pending = self._delivery
+        if type(pending) is PendingAnswer:
+            self._delivery = pending.result
+            self._conclude()
+            self._tell()
+
+    def _timeOut(self) -> None:
+        self._runner.logTimedOut("onData")
+        pending, self._delivery = self._delivery, Failure(HOOK_TIMED_OUT)
+        self._runner.cancel("onData", pending)
+        self._conclude()
+        self._tell()
+
+    def _conclude(self) -> None:
+        """C{onData} has ended.  What it accepts must still pass every stage to its end."""
+        if self._patience is not None:
+            self._patience.stop()
+        self._stream.discard()
+        if isinstance(self._delivery, Failure):
+            for running in self._running:
+                running.abandon()
+        elif self._running:
+            self._running[-1].stage.outlet.free()
+
+    # --- stages ---
+
+    def stageEnded(self, running: _Running, result: Any) -> None:
+        """
+        A stage has ended.
+
+        @param result: a L{Failure} if it has failed.
+        """
+        if isinstance(result, Failure):
+            if running.isCancelled:
+                self._runner.logLate(running.stage.label, result)
+            else:
+                self._stageFailed(running, result)
+        self._tell()
+
+    def _stageFailed(self, running: _Running, failure: Failure) -> None:
+        isCut = isExpected(failure) and not failure.check(SMTPError)
+        if not isCut:
+            failure = Failure(self._runner.refusalFor(running.stage.label, failure))
+        if self._failure is None:
+            self._failure, self._blamed = failure, running.stage.blamed
+        index = self._running.index(running)
+        for before in self._running[:index]:
+            before.abandon()  # nobody will ask them for octets any more
+        self._failBehind(index, failure, isCut)
+
+    def _failBehind(self, index: int, failure: Failure, isCut: bool) -> None:
+        """The next reader fails.  One that does not wait for octets would not learn that its message is cut."""
+        stream = self._running[index].stage.outlet.stream
+        isAwaited = stream.isAwaited
+        stream.fail(failure)
+        if isAwaited or not isCut:
+            return
+        if index + 1 < len(self._running):
+            self._running[index + 1].cancel()
+            self._failBehind(index + 1, failure, isCut)
+        elif type(self._delivery) is PendingAnswer:
+            self._delivery.cancel()
+
+    # --- the end ---
+
+    def _tell(self) -> None:
+        fired = self._fired
+        if fired is not None and self._isOver:
+            self._fired = None
+            self.answer = self._together()
+            fired(self.answer)
+
+    def _together(self) -> Any:
+        """What a stage refused is refused, whatever C{onData} made of it."""
+        answer, failure = self._delivery, self._failure
+        self._runner.caller.blamed = ("onData", self._blamed) if self._blamed else ("", "")
+        if failure is None:
+            return answer
+        if isinstance(answer, Failure) and answer.value is not failure.value:
+            self._runner.logLate("onData", answer)
+        return failure
+
+    def cut(self, failure: Failure) -> None:
+        """The message will never be whole, and the first that reads it does not wait for it."""
+        if self._running:
+            self._running[0].cancel()
+            self._failBehind(0, failure, isCut=True)
+        elif type(self._delivery) is PendingAnswer:
+            self._delivery.cancel()
+
+    def cancel(self) -> None:
+        """The answer is of no use any more."""
+        for running in self._running:
+            running.cancel()
+        if type(self._delivery) is PendingAnswer:
+            self._delivery.cancel()
+
+
+class _Running:
+    """
+    A stage at work.
+
+    @ivar isCancelled: what comes of it does not matter.
+    @ivar isOver: it has ended, or is not waited for.
+    """
+
+    def __init__(self, passing: Passing, stage: Filter | Inspection, runner: HookRunner, clock: IReactorTime) -> None:
+        self.stage = stage
+        self.isCancelled = False
+        self.isOver = False
+        self._passing = passing
+        self._runner = runner
+        self._clock = clock
+        self._pending: PendingAnswer | None = None
+        self._patience: Patience | None = None
+
+    def begin(self, caller: HookCaller) -> None:
+        stage = self.stage
+        answer = caller.call(stage.label, stage.run, ())
+        if type(answer) is not PendingAnswer:
+            self._end(answer)
+            return
+        self._pending = answer
+        answer.whenThere(lambda: self._end(answer.result))
+        if isinstance(stage, Filter) and stage.timeout:
+            self._patience = Patience(self._clock, stage.timeout, lambda: stage.isIdle, stage.progress, self._timeOut)
+
+    def _end(self, result: Any) -> None:
+        self._pending = None
+        self.isOver = True
+        if self._patience is not None:
+            self._patience.stop()
+        self._passing.stageEnded(self, result)
+
+    def _timeOut(self) -> None:
+        pending = self._pending
+        if pending is not None:
+            self._runner.logTimedOut(self.stage.label)
+            self._runner.cancel(self.stage.label, pending)
+            self._end(Failure(HOOK_TIMED_OUT))
+
+    def cancel(self) -> None:
+        """What comes of it does not matter any more; it may still take a while to end."""
+        if self._pending is not None:
+            self.isCancelled = True
+            self.stage.outlet.stop()
+            self._pending.cancel()
+
+    def abandon(self) -> None:
+        """It is not waited for any more."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self.isCancelled = self.isOver = True
+            self.stage.outlet.stop()
+            self._runner.cancel(self.stage.label, pending)
+            if self._patience is not None:
+                self._patience.stop()

@@ -1,0 +1,155 @@
+"""
+Settings: what a configuration says, as plain values that know where each of them stands; and the error of a wrong one.
+
+A L{ConfigError} is one sentence, which says where something is wrong, what is wrong, and what to do, and holds no key
+or password.
+This module knows nothing of files, and nothing of the objects that are made of the settings.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from smtphooks.service.toml import toTOML
+
+# What the table of a layer may say of it, beside its options.
+LAYER_OPTIONS = ("unless", "hookTimeout", "onFault")
+
+# Stands in the place of a key or a password.
+NOT_SHOWN = "(not shown)"
+
+_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
+
+
+def withoutKeys(text: str) -> str:
+    """A text without the private keys in it."""
+    return _PRIVATE_KEY.sub(NOT_SHOWN, text)
+
+
+class ConfigError(Exception):
+    """Something in the configuration is wrong; the text is one sentence for the operator."""
+
+    def __init__(self, sentence: str) -> None:
+        # The sentence shows what stands in the wrong place, which may be a key.
+        super().__init__(withoutKeys(sentence))
+
+
+@attrs.frozen
+class HooksSettings:
+    """
+    An object of hooks to use, and its place as a layer.
+
+    @ivar where: where the setting stands.
+    @ivar name: C{package.module:Name}.
+    @ivar options: the arguments to call it with.
+    @ivar table: where these stand.
+    @ivar layer: what holds for all its hooks, from the table of its layer; None where it stands in no such table.
+    @ivar secrets: the options that must not be shown, by name; None until it is loaded.
+    @ivar fix: what to do if the call fails.
+    """
+
+    where: str
+    name: str
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+    table: str = "[hooks-options]"
+    layer: Mapping[str, Any] | None = None
+    secrets: frozenset[str] | None = None
+    fix: str = attrs.field(kw_only=True)
+
+    @fix.default
+    def _fix(self) -> str:
+        return f"correct it or {self.table if self.layer is None else 'its options'}"
+
+    @property
+    def title(self) -> str:
+        """What a sentence calls the object."""
+        return self.name if self.layer is None else f"{self.table} ({self.name})"
+
+
+@attrs.frozen
+class ListenerSettings:
+    """
+    One listener.
+
+    @ivar where: where the settings stand, endpoint included.
+    @ivar options: options for this listener alone, as TOML values.
+    @ivar layers: its own layers, None for the common ones.
+    @ivar discard: its own setting, None for the common one.
+    """
+
+    where: str
+    endpoint: str
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+    layers: Sequence[HooksSettings] | None = None
+    discard: bool | None = None
+
+
+@attrs.frozen
+class AuthSettings:
+    """
+    The checkers to ask for users.
+
+    @ivar where: where the setting stands.
+    @ivar checkers: descriptions of checkers (C{twisted.cred.strcred}), which may hold passwords.
+    """
+
+    where: str
+    checkers: Sequence[str] = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Settings:
+    """
+    All settings.
+
+    @ivar layers: for every listener without layers of its own.
+    @ivar options: options for every listener, as TOML values.
+    @ivar path: the file that they stand in, None without a file.
+    @ivar tls: options for every listener, from C{[tls]}.
+    @ivar auth: None without checkers: then only hooks authenticate users.
+    @ivar discard: a listener without C{onData} may accept messages and drop them.
+    """
+
+    layers: Sequence[HooksSettings]
+    options: Mapping[str, Any]
+    listeners: Sequence[ListenerSettings]
+    path: str | None = None
+    tls: Mapping[str, Any] = attrs.field(factory=dict)
+    auth: AuthSettings | None = None
+    discard: bool = False
+
+    @property
+    def folder(self) -> str | None:
+        """The folder of the file: paths are relative to it, and modules are found in it."""
+        return None if self.path is None else folderOf(self.path)
+
+    def whereIs(self, options: Sequence[str], host: str | None = None) -> str | None:
+        """
+        Where the first of these options stands that is set for every listener; None if none is.
+
+        @param host: the options are those of this server name.
+        """
+        for name in options if host is None else ["sniOptions"]:
+            if name in self.tls:
+                return f"{self.path}: [tls]" if host is None else f"{self.path}: [tls.sni.{toTOML(host)}]"
+            if name in self.options:
+                if self.path is None:
+                    return "the defaults"
+                nested = "" if host is None else f".sniOptions.{toTOML(host)}"
+                return f"{self.path}: [options{nested}]"
+        return None
+
+
+def cause(error: object) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def folderOf(path: str) -> str:
+    """The folder of a file."""
+    return os.path.dirname(os.path.abspath(path))

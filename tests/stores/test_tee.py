@@ -1,0 +1,125 @@
+"""The store of two stores: a message is accepted where both have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, succeed
+
+from smtphooks import SMTPError
+from smtphooks.stores import Tee
+from tests.conftest import Logged
+from tests.support import ENVELOPE, LMTP_ENVELOPE, RCPT, Mailbox, Pending, connect
+
+pytestmark = pytest.mark.usefixtures("logged")
+
+
+class Answering(Mailbox):
+    """A store that keeps the message, and answers what it is told to."""
+
+    def __init__(self, answer: Any = None) -> None:
+        super().__init__()
+        self.answer = answer
+
+    async def onData(self, stream: Any, session: Any) -> Any:
+        await super().onData(stream, session)
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+def send(a: Any, b: Any) -> str:
+    return connect(hooks=[Tee(a, b)]).last(*ENVELOPE, "DATA", "text", ".")
+
+
+def test_each_store_gets_the_whole_message_and_the_first_answers() -> None:
+    a, b = Answering("stored"), Answering("copied")
+    assert send(a, b) == "250 2.0.0 stored"
+    assert a == b == [b"text\r\n"]
+
+
+def test_the_second_is_not_asked_for_what_the_first_refused() -> None:
+    a, b = Answering(SMTPError("full", 452)), Answering()
+    assert send(a, b) == "452 4.3.1 full"
+    assert (b, b.lost) == ([], [])
+
+
+@pytest.mark.parametrize("error, code", [(SMTPError("full", 452), 452), (ValueError("crash"), 451)])
+def test_a_message_that_the_second_does_not_take_is_not_accepted(error: Exception, code: int, logged: Logged) -> None:
+    assert send(Answering("stored"), Answering(error)).startswith(str(code))
+    logged.takeFailures(ValueError)
+
+
+@pytest.mark.parametrize("answer", [lambda: succeed("stored"), lambda: succeed(succeed), lambda: "stored"])
+def test_stores_may_answer_as_hooks_may(answer: Any) -> None:
+    class Plain:
+        def onData(self, stream: Any, session: Any) -> Any:
+            return answer()
+
+    assert send(Plain(), Mailbox()).startswith("250")
+
+
+@pytest.mark.parametrize("answer", [SMTPError("returned", 550), False])
+def test_no_answer_that_is_none_is_a_yes(answer: Any, logged: Logged) -> None:
+    class Plain:
+        def onData(self, stream: Any, session: Any) -> Any:
+            return answer
+
+    assert send(Plain(), Mailbox())[0] in "45"
+    assert send(Mailbox(), Plain())[0] in "45"
+    logged.takeFailures(TypeError)
+
+
+def test_a_store_that_does_not_read_holds_nothing_up() -> None:
+    class Blind:
+        def onData(self, stream: Any, session: Any) -> str:
+            return "seen"
+
+    mailbox = Mailbox()
+    assert send(Blind(), mailbox) == "250 2.0.0 seen"
+    assert mailbox == [b"text\r\n"]
+
+
+@pytest.mark.parametrize(
+    "a, b, replies",
+    [
+        (None, None, ["250", "250"]),
+        ("all", ["one", SMTPError("full", 552)], ["250", "552"]),
+        (["one", SMTPError("full", 552)], None, ["250", "552"]),
+        ([SMTPError("full", 452), "two"], ["one", SMTPError("full", 552)], ["452", "552"]),
+        ([SMTPError("full", 452)] * 2, SMTPError("not asked", 550), ["452", "452"]),
+        (["only one"], ["one", "two"], ["451", "451"]),
+    ],
+)
+def test_with_lmtp_a_recipients_mail_is_stored_if_both_have_it(a: Any, b: Any, replies: list[str]) -> None:
+    client = connect(hooks=[Tee(Answering(a), Answering(b))], lmtp=True)
+    assert [line[:3] for line in client.say(*LMTP_ENVELOPE, RCPT, "DATA", "text", ".")[-2:]] == replies
+
+
+def test_a_client_that_leaves_reaches_no_store() -> None:
+    a, b = Mailbox(), Mailbox()
+    client = connect(hooks=[Tee(a, b)])
+    client.say(*ENVELOPE, "DATA", "text")
+    client.lose()
+    assert (a, a.lost, b, b.lost) == ([], [], [], [])
+
+
+def test_a_store_that_is_cancelled_by_a_timeout_refuses() -> None:
+    pending = Pending()
+
+    class Slow:
+        def onData(self, stream: Any, session: Any) -> Deferred[Any]:
+            return pending()
+
+    client = connect(hooks=[Tee(Mailbox(), Slow())], hookTimeout=5)
+    client.say(*ENVELOPE, "DATA", "text", ".")
+    client.clock.advance(6)
+    assert client.codes() == [451]
+    assert pending.cancelled == 1
+
+
+@pytest.mark.parametrize("stores", [(object(), Mailbox()), (Mailbox(), None)])
+def test_what_is_no_store_is_an_error(stores: Any) -> None:
+    with pytest.raises(TypeError, match="it wants a store, an object with onData"):
+        Tee(*stores)
