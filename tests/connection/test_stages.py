@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from tests.conftest import Logged
 from tests.connection.test_passage import REFUSED, begin, layer, passing, send
-from tests.support import ENVELOPE, Mailbox, Pending, connect
+from tests.support import Mailbox, Pending, connect
 from tests.test_stream import Consumer
 
 pytestmark = pytest.mark.usefixtures("logged")
@@ -96,11 +95,3 @@ def test_many_chunks_of_many_filters_need_no_depth() -> None:
     client = connect(hooks=[layer(filterData=shredding), *[passing() for _ in range(20)], mailbox])
     assert send(client, "x").startswith("250")
     assert mailbox == [b"x" * 20_000]
-
-
-def test_more_filters_than_the_stack_holds_refuse_and_lose_nothing(logged: Logged) -> None:
-    mailbox = Mailbox()
-    client = connect(hooks=[*[passing() for _ in range(500)], mailbox])
-    assert client.last(*ENVELOPE, "DATA", "text", ".").startswith("451")
-    assert mailbox == []
-    logged.takeFailures(RecursionError)
