@@ -44,29 +44,47 @@ RequireSafeKeys no
 """
 
 
+class OpenDKIM(Program):
+    """
+    A milter that signs the mail of example.com, and listens once it is constructed.
+
+    @ivar port: its port.
+    """
+
+    def __init__(self, folder: Path, form: str = "relaxed/relaxed") -> None:
+        """
+        @param form: the canonicalization of header and body.
+        """
+        key, config, self.port = folder / "key", folder / "opendkim.conf", freePort()
+        key.write_bytes(PRIVATE)
+        key.chmod(0o600)
+        config.write_text(_CONFIG.format(key=key, port=self.port, form=form, folder=folder))
+        program = which("opendkim")
+        assert program is not None
+        super().__init__([program, "-f", "-x", str(config)], os.environ, folder)
+        try:
+            eventually(lambda: _accepts(self.port), "OpenDKIM listens")
+        except AssertionError:
+            self.kill()
+            raise
+
+
 @pytest.fixture(params=["simple/simple", "relaxed/relaxed"])
-def signing(request: pytest.FixtureRequest, startService: StartService, maildir: Maildir) -> Iterator[Postfix]:
+def signing(request: pytest.FixtureRequest, startService: StartService) -> Iterator[Postfix]:
     """A Postfix whose mail OpenDKIM signs, with a route into the Maildir."""
     with tempfile.TemporaryDirectory(prefix="real-") as path:
         folder = Path(path)
         # Postfix drops privileges, so its user must reach the folder.
         folder.chmod(0o755)
-        key, config, port = folder / "key", folder / "opendkim.conf", freePort()
-        key.write_bytes(PRIVATE)
-        key.chmod(0o600)
-        config.write_text(_CONFIG.format(key=key, port=port, form=request.param, folder=folder))
-        program = which("opendkim")
-        assert program is not None
-        opendkim = Program([program, "-f", "-x", str(config)], os.environ, folder)
         place = freePort()
         startService(endpoint=tcp(place))
+        opendkim = OpenDKIM(folder, request.param)
         try:
-            eventually(lambda: _accepts(port), "OpenDKIM listens")
             postfix = Postfix(
                 folder,
                 {"there.example": f"[127.0.0.1]:{place}"},
                 "smtp",
-                smtpd_milters=f"inet:127.0.0.1:{port}",
+                smtpd_milters=f"inet:127.0.0.1:{opendkim.port}",
                 milter_default_action="tempfail",
             )
             yield postfix
