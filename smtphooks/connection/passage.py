@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from smtphooks.connection.calling import HookCaller, PendingAnswer
 from smtphooks.connection.chain import Link
 from smtphooks.connection.runner import HOOK_TIMED_OUT, HookRunner, isExpected
-from smtphooks.connection.stages import Filter, Inspection, Outlet, Patience, taken
+from smtphooks.connection.stages import Filter, Inspection, Outlet, Patience, taken, wantsOctets
 from smtphooks.options import Options
 from smtphooks.replies import SMTPError
 from smtphooks.stream import MessageStream
@@ -75,7 +75,7 @@ class Passing:
             self._delivery.whenThere(self._delivered)
             if passage.timeout:
                 self._patience = Patience(
-                    passage.clock(), passage.timeout, lambda: stream.isAwaited, lambda: taken(stream), self._timeOut
+                    passage.clock(), passage.timeout, lambda: wantsOctets(stream), lambda: taken(stream), self._timeOut
                 )
         if self._isOver:
             self.answer = self._together()

@@ -152,6 +152,11 @@ def taken(stream: MessageStream) -> int:
     return stream.byteLength - stream.buffered
 
 
+def wantsOctets(stream: MessageStream) -> bool:
+    """Its reader waits for octets; a consumer that has paused does not."""
+    return stream.isAwaited and not stream.isPaused
+
+
 class Filter:
     """
     The stage of one filter.
@@ -178,7 +183,7 @@ class Filter:
     @property
     def isIdle(self) -> bool:
         """It waits, for octets or for somebody who asks for them."""
-        return self.outlet.isIdle or self.source.isAwaited
+        return self.outlet.isIdle or wantsOctets(self.source)
 
     def progress(self) -> object:
         """Differs whenever it has taken or given octets."""
@@ -241,7 +246,7 @@ class _Inspector:
         if type(self.answer) is PendingAnswer:
             if link.timeout:
                 self.patience = Patience(
-                    clock, link.timeout, lambda: stream.isAwaited, lambda: taken(stream), lambda: self._timeOut(wake)
+                    clock, link.timeout, lambda: wantsOctets(stream), lambda: taken(stream), lambda: self._timeOut(wake)
                 )
             self.answer.whenThere(lambda: self._came(wake))
         else:
@@ -328,7 +333,7 @@ class Inspection:
     def isIdle(self) -> bool:
         """It waits for the client, or for somebody who asks for octets."""
         return self.outlet.isIdle or (
-            self.source.isAwaited and all(each.stream.isAwaited or each.isDone for each in self._inspectors)
+            self.source.isAwaited and all(wantsOctets(each.stream) or each.isDone for each in self._inspectors)
         )
 
     def _wake(self) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from twisted.internet import reactor
 from twisted.names import dns
 
-from tests.layers.zoneserver import NameServer
 from tests.layers.signing import RECORD
 from tests.layers.zones import text
+from tests.layers.zoneserver import NameServer
 
 LISTED = "9.9.9.9"
 
