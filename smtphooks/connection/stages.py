@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from smtphooks.awaiting import Signal
 from smtphooks.connection.calling import PendingAnswer
 from smtphooks.connection.chain import Link
+from smtphooks.connection.patience import Patience, taken, wantsOctets
 from smtphooks.connection.runner import HOOK_TIMED_OUT, HookRunner
 from smtphooks.options import Options
 from smtphooks.replies import TOO_LARGE, SMTPError
@@ -39,13 +41,15 @@ class Outlet:
         @param source: what the stage reads.
         @param before: the outlet that this is the stream of; None for the client's.
         """
-        self.stream = MessageStream(options.size, options.rejectOversized, asks=self._asked)
+        self.stream = MessageStream(
+            options.size, options.rejectOversized, spoolMemory=options.spoolMemory, asks=self._asked
+        )
         self.allowance = 0
         self._source = source
         self._before = before
         self._isCut = options.rejectOversized
         self._isAsked = False
-        self._isFree = False
+        self._isFree = self._isStopped = False
         self._signal: Signal | None = None
 
     @property
@@ -63,14 +67,24 @@ class Outlet:
         self.stream.discard()
         self._asked()
 
+    def stop(self) -> None:
+        """The stage is cancelled, which it would not notice while it puts octets, as what it waits for is over then."""
+        self._isStopped = True
+
     async def demand(self) -> None:
-        """Wait until somebody asks for octets."""
-        while not (self._isAsked or self._isFree):
+        """
+        Wait until somebody asks for octets.
+
+        @raise CancelledError: if the stage was stopped.
+        """
+        while not (self._isAsked or self._isFree or self._isStopped):
             self._signal = Signal()
             try:
                 await self._signal
             finally:
                 self._signal = None
+        if self._isStopped:
+            raise CancelledError
         self._isAsked = False
 
     def put(self, octets: bytes) -> None:
@@ -102,59 +116,6 @@ class Outlet:
     def _checkSize(self, stream: MessageStream) -> None:
         if stream.sizeExceeded and self._isCut:
             raise TOO_LARGE.asError()
-
-
-class Patience:
-    """
-    Limits the time that a layer may spend on a message: not the time in which it waits for octets, and anew with every
-    octet that it takes or gives.
-    """
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        seconds: float,
-        isIdle: Callable[[], bool],
-        progress: Callable[[], object],
-        expire: Callable[[], object],
-    ) -> None:
-        """
-        @param progress: something that differs whenever the layer has taken or given octets.
-        """
-        self._clock = clock
-        self._seconds = seconds
-        self._isIdle = isIdle
-        self._progress = progress
-        self._expire = expire
-        self._last = progress()
-        self._since = clock.seconds()
-        self._timer: IDelayedCall | None = clock.callLater(seconds / 4, self._look)
-
-    def _look(self) -> None:
-        now, progress = self._clock.seconds(), self._progress()
-        self._timer = None
-        if self._isIdle() or progress != self._last:
-            self._last, self._since = progress, now
-        elif now - self._since >= self._seconds:
-            self._expire()
-            return
-        self._timer = self._clock.callLater(self._seconds / 4, self._look)
-
-    def stop(self) -> None:
-        """The layer has ended."""
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-
-
-def taken(stream: MessageStream) -> int:
-    """How many octets its reader has taken."""
-    return stream.byteLength - stream.buffered
-
-
-def wantsOctets(stream: MessageStream) -> bool:
-    """Its reader waits for octets; a consumer that has paused does not."""
-    return stream.isAwaited and not stream.isPaused
 
 
 class Filter:
@@ -210,6 +171,7 @@ class Filter:
                 await close()
         # A filter may end early; but what it has not read may still be refused in front of it.
         await source.drain()
+        source.discard()  # its spool, if the filter has made one
         outlet.end()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Any
 
 from twisted.internet import reactor
@@ -9,7 +11,8 @@ from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.names import dns, server
 
-from tests.layers.zones import Zone
+from smtphooks.netaddress import maybeIP
+from tests.layers.zones import Zone, text
 
 
 class _Factory(server.DNSServerFactory):
@@ -48,3 +51,24 @@ class NameServer:
         for connection in list(self._factory.connections):
             connection.transport.abortConnection()
         await gatherResults([maybeDeferred(port.stopListening) for port in self._ports])
+
+
+def _recordOf(value: str) -> Any:
+    return text(value) if maybeIP(value) is None else dns.Record_A(value)
+
+
+def main(zone: str) -> None:
+    """
+    Serve records until the process is stopped; prints its address.
+
+    @param zone: a JSON object of names and lists, of texts and of IPv4 addresses.
+    """
+    records = {name: [_recordOf(value) for value in values] for name, values in json.loads(zone).items()}
+    names = NameServer(records)
+    print(f"DNS at {names.address}", flush=True)
+    running: Any = reactor
+    running.run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -10,18 +10,16 @@ import os
 import re
 import signal
 import smtplib
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.real.nameserver import LISTED
+from tests.layers.signing import RECORD
 from tests.real.programs import (
     PATIENCE,
-    ROOT,
     Client,
     Maildir,
     Program,
@@ -35,7 +33,7 @@ from tests.real.programs import (
     toml,
 )
 from tests.real.test_clamav import VIRUSES, Clamd
-from tests.real.test_opendkim import OpenDKIM
+from tests.real.test_opendkim import startNames, startOpenDKIM
 from tests.real.test_postfix import Postfix
 from tests.test_layer_pages import PAGE
 
@@ -52,6 +50,17 @@ assert _MX is not None
 CONFIG = re.sub("^    ", "", _MX[1], flags=re.MULTILINE)
 
 
+LISTED = "9.9.9.9"
+ZONE = {
+    "2.0.0.127.zen.example.org": ["127.0.0.2"],
+    "9.9.9.9.zen.example.org": ["127.0.0.2", "https://zen.example.org/why"],
+    # The domain of an honest sender, whom others pretend to be.
+    "example.com": ["v=spf1 ip4:192.0.2.1 -all"],
+    "test._domainkey.example.com": [RECORD.decode()],
+    "_dmarc.example.com": ["v=DMARC1; p=reject"],
+}
+
+
 class MX:
     """
     The service of the page, with a Postfix that sends to it, and all that both need.
@@ -59,69 +68,58 @@ class MX:
     What the page says is changed only in places and times, and XCLIENT lets tests come from anywhere.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, programs: ExitStack) -> None:
+        """
+        @param programs: ends all programs.
+        """
+        self._folder = folder
+        self._programs = programs
         self.port = freePort()
         self.maildir = Maildir(folder / "maildir")
         self.temporary = folder / "temporary"
         self.recipients = folder / "recipients.txt"
-        self._programs: list[Program] = []
         for new in (self.temporary, folder / "clamd"):
             new.mkdir()
         self.recipients.write_text("".join(f"{name}@example.org\n" for name in ["ann", *FAULTS, *ENDS]))
 
-    def begin(self) -> None:
-        """Start everything."""
-        self.nameServer = self._add(
-            Program([sys.executable, "-m", "tests.real.nameserver"], {**os.environ, "PYTHONPATH": str(ROOT)}, ROOT)
-        )
-        self.nameServer.waitForLine("answering on")
+        self.nameServer, nameServer = startNames(ZONE, programs)
         self.startClamd()
-        self._configure(self.nameServer.output.split()[-1])
+        (folder / "mx.toml").write_text(self._configuration(nameServer))
         self.start()
-        opendkim = self._add(OpenDKIM(self.folder))
+        milter = startOpenDKIM(folder, "relaxed/relaxed", programs)
         self.postfix = Postfix(
-            self.folder,
+            folder,
             {"example.org": f"[127.0.0.1]:{self.port}"},
             "smtp",
-            smtpd_milters=f"inet:127.0.0.1:{opendkim.port}",
+            smtpd_milters=f"inet:127.0.0.1:{milter}",
             milter_default_action="tempfail",
         )
+        programs.callback(self.postfix.stop)
 
-    def end(self) -> None:
-        """End everything, as far as it was started."""
-        if hasattr(self, "postfix"):
-            self.postfix.stop()
-        for program in self._programs:
-            program.kill()
-
-    def _add(self, program: Program) -> Program:
-        self._programs.append(program)
-        return program
-
-    def _configure(self, nameServer: str) -> None:
+    def _configuration(self, nameServer: str) -> str:
         text = CONFIG
         for said, changed in {
             '"tcp:25"': toml(tcp(self.port)),
             "authOptional = true": 'authOptional = true\nuseXClient = ["127.0.0.1"]\ncloseTimeout = 1',
             'servers = ["127.0.0.1"]': f"servers = [{toml(nameServer)}]\ntimeout = 1.5",
-            '"unix:/run/clamav/clamd.ctl"': toml(f"unix:{self.folder}/clamd/clamd.socket"),
+            '"unix:/run/clamav/clamd.ctl"': toml(self.clamd.unix),
             "hookTimeout = 60": "hookTimeout = 1.5",
             '"/var/mail/example.org"': toml(self.maildir.path),
         }.items():
             assert said in text
             text = text.replace(said, changed)
-        (self.folder / "mx.toml").write_text(text)
+        return text
 
     def startClamd(self) -> None:
-        self.clamd = self._add(Clamd(self.folder / "clamd"))
+        self.clamd = Clamd(self._folder / "clamd")
+        self._programs.callback(self.clamd.kill)
 
     def start(self) -> None:
         """Start the service."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TMPDIR", str(self.temporary))
-            self.service = Service(self.folder, ["--config", "mx.toml"], [tcp(self.port)])
-        self._add(self.service)
+            self.service = Service(self._folder, ["--config", "mx.toml"], [tcp(self.port)])
+        self._programs.callback(self.service.kill)
 
     def send(self, recipient: str, content: bytes) -> None:
         """Hand Postfix a message of L{HONEST}, which it will send when it can."""
@@ -145,17 +143,13 @@ class MX:
 
 @pytest.fixture(scope="module")
 def mx() -> Iterator[MX]:
-    with tempfile.TemporaryDirectory(prefix="real-") as path:
+    with tempfile.TemporaryDirectory(prefix="real-") as path, ExitStack() as programs:
         # Postfix drops privileges, so its user must reach the folder; and the path of a socket must be short.
         Path(path).chmod(0o755)
-        mx = MX(Path(path))
-        try:
-            mx.begin()
-            yield mx
-            assert mx.service.terminate() == 0, mx.service.output
-            assert "Unhandled" not in mx.service.output
-        finally:
-            mx.end()
+        mx = MX(Path(path), programs)
+        yield mx
+        assert mx.service.terminate() == 0, mx.service.output
+        assert "Unhandled" not in mx.service.output
 
 
 def swaks(mx: MX, *arguments: str, sender: str = OTHER, recipient: str = "ann@example.org", fails: bool = False) -> str:
