@@ -50,6 +50,7 @@ class MessageStream:
         ended at that size.
     @ivar failure: why the message was cut or must not be used; None if that is not so.
     @ivar buffered: octets that the hook has not yet read.
+    @ivar isPaused: a consumer wants no octets for now.
     @ivar room: the number of buffered octets at which the stream is full.
     """
 
@@ -64,7 +65,6 @@ class MessageStream:
         "_isCut",
         "_iterated",
         "_mustLook",
-        "_paused",
         "_prefix",
         "_size",
         "_spool",
@@ -75,6 +75,7 @@ class MessageStream:
         "buffered",
         "byteLength",
         "failure",
+        "isPaused",
         "room",
         "sizeExceeded",
     )
@@ -99,7 +100,7 @@ class MessageStream:
         """
         self.byteLength = self.buffered = 0
         self.room = ROOM
-        self.sizeExceeded = self._ended = self._paused = False
+        self.sizeExceeded = self._ended = self.isPaused = False
         self._size = size
         self._cutOversized = cutOversized
         self._wantsMore = wantsMore
@@ -368,11 +369,11 @@ class MessageStream:
 
     def pauseProducing(self) -> None:
         """C{IPushProducer}: stop writing for now."""
-        self._paused = True
+        self.isPaused = True
 
     def resumeProducing(self) -> None:
         """C{IPushProducer}: resume writing."""
-        self._paused = False
+        self.isPaused = False
         self._serve()
 
     def stopProducing(self) -> None:
@@ -385,7 +386,7 @@ class MessageStream:
             return
         # Octets that were asked for are written by this loop, not within append(): the stack would grow with them.
         consumer.isBusy = asks = self._asks is not None
-        while consumer.isOpen and not self._paused and (self._chunks or (asks and self._ask())):
+        while consumer.isOpen and not self.isPaused and (self._chunks or (asks and self._ask())):
             if self._chunks:
                 # wantsMore comes last: octets that arrive within that call are written within it.
                 consumer.write(self._take())

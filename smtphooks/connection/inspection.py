@@ -18,8 +18,9 @@ from twisted.python.failure import Failure
 from smtphooks.awaiting import Signal
 from smtphooks.connection.calling import PendingAnswer
 from smtphooks.connection.chain import Link
+from smtphooks.connection.patience import Patience, taken, wantsOctets
 from smtphooks.connection.runner import HookRunner
-from smtphooks.connection.stages import Outlet, Patience, taken
+from smtphooks.connection.stages import Outlet
 from smtphooks.options import Options
 from smtphooks.replies import HOOK_TIMED_OUT, SMTPError
 from smtphooks.spool import Spool
@@ -63,7 +64,7 @@ class Inspection:
     def isIdle(self) -> bool:
         """It waits for the client, or for the reader behind it to ask for octets."""
         return self.outlet.isIdle or (
-            self.source.isAwaited and all(each.stream.isAwaited or each.isDone for each in self._inspectors)
+            self.source.isAwaited and all(wantsOctets(each.stream) or each.isDone for each in self._inspectors)
         )
 
     async def run(self) -> None:
@@ -168,7 +169,7 @@ class _Inspector:
             return
         if link.timeout:
             self._patience = Patience(
-                clock, link.timeout, lambda: stream.isAwaited, lambda: taken(stream), self._timeOut
+                clock, link.timeout, lambda: wantsOctets(stream), lambda: taken(stream), self._timeOut
             )
         answer.whenThere(lambda: self._came(answer.result))
 

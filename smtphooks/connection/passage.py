@@ -19,8 +19,9 @@ from twisted.python.failure import Failure
 from smtphooks.connection.calling import HookCaller, PendingAnswer
 from smtphooks.connection.chain import Link
 from smtphooks.connection.inspection import Inspection
+from smtphooks.connection.patience import Patience, taken, wantsOctets
 from smtphooks.connection.runner import HookRunner, isExpected
-from smtphooks.connection.stages import Filter, Outlet, Patience, taken
+from smtphooks.connection.stages import Filter, Outlet
 from smtphooks.options import Options
 from smtphooks.replies import HOOK_TIMED_OUT, SMTPError
 from smtphooks.stream import MessageStream
@@ -77,7 +78,7 @@ class Passing:
             self._delivery.whenThere(self._delivered)
             if passage.timeout:
                 self._patience = Patience(
-                    passage.clock(), passage.timeout, lambda: stream.isAwaited, lambda: taken(stream), self._timeOut
+                    passage.clock(), passage.timeout, lambda: wantsOctets(stream), lambda: taken(stream), self._timeOut
                 )
         if self._isOver:
             self.answer = self._together()

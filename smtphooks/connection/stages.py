@@ -9,14 +9,14 @@ This module knows neither what comes of a message nor how layers were configured
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from twisted.internet.defer import CancelledError
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from smtphooks.awaiting import Signal
 from smtphooks.connection.chain import Link
+from smtphooks.connection.patience import taken, wantsOctets
 from smtphooks.connection.runner import HookRunner
 from smtphooks.options import Options
 from smtphooks.replies import TOO_LARGE
@@ -114,54 +114,6 @@ class Outlet:
             raise TOO_LARGE.asError()
 
 
-class Patience:
-    """
-    Limits the time that a layer may spend on a message: not the time in which it waits for octets, and anew with every
-    octet that it takes or gives.
-    """
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        seconds: float,
-        isIdle: Callable[[], bool],
-        progress: Callable[[], object],
-        expire: Callable[[], object],
-    ) -> None:
-        """
-        @param progress: something that differs whenever the layer has taken or given octets.
-        """
-        self._clock = clock
-        self._seconds = seconds
-        self._isIdle = isIdle
-        self._progress = progress
-        self._expire = expire
-        self._last = progress()
-        self._since = clock.seconds()
-        self._timer: IDelayedCall | None = clock.callLater(seconds / 4, self._look)
-
-    def _look(self) -> None:
-        now, progress = self._clock.seconds(), self._progress()
-        self._timer = None
-        if self._isIdle() or progress != self._last:
-            self._last, self._since = progress, now
-        elif now - self._since >= self._seconds:
-            self._expire()
-            return
-        self._timer = self._clock.callLater(self._seconds / 4, self._look)
-
-    def stop(self) -> None:
-        """The layer has ended."""
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-
-
-def taken(stream: MessageStream) -> int:
-    """How many octets its reader has taken."""
-    return stream.byteLength - stream.buffered
-
-
 class Filter:
     """
     The stage of one filter.
@@ -188,7 +140,7 @@ class Filter:
     @property
     def isIdle(self) -> bool:
         """It waits, for octets or for somebody who asks for them."""
-        return self.outlet.isIdle or self.source.isAwaited
+        return self.outlet.isIdle or wantsOctets(self.source)
 
     def progress(self) -> object:
         """Differs whenever it has taken or given octets."""

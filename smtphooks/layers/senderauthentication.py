@@ -210,7 +210,10 @@ class SenderAuthentication:
             raise SMTPError(f"DMARC of {result.domain} cannot be checked now, please try again", 451, "4.7.1")
 
     def _log(self, found: Findings, session: Session) -> None:
-        results = [f"{entry.method}={entry.result}" for entry in _entriesOf(found)]
+        named: list[tuple[str, Any]] = [("spf", found.spf), ("helo", found.helo)]
+        named += [("dkim", signature) for signature in found.dkim or []]
+        named += [("arc", found.arc), ("dmarc", found.dmarc)]
+        results = [f"{name}={each.result}" for name, each in named if each is not None]
         log.info(
             "sender authentication: {results} [{session}]",
             session=session.id,

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IConsumer
 from twisted.logger import capturedLogs, eventAsText
+from zope.interface import implementer
 
 from smtphooks import Layer, SMTPError
 from tests.conftest import Logged
@@ -685,6 +687,55 @@ def test_the_limit_of_the_layer_with_onData_holds_for_it() -> None:
     client.clock.pump([2] * 6)
     assert client.codes() == [451]
     assert pending.cancelled == 1
+
+
+@implementer(IConsumer)
+class Consumer:
+    """Pauses at the first octets, until the test resumes it."""
+
+    producer: Any = None
+    octets = b""
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.producer = producer
+
+    def unregisterProducer(self) -> None: ...
+
+    def write(self, data: bytes) -> None:
+        self.octets += data
+        self.producer.pauseProducing()
+
+
+@pytest.mark.parametrize("isFiltered", [False, True])
+@pytest.mark.parametrize("hook", ["inspectData", "onData"])
+def test_a_consumer_that_has_paused_does_not_wait_for_the_client(hook: str, isFiltered: bool) -> None:
+    consumer = Consumer()
+    slow = layer("Slow", **{hook: lambda stream, session: stream.deliverTo(consumer)})
+    others = [passing()] * isFiltered + [Mailbox()] * (hook == "inspectData")
+    client = connect(hooks=[*others, Layer(slow, hookTimeout=8)])
+    begin(client, "text")
+    client.clock.pump([2] * 3)
+    client.say("more")
+    consumer.producer.resumeProducing()
+    client.clock.pump([2] * 3)
+    assert consumer.octets == b"text\r\nmore\r\n"
+    with capturedLogs() as events:
+        client.clock.pump([2] * 3)
+    assert any(f"hook {hook}" in eventAsText(event) and "took too long" in eventAsText(event) for event in events)
+    assert client.last("the end", ".").startswith("451 4.3.0")
+
+
+def test_a_consumer_that_has_taken_all_waits_for_the_client() -> None:
+    mailbox, consumer = Mailbox(), Consumer()
+    scanner = layer(inspectData=lambda stream, session: stream.deliverTo(consumer))
+    client = connect(hooks=[Layer(scanner, hookTimeout=8), mailbox])
+    begin(client, "text")
+    consumer.producer.resumeProducing()
+    client.clock.pump([2] * 20)
+    client.say("more")
+    consumer.producer.resumeProducing()
+    assert client.last(".").startswith("250")
+    assert mailbox == [b"text\r\nmore\r\n"]
 
 
 def test_the_option_limits_all_of_it_and_names_what_holds_the_message_up() -> None:

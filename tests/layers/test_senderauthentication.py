@@ -17,6 +17,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, eventAsText
 from twisted.names import error
 
 from smtphooks.errors import OptionError
@@ -113,6 +114,17 @@ def test_signatures_are_found_out_with_the_message() -> None:
     assert [result.result for result in found.dkim] == ["pass"]
     assert found.arc.result == "none"
     assert (found.dmarc.result, found.dmarc.domain, found.dmarc.policy) == ("pass", "example.com", "reject")
+
+
+def test_the_log_has_a_line_for_each_message_that_names_the_results() -> None:
+    layer, session = layerOf(), sessionOf()
+    mailFrom(layer, session)
+    with capturedLogs() as events:
+        inspect(layer, session, signed(MESSAGE))
+    (event,) = events
+    assert eventAsText(event, includeTimestamp=False, includeSystem=False) == (
+        f"sender authentication: spf=pass, helo=pass, dkim=pass, arc=none, dmarc=pass [{session.id}]"
+    )
 
 
 def test_what_was_found_is_forgotten_at_the_next_mail() -> None:
