@@ -223,7 +223,7 @@ class SenderAuthentication:
         from smtphooks.layers.authenticationresults import fieldOf, withField
 
         name = self.name or session.localName
-        async for chunk in withField(stream, fieldOf(name, _entriesOf(session.of(self))), [name.lower()]):
+        async for chunk in withField(stream, fieldOf(name, _entriesOf(session.of(self))), [name]):
             yield chunk
 
     async def _settled(self, check: Callable[[Answers], T], answers: Answers, timeout: float) -> T:
