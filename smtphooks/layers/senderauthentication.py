@@ -141,8 +141,10 @@ class SenderAuthentication:
 
     def onStop(self, service: object) -> None:
         """Close the connections to DNS servers that were asked over TCP."""
-        if self._ownResolver is not None:
-            for connection in list(self._ownResolver.connections):
+        resolver, self._ownResolver = self._ownResolver, None
+        if resolver is not None:
+            resolver.resolv = None  # it is read again every minute
+            for connection in list(resolver.connections):
                 connection.transport.loseConnection()
 
     async def onMailFrom(self, address: Address, session: Session) -> None:
@@ -236,9 +238,14 @@ class SenderAuthentication:
 
         return IReactorTime(reactor)
 
-    def _resolver(self) -> IResolver | None:
-        if self.resolver is None and self.servers and self._ownResolver is None:
+    def _resolver(self) -> IResolver:
+        if self.resolver is not None:
+            return self.resolver
+        if self._ownResolver is None:
             from twisted.names import client
 
-            self._ownResolver = client.Resolver(servers=list(self.servers))
-        return self.resolver or self._ownResolver
+            # Not client.getResolver(), whose cache is unbounded: senders choose the names, the records and their TTL.
+            servers = list(self.servers)
+            self._ownResolver = client.Resolver(servers=servers) if servers else client.Resolver("/etc/resolv.conf")
+        resolver: IResolver = self._ownResolver
+        return resolver

@@ -36,7 +36,9 @@ class Dialogue:
     @ivar mailbox: the messages that it has accepted.
     """
 
-    def __init__(self, zone: Any = None, unless: Any = (), server: dict[str, Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self, zone: Any = None, unless: Any = (), server: dict[str, Any] | None = None, **options: Any
+    ) -> None:
         self.layer = SenderAuthentication(resolver=zone or Zone(records()), **options)
         self.mailbox = Mailbox()
         hooks = [Layer(self.layer, unless=unless), SimpleNamespace(onData=self.mailbox.onData)]
