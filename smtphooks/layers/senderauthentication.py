@@ -50,6 +50,7 @@ class Findings:
     @ivar dkim: a result for each signature; None before the message has ended.
     @ivar arc: that of the chain of seals; None as above.
     @ivar dmarc: that of the author's domain; None as above.
+    @ivar transaction: number of the transaction that this is about.
     """
 
     helo: SPFResult | None = None
@@ -57,6 +58,12 @@ class Findings:
     dkim: Sequence[DKIMResult] | None = None
     arc: ARCResult | None = None
     dmarc: DMARCResult | None = None
+    transaction: int = 0
+
+    def begin(self, transaction: int) -> None:
+        """Of another transaction nothing is known."""
+        self.helo = self.spf = self.dkim = self.arc = self.dmarc = None
+        self.transaction = transaction
 
 
 def _serverOf(item: Any) -> Any:
@@ -156,7 +163,7 @@ class SenderAuthentication:
         from smtphooks.layers.senderchecks import checkSPF
 
         found = session.of(self)
-        found.helo = found.spf = found.dkim = found.arc = found.dmarc = None
+        found.begin(session.transaction)
         if maybeIP(session.remoteAddress) is None:  # a UNIX socket
             return
         check = partial(checkSPF, client=session.remoteAddress, helo=session.hostNameAppearsAs, sender=address)
@@ -185,6 +192,8 @@ class SenderAuthentication:
         from smtphooks.layers.senderchecks import checkAuthor, checkSignatures, newScan
 
         found, scan = session.of(self), newScan()
+        if found.transaction != session.transaction:  # a condition exempted the client at MAIL
+            found.begin(session.transaction)
         async for chunk in stream:
             scan.feed(chunk)
         scan.close()

@@ -90,3 +90,30 @@ def test_a_second_author_cannot_hide_behind_a_bare_cr() -> None:
     dialogue = Dialogue(dmarc="reject")
     assert dialogue.send(forged, body="BINARYMIME") == "550 5.7.1 DMARC: the header has a bare CR"
     assert dialogue.send(SIGNED, body="BINARYMIME").startswith("250 ")
+
+
+# --- One message after the other ---
+
+
+def test_what_was_found_of_one_message_is_not_said_of_another() -> None:
+    exempt = []
+    dialogue = Dialogue(unless=[lambda session: session.envelope.mailFrom.address in exempt])
+    dialogue.send(SIGNED)
+    assert (dialogue.found.spf.result, dialogue.found.dmarc.result) == ("pass", "pass")
+    # The layer is not asked at MAIL, but with the message, as a condition may say.
+    client = dialogue.client
+    exempt.append("x@other.example")
+    client.say("MAIL FROM:<x@other.example>", RCPT)
+    exempt.clear()
+    client.feed(b"BDAT 12 LAST\r\nSubject: x\r\n")
+    assert dialogue.mailbox[1].startswith(b"Authentication-Results: mx.test;\r\n\tarc=none;\r\n\tdmarc=permerror ")
+    assert dialogue.found.spf is dialogue.found.helo is None
+
+
+def test_nothing_is_left_of_a_client_when_xclient_names_another() -> None:
+    dialogue = Dialogue(server={"useXClient": True})
+    dialogue.send(SIGNED)
+    dialogue.client.say("XCLIENT ADDR=198.51.100.1", HELLO)
+    dialogue.send(SIGNED)
+    assert (dialogue.found.spf.result, dialogue.found.dmarc.result) == ("fail", "pass")
+    assert b"\tspf=fail smtp.mailfrom=a.example;" in dialogue.mailbox[1]
