@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.names import dns
 
 from smtphooks.layer import Layer
 from smtphooks.layers import SenderAuthentication
@@ -55,7 +57,8 @@ class Dialogue:
         """Send a message with BDAT, and return the last reply."""
         self.client.say(f"MAIL FROM:<{sender}> BODY={body}", RCPT)
         self.client.feed(b"BDAT %d LAST\r\n" % len(message) + message)
-        return self.client.replies()[-1]
+        replies = self.client.replies()
+        return replies[-1] if replies else ""
 
 
 def resultsIn(message: bytes) -> list[str]:
@@ -117,3 +120,40 @@ def test_nothing_is_left_of_a_client_when_xclient_names_another() -> None:
     dialogue.send(SIGNED)
     assert (dialogue.found.spf.result, dialogue.found.dmarc.result) == ("fail", "pass")
     assert b"\tspf=fail smtp.mailfrom=a.example;" in dialogue.mailbox[1]
+
+
+# --- A DNS of which parts are dead ---
+
+
+class PartlyDead(Zone):
+    """A resolver that never answers about some names."""
+
+    def __init__(self, records: dict[str, list[Any]], *dead: str) -> None:
+        super().__init__(records)
+        self._dead = dead
+
+    def query(self, query: dns.Query, timeout: Any = None) -> Deferred[Any]:
+        return Deferred() if query.name.name.decode() in self._dead else super().query(query, timeout)
+
+
+def test_a_dead_name_in_helo_takes_no_time_from_the_reverse_path() -> None:
+    zone = PartlyDead(
+        records(**{"b.example": [text("v=spf1 include:a.example -all")]}),
+        "client.test",
+    )
+    dialogue = Dialogue(zone, spf="reject")
+    dialogue.client.say("MAIL FROM:<x@b.example>")
+    dialogue.client.clock.pump([1] * 20)
+    assert dialogue.client.replies()[-1].startswith("250 ")
+    assert (dialogue.found.helo.result, dialogue.found.spf.result) == ("temperror", "pass")
+
+
+def test_a_dead_signer_takes_no_time_from_the_author() -> None:
+    zone = PartlyDead(records(), "test._domainkey.dead.example")
+    message = SIGNED.replace(b"d=example.com", b"d=dead.example").partition(b"Authentication-Results:")[0] + SIGNED
+    dialogue = Dialogue(zone, dmarc="reject")
+    dialogue.send(message.replace(b"i=@example.com", b"i=@dead.example", 1))
+    dialogue.client.clock.pump([1] * 20)
+    assert dialogue.client.replies()[-1].startswith("250 ")
+    assert [result.result for result in dialogue.found.dkim] == ["temperror", "pass"]
+    assert dialogue.found.dmarc.result == "pass"

@@ -145,8 +145,8 @@ async def settled(
 
     @param answers: what is known before, to which the answers are added.
     @param clock: measures the timeout.
-    @param timeout: seconds for all questions together.  What is open then is a temporary failure, and the function is
-        run with that to its end.
+    @param timeout: seconds for all questions together; each may take half of what is left of them.  What is open then
+        is a temporary failure, and the function is run with that to its end.
     @param limit: the number of questions; further ones are a temporary failure.
     @return: what the function returns; what it raises is raised, unless a question was open.
     """
@@ -214,7 +214,8 @@ class _Asking:
 
     async def _ask(self, name: str, kind: str) -> list[tuple[str, int, Any]] | None:
         """The records of one answer: owner, number of the kind, value.  None if there is no such name."""
-        left = self._deadline - self._clock.seconds()
+        # Half of the time that is left, so that a name whose servers are dead leaves some for what is asked after it.
+        left = (self._deadline - self._clock.seconds()) / 2
         late = TemporaryFailure(f"no answer in time about {kind} of {name}")
         if left <= 0:
             raise late
