@@ -232,7 +232,7 @@ def test_the_file_is_not_closed_while_a_thread_works_on_it(
     stream.append(MESSAGE)
     pool.run()
     if isWritten:
-        stream.complete()
+        stream.append(b"", isLast=True)
         reading = [Result(anext(spool.open())) for _ in range(2)]
     else:
         stream.append(MESSAGE)

@@ -140,8 +140,8 @@ def test_counts_have_a_method_increment() -> None:
 )
 def test_there_are_only_the_hooks_that_the_limits_need(what: str, hooks: set[str]) -> None:
     layer = rateLimit(f"9 {what} per hour per client")
-    assert {name for name in (*HOOK_NAMES, "onReply", "filterData") if callable(getattr(layer, name, None))} == hooks
-    assert {name for name in HOOK_NAMES if hookOf(layer, name)} == hooks - {"onReply", "filterData"}
+    assert {name for name in (*HOOK_NAMES, "filterData") if callable(getattr(layer, name, None))} == hooks
+    assert {name for name in HOOK_NAMES if hookOf(layer, name)} == hooks - {"filterData"}
 
 
 # --- connections ---

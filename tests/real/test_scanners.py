@@ -1,151 +1,131 @@
-"""Debian's rspamd and clamd at once in front of one mailbox: whatever becomes of them, nothing unseen is let past."""
+"""Rspamd and ClamAV as an operator configures them, beside each other, with Debian's programs, also stopped or gone."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import smtplib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-from smtphooks.layer import Layer
-from smtphooks.layers import ClamAV, Rspamd
-from smtphooks.layers.exchange import ScannerFault
-from tests.conftest import Logged
-from tests.real.programs import requires
+import pytest
+
+from tests.real.programs import PATIENCE, Maildir, Service, freePort, requires, table, tcp
 from tests.real.test_clamav import VIRUSES, Clamd
-from tests.real.test_rspamd import RspamdProgram, about
-from tests.support import ENVELOPE, Mailbox
-from tests.test_tcp import served
+from tests.real.test_rspamd import GTUBE, RspamdProgram, about
 
 pytestmark = requires("clamd", "rspamd")
 
-CLEAN, SPAM = about(b"hello"), about(b"spam")
-VIRUS = CLEAN + VIRUSES["Own.Text"] + b"\r\n"
 
-ACCEPTED = b"250 2.0.0 Message accepted\r\n"
-TRY_AGAIN = b"451 4.3.0 Temporary server error, please try again later\r\n"
-REFUSED_AS_SPAM = b"554 5.7.1 Message refused as spam\r\n"
-REFUSED_AS_VIRUS = b"550 5.7.1 Message refused, it contains Own.Text.UNOFFICIAL\r\n"
+class Server:
+    """A service with both layers in front of a Maildir, and the scanners that it asks."""
 
-
-class Scanners:
-    """
-    Both programs.
-
-    @ivar processes: those of each, by its name.
-    """
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, maildir: Maildir, onFault: str, timeout: int) -> None:
         for name in ("clamd", "rspamd"):
             (folder / name).mkdir()
         self.clamd, self.rspamd = Clamd(folder / "clamd"), RspamdProgram(folder / "rspamd")
-        workers = Path(f"/proc/{self.rspamd.pid}/task/{self.rspamd.pid}/children").read_text().split()
-        self.processes = {"clamd": [self.clamd.pid], "rspamd": [self.rspamd.pid, *map(int, workers)]}
-
-    def layers(self, timeout: float = 30, **options: Any) -> list[Layer]:
-        scanners = [
-            Rspamd(url=self.rspamd.url, timeout=timeout),
-            ClamAV(endpoint=self.clamd.tcp, timeout=timeout),
+        self._port = freePort()
+        common = {"onFault": onFault, "timeout": timeout}
+        layers = [
+            {"use": "smtphooks.layers:Rspamd", "url": self.rspamd.url, **common},
+            {"use": "smtphooks.layers:ClamAV", "endpoint": self.clamd.unix, **common},
+            {"use": "smtphooks.stores:Maildir", "path": maildir.path},
         ]
-        return [Layer(scanner, **options) for scanner in scanners]
+        tables = [
+            table("options", {"authOptional": True}),
+            *[table("[layer]", layer) for layer in layers],
+            table("[listener]", {"endpoint": tcp(self._port)}),
+        ]
+        config = folder / "smtphooks.toml"
+        config.write_text("\n".join(tables))
+        self.service = Service(folder, ["--config", str(config)], [tcp(self._port)])
 
-    @contextmanager
-    def stalled(self, name: str) -> Iterator[None]:
-        """One of them accepts connections and octets, as the kernel does that for it, and does nothing."""
-        for process in self.processes[name]:
-            os.kill(process, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for process in self.processes[name]:
-                os.kill(process, signal.SIGCONT)
+    def send(self, message: bytes) -> int:
+        """The code of the reply to a message."""
+        with smtplib.SMTP("127.0.0.1", self._port, "client.example", PATIENCE) as client:
+            client.ehlo()
+            client.mail("a@client.example")
+            client.rcpt("b@mx.example")
+            return client.data(message)[0]
 
     def stop(self) -> None:
+        self.service.terminate()
         self.clamd.kill()
-        self.rspamd.terminate()
+        self.rspamd.terminate()  # which ends its workers as well
 
 
-class Dialogue:
-    """
-    A client of a server with some layers.
+@pytest.fixture
+def startServer(tmp_path: Path, maildir: Maildir) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
 
-    @ivar mailbox: the messages that it has accepted.
-    """
+    def start(onFault: str = "tempfail", timeout: int = 60) -> Server:
+        servers.append(Server(tmp_path, maildir, onFault, timeout))
+        return servers[-1]
 
-    def __init__(self) -> None:
-        self.mailbox = Mailbox()
-        self._client: Any = None
-
-    async def begin(self, serve: Any, layers: list[Layer]) -> Dialogue:
-        server = await serve(hooks=[*layers, SimpleNamespace(onData=self.mailbox.onData)], onClose=None)
-        self._client = await server.connect()
-        await self._client.until(b"220 ")
-        return self
-
-    async def send(self, message: bytes, reply: bytes) -> None:
-        await self.sendBeginning(message)
-        await self.sendEnd(b"", reply)
-
-    async def sendBeginning(self, octets: bytes) -> None:
-        """Send octets of a message, and wait until the server has them."""
-        self._client.say(*ENVELOPE)
-        self._client.transport.write(b"BDAT %d\r\n" % len(octets) + octets)
-        await self._client.until(b"250 2.1.5 ")
-        await self._client.until(b"250 2.0.0 ")
-
-    async def sendEnd(self, octets: bytes, reply: bytes) -> None:
-        self._client.transport.write(b"BDAT %d LAST\r\n" % len(octets) + octets)
-        await self._client.until(reply)
+    yield start
+    for server in servers:
+        server.stop()
 
 
-@served
-async def test_nothing_is_let_past_while_a_scanner_stalls_or_is_gone(
-    serve: Any, logged: Logged, tmp_path: Path
+def test_both_decide_on_every_message(startServer: Callable[..., Server], maildir: Maildir) -> None:
+    server = startServer()
+    virus = VIRUSES["Own.Text"]
+    assert server.send(about(b"a virus") + virus) == 550
+    assert server.send(about(b"spam")) == 554
+    assert server.send(about(b"soft")) == 451
+    assert server.send(about(b"GTUBE and a virus") + GTUBE + virus) in (550, 554)
+    assert maildir.files() == []
+    large = about(b"mark") + b"line\r\n" * 100_000  # too much for the memory of a spool
+    assert server.send(large) == 250
+    assert maildir.message().content == large.replace(b"mark\r\n", b"mark\r\nX-Spam: Yes\r\n").replace(b"\r\n", b"\n")
+    server.service.waitForLine("clamd found Own.Text.UNOFFICIAL")
+    server.service.waitForLine("rspamd: add header, score 25.00 of")
+    assert "Traceback" not in server.service.output
+
+
+@pytest.mark.parametrize("name", ["clamd", "rspamd"])
+@pytest.mark.parametrize("isStopped", [True, False])
+def test_no_message_passes_while_one_of_them_is_stopped_or_gone(
+    startServer: Callable[..., Server], maildir: Maildir, name: str, isStopped: bool
 ) -> None:
-    scanners = Scanners(tmp_path)
+    server = startServer(timeout=3)
+    scanner: Clamd | RspamdProgram = getattr(server, name)
+    pids = [scanner.pid] if name == "clamd" else workersOf(scanner.pid)
+    if isStopped:
+        sendAll(signal.SIGSTOP, pids)
+    else:
+        scanner.terminate()
     try:
-        dialogue = await Dialogue().begin(serve, scanners.layers())
-        await dialogue.send(CLEAN, ACCEPTED)
-        await dialogue.send(SPAM, REFUSED_AS_SPAM)
-        await dialogue.send(VIRUS, REFUSED_AS_VIRUS)
-        assert dialogue.mailbox == [CLEAN]
-        for options in ({"timeout": 0.5}, {"timeout": 0, "hookTimeout": 0.5}):
-            for name in ("clamd", "rspamd"):
-                stalling = await Dialogue().begin(serve, scanners.layers(**options))
-                with scanners.stalled(name):
-                    await stalling.send(CLEAN, b"451 4.")
-                assert stalling.mailbox == []
-                logged.takeFailures(ScannerFault)
-        # What is let past without one of them is still seen by the other.
-        passing = await Dialogue().begin(serve, scanners.layers(timeout=0.5, onFault="pass"))
-        with scanners.stalled("rspamd"):
-            await passing.send(SPAM, ACCEPTED)
-            await passing.send(VIRUS, REFUSED_AS_VIRUS)
-        scanners.clamd.kill()
-        await passing.send(VIRUS, ACCEPTED)
-        await passing.send(SPAM, REFUSED_AS_SPAM)
-        assert passing.mailbox == [SPAM, VIRUS]
-        await dialogue.send(CLEAN, TRY_AGAIN)
-        assert dialogue.mailbox == [CLEAN]
-        assert logged.takeFailures(ScannerFault)
+        assert server.send(about(b"hello")) == 451
+        assert server.send(about(b"large") + b"line\r\n" * 100_000) == 451
     finally:
-        scanners.stop()
+        if isStopped:
+            sendAll(signal.SIGCONT, pids)
+    assert maildir.files() == []
+    server.service.waitForLine("has not answered within 3 seconds" if isStopped else "cannot be reached")
+    if isStopped:
+        assert server.send(about(b"hello")) == 250
+        assert maildir.message().content == about(b"hello").replace(b"\r\n", b"\n")
 
 
-@served
-async def test_nothing_is_let_past_when_a_scanner_dies_within_a_message(
-    serve: Any, logged: Logged, tmp_path: Path
+def sendAll(number: signal.Signals, pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
+def workersOf(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_messages_pass_without_them_if_the_operator_wants_that(
+    startServer: Callable[..., Server], maildir: Maildir
 ) -> None:
-    scanners = Scanners(tmp_path)
-    try:
-        dialogue = await Dialogue().begin(serve, scanners.layers())
-        await dialogue.sendBeginning(CLEAN)
-        scanners.clamd.kill()
-        await dialogue.sendEnd(b"more\r\n", TRY_AGAIN)
-        assert dialogue.mailbox == []
-        assert logged.takeFailures(ScannerFault)
-    finally:
-        scanners.stop()
+    server = startServer(onFault="pass")
+    server.clamd.terminate()
+    assert server.send(about(b"mark") + VIRUSES["Own.Text"]) == 250
+    (stored,) = maildir.messages()
+    assert b"X-Spam: Yes\n" in stored.content
+    server.rspamd.terminate()
+    assert server.send(about(b"mark")) == 250
+    assert about(b"mark").replace(b"\r\n", b"\n") in [stored.content for stored in maildir.messages()]
