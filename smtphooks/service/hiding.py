@@ -64,7 +64,9 @@ def _secretsIn(value: object, secrets: Collection[str] | None, isSecret: bool = 
     """The texts of all secrets."""
     if isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _secretsIn(item, None, isSecret or _isSecret(name, item, secrets))
+            # A table that its class declares as secret says by its own names what in it is: errors need the others.
+            isHidden = saysSecret(name) if isinstance(item, Mapping) else _isSecret(name, item, secrets)
+            yield from _secretsIn(item, None, isSecret or isHidden)
     elif isinstance(value, list):
         for item in value:
             yield from _secretsIn(item, None, isSecret)

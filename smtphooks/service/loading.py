@@ -51,7 +51,8 @@ def prepared(settings: HooksSettings, folder: str | None) -> HooksSettings:
         _checkNames(settings, maker)
     facts = {}
     if isinstance(maker, type) and attrs.has(maker):
-        facts = {field.alias or field.name: field.metadata for field in attrs.fields(maker)}
+        # A private attribute may have the alias of an option.
+        facts = {field.alias or field.name: field.metadata for field in attrs.fields(maker) if field.init}
     options = {
         name: _absolute(folder, value, facts.get(name, {})) if folder is not None else value
         for name, value in settings.options.items()

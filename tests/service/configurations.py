@@ -13,6 +13,7 @@ from smtphooks.service.settings import ConfigError
 from tests.certificates import Authority
 
 MODULE = """
+import attrs
 from smtphooks import Extension, Hooks
 from smtphooks.optionkinds import count, option, withOptions
 
@@ -54,6 +55,8 @@ class Declared:
     secret: str = option(None, "a path", bool, isSecret=True, isPath=lambda text: text[0] in "./")
     word: str = option("", "a short text", lambda value: len(value) < 9, isSecret=True)
     number: int = count(3, "things")
+    _file: object = attrs.field(default=None, init=False)
+    _token: object = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self):
         if self.number == 1:

@@ -148,7 +148,7 @@ def test_the_working_folder_is_searched_last(folder: Path) -> None:
         (
             MAIL + "[hooks-options]\nbad = 1\n",
             "smtphooks.toml: hooks: calling mailapp:Mail failed, correct it or [hooks-options]: ValueError: bad is bad "
-            "(<folder>/mailapp.py, line 9)",
+            "(<folder>/mailapp.py, line 10)",
         ),
         (
             MAIL + "[options]\nextensions = 'mailapp:limit'\n",

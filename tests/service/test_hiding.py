@@ -56,6 +56,13 @@ def test_what_is_known_of_a_table_counts_for_its_own_options_alone() -> None:
         ({"word": ["one", "two"]}, {"word"}, "neither two nor one", "neither (not shown) nor (not shown)"),
         ({"token": 'a"b'}, None, 'it is "a\\"b" here', 'it is "(not shown)" here'),
         ({"a": {"token": 12345}}, None, "12345 is no token", "(not shown) is no token"),
+        (
+            {"database": {"module": "pg", "password": "x5"}},
+            {"database"},
+            "no module pg: x5",
+            "no module pg: (not shown)",
+        ),
+        ({"credentials": {"user": "ann"}}, None, "no ann", "no (not shown)"),
         ({"user": "ann"}, None, "no ann at amqp://ann:x@mq", "no ann at amqp://ann:(not shown)@mq"),
         ({"password": ""}, None, "it is empty", "it is empty"),
         ({"token": "ab", "secret": "abc"}, None, "abc, ab", "(not shown), (not shown)"),
