@@ -81,22 +81,37 @@ def linksOf(layers: Sequence[Layer], name: str) -> list[Link]:
 def maybePassage(layers: Sequence[Layer], clock: Callable[[], IReactorTime]) -> Passage | None:
     """What a message goes through on its way to C{onData}; None if nothing stands in between."""
     stages: list[Link | list[Link]] = []
+    for name, those in stagesOf(layers):
+        links = linksOf(those, name)
+        stages += [links] if name == "inspectData" else links
+    timeout = max([layer.hookTimeout for layer in layersWith(layers, "onData")], default=0.0)
+    return Passage(stages, timeout, clock) if stages or timeout else None
+
+
+def stagesOf(layers: Sequence[Layer]) -> list[tuple[str, list[Layer]]]:
+    """
+    The stages on the way of a message to C{onData}, in order: a hook, and the layers that it is asked of.
+
+    Those of a stage of C{inspectData} look at the message at once; those of one of C{filterData} are put one into
+    another.
+    """
+    stages: list[tuple[str, list[Layer]]] = []
     inspectors: list[Layer] = []
     for layer in layers:
         if hookOf(layer.hooks, "inspectData"):
             inspectors.append(layer)
         elif hookOf(layer.hooks, "filterData"):
             # What goes on behind this filter is another message, at which others can only look when it is there.
-            stages += [*_inspection(inspectors), *linksOf([layer], "filterData")]
+            stages += [*_inspection(inspectors), ("filterData", [layer])]
             inspectors = []
-    stages += _inspection(inspectors)
-    timeout = max([layer.hookTimeout for layer in layersWith(layers, "onData")], default=0.0)
-    return Passage(stages, timeout, clock) if stages or timeout else None
+    return stages + _inspection(inspectors)
 
 
-def _inspection(inspectors: Sequence[Layer]) -> list[Link | list[Link]]:
+def _inspection(inspectors: list[Layer]) -> list[tuple[str, list[Layer]]]:
     """Layers that look at one message at once, and then filter it one after the other."""
-    return [linksOf(inspectors, "inspectData"), *linksOf(inspectors, "filterData")] if inspectors else []
+    filters = layersWith(inspectors, "filterData")
+    found = [("inspectData", inspectors), ("filterData", filters)]
+    return [(name, those) for name, those in found if those]
 
 
 def composed(layers: Sequence[Layer], chainOf: Callable[[str, list[Link]], Chain]) -> dict[str, Callable[..., Any]]:

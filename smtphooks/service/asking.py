@@ -7,18 +7,19 @@ This module knows nothing of the configuration, and does not decide how layers a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 
+from smtphooks.composition import stagesOf
 from smtphooks.connection.runner import TOLD
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, nameOf
 from smtphooks.layer import PASS, Layer
 from smtphooks.service.endpoints import isBeyondLoopback
 
-# In the order of life: a message is inspected and filtered before it is delivered.
-_BEFORE = HOOK_NAMES[: HOOK_NAMES.index("onData")]
-_AFTER = HOOK_NAMES[HOOK_NAMES.index("onData") :]
-_ORDER = ("onStart", *_BEFORE, "inspectData", "filterData", *_AFTER, "onStop")
+# In the order of life.
+_ORDER = ("onStart", *HOOK_NAMES, "onStop")
 _LIFE = ("onStart", "onStop")
 
 # Where no layer has these hooks.
@@ -31,15 +32,29 @@ _WITHOUT = {
 def questions(factory: SMTPServerFactory) -> Iterator[str]:
     """For each hook the layers in the order in which they are asked, with conditions, timeouts and faults."""
     for hook in _ORDER:
+        if hook == "onData":
+            yield from _stages(factory)
         layers = factory.layersWith(hook)
         if hook == "onStop":
             layers.reverse()
         if layers:
-            yield f"{hook}: {', '.join(_place(layer, hook, factory.options.hookTimeout) for layer in layers)}"
+            yield f"{hook}: {_places(layers, hook, factory)}"
         elif hook == "onAuth" and factory.onAuth is not None:
             yield "onAuth: the checkers"
         elif hook in _WITHOUT:
             yield f"{hook}: {_WITHOUT[hook]}"
+
+
+def _stages(factory: SMTPServerFactory) -> Iterator[str]:
+    """What a message goes through before it is delivered; filters without an inspector in between share a line."""
+    for hook, stages in groupby(stagesOf(factory.layers), itemgetter(0)):
+        layers = [layer for _, those in stages for layer in those]
+        areAtOnce = hook == "inspectData" and len(layers) > 1
+        yield f"{hook}{', all at once' if areAtOnce else ''}: {_places(layers, hook, factory)}"
+
+
+def _places(layers: Sequence[Layer], hook: str, factory: SMTPServerFactory) -> str:
+    return ", ".join(_place(layer, hook, factory.options.hookTimeout) for layer in layers)
 
 
 def _place(layer: Layer, hook: str, mostSeconds: float) -> str:

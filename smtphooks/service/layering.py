@@ -15,7 +15,7 @@ import attrs
 from smtphooks.errors import OptionError
 from smtphooks.hooks import FURTHER, HOOK_NAMES, faultOf, hookOf
 from smtphooks.layer import PASS, Layer
-from smtphooks.service.hiding import scrubbed
+from smtphooks.service.hiding import scrubbedFor
 from smtphooks.service.loading import lineOf, loadHooks, prepared
 from smtphooks.service.settings import AuthSettings, ConfigError, HooksSettings, cause
 from smtphooks.service.toml import toTOML
@@ -76,7 +76,7 @@ def _makeHooks(settings: HooksSettings, auth: AuthSettings | None) -> object:
             f"{settings.where}: {settings.name} has hooks that cannot be looked at, correct it:"
             f" {cause(error)}{lineOf(error)}"
         )
-        raise ConfigError(scrubbed(sentence, settings.options, settings.secrets)) from error
+        raise ConfigError(scrubbedFor(sentence, settings)) from error
     found = {name for name in _HOOK_NAMES if hookOf(hooks, name)}
     if not found:
         raise ConfigError(f"{settings.where}: {settings.name} has no hook, give it a method such as onRcptTo or onData")

@@ -242,7 +242,20 @@ def _readLayer(where: str, table: str, number: int, given: object) -> HooksSetti
         missing = f"missing, but there is {near[0]}" if near else "missing"
         shown = missing if name is None else toTOML(name)
         raise ConfigError(f'{place}: use is {shown}, it wants a text, "package.module:Name"')
-    return HooksSettings(f"{place} ({name})", name, options, f"{table} {number}", layer)
+    return _withObjects(HooksSettings(f"{place} ({name})", name, options, f"{table} {number}", layer))
+
+
+def _withObjects(settings: HooksSettings) -> HooksSettings:
+    """The same settings; an option that is a table with C{use} is an object of its own."""
+    options, objects = dict(settings.options), {}
+    for key, given in settings.options.items():
+        if isinstance(given, Mapping) and "use" in given:
+            own = dict(options.pop(key))
+            name = own.pop("use")
+            if not isinstance(name, str):
+                raise ConfigError(f'{settings.where}: {key}: use is {toTOML(name)}, it wants "package.module:Name"')
+            objects[key] = _withObjects(HooksSettings(f"{settings.where}: {key} ({name})", name, own, key, {}))
+    return attrs.evolve(settings, options=options, objects=objects)
 
 
 def _readListener(path: str, number: int, table: object) -> ListenerSettings:

@@ -47,6 +47,7 @@ class HooksSettings:
     @ivar where: where the setting stands.
     @ivar name: C{package.module:Name}.
     @ivar options: the arguments to call it with.
+    @ivar objects: those arguments that are objects to be made as well, by name.
     @ivar table: where these stand.
     @ivar layer: what holds for all its hooks, from the table of its layer; None where it stands in no such table.
     @ivar secrets: the options that must not be shown, by name; None until it is loaded.
@@ -59,6 +60,7 @@ class HooksSettings:
     table: str = "[hooks-options]"
     layer: Mapping[str, Any] | None = None
     secrets: frozenset[str] | None = None
+    objects: Mapping[str, HooksSettings] = attrs.field(factory=dict, kw_only=True)
     fix: str = attrs.field(kw_only=True)
 
     @fix.default

@@ -53,6 +53,33 @@ def test_hooks_stand_in_the_order_of_a_connections_life_and_layers_in_theirs() -
     ]
 
 
+class Tagging:
+    async def filterData(self, stream: Any, session: Any) -> Any:
+        yield b""
+
+
+class Looking:
+    async def inspectData(self, stream: Any, session: Any) -> None: ...
+
+
+def test_inspectors_that_look_at_a_message_at_once_share_a_line_which_says_so() -> None:
+    assert asked(Looking(), Picky(), Layer(Scanner(), hookTimeout=3), Tagging(), Store())[3:-2] == [
+        "inspectData, all at once: Looking, Scanner (at most 3 s)",
+        "filterData: Scanner (at most 3 s), Tagging",
+        "onData: Store",
+    ]
+
+
+def test_an_inspector_behind_a_filter_looks_at_what_comes_out_of_it() -> None:
+    assert asked(Looking(), Tagging(), Looking(), Store())[1:-1] == [
+        "onRcptTo: no layer, every recipient is accepted",
+        "inspectData: Looking",
+        "filterData: Tagging",
+        "inspectData: Looking",
+        "onData: Store",
+    ]
+
+
 def test_conditions_timeouts_and_faults_stand_behind_the_layer() -> None:
     layer = Layer(Picky(), unless=["authenticated", "192.0.2.0/24"], hookTimeout=2.5, onFault="pass")
     assert asked(layer, Store())[1:3] == [
