@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from smtphooks.connection.chain import Chain, Link, linkOf
 from smtphooks.connection.passage import Passage
 from smtphooks.errors import OptionError
-from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
+from smtphooks.hooks import HOOK_NAMES, authenticates, faultOf, hookOf
 from smtphooks.layer import PASS, Layer
 
 
@@ -31,7 +31,8 @@ def layersOf(hooks: object, named: Mapping[str, Any]) -> tuple[Layer, ...]:
     given: Sequence[object] = hooks if areMany else () if hooks is None else [hooks]  # type: ignore[assignment]
     layers = tuple(each if isinstance(each, Layer) else Layer(each) for each in given)
     fault = faultOf(None, named) or next(filter(None, (faultOf(layer.hooks, {}) for layer in layers)), None)
-    fault = fault or _deliveryFault(layers, named, areMany) or (_namedFault(layers, named) if areMany else None)
+    fault = fault or _deliveryFault(layers, named, areMany) or _authFault(layers)
+    fault = fault or (_namedFault(layers, named) if areMany else None)
     if fault is not None:
         raise OptionError(fault, options=["hooks"])
     return layers
@@ -52,6 +53,20 @@ def _deliveryFault(layers: Sequence[Layer], named: Mapping[str, Any], areMany: b
             which = "unless" if layer.unless else f'onFault = "{PASS}"'
             return (
                 f"layer {layer.name} has onData and {which}, leave that out: a message that nobody stores would be lost"
+            )
+    return None
+
+
+def _authFault(layers: Sequence[Layer]) -> str | None:
+    """A layer that authenticates ends the question, so one behind it that only refuses would not be asked."""
+    first: Layer | None = None
+    for layer in layersWith(layers, "onAuth"):
+        if authenticates(layer.hooks):
+            first = first or layer
+        elif first is not None:
+            return (
+                f"layer {layer.name} can only refuse in onAuth and stands behind layer {first.name}, which"
+                " authenticates, put it in front"
             )
     return None
 

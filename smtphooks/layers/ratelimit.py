@@ -114,6 +114,7 @@ class RateLimit:
     counts: Counts = objectWith("increment", "an object with methods check and increment")
 
     State = _State
+    authenticates = False
 
     def __attrs_post_init__(self) -> None:
         if self.counts is None:

@@ -14,7 +14,7 @@ from operator import itemgetter
 from smtphooks.composition import stagesOf
 from smtphooks.connection.runner import TOLD
 from smtphooks.factory import SMTPServerFactory
-from smtphooks.hooks import HOOK_NAMES, nameOf
+from smtphooks.hooks import HOOK_NAMES, authenticates, nameOf
 from smtphooks.layer import PASS, Layer
 from smtphooks.service.endpoints import isBeyondLoopback
 
@@ -37,10 +37,13 @@ def questions(factory: SMTPServerFactory) -> Iterator[str]:
         layers = factory.layersWith(hook)
         if hook == "onStop":
             layers.reverse()
-        if layers:
-            yield f"{hook}: {_places(layers, hook, factory)}"
-        elif hook == "onAuth" and factory.onAuth is not None:
-            yield "onAuth: the checkers"
+        if hook == "onAuth" and factory.onAuth is None:
+            continue  # layers that could only refuse are not asked
+        places = [_places(layers, hook, factory)] if layers else []
+        if hook == "onAuth" and not any(authenticates(layer.hooks) for layer in layers):
+            places.append("the checkers")
+        if places:
+            yield f"{hook}: {', '.join(places)}"
         elif hook in _WITHOUT:
             yield f"{hook}: {_WITHOUT[hook]}"
 

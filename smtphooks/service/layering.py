@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from smtphooks.errors import OptionError
-from smtphooks.hooks import FURTHER, HOOK_NAMES, faultOf, hookOf
+from smtphooks.hooks import FURTHER, HOOK_NAMES, authenticates, faultOf, hookOf
 from smtphooks.layer import PASS, Layer
 from smtphooks.service.hiding import scrubbedFor
 from smtphooks.service.loading import lineOf, loadHooks, prepared
@@ -83,7 +83,7 @@ def _makeHooks(settings: HooksSettings, auth: AuthSettings | None) -> object:
     fault = None if settings.layer is None else faultOf(hooks, {})
     if fault is not None:
         raise ConfigError(f"{settings.where}: {fault}")
-    if auth is not None and "onAuth" in found:
+    if auth is not None and authenticates(hooks):
         raise ConfigError(f"{auth.where} has checkers and {settings.title} has onAuth, leave one of them out")
     return hooks
 

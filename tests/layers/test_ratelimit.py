@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
+from smtphooks import SMTPServerFactory
 from smtphooks.errors import OptionError
 from smtphooks.hooks import HOOK_NAMES, hookOf
 from smtphooks.layers import RateLimit
 from smtphooks.layers.counts import Limit, MemoryCounts, Verdict
 from smtphooks.replies import Reply, SMTPError
+from smtphooks.sasl.portal import UserNameRealm
 from smtphooks.session import Address, Envelope, Session
 from tests.conftest import Logged
-from tests.support import Client, Transport, makeFactory
+from tests.support import Client, Mailbox, Transport, connect, makeFactory
 
 SENDER = "Sender@Client.test"
 BOB, CAROL = Address("bob@mx.test"), Address("carol@mx.test")
@@ -140,8 +145,8 @@ def test_counts_have_a_method_increment() -> None:
 )
 def test_there_are_only_the_hooks_that_the_limits_need(what: str, hooks: set[str]) -> None:
     layer = rateLimit(f"9 {what} per hour per client")
-    assert {name for name in (*HOOK_NAMES, "onReply", "filterData") if callable(getattr(layer, name, None))} == hooks
-    assert {name for name in HOOK_NAMES if hookOf(layer, name)} == hooks - {"onReply", "filterData"}
+    assert {name for name in (*HOOK_NAMES, "filterData") if callable(getattr(layer, name, None))} == hooks
+    assert {name for name in HOOK_NAMES if hookOf(layer, name)} == hooks - {"filterData"}
 
 
 # --- connections ---
@@ -328,6 +333,44 @@ def test_a_client_that_failed_too_often_is_refused() -> None:
     assert attempt(layer, sessionFrom("192.0.2.8")) == 250
     advance(layer, 1800)
     assert [attempt(layer, sessionFrom()) for _ in range(2)] == [250, 421]
+
+
+class TestWhereUsersAreChecked:
+    """The layer can only refuse; somebody else authenticates."""
+
+    LIMIT = "2 auth failures per hour per client"
+    WRONG, RIGHT = (f"AUTH PLAIN {b64encode(chr(0).encode() + pair).decode()}" for pair in (b"ann\0x", b"ann\0pencil"))
+
+    def test_a_portal_is_asked_behind_it(self) -> None:
+        portal = Portal(UserNameRealm(), [InMemoryUsernamePasswordDatabaseDontUse(ann=b"pencil")])
+        client = connect(
+            hooks=[rateLimit(self.LIMIT), Mailbox()], portal=portal, allowInsecureAuth=True, authMethods=["PLAIN"]
+        )
+        assert client.last("EHLO c.example", self.RIGHT).startswith("235")
+        client = connect(
+            hooks=[rateLimit(self.LIMIT), Mailbox()], portal=portal, allowInsecureAuth=True, authMethods=["PLAIN"]
+        )
+        client.say("EHLO c.example")
+        said = []
+        for _ in range(3):
+            said += client.say(self.WRONG)
+            client.clock.advance(60)  # the replies to failures are delayed
+            said += client.replies()
+        assert [line[:3] for line in said] == ["535", "535", "421"]
+
+    def test_where_nobody_authenticates_AUTH_is_not_offered(self) -> None:
+        client = connect(hooks=[rateLimit(self.LIMIT), Mailbox()], allowInsecureAuth=True, authOptional=True)
+        assert client.factory.onAuth is None
+        assert client.last("EHLO c.example", self.RIGHT).startswith("50")
+
+    def test_a_layer_in_front_that_authenticates_is_an_error(self) -> None:
+        class Users:
+            def onAuth(self, auth: Any, session: Any) -> str:
+                return "ann"
+
+        with pytest.raises(OptionError, match="RateLimit can only refuse in onAuth and stands behind layer Users"):
+            SMTPServerFactory(hooks=[Users(), rateLimit(self.LIMIT), Mailbox()])
+        SMTPServerFactory(hooks=[rateLimit(self.LIMIT), Users(), Mailbox()])
 
 
 def test_what_succeeds_or_fails_for_now_does_not_count() -> None:

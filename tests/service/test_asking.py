@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.portal import Portal
 
 from smtphooks import Layer, SMTPServerFactory
+from smtphooks.sasl.portal import UserNameRealm
 from smtphooks.service.asking import maybeWarning, questions
 
 
@@ -78,6 +81,19 @@ def test_an_inspector_behind_a_filter_looks_at_what_comes_out_of_it() -> None:
         "inspectData: Looking",
         "onData: Store",
     ]
+
+
+class Refusing:
+    authenticates = False
+
+    def onAuth(self, auth: Any, session: Any) -> None: ...
+
+
+def test_checkers_are_asked_behind_layers_that_only_refuse() -> None:
+    portal = Portal(UserNameRealm(), [InMemoryUsernamePasswordDatabaseDontUse()])
+    assert asked(Refusing(), Store(), portal=portal, authMethods=["PLAIN"])[1] == "onAuth: Refusing, the checkers"
+    assert asked(Refusing(), Users(), Store())[1] == "onAuth: Refusing, Users"
+    assert not any("onAuth" in line for line in asked(Refusing(), Store()))
 
 
 def test_conditions_timeouts_and_faults_stand_behind_the_layer() -> None:
