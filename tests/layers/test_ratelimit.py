@@ -26,7 +26,14 @@ from tests.conftest import Logged
 from tests.support import Client, Mailbox, Transport, connect, makeFactory
 
 SENDER = "Sender@Client.test"
-BOB, CAROL = Address("bob@mx.test"), Address("carol@mx.test")
+
+
+def addressOf(text: str, args: dict[str, Any] | None = None) -> Address:
+    local, _, domain = text.rpartition("@")
+    return Address(text, local, domain, args)
+
+
+BOB, CAROL = addressOf("bob@mx.test"), addressOf("carol@mx.test")
 REFUSED = Reply(535, "no")
 
 
@@ -43,7 +50,7 @@ def advance(layer: RateLimit, seconds: float) -> None:
 
 
 def sessionFrom(client: str = "192.0.2.7", user: Any = None, sender: str = SENDER, **args: Any) -> Session:
-    return Session(remoteAddress=client, user=user, envelope=Envelope(Address(sender, args=args)))
+    return Session(remoteAddress=client, user=user, envelope=Envelope(addressOf(sender, args=args)))
 
 
 def answer(coroutine: Coroutine[Any, Any, None]) -> SMTPError | None:
@@ -227,7 +234,7 @@ def test_the_null_reverse_path_has_no_limit_as_a_sender() -> None:
 def test_messages_are_counted_per_recipient() -> None:
     layer = rateLimit("1 message per hour per recipient")
     assert message(layer, sessionFrom(), BOB, CAROL) == [250, 250]
-    assert message(layer, sessionFrom("192.0.2.8"), Address("BOB@mx.test"), Address("dora@mx.test")) == [450, 250]
+    assert message(layer, sessionFrom("192.0.2.8"), addressOf("BOB@mx.test"), addressOf("dora@mx.test")) == [450, 250]
 
 
 @pytest.mark.parametrize("per", ["client", "user", "sender"])
@@ -246,14 +253,14 @@ def test_a_recipient_that_one_count_refuses_costs_nothing_elsewhere() -> None:
     for _ in range(5):
         assert message(layer, sessionFrom(), BOB) == [450]
     assert message(layer, sessionFrom(), CAROL) == [250]
-    assert message(layer, sessionFrom(), Address("dora@mx.test")) == [450]
+    assert message(layer, sessionFrom(), addressOf("dora@mx.test")) == [450]
 
 
 def test_a_message_whose_first_recipient_is_refused_counts_with_a_later_one() -> None:
     layer = rateLimit("2 messages per hour per client", "1 message per hour per recipient")
     assert message(layer, sessionFrom(), BOB) == [250]
     assert message(layer, sessionFrom(), BOB, CAROL) == [450, 250]
-    assert message(layer, sessionFrom(), Address("dora@mx.test")) == [450]
+    assert message(layer, sessionFrom(), addressOf("dora@mx.test")) == [450]
 
 
 # --- octets ---
@@ -265,14 +272,14 @@ def test_a_declared_size_is_checked_at_mail_and_not_charged() -> None:
         session = sessionFrom(SIZE="900")
         assert code(layer.onMailFrom(session.envelope.mailFrom, session)) == 250  # type: ignore[arg-type]
     assert octets(layer, sessionFrom(), b"x" * 600) == 250
-    assert code(layer.onMailFrom(Address(SENDER, args={"SIZE": "900"}), session)) == 450
-    assert code(layer.onMailFrom(Address(SENDER, args={"SIZE": "400"}), session)) == 250
-    assert code(layer.onMailFrom(Address(SENDER), session)) == 250
+    assert code(layer.onMailFrom(addressOf(SENDER, args={"SIZE": "900"}), session)) == 450
+    assert code(layer.onMailFrom(addressOf(SENDER, args={"SIZE": "400"}), session)) == 250
+    assert code(layer.onMailFrom(addressOf(SENDER), session)) == 250
 
 
 def test_a_size_that_never_fits_is_refused_for_good() -> None:
     layer = rateLimit("1000 octets per hour per client, burst 500")
-    refusal = answer(layer.onMailFrom(Address(SENDER, args={"SIZE": "501"}), sessionFrom()))
+    refusal = answer(layer.onMailFrom(addressOf(SENDER, args={"SIZE": "501"}), sessionFrom()))
     assert refusal is not None and (refusal.responseCode, refusal.enhancedCode) == (552, "5.3.4")
     assert octets(layer, sessionFrom(), b"x" * 501) == 552
 
@@ -316,6 +323,23 @@ def test_octets_are_charged_once_for_each_recipient() -> None:
     assert octets(layer, session, b"x" * 600) == 250
     session.envelope.rcptTo = [CAROL]
     assert octets(layer, session, b"x" * 600) == 450
+
+
+@pytest.mark.parametrize("per", ["recipient", "sender"])
+def test_no_other_spelling_of_an_address_is_another_address(per: str) -> None:
+    spellings = [
+        "ann@b\u00fccher.example",
+        "ANN@B\u00dcCHER.example",
+        '"ann"@xn--bcher-kva.example',
+        '"a\\nn"@xn--bcher-kva.EXAMPLE',
+    ]
+    client = connect(hooks=[rateLimit(f"1 message per hour per {per}"), Mailbox()], authOptional=True)
+    client.say("EHLO c.example")
+    codes = []
+    for each in spellings:
+        sender, recipient = (each, "x@y.example") if per == "sender" else ("x@y.example", each)
+        codes.append(client.say(f"MAIL FROM:<{sender}> SMTPUTF8", f"RCPT TO:<{recipient}>", "RSET")[1][:3])
+    assert codes == ["250", "450", "450", "450"]
 
 
 # --- failed authentications ---
