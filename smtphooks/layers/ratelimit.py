@@ -116,6 +116,7 @@ class RateLimit:
 
     State = _State
     authenticates = False
+    choosesRecipients = False
 
     def __attrs_post_init__(self) -> None:
         if self.counts is None:

@@ -14,7 +14,7 @@ from operator import itemgetter
 from smtphooks.composition import stagesOf
 from smtphooks.connection.runner import TOLD
 from smtphooks.factory import SMTPServerFactory
-from smtphooks.hooks import HOOK_NAMES, authenticates, nameOf
+from smtphooks.hooks import HOOK_NAMES, authenticates, choosesRecipients, nameOf
 from smtphooks.layer import PASS, Layer
 from smtphooks.service.endpoints import isBeyondLoopback
 
@@ -79,7 +79,11 @@ def _conditions(layer: Layer, hook: str, mostSeconds: float) -> Iterator[str]:
 
 def maybeWarning(endpoint: str, factory: SMTPServerFactory) -> str | None:
     """What the operator should know of a listener that other hosts can connect to; None if nothing."""
-    if factory.onRcptTo is not None or not isBeyondLoopback(endpoint):
+    if not isBeyondLoopback(endpoint):
+        return None
+    layers = factory.layersWith("onRcptTo")
+    # A function that was given by name is that of no layer.
+    if any(choosesRecipients(layer.hooks) for layer in layers) or (factory.onRcptTo is not None and not layers):
         return None
     client = "any client" if factory.options.authOptional else "any client that has authenticated"
     return (

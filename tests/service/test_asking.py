@@ -8,7 +8,7 @@ import pytest
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import Portal
 
-from smtphooks import Layer, SMTPServerFactory
+from smtphooks import Layer, SMTPServerFactory, layers
 from smtphooks.sasl.portal import UserNameRealm
 from smtphooks.service.asking import maybeWarning, questions
 
@@ -159,3 +159,33 @@ class TestWarning:
     def test_a_layer_that_decides_with_conditions_decides(self) -> None:
         hooks = [Layer(Picky(), unless=["authenticated"], onFault="pass"), Store()]
         assert maybeWarning("tcp:25", SMTPServerFactory(hooks=hooks, authOptional=True)) is None
+
+
+class Limiting:
+    choosesRecipients = False
+
+    def onRcptTo(self, address: Any, session: Any) -> None: ...
+
+
+def test_a_layer_that_does_not_look_for_the_recipient_silences_no_warning() -> None:
+    def warning(*hooks: Any, **named: Any) -> str | None:
+        return maybeWarning("tcp:25", SMTPServerFactory(hooks=[*hooks, Store()], authOptional=True, **named))
+
+    assert "any client may send to any address" in (warning(Limiting()) or "")
+    assert warning(Limiting(), Picky()) is None
+    assert warning(onRcptTo=lambda address, session: None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("RateLimit", {"limits": ["9 messages per hour per client"]}),
+        ("DNSLists", {"clients": ["bl.example"]}),
+        ("Greylist", {"path": "greylist.db", "only": ["no-reverse-name"]}),
+        ("Recipients", {"recipients": ["ann@mx.example"]}),
+    ],
+)
+def test_of_the_ready_made_layers_those_that_know_recipients_silence_it(name: str, options: dict[str, Any]) -> None:
+    layer = getattr(layers, name)(**options)
+    warning = maybeWarning("tcp:25", SMTPServerFactory(hooks=[layer, Store()], authOptional=True))
+    assert (warning is None) == (name == "Recipients")
