@@ -51,7 +51,7 @@ class UnnamedFile:
         return self._run(self._write, data, offset)
 
     def read(self, octets: int, offset: int) -> Deferred[bytes]:
-        """Read so many octets, which have been written; fails with L{OSError}."""
+        """Read up to so many octets, but one at least, of those that were written; fails with L{OSError}."""
         return self._run(self._read, octets, offset)
 
     def close(self) -> None:
@@ -86,12 +86,9 @@ class UnnamedFile:
             rest, offset = rest[written:], offset + written
 
     def _read(self, octets: int, offset: int) -> bytes:
-        data = b""
-        while len(data) < octets:
-            more = os.pread(self._fd, octets - len(data), offset + len(data))
-            if not more:
-                raise OSError(errno.EIO, "the file is shorter than what was written to it")
-            data += more
+        data = os.pread(self._fd, octets, offset)
+        if not data:
+            raise OSError(errno.EIO, "the file is shorter than what was written to it")
         return data
 
     def _release(self) -> None:

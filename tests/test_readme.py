@@ -84,7 +84,7 @@ def deliver(client: smtplib.SMTP, recipient: str) -> tuple[int, bytes]:
 
 
 def test_every_block_is_known_to_this_file() -> None:
-    assert sorted(FILES) == ["embedded.py", "myhooks.py", "smtphooks.toml"]
+    assert sorted(FILES) == ["embedded.py", "layers.toml", "myhooks.py", "smtphooks.toml"]
     assert COMMANDS == [
         "make serve",
         "make test",
@@ -148,6 +148,18 @@ def test_configuration(folder: Path) -> None:
         with socket.socket(socket.AF_UNIX) as lmtp:
             lmtp.connect(str(folder / "lmtp.sock"))
             assert lmtp.recv(100) == b"220 mx.example.org LMTP\r\n"
+
+
+def test_layers(folder: Path) -> None:
+    port = freePort()
+    file = folder / "layers.toml"
+    file.write_text(file.read_text().replace("tcp:2525", f"tcp:{port}:interface=127.0.0.1"))
+    with running(["smtphooks", "--config", "layers.toml"], folder, port) as client:
+        assert deliver(client, "ann@example.org")[0] == 250
+        assert deliver(client, "anyone@example.net")[0] == 250
+        assert deliver(client, "bob@example.org") == (550, b"5.1.1 Recipient address rejected: user unknown")
+        assert deliver(client, "ann@example.com") == (550, b"5.7.1 Relay access denied")
+    assert len(list((folder / "maildir" / "new").iterdir())) == 2
 
 
 def test_embedded(folder: Path) -> None:

@@ -74,7 +74,7 @@ def rowsOf(node: nodes.Element, header: str) -> Iterator[list[nodes.entry]]:
     """The rows of all tables below the node whose first column has this header."""
     for table in node.findall(nodes.table):
         head, body = table.next_node(nodes.thead), table.next_node(nodes.tbody)
-        if head.next_node(nodes.entry).astext() == header:
+        if head is not None and head.next_node(nodes.entry).astext() == header:
             yield from ([*row] for row in body)
 
 

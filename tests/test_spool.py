@@ -29,7 +29,7 @@ from smtphooks.stream import ROOM
 from tests.conftest import Logged
 from tests.support import ENVELOPE, connect, cutUp
 from tests.test_awaiting import loop, run, settle  # noqa: F401
-from tests.test_stream import LOST, WAYS, Consumer, Result, iterate, readAll
+from tests.test_stream import LOST, MANY, WAYS, Consumer, Result, Source, iterate, readAll
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -207,6 +207,47 @@ def test_a_message_over_the_memory_goes_to_the_file_whole(
     assert readWith(pool, spool.open().read()) == [MESSAGE[:octets]]
     spool.close()
     pool.run()
+
+
+def test_a_consumer_that_resumes_while_the_file_is_read_gets_each_octet_once(pool: Pool) -> None:
+    spool = received(pool, 0)
+    stream = spool.open()
+    consumer = Consumer()
+    result = Result(stream.deliverTo(consumer))  # type: ignore[arg-type]
+    while pool.waiting:
+        stream.resumeProducing()
+        assert len(pool.waiting) == 1
+        pool.step()
+    assert (result.values, consumer.got) == ([None], MESSAGE)
+    spool.close()
+
+
+@pytest.mark.parametrize("isWritten", [True, False])
+def test_the_file_is_not_closed_while_a_thread_works_on_it(
+    pool: Pool, descriptors: Callable[[], int], isWritten: bool
+) -> None:
+    spool = makeSpool(0)
+    stream = MessageStream()
+    result = Result(spool.receive(stream))
+    stream.append(MESSAGE)
+    pool.run()
+    if isWritten:
+        stream.append(b"", isLast=True)
+        reading = [Result(anext(spool.open())) for _ in range(2)]
+    else:
+        stream.append(MESSAGE)
+        reading = []
+    running = len(pool.waiting)
+    assert running == len(reading) or not isWritten
+    spool.close()
+    for left in reversed(range(running)):
+        assert "_release" not in pool.names
+        pool.step()
+        assert descriptors() == 1
+        assert len(pool.waiting) == (left or 1)
+    pool.run()
+    assert descriptors() == 0
+    assert not result.isOpen
 
 
 def test_small_chunks_do_not_each_need_a_thread(pool: Pool) -> None:
@@ -436,6 +477,30 @@ def test_a_reader_is_not_waited_for_before_it_has_caught_up(pool: Pool) -> None:
     spool.close()
 
 
+def test_the_octets_of_a_reader_that_has_not_caught_up_do_not_count(pool: Pool) -> None:
+    spool = makeSpool()
+    stream = MessageStream()
+    Result(spool.receive(stream))
+    stream.append(b"Subject: a\r\n\r\n" + MESSAGE)
+    late = spool.open()
+    assert Result(late.header()).values
+    assert late.buffered >= late.room
+    assert feedAll(pool, stream) == 10 * BLOCK
+    spool.close()
+
+
+def test_nothing_is_received_while_the_file_is_written(pool: Pool) -> None:
+    spool = makeSpool(100)
+    stream = MessageStream()
+    Result(spool.receive(stream))
+    stream.append(bytes(5000))
+    stream.append(b"more")
+    assert (len(pool.waiting), spool.length, stream.buffered) == (1, 5000, 4)
+    pool.run()
+    assert (spool.length, stream.buffered) == (5004, 0)
+    spool.close()
+
+
 def test_octets_that_are_being_written_can_be_read(pool: Pool) -> None:
     spool = makeSpool(100)
     stream = MessageStream()
@@ -474,6 +539,24 @@ def test_readers_may_open_and_discard_others_as_octets_come(pool: Pool) -> None:
     pool.run()
     assert (result.values, receiving.values, consumer.got) == ([None], [None], MESSAGE)
     assert [each.values for each in opened] == [[MESSAGE]] * 20
+    spool.close()
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("early", [0, MANY])
+def test_a_stream_that_asks_for_its_octets_is_spooled(pool: Pool, memory: int, early: int) -> None:
+    """Such as what a filter makes."""
+    source = Source([b"%d " % number for number in range(MANY)], early)
+    spool = makeSpool(memory)
+    results = [Result(way(spool.open())) for way in WAYS]
+    receiving = Result(spool.receive(source.stream))
+    pool.run()
+    while receiving.isOpen:
+        source.push()
+        pool.run()
+    expected = b"".join(b"%d " % number for number in range(MANY))
+    assert [result.values for result in results] == [[expected]] * len(WAYS)
+    assert readWith(pool, spool.open().read()) == [expected]
     spool.close()
 
 

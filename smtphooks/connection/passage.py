@@ -133,6 +133,7 @@ class Passing:
         """C{onData} has ended.  What it accepts must still pass every stage to its end."""
         if self._patience is not None:
             self._patience.stop()
+        self._stream.discard()
         if isinstance(self._delivery, Failure):
             for running in self._running:
                 running.abandon()
@@ -160,7 +161,10 @@ class Passing:
             failure = Failure(self._runner.refusalFor(running.stage.label, failure))
         if self._failure is None:
             self._failure, self._blamed = failure, running.stage.blamed
-        self._failBehind(self._running.index(running), failure, isCut)
+        index = self._running.index(running)
+        for before in self._running[:index]:
+            before.abandon()  # nobody will ask them for octets any more
+        self._failBehind(index, failure, isCut)
 
     def _failBehind(self, index: int, failure: Failure, isCut: bool) -> None:
         """The next reader fails.  One that does not wait for octets would not learn that its message is cut."""
@@ -257,6 +261,7 @@ class _Running:
         """What comes of it does not matter any more; it may still take a while to end."""
         if self._pending is not None:
             self.isCancelled = True
+            self.stage.outlet.stop()
             self._pending.cancel()
 
     def abandon(self) -> None:
@@ -264,6 +269,7 @@ class _Running:
         pending, self._pending = self._pending, None
         if pending is not None:
             self.isCancelled = self.isOver = True
+            self.stage.outlet.stop()
             self._runner.cancel(self.stage.label, pending)
             if self._patience is not None:
                 self._patience.stop()

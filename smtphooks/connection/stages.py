@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -39,13 +40,15 @@ class Outlet:
         @param source: what the stage reads.
         @param before: the outlet that this is the stream of; None for the client's.
         """
-        self.stream = MessageStream(options.size, options.rejectOversized, asks=self._asked)
+        self.stream = MessageStream(
+            options.size, options.rejectOversized, spoolMemory=options.spoolMemory, asks=self._asked
+        )
         self.allowance = 0
         self._source = source
         self._before = before
         self._isCut = options.rejectOversized
         self._isAsked = False
-        self._isFree = False
+        self._isFree = self._isStopped = False
         self._signal: Signal | None = None
 
     @property
@@ -63,14 +66,24 @@ class Outlet:
         self.stream.discard()
         self._asked()
 
+    def stop(self) -> None:
+        """The stage is cancelled, which it would not notice while it puts octets, as what it waits for is over then."""
+        self._isStopped = True
+
     async def demand(self) -> None:
-        """Wait until somebody asks for octets."""
-        while not (self._isAsked or self._isFree):
+        """
+        Wait until somebody asks for octets.
+
+        @raise CancelledError: if the stage was stopped.
+        """
+        while not (self._isAsked or self._isFree or self._isStopped):
             self._signal = Signal()
             try:
                 await self._signal
             finally:
                 self._signal = None
+        if self._isStopped:
+            raise CancelledError
         self._isAsked = False
 
     def put(self, octets: bytes) -> None:
@@ -205,6 +218,7 @@ class Filter:
                 await close()
         # A filter may end early; but what it has not read may still be refused in front of it.
         await source.drain()
+        source.discard()  # its spool, if the filter has made one
         outlet.end()
 
 

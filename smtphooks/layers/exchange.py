@@ -137,7 +137,6 @@ class _Exchange(Protocol):
                 pending.cancel()
         transport: Any = self.transport
         if transport is not None:
-            transport.unregisterProducer()
             # What is still to be written is of no use to anybody, and would keep the connection.
             transport.abortConnection()
 
@@ -225,13 +224,12 @@ class _Exchange(Protocol):
         self._isPaused = True
         if self._source is not None:
             self._source.pauseProducing()
-        if not self._isSent:
-            self._await()
+        self._await()
 
     def resumeProducing(self) -> None:
         """C{IPushProducer}: the scanner reads on."""
         self._isPaused = False
-        if not self._isSent:
+        if not self._isSent:  # Now the client is to send; if all was sent, the scanner is to answer.
             self._relax()
         if self._source is not None:
             self._source.resumeProducing()

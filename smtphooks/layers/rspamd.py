@@ -2,7 +2,8 @@
 The layer C{Rspamd}: each message is inspected by rspamd, refused or delayed as that advises, and its header changed.
 
 In: the stream and the session of C{inspectData} and C{filterData}.  Out: a refusal, a fault, or nothing; the verdict in
-the layer's state; the message with the changes to its header.
+the layer's state; the message with the changes to its header.  rspamd gets a message when it has arrived: it begins no
+sooner, and gives its client a minute for the whole of it, which many a client of SMTP does not keep.
 This module knows no transport, no JSON, and not what becomes of a fault.
 """
 
@@ -22,11 +23,11 @@ from twisted.logger import Logger
 
 from smtphooks.errors import OptionError
 from smtphooks.header import HEADER_OCTETS, HeaderEnd
-from smtphooks.layers.exchange import Request, ScannerFault, ask
+from smtphooks.layers.exchange import Answer, Request, ScannerFault, ask
 from smtphooks.layers.fields import Addition, HeaderChanges, isFieldName
 from smtphooks.layers.rspamdanswer import RspamdVerdict, readVerdict
 from smtphooks.netaddress import maybeIP
-from smtphooks.optionkinds import NotShown, isLine, isSecretPath, oneOf, option, seconds, withOptions
+from smtphooks.optionkinds import NotShown, count, isLine, isSecretPath, oneOf, option, seconds, withOptions
 from smtphooks.replies import HEADER_TOO_LARGE, SMTPError
 from smtphooks.session import Address, Session
 from smtphooks.stream import MessageStream
@@ -99,6 +100,7 @@ class Rspamd:
     @ivar url: where a worker of rspamd listens: C{http://host:port}, or C{unix:/path} of its socket.
     @ivar password: what the worker asks for, or the path of a file that holds it; None for none.
     @ivar greylist: what the action "greylist" does: C{"tempfail"}, 451 for the client, or C{"pass"}.
+    @ivar sizeLimit: a message of more octets passes without inspection, 0 for no limit.
     @ivar spamHeader: the field that the action "add header" adds.
     @ivar timeout: seconds that rspamd may take to accept the connection, to read on, and to answer at the end.
     @raise OptionError: for a wrong value, or a file that cannot be read.
@@ -114,6 +116,7 @@ class Rspamd:
         isSecret=True,
     )
     greylist: str = oneOf(TEMPFAIL, '"tempfail" or "pass"', (TEMPFAIL, PASS))
+    sizeLimit: int = count(52428800, "octets")
     spamHeader: str = option("X-Spam", "the name of a header field", isFieldName)
     timeout: float = seconds(60)
     clock: Any = attrs.field(default=None, init=False, repr=False)
@@ -142,19 +145,17 @@ class Rspamd:
         @raise ScannerFault: if rspamd gives no verdict.
         @raise Exception: of the stream.
         """
-        from twisted.internet import reactor
-
         state = session.of(self)
         # Changes for the message before must not be made to this one.
         state.verdict, state.changes = None, HeaderChanges()
-        answer = await ask(
-            self._endpoint(reactor),
-            self._request(session),
-            stream,
-            scanner=self._name,
-            timeout=self.timeout,
-            clock=self.clock or reactor,
-        )
+        spool = await stream.spool()
+        try:
+            if 0 < self.sizeLimit < spool.length:
+                self._logTooLarge(spool.length, session)
+                return
+            answer = await self._ask(spool.open(), spool.length, session)
+        finally:
+            spool.close()
         try:
             verdict = readVerdict(answer.octets)
         except ScannerFault as fault:
@@ -183,11 +184,28 @@ class Rspamd:
         async for chunk in stream:
             yield chunk
 
+    # --- the request ---
+
     @property
     def _name(self) -> str:
         return f"rspamd at {self.url}"
 
-    # --- the request ---
+    async def _ask(self, stream: MessageStream, octets: int, session: Session) -> Answer:
+        from twisted.internet import reactor
+
+        request = Request(
+            opening=self._opening(octets, session),
+            before=lambda octets: b"",
+            behind=b"",
+            closing=b"",
+            octets=0,
+            answerEnd=b"",
+            answerOctets=_ANSWER_OCTETS,
+        )
+        clock = self.clock or reactor
+        return await ask(
+            self._endpoint(reactor), request, stream, scanner=self._name, timeout=self.timeout, clock=clock
+        )
 
     def _endpoint(self, reactor: Any) -> IStreamClientEndpoint:
         if self._address.scheme == "unix":
@@ -195,26 +213,18 @@ class Rspamd:
         assert self._address.hostname is not None
         return HostnameEndpoint(reactor, self._address.hostname.encode(), self._address.port or _PORT)
 
-    def _request(self, session: Session) -> Request:
+    def _opening(self, octets: int, session: Session) -> bytes:
+        """The request for a message of this length, up to its body."""
         lines = [f"{name}: {_NOT_PRINTABLE.sub('?', value)}" for name, value in self._fields(session)]
         path = "" if self._address.scheme == "unix" else self._address.path.rstrip("/")
-        opening = "\r\n".join([f"POST {path}/checkv2 HTTP/1.1", *lines, "", ""]).encode()
-        return Request(
-            opening=opening,
-            before=lambda octets: b"%x\r\n" % octets,
-            behind=b"\r\n",
-            closing=b"0\r\n\r\n",
-            octets=0,
-            answerEnd=b"",
-            answerOctets=_ANSWER_OCTETS,
-        )
+        start = f"POST {path}/checkv2 HTTP/1.1"
+        return "\r\n".join([start, f"Content-Length: {octets}", *lines, "", ""]).encode()
 
     def _fields(self, session: Session) -> Iterator[tuple[str, str]]:
         """The header of the request: what rspamd is told of the client and of the envelope."""
         envelope = session.envelope
         yield "Host", self._address.netloc or "localhost"
         yield "Connection", "close"
-        yield "Transfer-Encoding", "chunked"
         yield "MTA-Name", session.localName
         yield "Queue-Id", f"{session.id}.{session.transaction}"
         if maybeIP(session.remoteAddress) is not None:
@@ -263,6 +273,15 @@ class Rspamd:
         elif verdict.action == "rewrite subject" and verdict.subject is not None:
             replacements.append(("Subject", verdict.subject))
         return HeaderChanges(removals, replacements, additions)
+
+    def _logTooLarge(self, octets: int, session: Session) -> None:
+        log.warn(
+            "rspamd: a message of {octets} octets passes without inspection, option sizeLimit is {limit} [{session}]",
+            session=session.id,
+            peer=session.remoteAddress,
+            octets=octets,
+            limit=self.sizeLimit,
+        )
 
     def _log(self, verdict: RspamdVerdict, session: Session) -> None:
         log.info(

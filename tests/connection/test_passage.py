@@ -213,8 +213,30 @@ def test_what_a_filter_refuses_is_refused_whatever_onData_makes_of_it() -> None:
         return "stored"
 
     for onData in (swallow, translate, lambda stream, session: "stored"):
-        client = connect(hooks=[refusing(), passing(), layer(onData=onData)])
-        assert send(client, "text") == "550 5.7.1 Refused by a filter"
+        for filters in ([refusing(), passing()], [passing(), passing(), refusing()], [refusing()]):
+            client = connect(hooks=[*filters, layer(onData=onData)])
+            assert send(client, "text") == "550 5.7.1 Refused by a filter"
+
+
+def test_a_filter_that_refuses_within_a_message_leaves_those_before_it_waiting_for_nobody() -> None:
+    notes: list[Any] = []
+
+    async def refuseAtOnce(stream: Any, session: Any) -> Any:
+        async for _ in stream:
+            raise REFUSED
+        yield b""
+
+    async def swallow(stream: Any, session: Any) -> str:
+        with pytest.raises(SMTPError):
+            await stream.read()
+        return "stored"
+
+    client = connect(hooks=[Noting(notes, "a"), layer(filterData=refuseAtOnce), passing(), layer(onData=swallow)])
+    begin(client)
+    for _ in range(10):
+        client.feed((b"x" * 76 + b"\r\n") * 100)
+    assert notes == [("a", GeneratorExit)]
+    assert client.last(".") == "550 5.7.1 Refused by a filter"
 
 
 def test_the_refusal_in_the_log_names_the_filter() -> None:

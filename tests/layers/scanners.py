@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -117,6 +116,10 @@ class Message(MessageStream):
         if isWhole:
             self.append(b"", isLast=True)
 
+    def end(self, data: bytes = b"") -> None:
+        """The message is complete, with these octets."""
+        self.append(data, isLast=True)
+
     def _count(self) -> None:
         self.wanted += 1
 
@@ -132,16 +135,3 @@ async def scanner() -> AsyncIterator[Scanner]:
 def isTidy(message: MessageStream, clock: Clock) -> bool:
     """Nobody delivers the message any more, and no deadline runs."""
     return not message.isAwaited and not clock.getDelayedCalls()
-
-
-def unchunked(octets: bytes) -> bytes:
-    """The body of an HTTP request, which must be whole."""
-    body, rest = b"", octets.partition(b"\r\n\r\n")[2]
-    while not rest.startswith(b"0\r\n\r\n"):
-        length, _, rest = rest.partition(b"\r\n")
-        assert re.fullmatch(rb"[0-9a-f]+", length), rest[:100]
-        body, rest = body + rest[: int(length, 16)], rest[int(length, 16) :]
-        assert rest.startswith(b"\r\n"), rest[:100]
-        rest = rest[2:]
-    assert rest == b"0\r\n\r\n"
-    return body

@@ -200,5 +200,6 @@ MUTATIONS = st.lists(st.tuples(st.integers(0, 4000), st.binary(max_size=3), st.i
 def test_no_change_of_a_sealed_message_raises_anything(mutations: list[tuple[int, bytes, int]], message: bytes) -> None:
     for place, new, length in mutations:
         message = message[: place % len(message)] + new + message[place % len(message) + length :]
-    result = checkARC(scanOf(message), answersOf({NAME: [RECORD], "": []}))
-    assert result.result in ("pass", "fail", "none")
+    answers = answersOf(RECORDS)
+    result = checkARC(scanOf(message), answers)
+    assert result.result in ("pass", "fail", "none") or answers.missing

@@ -227,6 +227,21 @@ async def test_a_scanner_that_never_answers_is_given_up(scanner):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_scanner_that_reads_the_rest_but_never_answers_is_given_up(scanner):
+    clock, message = Clock(), Message(b"x" * 5_000_000)
+    accepted = scanner.talk()
+    asked = begin(scanner.port, message, clock=clock, timeout=5)
+    talk = await accepted
+    await talk.has(b"scan:")
+    talk.transport.pauseProducing()
+    clock.advance(4)
+    talk.transport.resumeProducing()
+    await talk.has(b">.")
+    clock.advance(1)
+    assert await fault(asked) == "the scanner has not answered within 5 seconds"
+
+
+@pytest_twisted.ensureDeferred
 async def test_without_a_timeout_a_scanner_may_take_any_time(scanner):
     clock = Clock()
     accepted = scanner.talk()

@@ -1,11 +1,14 @@
 """The layer Rspamd, with a rspamd on loopback that answers on command."""
 
+import os
+from contextlib import suppress
+
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, ensureDeferred
 from twisted.internet.error import ConnectionLost
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 
@@ -14,13 +17,17 @@ from smtphooks.layers import Rspamd
 from smtphooks.layers.exchange import ScannerFault
 from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Envelope, Session, TLSInfo
-from tests.layers.scanners import Message, isTidy, scanner, unchunked
+from tests.layers.scanners import Message, isTidy, scanner
 from tests.layers.test_rspamdanswer import response
 from tests.secrets import PASSWORD
 
 __all__ = ["scanner"]
 
 MESSAGE = b"Received: by a\r\nSubject: hello\r\nX-Spam: No\r\n\r\ntext\r\n"
+
+
+# More than the buffers of a connection hold.
+LARGE = b"x" * 20_000_000
 
 
 def answer(action="no action", score=1.5, **members):
@@ -59,7 +66,7 @@ class Inspection:
         await talk.has(octets)
         return talk
 
-    async def answered(self, octets, after=b"\r\n0\r\n\r\n"):
+    async def answered(self, octets, after=b"text\r\n"):
         """Let rspamd answer and close after some octets."""
         talk = await self.has(after)
         talk.answer(octets)
@@ -85,6 +92,15 @@ class Inspection:
         return b"".join([chunk async for chunk in self.layer.filterData(Message(*chunks), self.session)])
 
 
+def unnamedFiles():
+    """The temporary files without a name that are open."""
+    files = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            files.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {path for path in files if path.endswith(" (deleted)")}
+
+
 async def lines(scanner, **given):
     """The header lines of the request for a session."""
     inspection = Inspection(scanner, session=makeSession(**given))
@@ -96,12 +112,34 @@ async def lines(scanner, **given):
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_message_is_posted(scanner):
-    inspection = Inspection(scanner, Message(b"one", b"x" * 70000))
-    await inspection.answered(answer())
-    received = scanner.talks[0].received
-    assert received.startswith(b"POST /checkv2 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % scanner.port)
-    assert unchunked(received) == b"one" + b"x" * 70000
+async def test_the_message_is_posted_when_it_has_arrived(scanner):
+    inspection = Inspection(scanner, Message(b"one", isWhole=False))
+    inspection.message.append(b"x" * 70000)
+    assert not scanner.talks
+    inspection.message.end(b"end")
+    await inspection.answered(answer(), b"end")
+    header, _, body = scanner.talks[0].received.partition(b"\r\n\r\n")
+    assert header.startswith(
+        b"POST /checkv2 HTTP/1.1\r\nContent-Length: 70006\r\nHost: 127.0.0.1:%d\r\n" % scanner.port
+    )
+    assert body == b"one" + b"x" * 70000 + b"end"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_empty_message_is_posted_as_well(scanner):
+    await Inspection(scanner, Message()).answered(answer(), b"Content-Length: 0\r\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_above_the_size_limit_passes_without_inspection(scanner):
+    inspection = Inspection(scanner, sizeLimit=len(MESSAGE))
+    await inspection.answered(answer("add header"))
+    with capturedLogs() as events:
+        inspection.inspect(Message(MESSAGE + b"x"))
+        await inspection.result
+    assert [(event["octets"], event["limit"]) for event in events] == [(len(MESSAGE) + 1, len(MESSAGE))]
+    assert inspection.state.verdict is None
+    assert await inspection.filtered(MESSAGE) == MESSAGE
 
 
 @pytest_twisted.ensureDeferred
@@ -135,8 +173,8 @@ async def test_what_is_not_known_is_not_told(scanner):
     told = await lines(scanner, remoteAddress="./socket", clientHostname="[192.0.2.1]", envelope=Envelope())
     assert {line.partition(":")[0] for line in told[1:]} == {
         "Host",
+        "Content-Length",
         "Connection",
-        "Transfer-Encoding",
         "MTA-Name",
         "Queue-Id",
     }
@@ -197,7 +235,9 @@ async def test_rspamd_on_a_UNIX_socket(scanner, tmp_path):
     try:
         inspection = Inspection(scanner, url=f"unix:{tmp_path}/rspamd")
         await inspection.answered(answer())
-        assert scanner.talks[0].received.startswith(b"POST /checkv2 HTTP/1.1\r\nHost: localhost\r\n")
+        assert scanner.talks[0].received.startswith(
+            b"POST /checkv2 HTTP/1.1\r\nContent-Length: 52\r\nHost: localhost\r\n"
+        )
     finally:
         await listening.stopListening()
 
@@ -250,8 +290,8 @@ async def test_an_action_that_shall_only_be_noted_is_noted(scanner):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_message_may_be_refused_before_its_end(scanner):
-    refusal = await Inspection(scanner, Message(b"one", isWhole=False)).refusal(answer("reject"), b"one")
+async def test_a_message_may_be_refused_before_rspamd_has_all_of_it(scanner):
+    refusal = await Inspection(scanner, Message(LARGE)).refusal(answer("reject"), b"POST")
     assert refusal.responseCode == 554
 
 
@@ -295,14 +335,14 @@ async def test_what_is_no_verdict_is_a_fault(scanner, octets, said):
 
 @pytest_twisted.ensureDeferred
 async def test_a_message_does_not_pass_before_it_has_been_inspected_whole(scanner):
-    inspection = Inspection(scanner, Message(b"one", isWhole=False))
-    assert "answers before it has the whole message" in await inspection.fault(answer(), b"one")
+    inspection = Inspection(scanner, Message(LARGE))
+    assert "answers before it has the whole message" in await inspection.fault(answer(), b"POST")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_rspamd_that_never_answers_is_a_fault_after_the_timeout(scanner):
     inspection = Inspection(scanner, timeout=7)
-    await inspection.has(b"\r\n0\r\n\r\n")
+    await inspection.has(b"text\r\n")
     inspection.clock.advance(7)
     with pytest.raises(ScannerFault, match="has not answered within 7 seconds"):
         await inspection.result
@@ -317,15 +357,22 @@ async def test_a_rspamd_that_is_not_there_is_a_fault(scanner):
         await layer.inspectData(Message(MESSAGE), makeSession())
 
 
+@pytest.mark.parametrize("moment", ["arriving", "sending", "waiting"])
 @pytest_twisted.ensureDeferred
-async def test_a_cancelled_inspection_closes_its_connection(scanner):
-    inspection = Inspection(scanner)
-    talk = await inspection.has(b"\r\n0\r\n\r\n")
+async def test_a_cancelled_inspection_leaves_nothing_behind(scanner, moment):
+    before = unnamedFiles()
+    content = LARGE if moment == "sending" else b"x" * 500_000  # in any case too much for the memory of a spool
+    inspection = Inspection(scanner, Message(content, MESSAGE, isWhole=moment != "arriving"))
+    if moment != "arriving":
+        talk = await inspection.has(b"text\r\n" if moment == "waiting" else b"POST")
     inspection.result.cancel()
     with pytest.raises(CancelledError):
         await inspection.result
-    await talk.closed
+    if moment != "arriving":
+        await talk.closed
     assert isTidy(inspection.message, inspection.clock)
+    while unnamedFiles() - before:  # a thread may still use the file, which is closed then
+        await deferLater(reactor, 0)
 
 
 @pytest_twisted.ensureDeferred

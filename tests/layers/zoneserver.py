@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Any
 
 from twisted.internet import reactor
@@ -9,7 +11,7 @@ from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.names import dns, server
 
-from tests.layers.zones import Zone
+from tests.layers.zones import Zone, text
 
 
 class _Factory(server.DNSServerFactory):
@@ -48,3 +50,15 @@ class NameServer:
         for connection in list(self._factory.connections):
             connection.transport.abortConnection()
         await gatherResults([maybeDeferred(port.stopListening) for port in self._ports])
+
+
+def main(zone: str) -> None:
+    """Serve TXT records, a JSON object of names and texts, until the process is stopped; prints its address."""
+    names = NameServer({name: [text(value)] for name, value in json.loads(zone).items()})
+    print(f"DNS at {names.address}", flush=True)
+    running: Any = reactor
+    running.run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import smtplib
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
+from email import message_from_bytes, policy
 from pathlib import Path
 
 import pytest
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 
-from smtphooks.layers import SenderAuthentication
-from smtphooks.session import Address, Session
-from smtphooks.stream import MessageStream
 from tests.layers.signing import PRIVATE, RECORD
-from tests.layers.zones import Zone, now, text
-from tests.real.conftest import StartService
-from tests.real.programs import Maildir, Program, eventually, freePort, requires, tcp, which
+from tests.real.programs import ROOT, Maildir, Program, Service, eventually, freePort, requires, run, tcp, which
 from tests.real.test_postfix import Postfix
 
 pytestmark = [
@@ -44,35 +42,76 @@ RequireSafeKeys no
 """
 
 
-@pytest.fixture(params=["simple/simple", "relaxed/relaxed"])
-def signing(request: pytest.FixtureRequest, startService: StartService, maildir: Maildir) -> Iterator[Postfix]:
-    """A Postfix whose mail OpenDKIM signs, with a route into the Maildir."""
-    with tempfile.TemporaryDirectory(prefix="real-") as path:
-        folder = Path(path)
-        # Postfix drops privileges, so its user must reach the folder.
-        folder.chmod(0o755)
-        key, config, port = folder / "key", folder / "opendkim.conf", freePort()
-        key.write_bytes(PRIVATE)
-        key.chmod(0o600)
-        config.write_text(_CONFIG.format(key=key, port=port, form=request.param, folder=folder))
-        program = which("opendkim")
-        assert program is not None
-        opendkim = Program([program, "-f", "-x", str(config)], os.environ, folder)
-        place = freePort()
-        startService(endpoint=tcp(place))
-        try:
-            eventually(lambda: _accepts(port), "OpenDKIM listens")
-            postfix = Postfix(
-                folder,
-                {"there.example": f"[127.0.0.1]:{place}"},
-                "smtp",
-                smtpd_milters=f"inet:127.0.0.1:{port}",
-                milter_default_action="tempfail",
-            )
-            yield postfix
-            postfix.stop()
-        finally:
-            opendkim.terminate()
+_SERVICE = """\
+[options]
+name = "mx.there.example"
+authOptional = true
+
+[[listener]]
+endpoint = "{endpoint}"
+
+[[layer]]
+use = "smtphooks.layers:SenderAuthentication"
+spf = "reject"
+dmarc = "reject"
+servers = ["{names}"]
+
+[[layer]]
+use = "smtphooks.stores:Maildir"
+path = "{maildir}"
+"""
+
+_ZONE = {
+    "example.com": "v=spf1 ip4:127.0.0.1 -all",
+    "forged.example": "v=spf1 -all",
+    "test._domainkey.example.com": RECORD.decode(),
+    "_dmarc.example.com": "v=DMARC1; p=reject",
+}
+
+
+@pytest.fixture
+def programs() -> Iterator[ExitStack]:
+    """Stops the programs of a test when it ends, the last one first."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def startNames(programs: ExitStack) -> str:
+    """Start a DNS server; its address."""
+    names = Program(
+        [sys.executable, "-m", "tests.layers.zoneserver", json.dumps(_ZONE)],
+        {**os.environ, "PYTHONPATH": str(ROOT)},
+        ROOT,
+    )
+    programs.callback(names.kill)
+    names.waitForLine("DNS at")
+    found = re.search(r"DNS at (\S+)", names.output)
+    assert found is not None
+    return found[1]
+
+
+def startMX(folder: Path, maildir: Maildir, programs: ExitStack) -> int:
+    """Start a service with the layer and a Maildir; its port."""
+    port = freePort()
+    config = folder / "smtphooks.toml"
+    config.write_text(_SERVICE.format(endpoint=tcp(port), names=startNames(programs), maildir=maildir.path))
+    service = Service(folder, ["--config", str(config)], [tcp(port)])
+    programs.callback(service.terminate)
+    return port
+
+
+def startOpenDKIM(folder: Path, form: str, programs: ExitStack) -> int:
+    """Start OpenDKIM; its port."""
+    key, config, port = folder / "key", folder / "opendkim.conf", freePort()
+    key.write_bytes(PRIVATE)
+    key.chmod(0o600)
+    config.write_text(_CONFIG.format(key=key, port=port, form=form, folder=folder))
+    program = which("opendkim")
+    assert program is not None
+    opendkim = Program([program, "-f", "-x", str(config)], os.environ, folder)
+    programs.callback(opendkim.terminate)
+    eventually(lambda: _accepts(port), "OpenDKIM listens")
+    return port
 
 
 def _accepts(port: int) -> bool:
@@ -80,29 +119,52 @@ def _accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_mail_that_opendkim_has_signed_passes(signing: Postfix, maildir: Maildir) -> None:
-    message = (
-        "From: Ann <ann@example.com>\r\nTo: bob@there.example\r\nSubject:  two  spaces \r\n and a fold\r\n"
-        "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
-        "..dots \t and sp\u00e4ces  \r\n.\r\n\r\n\r\n"
-    )
-    with smtplib.SMTP("127.0.0.1", signing.port) as client:
-        client.sendmail("ann@example.com", ["bob@there.example"], message.encode(), ["BODY=8BITMIME"])
-    (stored,) = maildir.waitFor(1)
-    received = stored.content.replace(b"\n", b"\r\n")
+MESSAGE = (
+    "From: Ann <ann@example.com>\r\nTo: bob@there.example\r\nSubject:  two  spaces \r\n and a fold\r\n"
+    "Authentication-Results: mx.there.example; dkim=pass header.d=bank.example\r\n"
+    "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+    "..dots \t and sp\u00e4ces  \r\n.\r\n\r\n\r\n"
+).encode()
 
-    layer = SenderAuthentication(
-        dmarc="reject",
-        resolver=Zone(
-            {"test._domainkey.example.com": [text(RECORD)], "_dmarc.example.com": [text("v=DMARC1;p=reject")]}
-        ),
+
+@pytest.mark.parametrize("form", ["simple/simple", "relaxed/relaxed"])
+def test_mail_that_opendkim_signs_and_postfix_sends_passes(
+    form: str, programs: ExitStack, tmp_path: Path, maildir: Maildir
+) -> None:
+    folder = Path(programs.enter_context(tempfile.TemporaryDirectory(prefix="real-")))
+    # Postfix drops privileges, so its user must reach the folder.
+    folder.chmod(0o755)
+    place = startMX(tmp_path, maildir, programs)
+    milter = startOpenDKIM(folder, form, programs)
+    postfix = Postfix(
+        folder,
+        {"there.example": f"[127.0.0.1]:{place}"},
+        "smtp",
+        smtpd_milters=f"inet:127.0.0.1:{milter}",
+        milter_default_action="tempfail",
     )
-    layer.clock = Clock()
-    session = Session(remoteAddress="192.0.2.1", hostNameAppearsAs="postfix.example")
-    now(Deferred.fromCoroutine(layer.onMailFrom(Address("ann@example.com", "ann", "example.com"), session)))
-    stream = MessageStream()
-    stream.append(received, isLast=True)
-    now(Deferred.fromCoroutine(layer.inspectData(stream, session)))
-    found = session.of(layer)
-    assert [(result.result, result.reason) for result in found.dkim] == [("pass", "")]
-    assert found.dmarc.result == "pass"
+    programs.callback(postfix.stop)
+    with smtplib.SMTP("127.0.0.1", postfix.port) as client:
+        client.sendmail("ann@example.com", ["bob@there.example"], MESSAGE, ["BODY=8BITMIME"])
+    (stored,) = maildir.waitFor(1)
+    fields = message_from_bytes(stored.content, policy=policy.default).get_all("Authentication-Results")
+    (field,) = [" ".join(field.split()) for field in fields]
+    assert field.startswith(
+        "mx.there.example; spf=pass smtp.mailfrom=example.com; spf=none smtp.helo=postfix.example; "
+        "dkim=pass header.d=example.com header.s=test header.a=rsa-sha256 header.b="
+    )
+    assert field.endswith("; arc=none; dmarc=pass header.from=example.com policy.dmarc=reject")
+
+
+@requires("swaks")
+def test_forged_mail_is_refused(programs: ExitStack, tmp_path: Path, maildir: Maildir) -> None:
+    port = startMX(tmp_path, maildir, programs)
+
+    def send(sender: str, author: str, status: int) -> bytes:
+        given = ["--server", f"127.0.0.1:{port}", "--from", sender, "--to", "bob@there.example", "--h-From", author]
+        return run("swaks", *given, status=status).stdout
+
+    assert b"550 5.7.23 SPF: forged.example does not allow mail from" in send("a@forged.example", "a@b.example", 23)
+    assert b"550 5.7.1 DMARC: example.com asks to refuse" in send("a@b.example", "ann@example.com", 26)
+    assert b"250 " in send("ann@example.com", "ann@example.com", 0)
+    assert len(maildir.waitFor(1)) == 1
