@@ -22,7 +22,7 @@ import attrs
 from smtphooks.errors import OptionError, unknownName
 from smtphooks.extension import Extension
 from smtphooks.service.hiding import saysSecret, scrubbedFor
-from smtphooks.service.settings import LAYER_OPTIONS, ConfigError, HooksSettings, cause
+from smtphooks.service.settings import LAYER_OPTIONS, ConfigError, HooksSettings, cause, unknownOf
 from smtphooks.service.toml import toTOML
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -85,7 +85,7 @@ def _checkNames(settings: HooksSettings, maker: object, facts: Mapping[str, Mapp
     given = [*settings.options, *settings.objects]
     for name in given:
         if name not in known:
-            raise ConfigError(f"{settings.where}: {unknownName('option', name, [*known, *LAYER_OPTIONS])}")
+            raise ConfigError(f"{settings.where}: {unknownOf('option', name, known, LAYER_OPTIONS)}")
     for name, one in known.items():
         if name not in given and one.default is one.empty:
             wants = facts.get(name, {}).get("wants")

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
+from smtphooks.errors import unknownName
 from smtphooks.service.toml import toTOML
 
 # What the table of a layer may say of it, beside its options.
@@ -145,6 +146,17 @@ class Settings:
                 nested = "" if host is None else f".sniOptions.{toTOML(host)}"
                 return f"{self.path}: [options{nested}]"
         return None
+
+
+def unknownOf(what: str, name: str, known: Iterable[str], others: Iterable[str] = ()) -> str:
+    """
+    As L{unknownName}; all known names are listed if none is near.
+
+    @param others: names that may be meant as well, but are not listed.
+    """
+    known = list(known)
+    sentence = unknownName(what, name, [*known, *others])
+    return sentence if "did you mean" in sentence or not known else f"{sentence}, known are {', '.join(known)}"
 
 
 def cause(error: object) -> str:

@@ -198,7 +198,7 @@ class TestObjectsAmongOptions:
         ),
         (PICKY + "domain = []\n", "[[layer]] 1 (mailapp:Picky): unknown option domain, did you mean domains?"),
         (PICKY + "hooktimeout = 3\n", "[[layer]] 1 (mailapp:Picky): unknown option hooktimeout, did you mean hookTim"),
-        (PICKY + "size = 3\n", "[[layer]] 1 (mailapp:Picky): unknown option size"),
+        (PICKY + "size = 3\n", "[[layer]] 1 (mailapp:Picky): unknown option size, known are domains"),
         (
             '[[layer]]\nuse = "mailapp:single"\nuser = 1\n',
             "[[layer]] 1 (mailapp:single): mailapp:single cannot be called, so remove its options or name a class",
