@@ -7,12 +7,14 @@ checked value.  This module knows no connection, and not how layers are asked on
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
+from smtphooks.errors import OptionError
 from smtphooks.hooks import hookOf, nameOf
 from smtphooks.optionkinds import isText, listOf, oneOf, seconds
 from smtphooks.session import Session
@@ -72,6 +74,10 @@ class Layer:
 def _conditionOf(unless: Sequence[str | Condition]) -> Condition:
     """One condition for all of them; the cheap ones are asked first."""
     networks = [item for item in unless if isinstance(item, str) and item not in _WORDS]
+    for item in networks:
+        if near := difflib.get_close_matches(item.lower(), _WORDS, n=1):
+            sentence = "option unless is wrong: {!r} is neither an address nor a network, did you mean {!r}?"
+            raise OptionError(sentence, item, near[0], options=["unless"])
     peers = peersOf("unless", networks)
     conditions = [_WORDS[item] for item in unless if isinstance(item, str) and item in _WORDS]
     if networks:

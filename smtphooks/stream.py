@@ -46,11 +46,10 @@ class MessageStream:
     L{header} and L{prepend} must be called before.
 
     @ivar byteLength: octets of the message so far; its length when it has ended.
-    @ivar sizeExceeded: the message is larger than option C{size}; unless option C{rejectOversized} is off, the stream
-        ended at that size.
+    @ivar sizeExceeded: the message passed option C{size}; unless C{rejectOversized} is off, the stream ended there.
     @ivar failure: why the message was cut or must not be used; None if that is not so.
     @ivar buffered: octets that the hook has not yet read.
-    @ivar isPaused: a consumer wants no octets for now.
+    @ivar isPaused: a consumer takes no octets.
     @ivar room: the number of buffered octets at which the stream is full.
     """
 

@@ -41,9 +41,9 @@ class Link:
 
     label: str
     function: Callable[..., Any]
-    exempts: Condition | None
-    timeout: float
-    mayFail: bool
+    exempts: Condition | None = None
+    timeout: float = 0.0
+    mayFail: bool = False
 
 
 def linkOf(layer: Layer, hook: str, function: Callable[..., Any]) -> Link:

@@ -132,6 +132,7 @@ class DNSLists:
     clock: Any = attrs.field(default=None, init=False)
 
     State = _State
+    choosesRecipients = False
 
     def __attrs_post_init__(self) -> None:
         self._clients = [parseList("clients", text) for text in self.clients]

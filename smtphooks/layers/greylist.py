@@ -99,6 +99,8 @@ class Greylist:
 
         known: str | None = None
 
+    choosesRecipients = False
+
     path: str = option(
         attrs.NOTHING,
         "the path of an SQLite file",

@@ -9,13 +9,19 @@ This module knows no commands, no transport and no options, and not what the sto
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from twisted.python.failure import Failure
 
+from smtphooks.errors import OptionError
+from smtphooks.hooks import FURTHER, HOOK_NAMES, hookOf
 from smtphooks.replies import SMTPError
 from smtphooks.session import Session
 from smtphooks.stream import MessageStream
+
+# What it calls of its stores.
+_CALLED = ("onData", "onStart", "onStop")
 
 
 class Tee:
@@ -26,16 +32,56 @@ class Tee:
     Of the stores' other hooks only C{onStart} and C{onStop} are called.
     """
 
+    # These are hooks only where one of the stores has them.
+    onStart: Callable[[Any], Any] | None
+    onStop: Callable[[Any], Any] | None
+
     def __init__(self, a: Any, b: Any) -> None:
         """
         @param a: an object with C{onData}, asked first.
         @param b: the other one.
-        @raise TypeError: if one has no C{onData}.
+        @raise OptionError: if one has no C{onData}, or a further hook, which would not be called.
         """
         for name, store in (("a", a), ("b", b)):
-            if not callable(getattr(store, "onData", None)):
-                raise TypeError(f"option {name} is {store!r}, it wants a store, an object with onData")
+            if hookOf(store, "onData") is None:
+                raise OptionError(
+                    f"option {name} is {{!r}}, it wants a store, an object with onData; in a file"
+                    ' {{use = "package.module:Name"}} with its options',
+                    store,
+                    options=[name],
+                )
+            for hook in (*HOOK_NAMES, *FURTHER):
+                if hook not in _CALLED and hookOf(store, hook):
+                    raise OptionError(
+                        f"option {name} has {hook}, which Tee would not call, put it into a layer of its own",
+                        options=[name],
+                    )
         self._stores = (a, b)
+        self.onStart = self._start if self._having("onStart") else None
+        self.onStop = self._stop if self._having("onStop") else None
+
+    def _having(self, hook: str) -> list[Any]:
+        return [store for store in self._stores if hookOf(store, hook)]
+
+    async def _start(self, service: object) -> None:
+        """Start both; if the second cannot start, the first is stopped again."""
+        a, b = self._stores
+        for store in self._having("onStart"):
+            try:
+                await _answerOf(store.onStart(service))
+            except BaseException:
+                if store is b and hookOf(a, "onStop"):
+                    await _answerOf(a.onStop(service))
+                raise
+
+    async def _stop(self, service: object) -> None:
+        """Stop both, the second first; one that fails does not keep the other from being stopped."""
+        first, *rest = reversed(self._having("onStop"))
+        try:
+            await _answerOf(first.onStop(service))
+        finally:
+            for store in rest:
+                await _answerOf(store.onStop(service))
 
     async def onStart(self, service: object) -> None:
         """Start both stores; if the second fails, the first is stopped again."""

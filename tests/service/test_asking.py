@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.portal import Portal
 
-from smtphooks import Layer, SMTPServerFactory
+from smtphooks import Layer, SMTPServerFactory, layers
+from smtphooks.sasl.portal import UserNameRealm
 from smtphooks.service.asking import maybeWarning, questions
 
 
@@ -51,6 +54,46 @@ def test_hooks_stand_in_the_order_of_a_connections_life_and_layers_in_theirs() -
         "onClose: Picky, Picky",
         "onStop: Store, Scanner",
     ]
+
+
+class Tagging:
+    async def filterData(self, stream: Any, session: Any) -> Any:
+        yield b""
+
+
+class Looking:
+    async def inspectData(self, stream: Any, session: Any) -> None: ...
+
+
+def test_inspectors_that_look_at_a_message_at_once_share_a_line_which_says_so() -> None:
+    assert asked(Looking(), Picky(), Layer(Scanner(), hookTimeout=3), Tagging(), Store())[3:-2] == [
+        "inspectData, all at once: Looking, Scanner (at most 3 s)",
+        "filterData: Scanner (at most 3 s), Tagging",
+        "onData: Store",
+    ]
+
+
+def test_an_inspector_behind_a_filter_looks_at_what_comes_out_of_it() -> None:
+    assert asked(Looking(), Tagging(), Looking(), Store())[1:-1] == [
+        "onRcptTo: no layer, every recipient is accepted",
+        "inspectData: Looking",
+        "filterData: Tagging",
+        "inspectData: Looking",
+        "onData: Store",
+    ]
+
+
+class Refusing:
+    authenticates = False
+
+    def onAuth(self, auth: Any, session: Any) -> None: ...
+
+
+def test_checkers_are_asked_behind_layers_that_only_refuse() -> None:
+    portal = Portal(UserNameRealm(), [InMemoryUsernamePasswordDatabaseDontUse()])
+    assert asked(Refusing(), Store(), portal=portal, authMethods=["PLAIN"])[1] == "onAuth: Refusing, the checkers"
+    assert asked(Refusing(), Users(), Store())[1] == "onAuth: Refusing, Users"
+    assert not any("onAuth" in line for line in asked(Refusing(), Store()))
 
 
 def test_conditions_timeouts_and_faults_stand_behind_the_layer() -> None:
@@ -116,3 +159,33 @@ class TestWarning:
     def test_a_layer_that_decides_with_conditions_decides(self) -> None:
         hooks = [Layer(Picky(), unless=["authenticated"], onFault="pass"), Store()]
         assert maybeWarning("tcp:25", SMTPServerFactory(hooks=hooks, authOptional=True)) is None
+
+
+class Limiting:
+    choosesRecipients = False
+
+    def onRcptTo(self, address: Any, session: Any) -> None: ...
+
+
+def test_a_layer_that_does_not_look_for_the_recipient_silences_no_warning() -> None:
+    def warning(*hooks: Any, **named: Any) -> str | None:
+        return maybeWarning("tcp:25", SMTPServerFactory(hooks=[*hooks, Store()], authOptional=True, **named))
+
+    assert "any client may send to any address" in (warning(Limiting()) or "")
+    assert warning(Limiting(), Picky()) is None
+    assert warning(onRcptTo=lambda address, session: None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("RateLimit", {"limits": ["9 messages per hour per client"]}),
+        ("DNSLists", {"clients": ["bl.example"]}),
+        ("Greylist", {"path": "greylist.db", "only": ["no-reverse-name"]}),
+        ("Recipients", {"recipients": ["ann@mx.example"]}),
+    ],
+)
+def test_of_the_ready_made_layers_those_that_know_recipients_silence_it(name: str, options: dict[str, Any]) -> None:
+    layer = getattr(layers, name)(**options)
+    warning = maybeWarning("tcp:25", SMTPServerFactory(hooks=[layer, Store()], authOptional=True))
+    assert (warning is None) == (name == "Recipients")
