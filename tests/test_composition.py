@@ -122,7 +122,7 @@ def test_the_time_limit_of_the_delivery_is_kept_by_the_passage() -> None:
         ({"hooks": [Layer(Store(), onFault="pass")]}, 'layer Store has onData and onFault = "pass", leave that out'),
         (
             {"hooks": [Recipients(), Store()], "onRcptTo": note},
-            "layer Recipients has onRcptTo, put the function into a",
+            "layer Recipients has onRcptTo, put the function",
         ),
         ({"hooks": [Store()], "onData": note}, "layer Store has onData, put the function into a layer of its own"),
         ({"hooks": [Store(), object()]}, "it wants an object with a method such as onRcptTo or onData"),
@@ -140,4 +140,8 @@ def test_what_is_wrong_is_one_sentence(given: dict[str, Any], sentence: str) -> 
 def test_a_function_may_be_the_delivery_of_layers_and_replaces_a_hook_of_a_single_object() -> None:
     assert SMTPServerFactory(hooks=[Recipients()], onData=note).onData is note
     assert SMTPServerFactory(hooks=Recipients(), onRcptTo=note).onRcptTo is note
-    assert SMTPServerFactory(hooks=[Recipients(), Store()], onRcptTo=None).onRcptTo is not None
+
+
+@pytest.mark.parametrize("hooks", [Recipients(), [Recipients(), Store()]])
+def test_a_hook_that_is_given_as_None_silences_no_layer(hooks: Any) -> None:
+    assert SMTPServerFactory(hooks=hooks, onRcptTo=None).onRcptTo is not None
