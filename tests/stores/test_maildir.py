@@ -372,7 +372,7 @@ def test_a_path_that_is_not_a_folder_is_rejected_at_once(tmp_path, below):
 
 @pytest.mark.parametrize("path", ["", "a\0b", b"maildir", 3, None])
 def test_what_is_no_path_is_an_error_of_the_option(path):
-    with pytest.raises(OptionError, match="option path is .*, it wants the path of a folder"):
+    with pytest.raises(OptionError, match=r"option path is .*, it wants the path of a folder"):
         Maildir(path)
 
 
