@@ -117,6 +117,11 @@ UVLOOP = _smtphooks(
     version=partial(_packaged, "smtphooks", "twisted", "uvloop"),
     hint="pip install uvloop",
 )
+# By the number of layers that are asked for each recipient.
+LAYERS = {
+    number: _smtphooks(name, variant=str(number))
+    for number, name in ((0, "no hook"), (1, "one layer"), (6, "six layers"))
+}
 MAILDIR = _smtphooks("smtphooks, Maildir with sync", variant="maildir")
 FEW_IDLE = _smtphooks("10 idle", idle=10)
 MANY_IDLE = _smtphooks("10,000 idle", idle=10_000)

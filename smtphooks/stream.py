@@ -46,12 +46,11 @@ class MessageStream:
     L{header} and L{prepend} must be called before.
 
     @ivar byteLength: octets of the message so far; its length when it has ended.
-    @ivar sizeExceeded: the message is larger than option C{size}; unless option C{rejectOversized} is off, the stream
-        ended at that size.
+    @ivar sizeExceeded: the message passed option C{size}; unless C{rejectOversized} is off, the stream ended there.
     @ivar failure: why the message was cut or must not be used; None if that is not so.
     @ivar buffered: octets that the hook has not yet read.
+    @ivar isPaused: a consumer takes no octets.
     @ivar room: the number of buffered octets at which the stream is full.
-    @ivar length: always unknown, for C{IBodyProducer}.
     """
 
     __slots__ = (
@@ -65,7 +64,6 @@ class MessageStream:
         "_isCut",
         "_iterated",
         "_mustLook",
-        "_paused",
         "_prefix",
         "_size",
         "_spool",
@@ -76,11 +74,12 @@ class MessageStream:
         "buffered",
         "byteLength",
         "failure",
+        "isPaused",
         "room",
         "sizeExceeded",
     )
 
-    length = UNKNOWN_LENGTH
+    length = UNKNOWN_LENGTH  # for IBodyProducer
 
     def __init__(
         self,
@@ -100,7 +99,7 @@ class MessageStream:
         """
         self.byteLength = self.buffered = 0
         self.room = ROOM
-        self.sizeExceeded = False
+        self.sizeExceeded = self._ended = self.isPaused = False
         self._size = size
         self._cutOversized = cutOversized
         self._wantsMore = wantsMore
@@ -111,14 +110,12 @@ class MessageStream:
         self._arrived = self._chunks  # from the client; a list of its own until the separator after the prefix is known
         self._prefix = b""  # the hook's own header fields
         self._header: Message | None = None
-        self._ended = False
         self.failure: Failure | None = None
         self._isCut = False  # failed or discarded: further octets are only counted
         self._mustLook: object = asks  # true if a reader that is about to wait must call _look: is cut, or has asks
         self._taken = self._iterated = False  # one of the ways to read has been chosen; and it is async for
         self._wanted: Signal | None = None  # the reader awaits it; set until the reader has resumed
         self._consumer: ConsumerWriter | None = None
-        self._paused = False
 
     # --- the protocol's side ---
 
@@ -310,10 +307,13 @@ class MessageStream:
         return data
 
     async def drain(self) -> None:
-        """Read what has not been read, whatever way the hook has read, and drop it."""
+        """Read what has not been read, whatever way the hook has read, and drop it; code that still reads fails."""
+        if self._consumer is not None:
+            self._consumer.abandon()
         self._taken = self._iterated = True
         async for _ in self:
             pass
+        self._drop()
 
     async def read(self, limit: int | None = 33554432) -> bytes:
         """
@@ -368,11 +368,11 @@ class MessageStream:
 
     def pauseProducing(self) -> None:
         """C{IPushProducer}: stop writing for now."""
-        self._paused = True
+        self.isPaused = True
 
     def resumeProducing(self) -> None:
         """C{IPushProducer}: resume writing."""
-        self._paused = False
+        self.isPaused = False
         self._serve()
 
     def stopProducing(self) -> None:
@@ -385,7 +385,7 @@ class MessageStream:
             return
         # Octets that were asked for are written by this loop, not within append(): the stack would grow with them.
         consumer.isBusy = asks = self._asks is not None
-        while consumer.isOpen and not self._paused and (self._chunks or (asks and self._ask())):
+        while consumer.isOpen and not self.isPaused and (self._chunks or (asks and self._ask())):
             if self._chunks:
                 # wantsMore comes last: octets that arrive within that call are written within it.
                 consumer.write(self._take())

@@ -1,5 +1,6 @@
 """
-smtphooks with the two hooks that the peers have too; with none, with all, on other reactors, or with the Maildir store.
+smtphooks with the two hooks that the peers have too; with none, with all, on other reactors, with the Maildir store, or
+with layers.
 
 The two hooks accept a recipient and read the message.
 """
@@ -48,7 +49,23 @@ class AllHooks(TwoHooks):
     async def onClose(self, session: Any) -> None: ...
 
 
+class Agreeing:
+    """A layer that accepts every recipient, with a plain function."""
+
+    def onRcptTo(self, address: Any, session: Any) -> None: ...
+
+
+class Dropping(NoHooks):
+    """The delivery behind the layers."""
+
+    async def onData(self, stream: MessageStream, session: Any) -> None:
+        async for _ in stream:
+            pass
+
+
 def hooksOf(variant: str, folder: str) -> object:
+    if variant.isdigit():
+        return [*(Agreeing() for _ in range(int(variant))), Dropping()]
     if variant == "maildir":
         from smtphooks.stores import Maildir
 

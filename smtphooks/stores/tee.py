@@ -29,6 +29,7 @@ class Tee:
     Hooks that store every message twice, C{smtphooks.stores.Tee}.
 
     If the second store fails, the client sends the message again, and the first has it twice: none is lost.
+    Of the stores' other hooks only C{onStart} and C{onStop} are called.
     """
 
     # These are hooks only where one of the stores has them.
@@ -82,6 +83,24 @@ class Tee:
             for store in rest:
                 await _answerOf(store.onStop(service))
 
+    async def onStart(self, service: object) -> None:
+        """Start both stores; if the second fails, the first is stopped again."""
+        a, b = self._stores
+        await _call(a, "onStart", service)
+        try:
+            await _call(b, "onStart", service)
+        except BaseException:
+            await _call(a, "onStop", service)
+            raise
+
+    async def onStop(self, service: object) -> None:
+        """Stop both stores, whatever one of them raises."""
+        a, b = self._stores
+        try:
+            await _call(b, "onStop", service)
+        finally:
+            await _call(a, "onStop", service)
+
     async def onData(self, stream: MessageStream, session: Session) -> Any:
         """
         Store the message in both.
@@ -91,35 +110,57 @@ class Tee:
         """
         spool = await stream.spool()
         a, b = self._stores
-        first = await _answerOf(a.onData(spool.open(), session))
-        if _refusesAll(first):
+        first = await _answerOf(a, spool.open(), session)
+        if isinstance(first, list) and first and all(isinstance(each, BaseException) for each in first):
             return first
-        return _together(first, await _answerOf(b.onData(spool.open(), session)))
+        return _together(first, await _answerOf(b, spool.open(), session))
 
 
-async def _answerOf(result: Any) -> Any:
+async def _call(store: Any, hook: str, *arguments: object) -> Any:
+    """
+    What a hook of a store answers; None if the store has no such hook.
+
+    @raise BaseException: what it raises or returns: that counts as raised.
+    """
+    function = getattr(store, hook, None)
+    result = None if function is None else function(*arguments)
     while inspect.isawaitable(result):
         result = await result
     if isinstance(result, Failure):
         result = result.value
     if isinstance(result, BaseException):
-        raise result  # an exception that is returned counts as raised
-    if result is False:
-        raise TypeError("False is no answer, a refusal is a raised SMTPError")
+        raise result
     return result
 
 
-def _refusesAll(answer: Any) -> bool:
-    return (
-        isinstance(answer, (list, tuple)) and bool(answer) and all(isinstance(each, BaseException) for each in answer)
-    )
+async def _answerOf(store: Any, stream: MessageStream, session: Session) -> Any:
+    """
+    What a store says about a message; a list if it has a result for each recipient.
+
+    @raise TypeError: for what cannot be meant as a yes, such as False, or a generator, of which nothing has run.
+    """
+    answer = await _call(store, "onData", stream, session)
+    if isinstance(answer, (list, tuple)):
+        return [_resultOf(store, each) for each in answer]
+    isClass = isinstance(answer, type) and issubclass(answer, BaseException)
+    if answer is False or isClass or inspect.isgenerator(answer) or inspect.isasyncgen(answer):
+        raise TypeError(f"{store!r} answered {answer!r}, a refusal is a raised SMTPError")
+    return answer
+
+
+def _resultOf(store: Any, result: Any) -> Any:
+    if isinstance(result, Failure):
+        result = result.value
+    if result is None or isinstance(result, (str, BaseException)):
+        return result
+    raise TypeError(f"{store!r} answered {result!r} for a recipient, it takes a text, None or an SMTPError")
 
 
 def _together(first: Any, second: Any) -> Any:
     """With LMTP a recipient's mail is stored if both have stored it."""
-    if not isinstance(second, (list, tuple)):
+    if not isinstance(second, list):
         return first
-    if not isinstance(first, (list, tuple)):
+    if not isinstance(first, list):
         first = [first] * len(second)
     if len(first) != len(second):
         raise SMTPError("The stores disagree on the number of recipients", 451, "4.3.0")

@@ -11,6 +11,7 @@ from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.names import dns, server
 
+from smtphooks.netaddress import maybeIP
 from tests.layers.zones import Zone, text
 
 
@@ -52,9 +53,18 @@ class NameServer:
         await gatherResults([maybeDeferred(port.stopListening) for port in self._ports])
 
 
+def _recordOf(value: str) -> Any:
+    return text(value) if maybeIP(value) is None else dns.Record_A(value)
+
+
 def main(zone: str) -> None:
-    """Serve TXT records, a JSON object of names and texts, until the process is stopped; prints its address."""
-    names = NameServer({name: [text(value)] for name, value in json.loads(zone).items()})
+    """
+    Serve records until the process is stopped; prints its address.
+
+    @param zone: a JSON object of names and lists, of texts and of IPv4 addresses.
+    """
+    records = {name: [_recordOf(value) for value in values] for name, values in json.loads(zone).items()}
+    names = NameServer(records)
     print(f"DNS at {names.address}", flush=True)
     running: Any = reactor
     running.run()

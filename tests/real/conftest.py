@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.real.programs import HOOKS, Certificates, Maildir, Service, freePort, table, tcp
+from tests.real.programs import HOOKS, Certificates, Maildir, Service, freePort, table, tcp, toml
 from tests.secrets import secretsIn
 
 
@@ -41,14 +41,15 @@ def certificates(tmp_path: Path) -> Certificates:
 @pytest.fixture
 def startService(tmp_path: Path, maildir: Maildir) -> Iterator[StartService]:
     """
-    Start the service: by flags alone, or with a configuration file if hooks or options are given.
+    Start the service: by flags alone, or with a configuration file if hooks, a name or those of layers, or options are
+    given.
 
     A service that the test leaves running is stopped at its end, and must then exit cleanly.
     """
     services: list[Service] = []
 
     def start(
-        hooks: str | None = None,
+        hooks: str | list[str] | None = None,
         *,
         lmtp: bool = False,
         endpoint: str | None = None,
@@ -68,9 +69,10 @@ def startService(tmp_path: Path, maildir: Maildir) -> Iterator[StartService]:
             config = tmp_path / "smtphooks.toml"
             if hooks is None:
                 hooks, hooksOptions = "PickyMaildir", {"path": maildir.path}
+            names = f"{HOOKS}:{hooks}" if isinstance(hooks, str) else [f"{HOOKS}:{name}" for name in hooks]
             tables = [
-                f'hooks = "{HOOKS}:{hooks}"\n',
-                table("hooks-options", hooksOptions or {}),
+                f"hooks = {toml(names)}\n",
+                *([table("hooks-options", hooksOptions)] if hooksOptions else []),
                 table("options", {"authOptional": True, **(options or {})}),
                 table("tls", tls or {}),
                 *[table(f'tls.sni."{name}"', own) for name, own in (sni or {}).items()],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 from twisted.internet import reactor
@@ -112,7 +113,36 @@ class HalfReadMessages(Hooks):
 
     async def onData(self, stream: MessageStream, session: Session) -> None:
         async for _ in stream:
+            log.info("one chunk was read")
             await Deferred()
+
+
+class SlowlyReadMessages(Hooks):
+    """Does nothing else for a while after each chunk of a message."""
+
+    async def onData(self, stream: MessageStream, session: Session) -> str:
+        octets = 0
+        async for chunk in stream:
+            octets += len(chunk)
+            await deferLater(reactor, 0)
+        return f"Counted {octets}"
+
+
+class RewrittenMessages:
+    """A layer that makes other octets of those that pass."""
+
+    async def filterData(self, stream: MessageStream, session: Session) -> AsyncIterator[bytes]:
+        stream.prepend(b"X-Rewritten: yes\r\n")
+        async for chunk in stream:
+            yield chunk.swapcase()
+
+
+class InspectedMessages(RewrittenMessages):
+    """A layer that reads a message before it rewrites it."""
+
+    async def inspectData(self, stream: MessageStream, session: Session) -> None:
+        async for _ in stream:
+            await deferLater(reactor, 0)
 
 
 class SpooledMessages(Hooks):

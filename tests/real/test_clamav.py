@@ -40,13 +40,13 @@ class Clamd(Program):
     """
     clamd with the signatures of L{VIRUSES}.
 
-    @ivar tcp: its endpoint; C{unix}: its other one.
+    @ivar tcp: its endpoint; C{unix}: its other one, the same for each clamd of a folder.
     """
 
     def __init__(self, folder: Path) -> None:
         port = freePort()
         signatures = folder / "signatures"
-        signatures.mkdir()
+        signatures.mkdir(exist_ok=True)
         lines = [f"{name}:0:*:{octets.hex()}\n" for name, octets in VIRUSES.items()]
         (signatures / "own.ndb").write_text("".join(lines))
         config = folder / "clamd.conf"

@@ -6,7 +6,7 @@ import re
 import selectors
 import socket
 from collections.abc import Iterable
-from itertools import cycle, islice, repeat
+from itertools import chain, cycle, islice, repeat
 from pathlib import Path
 
 import pytest
@@ -130,6 +130,45 @@ def test_large_message_in_a_spool_is_never_in_memory(startService: StartService,
             client.socket.sendall(b".\r\n")
         octets = BLOCKS * len(BLOCK)
         assert b"Counted [%d, %d, %d]" % (octets, octets, octets) in client.reply(250)
+
+    assert growth.octets < LIMIT
+
+
+LAYERS = {
+    "filters": ["RewrittenMessages"] * 3,
+    # The message goes into a file first, and then through the filters.
+    "inspectors": ["InspectedMessages"] * 3,
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_delivery_that_is_stuck_behind_layers_fills_no_memory(startService: StartService, kind: str) -> None:
+    running = startService([*LAYERS[kind], "HalfReadMessages"], options={"closeTimeout": 1})
+    growth = Growth(running)
+    with Client(running.port) as client, Client(running.port) as other:
+        reset(client.socket)
+        begin(client, "DATA")
+        sent = push(client.socket, chain(repeat(BLOCK, BLOCKS), [b".\r\n"]))
+        running.service.waitForLine("one chunk was read")
+
+        assert (sent > MESSAGE_OCTETS - len(BLOCK)) is (kind == "inspectors")
+        other.say(b"NOOP", 250)
+        assert growth.octets < LIMIT
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_large_message_through_layers_into_a_slow_delivery_is_never_in_memory(
+    startService: StartService, kind: str
+) -> None:
+    running = startService([*LAYERS[kind], "SlowlyReadMessages"])
+    growth = Growth(running)
+    with Client(running.port) as client:
+        begin(client, "DATA")
+        for block in repeat(BLOCK, BLOCKS):
+            client.socket.sendall(block)
+        client.socket.sendall(b".\r\n")
+        fields = 3 * len(b"X-Rewritten: yes\r\n") + len(b"\r\n")
+        assert b"Counted %d" % (BLOCKS * len(BLOCK) + fields) in client.reply(250)
 
     assert growth.octets < LIMIT
 

@@ -9,7 +9,7 @@ import smtplib
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -62,10 +62,10 @@ path = "{maildir}"
 """
 
 _ZONE = {
-    "example.com": "v=spf1 ip4:127.0.0.1 -all",
-    "forged.example": "v=spf1 -all",
-    "test._domainkey.example.com": RECORD.decode(),
-    "_dmarc.example.com": "v=DMARC1; p=reject",
+    "example.com": ["v=spf1 ip4:127.0.0.1 -all"],
+    "forged.example": ["v=spf1 -all"],
+    "test._domainkey.example.com": [RECORD.decode()],
+    "_dmarc.example.com": ["v=DMARC1; p=reject"],
 }
 
 
@@ -76,10 +76,14 @@ def programs() -> Iterator[ExitStack]:
         yield stack
 
 
-def startNames(programs: ExitStack) -> str:
-    """Start a DNS server; its address."""
+def startNames(zone: Mapping[str, Sequence[str]], programs: ExitStack) -> tuple[Program, str]:
+    """
+    Start a DNS server; with its address.
+
+    @param zone: texts and IPv4 addresses by name.
+    """
     names = Program(
-        [sys.executable, "-m", "tests.layers.zoneserver", json.dumps(_ZONE)],
+        [sys.executable, "-m", "tests.layers.zoneserver", json.dumps(zone)],
         {**os.environ, "PYTHONPATH": str(ROOT)},
         ROOT,
     )
@@ -87,14 +91,15 @@ def startNames(programs: ExitStack) -> str:
     names.waitForLine("DNS at")
     found = re.search(r"DNS at (\S+)", names.output)
     assert found is not None
-    return found[1]
+    return names, found[1]
 
 
 def startMX(folder: Path, maildir: Maildir, programs: ExitStack) -> int:
     """Start a service with the layer and a Maildir; its port."""
     port = freePort()
     config = folder / "smtphooks.toml"
-    config.write_text(_SERVICE.format(endpoint=tcp(port), names=startNames(programs), maildir=maildir.path))
+    _, names = startNames(_ZONE, programs)
+    config.write_text(_SERVICE.format(endpoint=tcp(port), names=names, maildir=maildir.path))
     service = Service(folder, ["--config", str(config)], [tcp(port)])
     programs.callback(service.terminate)
     return port

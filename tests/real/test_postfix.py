@@ -103,6 +103,10 @@ class Postfix:
         """Wait until its log has a line with all of these parts."""
         self._program.waitForLine(*parts)
 
+    def flush(self) -> None:
+        """Try again to deliver all that is in its queue."""
+        run("postqueue", "-c", self._config, "-f")
+
     def waitUntilIdle(self) -> None:
         """Wait until its queue is empty."""
         eventually(self._isIdle, "an empty queue of Postfix")
@@ -119,6 +123,7 @@ class Postfix:
 # No service runs in a chroot, which would need copies of the system's files.
 _SERVICES = """\
 127.0.0.1:{port} inet n - n - - smtpd
+pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 rewrite unix - - n - - trivial-rewrite

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.logger import LogEvent
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import LogEvent, eventAsText, globalLogPublisher
+from twisted.names.dns import DNSDatagramProtocol
 
 from smtphooks.service.logfile import needsStdout, observerOf
 from smtphooks.service.settings import ConfigError
@@ -50,6 +54,22 @@ def test_a_line_is_in_the_file_at_once_and_nothing_to_write_is_nothing(
     for text in ("one\n", None, "\u00e9\n"):
         observer({"log_format": text})
     assert (tmp_path / name).read_text() == "one\n\u00e9\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_sockets_of_the_resolver_are_not_logged_but_others_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """It opens one for each query, and logs four lines about it."""
+    observer = observerOf({"nodaemon": True}, lambda event: eventAsText(event, includeTimestamp=False) + "\n")
+    net: Any = reactor
+    globalLogPublisher.addObserver(observer)
+    try:
+        for protocol in (DNSDatagramProtocol(None), DatagramProtocol()):
+            port = net.listenUDP(0, protocol, interface="127.0.0.1")
+            await port.stopListening()
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    written = capsys.readouterr().out.splitlines()
+    assert len(written) == 3 and not [line for line in written if "DNS" in line]
 
 
 def test_a_file_is_continued_and_rotated_by_size_and_by_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

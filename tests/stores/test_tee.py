@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from smtphooks import OptionError, SMTPError
 from smtphooks.stores import Tee
 from tests.conftest import Logged
-from tests.support import ENVELOPE, LMTP_ENVELOPE, RCPT, Mailbox, Pending, connect
+from tests.support import ENVELOPE, LMTP_ENVELOPE, RCPT, Mailbox, Pending, callHook, connect
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -61,7 +61,17 @@ def test_stores_may_answer_as_hooks_may(answer: Any) -> None:
     assert send(Plain(), Mailbox()).startswith("250")
 
 
-@pytest.mark.parametrize("answer", [SMTPError("returned", 550), False])
+def neverRun() -> Any:
+    yield
+
+
+async def neverBegun() -> Any:
+    yield
+
+
+@pytest.mark.parametrize(
+    "answer", [SMTPError("returned", 550), False, neverRun(), neverBegun(), SMTPError, [False], [SMTPError]]
+)
 def test_no_answer_that_is_none_is_a_yes(answer: Any, logged: Logged) -> None:
     class Plain:
         def onData(self, stream: Any, session: Any) -> Any:
@@ -96,6 +106,43 @@ def test_a_store_that_does_not_read_holds_nothing_up() -> None:
 def test_with_lmtp_a_recipients_mail_is_stored_if_both_have_it(a: Any, b: Any, replies: list[str]) -> None:
     client = connect(hooks=[Tee(Answering(a), Answering(b))], lmtp=True)
     assert [line[:3] for line in client.say(*LMTP_ENVELOPE, RCPT, "DATA", "text", ".")[-2:]] == replies
+
+
+class Living(Answering):
+    """A store with a life."""
+
+    def __init__(self, diary: list[str], name: str, error: Exception | None = None) -> None:
+        super().__init__()
+        self.diary = diary
+        self.name = name
+        self.error = error
+
+    def onStart(self, service: Any) -> Any:
+        self.diary.append(f"{self.name} starts")
+        return succeed(None) if self.error is None else fail(self.error)
+
+    async def onStop(self, service: Any) -> None:
+        self.diary.append(f"{self.name} stops")
+        if self.error is not None:
+            raise self.error
+
+
+def test_stores_are_started_and_stopped() -> None:
+    diary: list[str] = []
+    for stores in ((Living(diary, "a"), Living(diary, "b")), (Living(diary, "a"), Mailbox())):
+        tee = Tee(*stores)
+        assert callHook(tee.onStart, (None,)) is None
+        assert callHook(tee.onStop, (None,)) is None
+    assert diary == ["a starts", "b starts", "b stops", "a stops", "a starts", "a stops"]
+
+
+def test_a_store_that_cannot_be_started_or_stopped_stops_the_other() -> None:
+    diary: list[str] = []
+    error = ValueError("no disk")
+    tee = Tee(Living(diary, "a"), Living(diary, "b", error))
+    for method in (tee.onStart, tee.onStop):
+        assert callHook(method, (None,)).value is error
+    assert diary == ["a starts", "b starts", "a stops", "b stops", "a stops"]
 
 
 def test_a_client_that_leaves_reaches_no_store() -> None:
