@@ -68,38 +68,20 @@ class Tee:
         a, b = self._stores
         for store in self._having("onStart"):
             try:
-                await _answerOf(store.onStart(service))
+                await _call(store, "onStart", service)
             except BaseException:
                 if store is b and hookOf(a, "onStop"):
-                    await _answerOf(a.onStop(service))
+                    await _call(a, "onStop", service)
                 raise
 
     async def _stop(self, service: object) -> None:
         """Stop both, the second first; one that fails does not keep the other from being stopped."""
         first, *rest = reversed(self._having("onStop"))
         try:
-            await _answerOf(first.onStop(service))
+            await _call(first, "onStop", service)
         finally:
             for store in rest:
-                await _answerOf(store.onStop(service))
-
-    async def onStart(self, service: object) -> None:
-        """Start both stores; if the second fails, the first is stopped again."""
-        a, b = self._stores
-        await _call(a, "onStart", service)
-        try:
-            await _call(b, "onStart", service)
-        except BaseException:
-            await _call(a, "onStop", service)
-            raise
-
-    async def onStop(self, service: object) -> None:
-        """Stop both stores, whatever one of them raises."""
-        a, b = self._stores
-        try:
-            await _call(b, "onStop", service)
-        finally:
-            await _call(a, "onStop", service)
+                await _call(store, "onStop", service)
 
     async def onData(self, stream: MessageStream, session: Session) -> Any:
         """
@@ -118,12 +100,11 @@ class Tee:
 
 async def _call(store: Any, hook: str, *arguments: object) -> Any:
     """
-    What a hook of a store answers; None if the store has no such hook.
+    What a hook of a store answers.
 
     @raise BaseException: what it raises or returns: that counts as raised.
     """
-    function = getattr(store, hook, None)
-    result = None if function is None else function(*arguments)
+    result = getattr(store, hook)(*arguments)
     while inspect.isawaitable(result):
         result = await result
     if isinstance(result, Failure):

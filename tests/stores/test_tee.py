@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.python.failure import Failure
 
 from smtphooks import OptionError, SMTPError
 from smtphooks.stores import Tee
@@ -181,49 +180,6 @@ def test_a_store_with_a_hook_that_would_not_be_called_is_an_error() -> None:
         Tee(Mailbox(), Choosy())
 
 
-class Living(Mailbox):
-    """A store with a life; each step of it is added to a list."""
-
-    def __init__(self, name: str, steps: list[str], failsAt: str = "") -> None:
-        super().__init__()
-        self.name, self.steps, self.failsAt = name, steps, failsAt
-
-    async def onStart(self, service: Any) -> None:
-        self._live("start")
-
-    def onStop(self, service: Any) -> None:
-        self._live("stop")
-
-    def _live(self, step: str) -> None:
-        self.steps.append(f"{step} {self.name}")
-        if step == self.failsAt:
-            raise OSError(step)
-
-
-class TestLife:
-    def lived(self, *stores: Any) -> None:
-        tee = Tee(*stores)
-        assert tee.onStart is not None and tee.onStop is not None
-        result: Any = Deferred.fromCoroutine(tee.onStart(None))
-        if not isinstance(result.result, Failure):
-            result = Deferred.fromCoroutine(tee.onStop(None))
-        result.addErrback(lambda failure: failure.trap(OSError))
-
-    def test_it_is_that_of_both_stores(self) -> None:
-        steps: list[str] = []
-        self.lived(Living("a", steps), Living("b", steps))
-        assert steps == ["start a", "start b", "stop b", "stop a"]
-
-    def test_the_first_is_stopped_if_the_second_cannot_start(self) -> None:
-        steps: list[str] = []
-        self.lived(Living("a", steps), Living("b", steps, failsAt="start"))
-        assert steps == ["start a", "start b", "stop a"]
-
-    def test_the_first_is_stopped_if_the_second_cannot_be(self) -> None:
-        steps: list[str] = []
-        self.lived(Living("a", steps), Living("b", steps, failsAt="stop"))
-        assert steps == ["start a", "start b", "stop b", "stop a"]
-
-    def test_stores_without_one_give_it_none(self) -> None:
-        tee = Tee(Mailbox(), Mailbox())
-        assert (tee.onStart, tee.onStop) == (None, None)
+def test_stores_without_a_life_give_it_none() -> None:
+    tee = Tee(Mailbox(), Mailbox())
+    assert (tee.onStart, tee.onStop) == (None, None)
