@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import Any, TypeVar
 
 from twisted.enterprise import adbapi
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
@@ -71,6 +71,7 @@ class Database:
             self._named.setdefault("check_same_thread", False)
         self._connections = connections
         self._prepare = prepare
+        self._free = DeferredSemaphore(connections)
         self._pool: adbapi.ConnectionPool | None = None
 
     def run(self, work: Callable[..., T], *arguments: object) -> Deferred[T]:
@@ -78,9 +79,25 @@ class Database:
         Call C{work(cursor, *arguments)} in a thread, and commit.
 
         If the connection has been lost since its last use, as when the server was restarted, it is called once more.
+        A call that is cancelled before there is a thread for it is not made.
 
         @raise DatabaseError: for any failure.
         """
+        return Deferred.fromCoroutine(self._inTurn(work, arguments))
+
+    async def _inTurn(self, work: Callable[..., T], arguments: tuple[object, ...]) -> T:
+        await self._free.acquire()
+        running: Deferred[T] = maybeDeferred(self._begin, work, arguments)
+        # A thread cannot be interrupted: its turn ends when it does, not when nobody waits for it any more.
+        waiting: Deferred[T] = Deferred()
+        running.addBoth(self._end).chainDeferred(waiting)
+        return await waiting
+
+    def _end(self, result: Any) -> Any:
+        self._free.release()
+        return result
+
+    def _begin(self, work: Callable[..., T], arguments: tuple[object, ...]) -> Deferred[T]:
         if self._pool is None:
             self._pool = adbapi.ConnectionPool(
                 self._module,
@@ -114,8 +131,6 @@ class Database:
 
     def _explain(self, failure: Failure) -> Any:
         error = failure.value
-        if isinstance(error, CancelledError):
-            return failure
         cause = str(error).strip().replace("\n", " ")
         if not isinstance(error, DatabaseError):
             cause = f"{type(error).__name__}: {cause}"

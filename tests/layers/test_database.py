@@ -201,6 +201,32 @@ async def test_closing_ends_connections_and_threads_and_a_later_call_opens_new_o
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_call_that_is_cancelled_before_its_turn_is_never_made(server: Server) -> None:
+    """Or clients that ask and leave would have others wait for what nobody wants to know any more."""
+    database = Database("the database", "a_database", ":memory:", connections=1)
+    entered, release = threading.Event(), threading.Event()
+    made: list[int] = []
+
+    def busy(cursor: Any) -> None:
+        entered.set()
+        release.wait(10)
+
+    first = database.run(busy)
+    entered.wait(10)
+    first.addErrback(lambda failure: failure.trap(CancelledError))
+    first.cancel()  # its thread is busy nevertheless
+    for number in range(20):
+        leaving = database.run(lambda cursor, number=number: made.append(number))
+        leaving.addErrback(lambda failure: failure.trap(CancelledError))
+        leaving.cancel()
+    last = database.run(one)
+    release.set()
+    assert await last == 1
+    assert made == []
+    database.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_call_that_is_cancelled_stays_cancelled() -> None:
     database = Database("it", "sqlite3", ":memory:", connections=1)
     go = threading.Event()
