@@ -89,6 +89,8 @@ class Greylist:
     @ivar maxRows: rows in the file; beyond that the oldest mails that were put off are forgotten.
     """
 
+    decidesOnRecipients = False  # but on clients: --check warns where no other layer does
+
     @attrs.define
     class State:
         """

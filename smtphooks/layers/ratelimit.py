@@ -113,6 +113,8 @@ class RateLimit:
     limits: tuple[str, ...] = listOf((), "a list of texts", isText)
     counts: Counts = objectWith("increment", "an object with methods check and increment")
 
+    decidesOnRecipients = False  # but on clients: --check warns where no other layer does
+
     State = _State
 
     def __attrs_post_init__(self) -> None:

@@ -61,10 +61,18 @@ def _conditions(layer: Layer, hook: str, mostSeconds: float) -> Iterator[str]:
 
 def maybeWarning(endpoint: str, factory: SMTPServerFactory) -> str | None:
     """What the operator should know of a listener that other hosts can connect to; None if nothing."""
-    if factory.onRcptTo is not None or not isBeyondLoopback(endpoint):
+    if _decidesOnRecipients(factory) or not isBeyondLoopback(endpoint):
         return None
     client = "any client" if factory.options.authOptional else "any client that has authenticated"
     return (
         f"no layer decides on recipients: {client} may send to any address, add a layer with onRcptTo such as"
         " smtphooks.layers:Recipients"
+    )
+
+
+def _decidesOnRecipients(factory: SMTPServerFactory) -> bool:
+    """Somebody has C{onRcptTo}, and not only layers that judge clients there, as DNSLists does, and say so."""
+    layers = factory.layersWith("onRcptTo")
+    return factory.onRcptTo is not None and (
+        not layers or any(getattr(layer.hooks, "decidesOnRecipients", True) for layer in layers)
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smtphooks import Layer, SMTPServerFactory
+from smtphooks.layers import DNSLists, Greylist, RateLimit, Recipients
 from smtphooks.service.asking import maybeWarning, questions
 
 
@@ -116,3 +118,19 @@ class TestWarning:
     def test_a_layer_that_decides_with_conditions_decides(self) -> None:
         hooks = [Layer(Picky(), unless=["authenticated"], onFault="pass"), Store()]
         assert maybeWarning("tcp:25", SMTPServerFactory(hooks=hooks, authOptional=True)) is None
+
+    @pytest.mark.parametrize("name", ["RateLimit", "DNSLists", "Greylist"])
+    def test_a_layer_that_judges_clients_at_RCPT_does_not_decide_on_recipients(self, name: str, tmp_path: Path) -> None:
+        client: Any = {
+            "RateLimit": lambda: RateLimit(limits=["1 messages per hour per client"]),
+            "DNSLists": lambda: DNSLists(clients=["zen.example.org"]),
+            "Greylist": lambda: Greylist(path=str(tmp_path / "greylist.db"), only=["no-reverse-name"]),
+        }[name]()
+        assert maybeWarning("tcp:25", SMTPServerFactory(hooks=[client, Store()], authOptional=True)) == self.OPEN
+        for decides in (Picky(), Recipients(recipients=["ann@example.org"])):
+            hooks = [client, decides, Store()]
+            assert maybeWarning("tcp:25", SMTPServerFactory(hooks=hooks, authOptional=True)) is None
+
+    def test_a_function_given_by_name_decides(self) -> None:
+        factory = SMTPServerFactory(hooks=Store(), authOptional=True, onRcptTo=Picky().onRcptTo)
+        assert maybeWarning("tcp:25", factory) is None
