@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from smtphooks.connection.chain import Chain, Link, linkOf
 from smtphooks.connection.passage import Passage
 from smtphooks.errors import OptionError
-from smtphooks.hooks import HOOK_NAMES, faultOf, hookOf
+from smtphooks.hooks import HOOK_NAMES, authenticates, faultOf, hookOf
 from smtphooks.layer import PASS, Layer
 
 
@@ -31,7 +31,8 @@ def layersOf(hooks: object, named: Mapping[str, Any]) -> tuple[Layer, ...]:
     given: Sequence[object] = hooks if areMany else () if hooks is None else [hooks]  # type: ignore[assignment]
     layers = tuple(each if isinstance(each, Layer) else Layer(each) for each in given)
     fault = faultOf(None, named) or next(filter(None, (faultOf(layer.hooks, {}) for layer in layers)), None)
-    fault = fault or _deliveryFault(layers, named, areMany) or (_namedFault(layers, named) if areMany else None)
+    fault = fault or _deliveryFault(layers, named, areMany) or _authFault(layers)
+    fault = fault or (_namedFault(layers, named) if areMany else None)
     if fault is not None:
         raise OptionError(fault, options=["hooks"])
     return layers
@@ -52,6 +53,20 @@ def _deliveryFault(layers: Sequence[Layer], named: Mapping[str, Any], areMany: b
             which = "unless" if layer.unless else f'onFault = "{PASS}"'
             return (
                 f"layer {layer.name} has onData and {which}, leave that out: a message that nobody stores would be lost"
+            )
+    return None
+
+
+def _authFault(layers: Sequence[Layer]) -> str | None:
+    """A layer that authenticates ends the question, so one behind it that only refuses would not be asked."""
+    first: Layer | None = None
+    for layer in layersWith(layers, "onAuth"):
+        if authenticates(layer.hooks):
+            first = first or layer
+        elif first is not None:
+            return (
+                f"layer {layer.name} can only refuse in onAuth and stands behind layer {first.name}, which"
+                " authenticates, put it in front"
             )
     return None
 
@@ -81,22 +96,37 @@ def linksOf(layers: Sequence[Layer], name: str) -> list[Link]:
 def maybePassage(layers: Sequence[Layer], clock: Callable[[], IReactorTime]) -> Passage | None:
     """What a message goes through on its way to C{onData}; None if nothing stands in between."""
     stages: list[Link | list[Link]] = []
+    for name, those in stagesOf(layers):
+        links = linksOf(those, name)
+        stages += [links] if name == "inspectData" else links
+    timeout = max([layer.hookTimeout for layer in layersWith(layers, "onData")], default=0.0)
+    return Passage(stages, timeout, clock) if stages or timeout else None
+
+
+def stagesOf(layers: Sequence[Layer]) -> list[tuple[str, list[Layer]]]:
+    """
+    The stages on the way of a message to C{onData}, in order: a hook, and the layers that it is asked of.
+
+    Those of a stage of C{inspectData} look at the message at once; those of one of C{filterData} are put one into
+    another.
+    """
+    stages: list[tuple[str, list[Layer]]] = []
     inspectors: list[Layer] = []
     for layer in layers:
         if hookOf(layer.hooks, "inspectData"):
             inspectors.append(layer)
         elif hookOf(layer.hooks, "filterData"):
             # What goes on behind this filter is another message, at which others can only look when it is there.
-            stages += [*_inspection(inspectors), *linksOf([layer], "filterData")]
+            stages += [*_inspection(inspectors), ("filterData", [layer])]
             inspectors = []
-    stages += _inspection(inspectors)
-    timeout = max([layer.hookTimeout for layer in layersWith(layers, "onData")], default=0.0)
-    return Passage(stages, timeout, clock) if stages or timeout else None
+    return stages + _inspection(inspectors)
 
 
-def _inspection(inspectors: Sequence[Layer]) -> list[Link | list[Link]]:
+def _inspection(inspectors: list[Layer]) -> list[tuple[str, list[Layer]]]:
     """Layers that look at one message at once, and then filter it one after the other."""
-    return [linksOf(inspectors, "inspectData"), *linksOf(inspectors, "filterData")] if inspectors else []
+    filters = layersWith(inspectors, "filterData")
+    found = [("inspectData", inspectors), ("filterData", filters)]
+    return [(name, those) for name, those in found if those]
 
 
 def composed(layers: Sequence[Layer], chainOf: Callable[[str, list[Link]], Chain]) -> dict[str, Callable[..., Any]]:

@@ -73,6 +73,11 @@ class ConsumerWriter:
         if not ended.called:  # as it is if unregistering has cancelled the delivery
             ended.callback(result)
 
+    def abandon(self) -> None:
+        """The hook has ended and the rest is dropped: the consumer must not take what it has got for the whole."""
+        if self.isOpen:
+            self.endDelivery(Failure(RuntimeError("the hook has ended before its message was delivered")))
+
     def stopDelivery(self, reason: Exception) -> None:
         """The consumer has asked for no further octets."""
         if self.isOpen:

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from smtphooks.admission.admission import Admission
 from smtphooks.admission.clients import Clients
-from smtphooks.composition import composed, layersOf, layersWith, maybePassage
+from smtphooks.composition import composed, layersOf, layersWith, linksOf, maybePassage
 from smtphooks.connection.chain import Chain, Link
 from smtphooks.connection.eventlog import LineLimits
 from smtphooks.connection.registry import LiveConnections
@@ -27,7 +27,7 @@ from smtphooks.connection.server import Server
 from smtphooks.dialogue.builtin import builtInExtensions
 from smtphooks.dialogue.extensions import Extensions
 from smtphooks.errors import OptionError
-from smtphooks.hooks import HOOK_NAMES, HookAttributes
+from smtphooks.hooks import HOOK_NAMES, HookAttributes, authenticates
 from smtphooks.layer import Layer
 from smtphooks.optionkinds import isSecret, isSecretPath
 from smtphooks.options import Options, makeOptions
@@ -76,8 +76,8 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         self.clock: IReactorTime | None = None
         self.server = self._makeServer(self.options)
         self._setHooks(hooks, named)
-        if self.onAuth is None and self.options.portal is not None:
-            self.onAuth = self._askPortal(self.options.portal)
+        if named.get("onAuth") is None and not any(authenticates(layer.hooks) for layer in self.layers):
+            self.onAuth = self._maybePortalHook(self.options.portal)
 
     def _makeServer(self, options: Options) -> Server:
         mechanisms = Mechanisms(options.authMethods, lambda: self.onAuth is not None, _unknownUsersOf(options))
@@ -135,6 +135,14 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
     def layersWith(self, name: str) -> list[Layer]:
         """The layers that have a hook, or another method of objects of hooks, of this name; in order."""
         return layersWith(self.layers, name)
+
+    def _maybePortalHook(self, portal: Portal | None) -> Callable[..., Any] | None:
+        """Ask the portal, after the layers that may only refuse; without a portal nobody could authenticate."""
+        if portal is None:
+            return None
+        hook = self._askPortal(portal)
+        refusing = linksOf(self.layersWith("onAuth"), "onAuth")
+        return self._chainOf("onAuth", [*refusing, Link("onAuth of the portal", hook)]) if refusing else hook
 
     def _askPortal(self, portal: Portal) -> Callable[..., Any]:
         for method in self.options.authMethods:

@@ -266,6 +266,20 @@ def hookOf(hooks: object, name: str) -> Callable[..., Any] | None:
     return hook  # type: ignore[no-any-return]
 
 
+def authenticates(hooks: object) -> bool:
+    """May its C{onAuth} accept a user?  An object whose C{onAuth} only refuses says C{authenticates = False}."""
+    return hookOf(hooks, "onAuth") is not None and getattr(hooks, "authenticates", True) is not False
+
+
+def choosesRecipients(hooks: object) -> bool:
+    """
+    May its C{onRcptTo} refuse a recipient for not being one of ours?
+
+    An object that looks at the client, at a rate or at the time alone says C{choosesRecipients = False}.
+    """
+    return hookOf(hooks, "onRcptTo") is not None and getattr(hooks, "choosesRecipients", True) is not False
+
+
 def faultOf(hooks: object, named: Mapping[str, Any]) -> str | None:
     """
     What is wrong with an object of hooks, or with hooks given by name; None if nothing is.

@@ -7,12 +7,15 @@ checked value.  This module knows no connection, and not how layers are asked on
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
-from smtphooks.hooks import nameOf
+from smtphooks.errors import OptionError
+from smtphooks.hooks import hookOf, nameOf
 from smtphooks.optionkinds import isText, listOf, oneOf, seconds
 from smtphooks.session import Session
 from smtphooks.syntax.networks import peersOf
@@ -71,14 +74,32 @@ class Layer:
 def _conditionOf(unless: Sequence[str | Condition]) -> Condition:
     """One condition for all of them; the cheap ones are asked first."""
     networks = [item for item in unless if isinstance(item, str) and item not in _WORDS]
+    for item in networks:
+        if near := difflib.get_close_matches(item.lower(), _WORDS, n=1):
+            sentence = "option unless is wrong: {!r} is neither an address nor a network, did you mean {!r}?"
+            raise OptionError(sentence, item, near[0], options=["unless"])
     peers = peersOf("unless", networks)
     conditions = [_WORDS[item] for item in unless if isinstance(item, str) and item in _WORDS]
     if networks:
         conditions.append(lambda session: peers.trusts(session.remoteAddress))
-    conditions += [item for item in unless if not isinstance(item, str)]
+    conditions += [_answeringAtOnce(item) for item in unless if not isinstance(item, str)]
     if len(conditions) == 1:
         return conditions[0]
     return lambda session: any(condition(session) for condition in conditions)
+
+
+def _answeringAtOnce(condition: Condition) -> Condition:
+    """The condition, but a coroutine or a Deferred, which is never false, exempts no client: it is a fault."""
+
+    def holds(session: Session) -> object:
+        answer = condition(session)
+        if inspect.isawaitable(answer):
+            if inspect.iscoroutine(answer):
+                answer.close()  # or else Python warns that it was never awaited
+            raise TypeError(f"a condition of unless answered {answer!r}, it has to answer at once")
+        return answer
+
+    return holds
 
 
 def labelIn(layer: Layer, hook: str) -> str:
@@ -93,7 +114,7 @@ def labelOf(hooks: object, hook: object) -> str:
     @param hooks: those of a factory.
     """
     layers: Sequence[Layer] = getattr(hooks, "layers", ())
-    if isinstance(hook, str) and len(layers) > 1:
-        owner = getattr(getattr(hooks, hook, None), "__self__", None)
-        return next((labelIn(layer, hook) for layer in layers if layer.hooks is owner), hook)
+    function = getattr(hooks, hook, None) if isinstance(hook, str) and len(layers) > 1 else None
+    if function is not None and isinstance(hook, str):
+        return next((labelIn(layer, hook) for layer in layers if hookOf(layer.hooks, hook) == function), hook)
     return nameOf(hook)

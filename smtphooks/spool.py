@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -39,6 +40,9 @@ class Stream(Protocol):
     buffered: int
     room: int
 
+    @property
+    def isAwaited(self) -> bool: ...
+
     def append(self, data: bytes, isLast: bool = False) -> None: ...
 
     def fail(self, failure: Failure) -> None: ...
@@ -56,6 +60,9 @@ class Spool(Generic[S]):
     A message, received once and read any number of times.
 
     It must be closed.  A reader of a closed spool fails, unless it has read all.
+
+    @ivar isFailing: L{receive} fails, or has failed.
+    @ivar unaware: the streams whose readers did not await octets then, and so have not learnt it.
     """
 
     def __init__(self, memory: int, makeStream: Callable[..., S]) -> None:
@@ -63,6 +70,9 @@ class Spool(Generic[S]):
         @param memory: a message of more octets goes to a file, all of it.
         @param makeStream: C{MessageStream}, or a function with the same arguments.
         """
+        self.isFailing = False
+        self.unaware: list[S] = []
+        self._memory = memory
         self._store = _Store(memory)
         self._makeStream = makeStream
         self._readers: list[_Reader[S]] = []
@@ -85,7 +95,7 @@ class Spool(Generic[S]):
         """
         if self._isClosed:
             raise RuntimeError("a spool that was closed cannot be read")
-        reader = _Reader(self._store, self._makeStream, self._tookOctets)
+        reader = _Reader(self._store, partial(self._makeStream, spoolMemory=self._memory), self._tookOctets)
         self._readers.append(reader)
         return reader.stream
 
@@ -131,9 +141,12 @@ class Spool(Generic[S]):
         self._store.close()
 
     def _fail(self, error: BaseException) -> None:
+        self.isFailing = True
         if isinstance(error, Exception) and not isinstance(error, CancelledError):
             failure = Failure(error)
             for reader in tuple(self._readers):
+                if not reader.stream.isAwaited:
+                    self.unaware.append(reader.stream)
                 reader.stream.fail(failure)
         self.close()
 

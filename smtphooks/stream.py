@@ -46,13 +46,11 @@ class MessageStream:
     L{header} and L{prepend} must be called before.
 
     @ivar byteLength: octets of the message so far; its length when it has ended.
-    @ivar sizeExceeded: the message is larger than option C{size}; unless option C{rejectOversized} is off, the stream
-        ended at that size.
+    @ivar sizeExceeded: the message passed option C{size}; unless C{rejectOversized} is off, the stream ended there.
     @ivar failure: why the message was cut or must not be used; None if that is not so.
     @ivar buffered: octets that the hook has not yet read.
-    @ivar isPaused: a consumer wants no octets for now.
+    @ivar isPaused: a consumer takes no octets.
     @ivar room: the number of buffered octets at which the stream is full.
-    @ivar length: always unknown, for C{IBodyProducer}.
     """
 
     __slots__ = (
@@ -81,7 +79,7 @@ class MessageStream:
         "sizeExceeded",
     )
 
-    length = UNKNOWN_LENGTH
+    length = UNKNOWN_LENGTH  # for IBodyProducer
 
     def __init__(
         self,
@@ -101,7 +99,7 @@ class MessageStream:
         """
         self.byteLength = self.buffered = 0
         self.room = ROOM
-        self.sizeExceeded = False
+        self.sizeExceeded = self._ended = self.isPaused = False
         self._size = size
         self._cutOversized = cutOversized
         self._wantsMore = wantsMore
@@ -112,7 +110,6 @@ class MessageStream:
         self._arrived = self._chunks  # from the client; a list of its own until the separator after the prefix is known
         self._prefix = b""  # the hook's own header fields
         self._header: Message | None = None
-        self._ended = self.isPaused = False
         self.failure: Failure | None = None
         self._isCut = False  # failed or discarded: further octets are only counted
         self._mustLook: object = asks  # true if a reader that is about to wait must call _look: is cut, or has asks
@@ -310,10 +307,13 @@ class MessageStream:
         return data
 
     async def drain(self) -> None:
-        """Read what has not been read, whatever way the hook has read, and drop it."""
+        """Read what has not been read, whatever way the hook has read, and drop it; code that still reads fails."""
+        if self._consumer is not None:
+            self._consumer.abandon()
         self._taken = self._iterated = True
         async for _ in self:
             pass
+        self._drop()
 
     async def read(self, limit: int | None = 33554432) -> bytes:
         """

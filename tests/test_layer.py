@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
-from smtphooks import Layer, OptionError, Session
+from smtphooks import Layer, OptionError, Session, SMTPServerFactory
+from smtphooks.layer import labelOf
+from smtphooks.stores import Discard
 
 
 class Recipients:
@@ -35,6 +38,29 @@ def test_a_client_is_exempt_if_one_condition_holds(unless: Any, session: Session
     exempts = Layer(Recipients(), unless=unless).exempts
     assert exempts is not None
     assert bool(exempts(session)) is isExempt
+
+
+@pytest.mark.parametrize("unless", [[], ["secure"]])
+def test_a_condition_that_has_to_be_waited_for_exempts_nobody(unless: list[Any]) -> None:
+    """A coroutine and a Deferred are never false: every client would be exempt."""
+
+    async def isKnown(session: Session) -> bool:
+        return False
+
+    for condition in (isKnown, lambda session: Deferred()):
+        exempts = Layer(Recipients(), unless=[*unless, condition]).exempts
+        assert exempts is not None
+        with pytest.raises(TypeError, match="it has to answer at once"):
+            exempts(Session())
+
+
+def test_the_log_names_the_layer_of_any_kind_of_function() -> None:
+    class Plain:
+        onRcptTo = staticmethod(lambda address, session: None)
+
+    factory = SMTPServerFactory(hooks=[Plain(), Discard()])
+    assert labelOf(factory, "onRcptTo") == "onRcptTo of Plain"
+    assert labelOf(factory, "onMailFrom") == "onMailFrom"
 
 
 def test_without_conditions_nobody_is_exempt() -> None:

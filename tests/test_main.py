@@ -97,6 +97,22 @@ class TestServing:
         assert service.terminate() == 0
         assert "Traceback" not in service.output
 
+    def test_two_stores_of_a_file_in_another_folder_keep_a_message_twice(self, start: Start, tmp_path: Path) -> None:
+        port = freePort()
+        (tmp_path / "etc").mkdir()
+        stores = "".join(f'{key} = {{use = "smtphooks.stores:Maildir", path = "{key}"}}\n' for key in "ab")
+        (tmp_path / "etc" / "smtphooks.toml").write_text(
+            f'[options]\nauthOptional = true\n[[layer]]\nuse = "smtphooks.stores:Tee"\n{stores}'
+            f'[[listener]]\nendpoint = "{tcp(port)}"\n'
+        )
+        service = start("--config", "etc/smtphooks.toml")
+        service.waitForLine("listening on")
+        deliver(port)
+        assert service.terminate() == 0
+        for key in "ab":
+            assert Maildir(tmp_path / "etc" / key).message().content == b"Subject: hello\n\nhello\n"
+        assert [path.name for path in tmp_path.iterdir()] == ["etc"]
+
     def test_on_SIGTERM_a_transaction_may_finish(self, start: Start) -> None:
         """Then the process ends with status 0."""
         port = freePort()

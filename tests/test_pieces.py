@@ -28,6 +28,16 @@ def test_cleared_pieces_can_be_collected_anew() -> None:
     assert (pieces.octets, pieces.join()) == (6000, b"new" * 2000)
 
 
+@pytest.mark.parametrize("octets", [0, 1, 5, 6])
+def test_the_first_octets_are_dropped(octets: int) -> None:
+    pieces = Pieces()
+    for piece in (b"ab", b"c", b"def"):
+        pieces.add(piece)
+    pieces.drop(octets)
+    pieces.add(b"g")
+    assert (pieces.octets, pieces.join()) == (7 - octets, b"abcdefg"[octets:])
+
+
 def test_a_single_piece_is_not_copied() -> None:
     pieces = Pieces()
     piece = b"whole message"

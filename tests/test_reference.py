@@ -251,6 +251,7 @@ def test_every_block_is_known_to_this_file() -> None:
         ("toml", "secure.toml"),
         ("python", "ourdomains.py"),
         ("toml", "layers.toml"),
+        ("toml", "tee.toml"),
         ("python", "mail.tac"),
         ("python", "embedding.py"),
         ("python", "lean.py"),
@@ -432,7 +433,7 @@ def test_programs(folder: Path, name: str) -> None:
         assert len([*(folder / "mail" / "new").iterdir()]) == 1
 
 
-@pytest.mark.parametrize("name", ["service.toml", "two_hooks.toml", "secure.toml", "layers.toml"])
+@pytest.mark.parametrize("name", ["service.toml", "two_hooks.toml", "secure.toml", "layers.toml", "tee.toml"])
 def test_configurations(folder: Path, name: str) -> None:
     text = FILES[name].replace("/etc/smtphooks", str(folder))
     (folder / name).write_text(text)

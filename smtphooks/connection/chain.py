@@ -18,9 +18,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from smtphooks.connection.calling import HookCaller, PendingAnswer, Rest
-from smtphooks.connection.runner import HOOK_TIMED_OUT, TOLD, HookRunner
+from smtphooks.connection.runner import TOLD, HookRunner
 from smtphooks.layer import PASS, Condition, Layer, labelIn
-from smtphooks.replies import SMTPError
+from smtphooks.replies import HOOK_TIMED_OUT, SMTPError
+from smtphooks.session import Session
 
 # The first layer that answers something to these decides.
 _FIRST_DECIDES = frozenset({"onAuth"})
@@ -40,9 +41,9 @@ class Link:
 
     label: str
     function: Callable[..., Any]
-    exempts: Condition | None
-    timeout: float
-    mayFail: bool
+    exempts: Condition | None = None
+    timeout: float = 0.0
+    mayFail: bool = False
 
 
 def linkOf(layer: Layer, hook: str, function: Callable[..., Any]) -> Link:
@@ -165,7 +166,8 @@ class _Asking:
         """Go on as far as nothing has to be waited for; whether the answer is there."""
         chain = self._chain
         self._caller = caller
-        self._runner = HookRunner(chain.hooks, self._arguments[-1], caller=caller)
+        # There may be no session, as for onError after a TLS handshake has failed.
+        self._runner = HookRunner(chain.hooks, self._arguments[-1] or Session(), caller=caller)
         result, self._first = self._first, None
         return self._ask(result if isinstance(result, Failure) else caller.settle(self._link.label, result))
 
@@ -194,17 +196,17 @@ class _Asking:
                 return True
             answer = None
             self._index += 1
-            if self._index == len(self._chain.links):
+            # A layer may have lost its own connection.
+            if self._index == len(self._chain.links) or self._isCancelled:
                 return True
             answer = self._callLink()
 
     def _callLink(self) -> Any:
         link = self._link
-        try:
-            if link.exempts is not None and link.exempts(self._arguments[-1]):
-                return None
-        except BaseException:
-            return Failure()
+        if link.exempts is not None:
+            isExempt = self._caller.call(link.label, link.exempts, self._arguments[-1:])
+            if isExempt:
+                return isExempt if isinstance(isExempt, Failure) else None
         return self._caller.call(link.label, link.function, self._arguments)
 
     def _isDecided(self, answer: Any) -> bool:
@@ -242,6 +244,8 @@ class _Asking:
         if timeout:
             self._timer = self._chain.callLater(timeout, self._timeOut)
         pending.whenThere(self._came)
+        if self._isCancelled:
+            self.cancel()  # The layer has lost its own connection.
 
     def _came(self) -> None:
         pending = self._pending
@@ -271,7 +275,7 @@ class _Asking:
         self._blame()
         self._runner.logTimedOut(hook)
         self._runner.cancel(hook, pending)
-        if (hook not in TOLD and self._isRefused(HOOK_TIMED_OUT, isFault=True)) or self._ask(None):
+        if (hook not in TOLD and self._isRefused(HOOK_TIMED_OUT.asError(), isFault=True)) or self._ask(None):
             self._tell()
 
     def _stopTimer(self) -> None:

@@ -16,7 +16,7 @@ from smtphooks import replies
 from smtphooks.connection.answer import Result, resultsOf
 from smtphooks.connection.calling import PendingAnswer, Rest
 from smtphooks.connection.passage import Passing
-from smtphooks.connection.runner import HOOK_TIMED_OUT, HookRunner
+from smtphooks.connection.runner import HookRunner
 from smtphooks.dialogue.steps import Verdict
 from smtphooks.options import Options
 from smtphooks.replies import Reply, SMTPError
@@ -106,10 +106,13 @@ class Delivery:
     def timeOut(self) -> None:
         """Decide without the hook, and cancel it."""
         pending, self._pending = self._pending, None
-        self._runner.logTimedOut("onData" if self._passing is None else self._passing.slowest)
+        slowest = "onData" if self._passing is None else self._passing.slowest
+        self._runner.logTimedOut(slowest)
         if pending is not None:
             self._runner.cancel("onData", pending)  # before its stream fails, for that would be news to it
-        self._answer = HOOK_TIMED_OUT
+        if self._passing is not None:
+            self._runner.caller.blamed = ("onData", slowest)
+        self._answer = replies.HOOK_TIMED_OUT.asError()
         self.isDecided = True
         self.stream.discard()
 

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from smtphooks import replies
 from smtphooks.connection.calling import PendingAnswer
-from smtphooks.connection.runner import HOOK_TIMED_OUT, TOLD, HookRunner
+from smtphooks.connection.runner import TOLD, HookRunner
 from smtphooks.connection.state import ConnectionState, Phase, wakeNobody
 from smtphooks.dialogue.engine import Dialogue
 from smtphooks.dialogue.steps import Ask, Step
@@ -112,7 +112,7 @@ class Driver:
             self._hasTimedOut = False
             if question.hook in TOLD:
                 return self.advance(self._dialogue.answer, None)
-            return self.advance(self._dialogue.refuse, HOOK_TIMED_OUT)
+            return self.advance(self._dialogue.refuse, replies.HOOK_TIMED_OUT.asError())
         assert pending is not None
         return self.advance(self._answer, question, pending.result)
 

@@ -18,11 +18,12 @@ from twisted.python.failure import Failure
 
 from smtphooks.connection.calling import HookCaller, PendingAnswer
 from smtphooks.connection.chain import Link
+from smtphooks.connection.inspection import Inspection
 from smtphooks.connection.patience import Patience, taken, wantsOctets
-from smtphooks.connection.runner import HOOK_TIMED_OUT, HookRunner, isExpected
-from smtphooks.connection.stages import Filter, Inspection, Outlet
+from smtphooks.connection.runner import HookRunner, isExpected
+from smtphooks.connection.stages import Filter, Outlet
 from smtphooks.options import Options
-from smtphooks.replies import SMTPError
+from smtphooks.replies import HOOK_TIMED_OUT, SMTPError
 from smtphooks.stream import MessageStream
 
 
@@ -65,6 +66,7 @@ class Passing:
 
     def goOn(self, caller: HookCaller) -> bool:
         """Begin; whether the answer is there."""
+        caller.blamed = ("", "")
         self._makeStages()
         for running in self._running:
             running.begin(caller)
@@ -87,7 +89,7 @@ class Passing:
         outlet: Outlet | None = None
         for links in self._passage.stages:
             each = [links] if isinstance(links, Link) else links
-            asked = [link for link in each if link.exempts is None or not link.exempts(runner.session)]
+            asked = [link for link in each if not self._isExempt(link, isinstance(links, Link))]
             if not asked:
                 continue
             source, outlet = self._stream, Outlet(self._stream, outlet, options)
@@ -100,15 +102,26 @@ class Passing:
             self._running.append(_Running(self, stage, runner, clock))
             self._stream = outlet.stream
 
+    def _isExempt(self, link: Link, isFilter: bool) -> bool:
+        runner = self._runner
+        answer = False if link.exempts is None else runner.caller.call(link.label, link.exempts, (runner.session,))
+        if not isinstance(answer, Failure):
+            return bool(answer)
+        refusal = runner.refusalFor(link.label, answer)
+        if isFilter or not link.mayFail:
+            runner.caller.blamed = ("onData", link.label)
+            raise refusal
+        return True
+
     def begin(self, fired: Callable[[Any], object], raised: Callable[[Failure], object]) -> None:
         """Have the answer told, once it is there."""
         self._fired = fired
 
     @property
     def slowest(self) -> str:
-        """What holds the message up: the first that waits neither for octets nor for somebody to ask for them."""
+        """What holds the message up: the first that waits neither for octets nor for its reader to ask for them."""
         busy = (running.stage.label for running in self._running if not (running.isOver or running.stage.isIdle))
-        return next(busy, "onData")
+        return next(busy, self._runner.nameOf("onData"))
 
     @property
     def _isOver(self) -> bool:
@@ -125,7 +138,7 @@ class Passing:
 
     def _timeOut(self) -> None:
         self._runner.logTimedOut("onData")
-        pending, self._delivery = self._delivery, Failure(HOOK_TIMED_OUT)
+        pending, self._delivery = self._delivery, Failure(HOOK_TIMED_OUT.asError())
         self._runner.cancel("onData", pending)
         self._conclude()
         self._tell()
@@ -136,10 +149,14 @@ class Passing:
             self._patience.stop()
         self._stream.discard()
         if isinstance(self._delivery, Failure):
-            for running in self._running:
-                running.abandon()
+            self._abandon(len(self._running))
         elif self._running:
             self._running[-1].stage.outlet.free()
+
+    def _abandon(self, count: int) -> None:
+        """Wait no longer for the first stages; from the last on, as each is to be cancelled before its stream fails."""
+        for running in reversed(self._running[:count]):
+            running.abandon()
 
     # --- stages ---
 
@@ -163,8 +180,8 @@ class Passing:
         if self._failure is None:
             self._failure, self._blamed = failure, running.stage.blamed
         index = self._running.index(running)
-        for before in self._running[:index]:
-            before.abandon()  # nobody will ask them for octets any more
+        if not isCut:
+            self._abandon(index)  # Nothing reads what they make any more.
         self._failBehind(index, failure, isCut)
 
     def _failBehind(self, index: int, failure: Failure, isCut: bool) -> None:
@@ -192,11 +209,11 @@ class Passing:
     def _together(self) -> Any:
         """What a stage refused is refused, whatever C{onData} made of it."""
         answer, failure = self._delivery, self._failure
-        self._runner.caller.blamed = ("onData", self._blamed) if self._blamed else ("", "")
         if failure is None:
             return answer
         if isinstance(answer, Failure) and answer.value is not failure.value:
             self._runner.logLate("onData", answer)
+        self._runner.caller.blamed = ("onData", self._blamed)
         return failure
 
     def cut(self, failure: Failure) -> None:
@@ -213,6 +230,8 @@ class Passing:
             running.cancel()
         if type(self._delivery) is PendingAnswer:
             self._delivery.cancel()
+        for running in self._running:
+            running.stage.outlet.stream.discard()  # One that goes on regardless would wait for octets for ever.
 
 
 class _Running:
@@ -256,7 +275,7 @@ class _Running:
         if pending is not None:
             self._runner.logTimedOut(self.stage.label)
             self._runner.cancel(self.stage.label, pending)
-            self._end(Failure(HOOK_TIMED_OUT))
+            self._end(Failure(HOOK_TIMED_OUT.asError()))
 
     def cancel(self) -> None:
         """What comes of it does not matter any more; it may still take a while to end."""
@@ -272,5 +291,6 @@ class _Running:
             self.isCancelled = self.isOver = True
             self.stage.outlet.stop()
             self._runner.cancel(self.stage.label, pending)
+            self.stage.outlet.stream.discard()
             if self._patience is not None:
                 self._patience.stop()

@@ -35,8 +35,6 @@ TOLD = frozenset(name for name, hook in HOOKS.items() if hook.situation is None)
 # The answer of these is ignored, or it may well be False.
 _MAY_ANSWER_FALSE = frozenset(name for name, hook in HOOKS.items() if hook.mayAnswerFalse)
 
-HOOK_TIMED_OUT = replies.HOOK_TIMED_OUT.asError()
-
 _log = Logger(__name__)
 
 _CANCELLED = (CancelledError, asyncio.CancelledError)

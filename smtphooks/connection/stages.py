@@ -1,29 +1,25 @@
 """
 Stages: what stands between the client's message and C{onData}, each with a stream behind it.
 
-A stage is one filter, or several inspectors that look at the same message at once.  It takes octets only when somebody
-asks for them behind it, so what is held is bounded however many stages there are; and its stream ends only when all of
-the message has been read, so nobody takes a part of it for the whole.
+A stage is one filter, or several inspectors that look at the same message at once.  It takes octets only when the
+reader behind it asks for them, so what is held is bounded however many stages there are; and its stream ends only when
+all of the message has been read, so that a part of it is never taken for the whole.
 This module knows neither what comes of a message nor how layers were configured.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from twisted.internet.defer import CancelledError
-from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 
 from smtphooks.awaiting import Signal
-from smtphooks.connection.calling import PendingAnswer
 from smtphooks.connection.chain import Link
-from smtphooks.connection.patience import Patience, taken, wantsOctets
-from smtphooks.connection.runner import HOOK_TIMED_OUT, HookRunner
+from smtphooks.connection.patience import taken, wantsOctets
+from smtphooks.connection.runner import HookRunner
 from smtphooks.options import Options
-from smtphooks.replies import TOO_LARGE, SMTPError
-from smtphooks.spool import Spool
+from smtphooks.replies import TOO_LARGE
 from smtphooks.stream import MessageStream
 
 
@@ -157,22 +153,30 @@ class Filter:
         @raise Exception: what the filter raises, and what the stream in front of it fails with.
         """
         outlet, source = self.outlet, self.source
-        await outlet.demand()
-        if self._isBehindInspectors:
-            await source.more()
-        generator = _generatorOf(self._link.function(source, self._runner.session), self.label)
+        try:
+            await outlet.demand()
+            if self._isBehindInspectors:
+                await source.more()
+            await self._filter()
+            # A filter may end early; but what it has not read may still be refused in front of it.
+            await source.drain()
+            outlet.end()
+        finally:
+            source.discard()
+
+    async def _filter(self) -> None:
+        outlet = self.outlet
+        generator = _generatorOf(self._link.function(self.source, self._runner.session), self.label)
         try:
             async for octets in generator:
-                outlet.put(_octetsOf(octets, self.label))
-                await outlet.demand()
+                data = _octetsOf(octets, self.label)
+                if data:  # else the reader, which has asked, would not ask again
+                    outlet.put(data)
+                    await outlet.demand()
         finally:
             close = getattr(generator, "aclose", None)
             if close is not None:
                 await close()
-        # A filter may end early; but what it has not read may still be refused in front of it.
-        await source.drain()
-        source.discard()  # its spool, if the filter has made one
-        outlet.end()
 
 
 def _generatorOf(result: Any, label: str) -> AsyncIterator[Any]:
@@ -190,164 +194,3 @@ def _octetsOf(octets: Any, label: str) -> bytes:
     if isinstance(octets, (bytearray, memoryview)):
         return bytes(octets)
     raise TypeError(f"{label} yielded {octets!r}, it wants bytes")
-
-
-class _Inspector:
-    """One inspector at work."""
-
-    def __init__(self, link: Link, stream: MessageStream, runner: HookRunner) -> None:
-        self.link = link
-        self.stream = stream
-        self._runner = runner
-        self.answer: Any = None
-        self.patience: Patience | None = None
-
-    def begin(self, clock: IReactorTime, wake: Callable[[], object]) -> None:
-        link, stream, caller = self.link, self.stream, self._runner.caller
-        self.answer = caller.call(link.label, link.function, (stream, self._runner.session))
-        if type(self.answer) is PendingAnswer:
-            if link.timeout:
-                self.patience = Patience(
-                    clock, link.timeout, lambda: wantsOctets(stream), lambda: taken(stream), lambda: self._timeOut(wake)
-                )
-            self.answer.whenThere(lambda: self._came(wake))
-        else:
-            self._end()
-
-    def _came(self, wake: Callable[[], object]) -> None:
-        if type(self.answer) is PendingAnswer:
-            self.answer = self.answer.result
-            self._end()
-            wake()
-
-    def _timeOut(self, wake: Callable[[], object]) -> None:
-        self._runner.logTimedOut(self.link.label)
-        pending, self.answer = self.answer, Failure(HOOK_TIMED_OUT)
-        self._runner.cancel(self.link.label, pending)
-        self._end()
-        wake()
-
-    def _end(self) -> None:
-        if self.patience is not None:
-            self.patience.stop()
-        self.stream.discard()  # it does not set the pace of the others any more
-
-    @property
-    def isDone(self) -> bool:
-        return type(self.answer) is not PendingAnswer
-
-    def cancel(self) -> None:
-        if type(self.answer) is PendingAnswer:
-            pending, self.answer = self.answer, None
-            self._runner.cancel(self.link.label, pending)
-            self._end()
-
-    def verdict(self, source: MessageStream) -> None:
-        """
-        See that it has agreed.
-
-        @param source: the message that is inspected.
-        @raise SMTPError: if it has not.
-        """
-        answer = self._runner.checked(self.link.label, self.answer)
-        if not isinstance(answer, Failure):
-            return
-        if source.failure is not None and not answer.check(SMTPError):
-            answer.raiseException()  # the message was cut, of which it was told
-        isFault = answer.value is HOOK_TIMED_OUT or not answer.check(SMTPError)
-        refusal = self._runner.refusalFor(self.link.label, answer)
-        if not (isFault and self.link.mayFail):
-            raise refusal
-
-
-class Inspection:
-    """
-    The stage of inspectors that look at one message at once, while it arrives; it goes on when all have agreed.
-
-    Each inspector has its own time limit.
-    """
-
-    def __init__(
-        self,
-        links: Sequence[Link],
-        source: MessageStream,
-        outlet: Outlet,
-        runner: HookRunner,
-        options: Options,
-        clock: IReactorTime,
-    ) -> None:
-        self.source = source
-        self.outlet = outlet
-        self._runner = runner
-        self._clock = clock
-        self.blamed = "the spool of the message"
-        self._signal: Signal | None = None
-        self._spool = Spool(options.spoolMemory, MessageStream)
-        self._inspectors = [_Inspector(link, self._spool.open(), runner) for link in links]
-
-    @property
-    def label(self) -> str:
-        """The inspectors that have not answered."""
-        pending = [inspector.link.label for inspector in self._inspectors if not inspector.isDone]
-        return ", ".join(pending) or "the spool of the message"
-
-    @property
-    def isIdle(self) -> bool:
-        """It waits for the client, or for somebody who asks for octets."""
-        return self.outlet.isIdle or (
-            self.source.isAwaited and all(wantsOctets(each.stream) or each.isDone for each in self._inspectors)
-        )
-
-    def _wake(self) -> None:
-        if self._signal is not None:
-            self._signal.fire()
-
-    async def run(self) -> None:
-        """
-        Have the message inspected, then pass it on.
-
-        @raise Exception: the refusal of an inspector, and what the stream in front of them fails with.
-        """
-        try:
-            await self._inspect()
-            outlet = self.outlet
-            async for octets in self._spool.open():
-                await outlet.demand()
-                outlet.put(octets)
-            await outlet.demand()
-            outlet.end()
-        finally:
-            for inspector in self._inspectors:
-                inspector.cancel()
-            self._spool.close()
-
-    async def _inspect(self) -> None:
-        caller = self._runner.caller
-        for inspector in self._inspectors:
-            inspector.begin(self._clock, self._wake)
-        received = caller.call("the spool of a message", self._spool.receive, (self.source,))
-        try:
-            if type(received) is PendingAnswer:
-                received.whenThere(self._wake)
-            judged: set[_Inspector] = set()
-            while True:
-                for inspector in self._inspectors:
-                    if inspector.isDone and inspector not in judged:
-                        judged.add(inspector)
-                        self.blamed = inspector.link.label
-                        inspector.verdict(self.source)
-                isReceived = type(received) is not PendingAnswer or received.isThere
-                if isReceived and len(judged) == len(self._inspectors):
-                    break
-                self._signal = Signal()
-                try:
-                    await self._signal
-                finally:
-                    self._signal = None
-        except BaseException:
-            if type(received) is PendingAnswer:
-                received.cancel()
-            raise
-        result = received.result if type(received) is PendingAnswer else received
-        if isinstance(result, Failure):
-            result.raiseException()

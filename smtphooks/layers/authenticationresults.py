@@ -10,12 +10,13 @@ This module knows no SPF, no DKIM, no DMARC and no session.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Sequence
 
 import attrs
 import authres
 
 from smtphooks.header import HEADER_OCTETS, HeaderEnd, maybeSeparator
+from smtphooks.layers.domains import maybeDomain
 from smtphooks.replies import HEADER_TOO_LARGE
 from smtphooks.stream import MessageStream
 
@@ -30,16 +31,21 @@ _REASON_OCTETS = 120
 
 # A line, with the lines that continue it.
 _FIELD = re.compile(rb"[^\n]*\n?(?:[ \t][^\n]*\n?)*")
+# Where some readers see the beginning of another line (RFC 3030 lets a bare CR through, as option bareNewline may).
+_BARE_CR = re.compile(rb"\r(?![ \t\n])")
 # White space before the colon is obsolete (RFC 5322 section 4.5), and many programs still accept it.
-_RESULTS = re.compile(rb"authentication-results[ \t]*:", re.IGNORECASE)
+_RESULTS = re.compile(rb"authentication-results\s*:", re.IGNORECASE)
 # Comments may be in comments (RFC 5322 section 3.2.2).
 _COMMENT = rb"\((?:[^()\\]|\\.)*\)"
 for _ in range(4):
     _COMMENT = rb"\((?:[^()\\]|\\.|" + _COMMENT + rb")*\)"
-_COMMENTS = re.compile(rb"(?:[ \t\r\n]|" + _COMMENT + rb")*", re.DOTALL)
-_QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"?', re.DOTALL)
-_TOKEN = re.compile(rb"[^ \t\r\n;(]*")
-_QUOTED_PAIR = re.compile(rb"\\(.)", re.DOTALL)
+_COMMENTS = re.compile(rb"(?:\s|" + _COMMENT + rb")*", re.DOTALL)
+# A token or a quoted string (RFC 8601 section 2.2), or both mixed, as some readers take that too.
+_AUTHSERV_ID = re.compile(rb'(?:"(?:[^"\\]|\\.)*"?|[^\s;("])*', re.DOTALL)
+_QUOTES = re.compile(rb'["\\]')
+_ENCODED_WORD = b"=?"
+# Up to a control character, or one that a token cannot have (RFC 2045 section 5.1).
+_WORD = re.compile(r'[^\0-\x1f\x7f()<>@,;:\\"/\[\]?=]*')
 
 
 @attrs.frozen
@@ -92,26 +98,35 @@ def fieldOf(name: str, results: Iterable[Result]) -> bytes:
 def withoutForged(header: bytes, names: Iterable[str]) -> bytes:
     """
     A header without those fields that one of these names seems to have written (RFC 8601 section 5), and without those
-    that nobody can have written: they begin with a comment without an end, or with too many in one another.
+    of which nobody can tell who has: they begin with a comment without an end, with too many in one another, or with an
+    encoded word, which has no place there but is decoded by some readers.
 
     @param header: its octets; the empty line at its end is kept.
-    @param names: authserv-ids, in lower case.
+    @param names: authserv-ids.
     """
-    forged = {None, *(name.encode() for name in names)}
-    return b"".join(
-        field for field in _FIELD.findall(header) if not (_RESULTS.match(field) and _maybeAuthservID(field) in forged)
-    )
+    forged = {None, *map(_canonical, names)}
+    return b"".join(field for field in _FIELD.findall(header) if not _isBy(forged, field))
 
 
-def _maybeAuthservID(field: bytes) -> bytes | None:
-    """Who wrote a field, in lower case: the token or quoted string behind comments, None if these are malformed."""
+def _isBy(names: Container[str | None], field: bytes) -> bool:
+    lines = _BARE_CR.split(field)
+    return any(_RESULTS.match(line) is not None and _maybeAuthservID(line) in names for line in lines)
+
+
+def _maybeAuthservID(field: bytes) -> str | None:
+    """Who wrote a field, None if nobody can tell."""
     start = _end(_COMMENTS.match(field, field.index(b":") + 1))
-    quoted = _QUOTED.match(field, start)
-    if quoted is not None:
-        return _QUOTED_PAIR.sub(rb"\1", quoted[1]).strip().lower()
-    if field[start : start + 1] == b"(":
+    octets = field[start : _end(_AUTHSERV_ID.match(field, start))]
+    if field[start : start + 1] == b"(" or _ENCODED_WORD in octets:
         return None
-    return field[start : _end(_TOKEN.match(field, start))].lower()
+    return _canonical(_QUOTES.sub(b"", octets).decode("utf-8", "replace"))
+
+
+def _canonical(name: str) -> str:
+    """An authserv-id as the most lenient reader compares it: as a domain name, without what cannot be part of one."""
+    word = _WORD.match(name.strip())
+    assert word is not None  # the pattern matches an empty text
+    return maybeDomain(word[0]) or word[0].lower()
 
 
 def _end(match: re.Match[bytes] | None) -> int:

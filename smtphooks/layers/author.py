@@ -43,10 +43,11 @@ def authorDomains(values: Iterable[bytes]) -> list[str]:
     @param values: the values of all From fields; there should be one.
     @raise AuthorFault: if there is no From field, no address in it, or something that cannot be read.
     """
+    fields = list(values)
+    if sum(map(len, fields)) > _OCTETS:
+        raise AuthorFault("From is too long")
     domains: dict[str, None] = {}
-    for value in values:
-        if len(value) > _OCTETS:
-            raise AuthorFault("From is too long")
+    for value in fields:
         # RFC 6532: UTF-8.  Other octets may be in names that are shown, and make a domain unreadable.
         for address in _addresses(list(_tokens(value.decode("utf-8", "replace")))):
             if _AT in address:
@@ -88,7 +89,8 @@ _Tokens = list[tuple[str, str]]
 
 def _addresses(tokens: _Tokens) -> Iterator[_Tokens]:
     """
-    The tokens of each address: what is between angle brackets, and before them, where there should be a name only.
+    The tokens of each address: what is between angle brackets, and before them or the colon of a group, where there
+    should be a name only.
     """
     address: _Tokens = []
     name: _Tokens | None = None  # what stands before the angle bracket; None if there is none
@@ -109,10 +111,11 @@ def _addresses(tokens: _Tokens) -> Iterator[_Tokens]:
             yield address
             yield name or []
             address, name = [], None
-        elif text == ":":  # the name of a group
-            address = []
         elif text == ">" or name is not None:
             raise AuthorFault("From is malformed")
+        elif text == ":":  # behind the name of a group
+            yield address
+            address = []
         else:
             address.append(token)
     if isOpen:
@@ -121,7 +124,7 @@ def _addresses(tokens: _Tokens) -> Iterator[_Tokens]:
 
 def _domainOf(address: _Tokens) -> str:
     """The domain of an address, in front of which there may be a route (RFC 5322 section 4.4)."""
-    route = [place for place, token in enumerate(address) if token == _COLON]
+    route = [place for place, token in enumerate(address) if token == _COLON and address[0] == _AT]
     address = address[route[-1] + 1 :] if route else address
     marks = [place for place, token in enumerate(address) if token == _AT]
     if len(marks) != 1 or not marks[0]:

@@ -26,7 +26,9 @@ log = Logger()
 
 # A client endpoint of Twisted; a colon within an argument is escaped.
 _ARGUMENT = r"(?:\\.|[^\\:])+"
-_ENDPOINT = re.compile(rf"(?:tcp:(?:host=)?{_ARGUMENT}:(?:port=)?[0-9]{{1,5}}|unix:(?:path=)?{_ARGUMENT})(?::.*)?")
+_ENDPOINT = re.compile(
+    rf"(?:tcp:(?:host=)?{_ARGUMENT}:(?:port=)?(?P<port>[0-9]{{1,5}})|unix:(?:path=)?{_ARGUMENT})(?::timeout=[0-9]{{1,9}})?"
+)
 
 _FOUND = re.compile(r"stream: (.+) FOUND")
 _CLEAN = "stream: OK"
@@ -34,6 +36,11 @@ _TOO_LARGE = "INSTREAM size limit exceeded. ERROR"
 _ANSWER_OCTETS = 4096
 
 _NOT_PRINTABLE = re.compile(r"[^ -~]")
+
+
+def _isEndpoint(value: Any) -> bool:
+    found = _ENDPOINT.fullmatch(value) if isText(value) else None
+    return found is not None and 0 < int(found["port"] or 1) < 65536
 
 
 @attrs.define
@@ -64,7 +71,7 @@ class ClamAV:
     endpoint: str = option(
         "unix:/run/clamav/clamd.ctl",
         'a client endpoint, such as "tcp:127.0.0.1:3310" or "unix:/run/clamav/clamd.ctl"',
-        lambda value: isText(value) and _ENDPOINT.fullmatch(value) is not None,
+        _isEndpoint,
     )
     sizeLimit: int = count(0, "octets")
     virusText: str = line("Message refused, it contains %s")

@@ -168,6 +168,7 @@ class ListLookups:
     async def _query(self, kind: int, name: str) -> Sequence[Any]:
         """The answer section of a response."""
         await self._queries.acquire()
+        isCancelled = False
         try:
             if self._resolver is None:
                 self._resolver = _resolverFor(self._servers)
@@ -175,8 +176,16 @@ class ListLookups:
             lookUp = resolver.lookupAddress if kind == _A else resolver.lookupText
             answers: Sequence[Any] = (await lookUp(name, self._timeouts))[0]
             return answers
+        except CancelledError:
+            isCancelled = True
+            raise
         finally:
-            self._queries.release()
+            if isCancelled:
+                # Twisted's resolver closes the socket of a cancelled query in the next turn of the reactor; by then a
+                # client may have sent a thousand commands, each with another name.
+                self._clock.callLater(0, self._queries.release)
+            else:
+                self._queries.release()
 
     def _codesOf(self, zone: str, addresses: Sequence[Code]) -> tuple[Code, ...]:
         """The addresses that mean a listing."""

@@ -131,9 +131,8 @@ class DNSLists:
     resolver: IResolver | None = objectWith("lookupAddress", "a Twisted IResolver")
     clock: Any = attrs.field(default=None, init=False)
 
-    decidesOnRecipients = False  # but on clients: --check warns where no other layer does
-
     State = _State
+    choosesRecipients = False
 
     def __attrs_post_init__(self) -> None:
         self._clients = [parseList("clients", text) for text in self.clients]

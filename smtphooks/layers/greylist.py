@@ -89,8 +89,6 @@ class Greylist:
     @ivar maxRows: rows in the file; beyond that the oldest mails that were put off are forgotten.
     """
 
-    decidesOnRecipients = False  # but on clients: --check warns where no other layer does
-
     @attrs.define
     class State:
         """
@@ -100,6 +98,8 @@ class Greylist:
         """
 
         known: str | None = None
+
+    choosesRecipients = False
 
     path: str = option(
         attrs.NOTHING,

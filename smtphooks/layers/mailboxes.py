@@ -31,6 +31,8 @@ _ENTRY = re.compile(rf"({_QUOTED.pattern}|[^@]*)@([^@]*)")
 _LABEL = re.compile("[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _DOMAIN_OCTETS = 255  # RFC 5321 section 4.5.3.1.2
 
+_ROUTE = re.compile("[@%!]")
+
 # What most lines of a list look like; they are read in one step.
 _COMMON = re.compile(r"[a-z0-9._+-]+@[a-z0-9]+(?:[.-][a-z0-9]+)+")
 _COMMENT = re.compile(r"(?:\A|\s)#.*")
@@ -45,6 +47,16 @@ def canonicalLocal(local: str) -> str:
         return local.lower()
     # Folding can undo the composition of a character.
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", local).casefold())
+
+
+def hasRoute(local: str) -> bool:
+    """
+    May a local part name another host?
+
+    C{victim%elsewhere.example} asks a server behind this one to relay, and that may trust this one; see Postfix's
+    C{allow_untrusted_routing} and C{allow_percent_hack}.
+    """
+    return _ROUTE.search(local) is not None
 
 
 def canonicalDomain(domain: str) -> str:
@@ -113,7 +125,9 @@ class Listing:
 
     def has(self, local: str, domain: str) -> bool:
         """Is it listed, by itself or with all of its domain?  Both are in canonical form."""
-        return f"{local}@{domain}" in self.entries or f"@{domain}" in self.entries
+        if f"{local}@{domain}" in self.entries:
+            return True
+        return f"@{domain}" in self.entries and not hasRoute(local)
 
 
 def listingOf(texts: Iterable[str], within: frozenset[str] | None = None) -> Listing:

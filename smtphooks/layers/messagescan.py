@@ -19,6 +19,7 @@ from smtphooks.layers.bodyhash import BodyHash
 HEADER_OCTETS = 262144
 FIELDS = 1000
 
+_BARE_CR = re.compile(rb"\r(?!\n)")
 _LINE_END = re.compile(rb"\r?\n")
 # RFC 5322 section 2.2; white space before the colon is obsolete (section 4.5), but mail programs accept it.
 _NAME = re.compile(rb"([!-9;-~]+[ \t]*):")
@@ -103,6 +104,11 @@ class MessageScan:
         assert self._header is not None
         header, body = bytes(self._header[:end]), bytes(self._header[end:])
         self._header = None
+        if _BARE_CR.search(header):
+            # RFC 3030 lets it through, as option bareNewline may.  Readers that end a line there see fields, perhaps
+            # another From, which others do not see.
+            self.fault = "the header has a bare CR"
+            return
         fields = fieldsOf(header)
         if len(fields) > FIELDS:
             self.fault = f"the header has more than {FIELDS} fields"

@@ -135,8 +135,8 @@ def together(*functions: Callable[[Answers], T]) -> Callable[[Answers], list[T]]
 async def settled(
     function: Callable[[Answers], T],
     answers: Answers,
-    resolver: IResolver | None = None,
-    clock: IReactorTime | None = None,
+    resolver: IResolver,
+    clock: IReactorTime,
     timeout: float = TIMEOUT,
     limit: int = QUESTIONS,
 ) -> T:
@@ -144,18 +144,13 @@ async def settled(
     Run a function until none of its questions is open.
 
     @param answers: what is known before, to which the answers are added.
-    @param resolver: None for that of C{twisted.names.client}, which reads C{/etc/resolv.conf}.
-    @param clock: measures the timeout; None for the global reactor.
-    @param timeout: seconds for all questions together.  What is open then is a temporary failure, and the function is
-        run with that to its end.
+    @param clock: measures the timeout.
+    @param timeout: seconds for all questions together; each may take half of what is left of them.  What is open then
+        is a temporary failure, and the function is run with that to its end.
     @param limit: the number of questions; further ones are a temporary failure.
     @return: what the function returns; what it raises is raised, unless a question was open.
     """
-    if clock is None:
-        from twisted.internet import reactor
-
-        clock = IReactorTime(reactor)
-    asking = _Asking(_defaultResolver() if resolver is None else resolver, clock, timeout)
+    asking = _Asking(resolver, clock, timeout)
     while True:
         answers.missing.clear()
         try:
@@ -219,7 +214,8 @@ class _Asking:
 
     async def _ask(self, name: str, kind: str) -> list[tuple[str, int, Any]] | None:
         """The records of one answer: owner, number of the kind, value.  None if there is no such name."""
-        left = self._deadline - self._clock.seconds()
+        # Half of the time that is left, so that a name whose servers are dead leaves some for what is asked after it.
+        left = (self._deadline - self._clock.seconds()) / 2
         late = TemporaryFailure(f"no answer in time about {kind} of {name}")
         if left <= 0:
             raise late
@@ -291,9 +287,3 @@ def _bounded(values: list[Any]) -> list[Any]:
 def _timeouts(left: float) -> Sequence[Any]:
     """For the resolver: seconds until a query is sent again, as datagrams get lost, and then until it fails."""
     return (left / 10, left * 3 / 10, left * 6 / 10)
-
-
-def _defaultResolver() -> IResolver:
-    from twisted.names import client
-
-    return client.getResolver()  # type: ignore[no-any-return]

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from smtphooks.awaiting import coroutineOf
 from smtphooks.errors import OptionError
 from smtphooks.layers.counts import Counts, Limit, MemoryCounts, Verdict
+from smtphooks.layers.mailboxes import canonicalAddress
 from smtphooks.netaddress import networkOf
 from smtphooks.optionkinds import isText, listOf, objectWith, withOptions
 from smtphooks.replies import Reply, SMTPError
@@ -113,9 +114,9 @@ class RateLimit:
     limits: tuple[str, ...] = listOf((), "a list of texts", isText)
     counts: Counts = objectWith("increment", "an object with methods check and increment")
 
-    decidesOnRecipients = False  # but on clients: --check warns where no other layer does
-
     State = _State
+    authenticates = False
+    choosesRecipients = False
 
     def __attrs_post_init__(self) -> None:
         if self.counts is None:
@@ -228,13 +229,14 @@ class RateLimit:
             if only is not None and per != only:
                 continue
             if per == RECIPIENT:
-                values = [str(address).lower() for address in recipients]
+                values = [canonicalAddress(address) for address in recipients]
             elif per == CLIENT:
                 values = [networkOf(session.remoteAddress)]
             elif per == USER:
                 values = [(user or "").lower() if what == FAILURES else _nameOf(session.user)]
             else:
-                values = [str(sender or session.envelope.mailFrom or "").lower()]
+                path = sender or session.envelope.mailFrom
+                values = [canonicalAddress(path) if path else ""]
             charges += [_Charge(what, per, value, cost, limits) for value in dict.fromkeys(values) if value]
         return charges
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from stat import S_ISREG
 
 from twisted.logger import Logger
 
@@ -22,6 +23,9 @@ log = Logger()
 _EVERY = 1.0  # seconds between two looks at the file
 # A file that was written to less than this many seconds ago may still be half written.
 _SETTLED = 1.0
+
+# All of it is in memory, and is read while the server does nothing else.
+_MOST_OCTETS = 64 * 2**20
 
 _Identity = tuple[int, int, int]
 
@@ -73,10 +77,19 @@ class RecipientFile:
             log.error("{path} keeps its old content in force, for {problem}", path=self._path, problem=problem)
 
     def _read(self) -> tuple[_Identity, Listing]:
-        with open(self._path, "rb") as file:
+        with open(self._path, "rb", opener=_openAtOnce) as file:
             # The identity before the content: what is written meanwhile is another change.
-            identity = _identityOf(os.fstat(file.fileno()))
-            return identity, readListing(file.read(), self._within)
+            status = os.fstat(file.fileno())
+            if not S_ISREG(status.st_mode):
+                raise ValueError("it is no regular file")  # a pipe would be waited for, and a device may never end
+            content = file.read(_MOST_OCTETS + 1)
+            if len(content) > _MOST_OCTETS:
+                raise ValueError(f"it is larger than {_MOST_OCTETS // 2**20} MiB, use a database")
+            return _identityOf(status), readListing(content, self._within)
+
+
+def _openAtOnce(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _identityOf(stat: os.stat_result) -> _Identity:

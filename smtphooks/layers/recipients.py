@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from smtphooks.errors import OptionError
 from smtphooks.layers.database import SQLITE, Database
-from smtphooks.layers.mailboxes import POSTMASTER, Listing, canonicalDomain, canonicalLocal, listingOf
+from smtphooks.layers.mailboxes import POSTMASTER, Listing, canonicalDomain, canonicalLocal, hasRoute, listingOf
 from smtphooks.layers.recipientfile import RecipientFile
 from smtphooks.optionkinds import NotShown, flag, isLine, isText, listOf, option, withOptions
 from smtphooks.replies import SMTPError
@@ -212,7 +212,7 @@ class Recipients:
         whole = canonicalLocal(local)
         # A local part that begins with the separator has no tag: something must be left.
         end = whole.find(self.tagSeparator, 1) if self.tagSeparator else -1
-        return [whole] if end < 0 else [whole, whole[:end]]
+        return [whole] if end < 0 or hasRoute(whole[end + 1 :]) else [whole, whole[:end]]
 
     def _isOurs(self, domain: str, listings: list[Listing]) -> bool:
         if self._domains is not None:

@@ -81,7 +81,9 @@ def _isURL(value: object) -> bool:
         port = url.port
     except ValueError:
         return False
-    return bool(url.scheme == "http" and url.hostname and port != 0 and not (url.query or url.fragment or url.username))
+    return bool(
+        url.scheme == "http" and url.hostname and port != 0 and not (url.query or url.fragment or "@" in url.netloc)
+    )
 
 
 def _isPassword(value: object) -> bool:
@@ -260,7 +262,8 @@ class Rspamd:
         refusal = _REFUSALS.get(action)
         if refusal is None:
             raise ScannerFault(f"{self._name} advises {action[:100]!r}, which this layer does not know")
-        return SMTPError(verdict.message or refusal.message, refusal.responseCode, refusal.enhancedCode)
+        message = (verdict.message or "").strip() or refusal.message
+        return SMTPError(message, refusal.responseCode, refusal.enhancedCode)
 
     def _changes(self, verdict: RspamdVerdict) -> HeaderChanges:
         removals, additions = list(verdict.removals), list(verdict.additions)

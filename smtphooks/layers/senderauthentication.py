@@ -50,6 +50,7 @@ class Findings:
     @ivar dkim: a result for each signature; None before the message has ended.
     @ivar arc: that of the chain of seals; None as above.
     @ivar dmarc: that of the author's domain; None as above.
+    @ivar transaction: number of the transaction that this is about.
     """
 
     helo: SPFResult | None = None
@@ -57,6 +58,12 @@ class Findings:
     dkim: Sequence[DKIMResult] | None = None
     arc: ARCResult | None = None
     dmarc: DMARCResult | None = None
+    transaction: int = 0
+
+    def begin(self, transaction: int) -> None:
+        """Of another transaction nothing is known."""
+        self.helo = self.spf = self.dkim = self.arc = self.dmarc = None
+        self.transaction = transaction
 
 
 def _serverOf(item: Any) -> Any:
@@ -141,8 +148,10 @@ class SenderAuthentication:
 
     def onStop(self, service: object) -> None:
         """Close the connections to DNS servers that were asked over TCP."""
-        if self._ownResolver is not None:
-            for connection in list(self._ownResolver.connections):
+        resolver, self._ownResolver = self._ownResolver, None
+        if resolver is not None:
+            resolver.resolv = None  # it is read again every minute
+            for connection in list(resolver.connections):
                 connection.transport.loseConnection()
 
     async def onMailFrom(self, address: Address, session: Session) -> None:
@@ -154,7 +163,7 @@ class SenderAuthentication:
         from smtphooks.layers.senderchecks import checkSPF
 
         found = session.of(self)
-        found.helo = found.spf = found.dkim = found.arc = found.dmarc = None
+        found.begin(session.transaction)
         if maybeIP(session.remoteAddress) is None:  # a UNIX socket
             return
         check = partial(checkSPF, client=session.remoteAddress, helo=session.hostNameAppearsAs, sender=address)
@@ -183,6 +192,8 @@ class SenderAuthentication:
         from smtphooks.layers.senderchecks import checkAuthor, checkSignatures, newScan
 
         found, scan = session.of(self), newScan()
+        if found.transaction != session.transaction:  # a condition exempted the client at MAIL
+            found.begin(session.transaction)
         async for chunk in stream:
             scan.feed(chunk)
         scan.close()
@@ -226,7 +237,7 @@ class SenderAuthentication:
         from smtphooks.layers.authenticationresults import fieldOf, withField
 
         name = self.name or session.localName
-        async for chunk in withField(stream, fieldOf(name, _entriesOf(session.of(self))), [name.lower()]):
+        async for chunk in withField(stream, fieldOf(name, _entriesOf(session.of(self))), [name]):
             yield chunk
 
     async def _settled(self, check: Callable[[Answers], T], answers: Answers, timeout: float) -> T:
@@ -239,9 +250,14 @@ class SenderAuthentication:
 
         return IReactorTime(reactor)
 
-    def _resolver(self) -> IResolver | None:
-        if self.resolver is None and self.servers and self._ownResolver is None:
+    def _resolver(self) -> IResolver:
+        if self.resolver is not None:
+            return self.resolver
+        if self._ownResolver is None:
             from twisted.names import client
 
-            self._ownResolver = client.Resolver(servers=list(self.servers))
-        return self.resolver or self._ownResolver
+            # Not client.getResolver(), whose cache is unbounded: senders choose the names, the records and their TTL.
+            servers = list(self.servers)
+            self._ownResolver = client.Resolver(servers=servers) if servers else client.Resolver("/etc/resolv.conf")
+        resolver: IResolver = self._ownResolver
+        return resolver

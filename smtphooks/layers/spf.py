@@ -39,7 +39,8 @@ class SPFResult:
     @ivar result: C{"pass"}, C{"fail"}, C{"softfail"}, C{"neutral"}, C{"none"}, C{"temperror"} or C{"permerror"}.
     @ivar identity: C{"mailfrom"} or C{"helo"}.
     @ivar domain: the domain that was checked, international ones as A-labels.
-    @ivar explanation: with C{"fail"} what the domain itself says to it, C{""} if it says nothing; text of others.
+    @ivar explanation: with C{"fail"} what the domain itself says to it, C{""} if it says nothing; text of others, of
+        which the beginning is kept.
     @ivar problem: with C{"temperror"} and C{"permerror"} what is wrong.
     """
 
@@ -85,7 +86,7 @@ def _check(answers: Answers, client: str, identity: str, local: str, domain: str
         return SPFResult("permerror", identity, domain, problem="its record cannot be evaluated")
     if result in ("temperror", "permerror"):
         return SPFResult(result, identity, domain, problem=str(query.prob))
-    return SPFResult(result, identity, domain, explanation=text if result == "fail" else "")
+    return SPFResult(result, identity, domain, explanation=text[:_TERM_OCTETS] if result == "fail" else "")
 
 
 def asALabels(domain: str) -> str:

@@ -145,8 +145,10 @@ def prepare(connection: Any) -> None:
 
     @raise DatabaseError: if the file is the database of another program.
     """
+    # In this order: another process may be making the tables now, and marks the file in the same transaction.
+    isEmpty = connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
     (mark,) = connection.execute("PRAGMA application_id").fetchone()
-    if mark != _APPLICATION_ID and connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None:
+    if mark != _APPLICATION_ID and not isEmpty:
         raise DatabaseError("it is the database of another program")
     # Readers and the writer do not wait for each other, and a commit for no disk: a crash of the machine may lose the
     # last rows, so that a client is put off once more, but does not damage the file.

@@ -7,18 +7,19 @@ This module knows nothing of the configuration, and does not decide how layers a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 
+from smtphooks.composition import stagesOf
 from smtphooks.connection.runner import TOLD
 from smtphooks.factory import SMTPServerFactory
-from smtphooks.hooks import HOOK_NAMES, nameOf
+from smtphooks.hooks import HOOK_NAMES, authenticates, choosesRecipients, nameOf
 from smtphooks.layer import PASS, Layer
 from smtphooks.service.endpoints import isBeyondLoopback
 
-# In the order of life: a message is inspected and filtered before it is delivered.
-_BEFORE = HOOK_NAMES[: HOOK_NAMES.index("onData")]
-_AFTER = HOOK_NAMES[HOOK_NAMES.index("onData") :]
-_ORDER = ("onStart", *_BEFORE, "inspectData", "filterData", *_AFTER, "onStop")
+# In the order of life.
+_ORDER = ("onStart", *HOOK_NAMES, "onStop")
 _LIFE = ("onStart", "onStop")
 
 # Where no layer has these hooks.
@@ -31,15 +32,32 @@ _WITHOUT = {
 def questions(factory: SMTPServerFactory) -> Iterator[str]:
     """For each hook the layers in the order in which they are asked, with conditions, timeouts and faults."""
     for hook in _ORDER:
+        if hook == "onData":
+            yield from _stages(factory)
         layers = factory.layersWith(hook)
         if hook == "onStop":
             layers.reverse()
-        if layers:
-            yield f"{hook}: {', '.join(_place(layer, hook, factory.options.hookTimeout) for layer in layers)}"
-        elif hook == "onAuth" and factory.onAuth is not None:
-            yield "onAuth: the checkers"
+        if hook == "onAuth" and factory.onAuth is None:
+            continue  # layers that could only refuse are not asked
+        places = [_places(layers, hook, factory)] if layers else []
+        if hook == "onAuth" and not any(authenticates(layer.hooks) for layer in layers):
+            places.append("the checkers")
+        if places:
+            yield f"{hook}: {', '.join(places)}"
         elif hook in _WITHOUT:
             yield f"{hook}: {_WITHOUT[hook]}"
+
+
+def _stages(factory: SMTPServerFactory) -> Iterator[str]:
+    """What a message goes through before it is delivered; filters without an inspector in between share a line."""
+    for hook, stages in groupby(stagesOf(factory.layers), itemgetter(0)):
+        layers = [layer for _, those in stages for layer in those]
+        areAtOnce = hook == "inspectData" and len(layers) > 1
+        yield f"{hook}{', all at once' if areAtOnce else ''}: {_places(layers, hook, factory)}"
+
+
+def _places(layers: Sequence[Layer], hook: str, factory: SMTPServerFactory) -> str:
+    return ", ".join(_place(layer, hook, factory.options.hookTimeout) for layer in layers)
 
 
 def _place(layer: Layer, hook: str, mostSeconds: float) -> str:
@@ -61,18 +79,14 @@ def _conditions(layer: Layer, hook: str, mostSeconds: float) -> Iterator[str]:
 
 def maybeWarning(endpoint: str, factory: SMTPServerFactory) -> str | None:
     """What the operator should know of a listener that other hosts can connect to; None if nothing."""
-    if _decidesOnRecipients(factory) or not isBeyondLoopback(endpoint):
+    if not isBeyondLoopback(endpoint):
+        return None
+    layers = factory.layersWith("onRcptTo")
+    # A function that was given by name is that of no layer.
+    if any(choosesRecipients(layer.hooks) for layer in layers) or (factory.onRcptTo is not None and not layers):
         return None
     client = "any client" if factory.options.authOptional else "any client that has authenticated"
     return (
         f"no layer decides on recipients: {client} may send to any address, add a layer with onRcptTo such as"
         " smtphooks.layers:Recipients"
-    )
-
-
-def _decidesOnRecipients(factory: SMTPServerFactory) -> bool:
-    """Somebody has C{onRcptTo}, and not only layers that judge clients there, as DNSLists does, and say so."""
-    layers = factory.layersWith("onRcptTo")
-    return factory.onRcptTo is not None and (
-        not layers or any(getattr(layer.hooks, "decidesOnRecipients", True) for layer in layers)
     )

@@ -85,11 +85,16 @@ def _hooksKey(layers: Sequence[HooksSettings] | None) -> dict[str, Any]:
 def _layerTables(layers: Sequence[HooksSettings], prefix: str = "") -> Iterator[str]:
     """The tables of layers, or of the options of C{hooks}."""
     for one in layers:
-        options = withoutSecrets(one.options, one.secrets)
         if one.layer is not None:
-            yield table(f"[[{prefix}layer]]", {"use": one.name, **options, **one.layer})
-        elif options:
-            yield table(f"[{prefix}hooks-options]", options)
+            yield table(f"[[{prefix}layer]]", {**_objectTable(one), **one.layer})
+        elif one.options:
+            yield table(f"[{prefix}hooks-options]", withoutSecrets(one.options, one.secrets))
+
+
+def _objectTable(one: HooksSettings) -> dict[str, Any]:
+    """What makes an object of hooks, and those among its options."""
+    objects = {name: _objectTable(inner) for name, inner in one.objects.items()}
+    return {"use": one.name, **withoutSecrets(one.options, one.secrets), **objects}
 
 
 def _optionsOf(listener: Listener) -> dict[str, Any]:

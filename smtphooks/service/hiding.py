@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from smtphooks.service.settings import NOT_SHOWN
+from smtphooks.service.settings import NOT_SHOWN, HooksSettings
 from smtphooks.service.toml import toTOML
 
 _SECRET_NAME = re.compile("passw|passphrase|pwd|secret|token|credential|api_?key|private_?key|dsn", re.IGNORECASE)
@@ -50,6 +50,13 @@ def scrubbed(sentence: str, options: Mapping[str, Any], secrets: Collection[str]
         for written in {secret, repr(secret)[1:-1], toTOML(secret)[1:-1]}:
             sentence = sentence.replace(written, NOT_SHOWN)
     return _withoutPasswords(sentence)
+
+
+def scrubbedFor(sentence: str, settings: HooksSettings) -> str:
+    """A sentence about an object of hooks, without the secrets among its options and those of the objects in these."""
+    for one in settings.objects.values():
+        sentence = scrubbedFor(sentence, one)
+    return scrubbed(sentence, settings.options, settings.secrets)
 
 
 def _isSecret(name: str, value: object, secrets: Collection[str] | None) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 import attrs
 
 from smtphooks.errors import OptionError
-from smtphooks.hooks import FURTHER, HOOK_NAMES, faultOf, hookOf
+from smtphooks.hooks import FURTHER, HOOK_NAMES, authenticates, faultOf, hookOf
 from smtphooks.layer import PASS, Layer
-from smtphooks.service.hiding import scrubbed
+from smtphooks.service.hiding import scrubbedFor
 from smtphooks.service.loading import lineOf, loadHooks, prepared
 from smtphooks.service.settings import AuthSettings, ConfigError, HooksSettings, cause
 from smtphooks.service.toml import toTOML
@@ -76,14 +76,14 @@ def _makeHooks(settings: HooksSettings, auth: AuthSettings | None) -> object:
             f"{settings.where}: {settings.name} has hooks that cannot be looked at, correct it:"
             f" {cause(error)}{lineOf(error)}"
         )
-        raise ConfigError(scrubbed(sentence, settings.options, settings.secrets)) from error
+        raise ConfigError(scrubbedFor(sentence, settings)) from error
     found = {name for name in _HOOK_NAMES if hookOf(hooks, name)}
     if not found:
         raise ConfigError(f"{settings.where}: {settings.name} has no hook, give it a method such as onRcptTo or onData")
     fault = None if settings.layer is None else faultOf(hooks, {})
     if fault is not None:
         raise ConfigError(f"{settings.where}: {fault}")
-    if auth is not None and "onAuth" in found:
+    if auth is not None and authenticates(hooks):
         raise ConfigError(f"{auth.where} has checkers and {settings.title} has onAuth, leave one of them out")
     return hooks
 

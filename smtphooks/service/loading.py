@@ -21,8 +21,8 @@ import attrs
 
 from smtphooks.errors import OptionError, unknownName
 from smtphooks.extension import Extension
-from smtphooks.service.hiding import saysSecret, scrubbed
-from smtphooks.service.settings import LAYER_OPTIONS, ConfigError, HooksSettings, cause
+from smtphooks.service.hiding import saysSecret, scrubbedFor
+from smtphooks.service.settings import LAYER_OPTIONS, ConfigError, HooksSettings, cause, unknownOf
 from smtphooks.service.toml import toTOML
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -47,21 +47,31 @@ def prepared(settings: HooksSettings, folder: str | None) -> HooksSettings:
     @raise ConfigError: if it cannot be loaded, or has no such option.
     """
     maker = _load(settings.where, settings.name)
+    facts = _factsOf(maker, settings.layer is not None)
     if settings.layer is not None:
-        _checkNames(settings, maker)
-    facts = {}
-    if isinstance(maker, type) and attrs.has(maker):
-        # A private attribute may have the alias of an option.
-        facts = {field.alias or field.name: field.metadata for field in attrs.fields(maker) if field.init}
+        _checkNames(settings, maker, facts)
     options = {
         name: _absolute(folder, value, facts.get(name, {})) if folder is not None else value
         for name, value in settings.options.items()
     }
     secrets = {name for name, value in options.items() if _mustHide(name, value, facts.get(name, {}))}
-    return attrs.evolve(settings, options=options, secrets=frozenset(secrets))
+    objects = {name: prepared(one, folder) for name, one in settings.objects.items()}
+    return attrs.evolve(settings, options=options, secrets=frozenset(secrets), objects=objects)
 
 
-def _checkNames(settings: HooksSettings, maker: object) -> None:
+def _factsOf(maker: object, isLayer: bool) -> Mapping[str, Mapping[str, Any]]:
+    """What a class declares of each of its options."""
+    if not (isinstance(maker, type) and attrs.has(maker)):
+        return {}
+    # A private attribute may have the alias of an option.
+    facts = {field.alias or field.name: dict(field.metadata) for field in attrs.fields(maker) if field.init}
+    for one in facts.values():
+        if isLayer and "isLayerPath" in one:
+            one["isPath"] = one["isLayerPath"]
+    return facts
+
+
+def _checkNames(settings: HooksSettings, maker: object, facts: Mapping[str, Mapping[str, Any]]) -> None:
     """Check the names of a layer's options; its class knows nothing of the keys that may be meant by them."""
     if not callable(maker):
         return
@@ -71,10 +81,15 @@ def _checkNames(settings: HooksSettings, maker: object) -> None:
         return  # some callables written in C have no signature
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
-    known = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    for name in settings.options:
+    known = {one.name: one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    given = [*settings.options, *settings.objects]
+    for name in given:
         if name not in known:
-            raise ConfigError(f"{settings.where}: {unknownName('option', name, [*known, *LAYER_OPTIONS])}")
+            raise ConfigError(f"{settings.where}: {unknownOf('option', name, known, LAYER_OPTIONS)}")
+    for name, one in known.items():
+        if name not in given and one.default is one.empty:
+            wants = facts.get(name, {}).get("wants")
+            raise ConfigError(f"{settings.where}: option {name} is missing" + (f", it wants {wants}" if wants else ""))
 
 
 def _isPath(value: object, facts: Mapping[str, Any]) -> bool:
@@ -96,19 +111,20 @@ def loadHooks(settings: HooksSettings) -> object:
     """The hooks object; a class, or anything else that can be called, is called to make it."""
     hooks = _load(settings.where, settings.name)
     if not callable(hooks):
-        if settings.options:
+        if settings.options or settings.objects:
             what = settings.table if settings.layer is None else "its options"
             raise ConfigError(f"{settings.where}: {settings.name} cannot be called, so remove {what} or name a class")
         return hooks
+    objects = {name: loadHooks(one) for name, one in settings.objects.items()}
     try:
-        return hooks(**settings.options)
+        return hooks(**settings.options, **objects)
     except OptionError as error:
         table = f"{settings.table}: " if settings.layer is None else ""
         sentence = f"{settings.where}: {table}{error.said(toTOML)}"
-        raise ConfigError(scrubbed(sentence, settings.options, settings.secrets)) from None
+        raise ConfigError(scrubbedFor(sentence, settings)) from None
     except Exception as error:
         sentence = f"{settings.where}: calling {settings.name} failed, {settings.fix}: {cause(error)}{lineOf(error)}"
-        raise ConfigError(scrubbed(sentence, settings.options, settings.secrets)) from error
+        raise ConfigError(scrubbedFor(sentence, settings)) from error
 
 
 def loadExtensions(where: str, options: Mapping[str, Any]) -> dict[str, Any]:

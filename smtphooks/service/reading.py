@@ -28,6 +28,7 @@ from smtphooks.service.settings import (
     ListenerSettings,
     Settings,
     folderOf,
+    unknownOf,
 )
 from smtphooks.service.toml import toTOML
 
@@ -142,14 +143,14 @@ def _checkTLSNames(where: str, options: Iterable[str], known: Sequence[str]) -> 
         if name not in known:
             if name in OPTION_NAMES and name != "sniOptions":
                 raise ConfigError(f"{where}: {name} is no option of TLS, move it below [options] or a [[listener]]")
-            raise ConfigError(f"{where}: {_unknown('option', name, known)}")
+            raise ConfigError(f"{where}: {unknownOf('option', name, known)}")
 
 
 def _readAuth(path: str, table: Mapping[str, Any]) -> AuthSettings:
     where = f"{path}: [auth]"
     for key in table:
         if key != "checkers":
-            raise ConfigError(f"{where}: {_unknown('key', key, ['checkers'])}")
+            raise ConfigError(f"{where}: {unknownOf('key', key, ['checkers'])}")
     checkers = table.get("checkers")
     # The value may be a password.
     if not isinstance(checkers, list) or not checkers or not all(isinstance(checker, str) for checker in checkers):
@@ -173,7 +174,7 @@ def _checkKey(path: str, key: str, value: object) -> None:
     if key in OPTION_NAMES:
         raise ConfigError(f"{path}: option {key} stands in no table, move it below [options]")
     if key not in _KEYS:
-        raise ConfigError(f"{path}: {_unknown('key', key, _KEYS)}")
+        raise ConfigError(f"{path}: {unknownOf('key', key, _KEYS)}")
     _checkKind(f"{path}:", key, value, _KEYS[key][1])
 
 
@@ -184,13 +185,6 @@ def _checkKind(where: str, key: str, value: object, wants: str) -> None:
     if isWrong or (key == "layer" and not value):
         shown = NOT_SHOWN if key == "auth" else toTOML(withoutSecrets(value))
         raise ConfigError(f"{where} {key} is {shown}, it wants {wants}")
-
-
-def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """As L{unknownName}; all known names are listed if none is near."""
-    known = list(known)
-    sentence = unknownName(what, name, known)
-    return sentence if "did you mean" in sentence else f"{sentence}, known are {', '.join(known)}"
 
 
 def _readLayers(
@@ -242,7 +236,20 @@ def _readLayer(where: str, table: str, number: int, given: object) -> HooksSetti
         missing = f"missing, but there is {near[0]}" if near else "missing"
         shown = missing if name is None else toTOML(name)
         raise ConfigError(f'{place}: use is {shown}, it wants a text, "package.module:Name"')
-    return HooksSettings(f"{place} ({name})", name, options, f"{table} {number}", layer)
+    return _withObjects(HooksSettings(f"{place} ({name})", name, options, f"{table} {number}", layer))
+
+
+def _withObjects(settings: HooksSettings) -> HooksSettings:
+    """The same settings; an option that is a table with C{use} is an object of its own."""
+    options, objects = dict(settings.options), {}
+    for key, given in settings.options.items():
+        if isinstance(given, Mapping) and "use" in given:
+            own = dict(options.pop(key))
+            name = own.pop("use")
+            if not isinstance(name, str):
+                raise ConfigError(f'{settings.where}: {key}: use is {toTOML(name)}, it wants "package.module:Name"')
+            objects[key] = _withObjects(HooksSettings(f"{settings.where}: {key} ({name})", name, own, key, {}))
+    return attrs.evolve(settings, options=options, objects=objects)
 
 
 def _readListener(path: str, number: int, table: object) -> ListenerSettings:

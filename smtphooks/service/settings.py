@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
+from smtphooks.errors import unknownName
 from smtphooks.service.toml import toTOML
 
 # What the table of a layer may say of it, beside its options.
@@ -47,6 +48,7 @@ class HooksSettings:
     @ivar where: where the setting stands.
     @ivar name: C{package.module:Name}.
     @ivar options: the arguments to call it with.
+    @ivar objects: those arguments that are objects to be made as well, by name.
     @ivar table: where these stand.
     @ivar layer: what holds for all its hooks, from the table of its layer; None where it stands in no such table.
     @ivar secrets: the options that must not be shown, by name; None until it is loaded.
@@ -59,6 +61,7 @@ class HooksSettings:
     table: str = "[hooks-options]"
     layer: Mapping[str, Any] | None = None
     secrets: frozenset[str] | None = None
+    objects: Mapping[str, HooksSettings] = attrs.field(factory=dict, kw_only=True)
     fix: str = attrs.field(kw_only=True)
 
     @fix.default
@@ -143,6 +146,17 @@ class Settings:
                 nested = "" if host is None else f".sniOptions.{toTOML(host)}"
                 return f"{self.path}: [options{nested}]"
         return None
+
+
+def unknownOf(what: str, name: str, known: Iterable[str], others: Iterable[str] = ()) -> str:
+    """
+    As L{unknownName}; all known names are listed if none is near.
+
+    @param others: names that may be meant as well, but are not listed.
+    """
+    known = list(known)
+    sentence = unknownName(what, name, [*known, *others])
+    return sentence if "did you mean" in sentence or not known else f"{sentence}, known are {', '.join(known)}"
 
 
 def cause(error: object) -> str:

@@ -17,14 +17,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtphooks.disk import refusalFor
+from smtphooks.errors import OptionError
 from smtphooks.header import maybeSeparator
 from smtphooks.replies import TOO_LARGE, SMTPError
 from smtphooks.session import Address, Session
@@ -42,6 +44,13 @@ _COPY_OCTETS = 64 * 1024
 _deliveries = count(1)
 
 
+def _pathOf(path: Any) -> str:
+    if not isinstance(path, (str, os.PathLike)):
+        raise OptionError("option path is {!r}, it wants the path of a folder", path, options=["path"])
+    return os.path.abspath(path)
+
+
+@attrs.define(slots=False, eq=False, repr=False)
 class Maildir:
     """
     Hooks that store every message in one Maildir, C{smtphooks.stores.Maildir}; in TOML C{smtphooks.stores:Maildir}.
@@ -56,15 +65,18 @@ class Maildir:
     The folder, its parents, and C{cur}, C{new} and C{tmp} in it are made with the first message, by the user that the
     server runs as by then, and for that user only.
 
-    @ivar path: the Maildir's absolute path.
+    @ivar path: the Maildir's absolute path; a relative one is resolved when the object is made, against the current
+        working folder.
+    @raise OSError: if the path cannot be a Maildir; nothing is created yet.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """
-        @param path: the Maildir; a relative path is resolved now, against the current working folder.
-        @raise OSError: if the path cannot be a Maildir; nothing is created yet.
-        """
-        self.path = os.path.abspath(path)
+    # Below [hooks-options] a path is relative to the working folder, as that of --maildir is.
+    path: str = attrs.field(
+        converter=_pathOf,
+        metadata={"wants": "the path of a folder", "isLayerPath": lambda text: True},
+    )
+
+    def __attrs_post_init__(self) -> None:
         # In this order: if tmp exists, new has been created and synced.
         self._folders = [os.path.join(self.path, name) for name in ("cur", "new", "tmp")]
         self._making = threading.Lock()

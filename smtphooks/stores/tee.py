@@ -9,13 +9,19 @@ This module knows no commands, no transport and no options, and not what the sto
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from twisted.python.failure import Failure
 
+from smtphooks.errors import OptionError
+from smtphooks.hooks import FURTHER, HOOK_NAMES, hookOf
 from smtphooks.replies import SMTPError
 from smtphooks.session import Session
 from smtphooks.stream import MessageStream
+
+# What it calls of its stores.
+_CALLED = ("onData", "onStart", "onStop")
 
 
 class Tee:
@@ -23,18 +29,59 @@ class Tee:
     Hooks that store every message twice, C{smtphooks.stores.Tee}.
 
     If the second store fails, the client sends the message again, and the first has it twice: none is lost.
+    Of the stores' other hooks only C{onStart} and C{onStop} are called.
     """
+
+    # These are hooks only where one of the stores has them.
+    onStart: Callable[[Any], Any] | None
+    onStop: Callable[[Any], Any] | None
 
     def __init__(self, a: Any, b: Any) -> None:
         """
         @param a: an object with C{onData}, asked first.
         @param b: the other one.
-        @raise TypeError: if one has no C{onData}.
+        @raise OptionError: if one has no C{onData}, or a further hook, which would not be called.
         """
         for name, store in (("a", a), ("b", b)):
-            if not callable(getattr(store, "onData", None)):
-                raise TypeError(f"option {name} is {store!r}, it wants a store, an object with onData")
+            if hookOf(store, "onData") is None:
+                raise OptionError(
+                    f"option {name} is {{!r}}, it wants a store, an object with onData; in a file"
+                    ' {{use = "package.module:Name"}} with its options',
+                    store,
+                    options=[name],
+                )
+            for hook in (*HOOK_NAMES, *FURTHER):
+                if hook not in _CALLED and hookOf(store, hook):
+                    raise OptionError(
+                        f"option {name} has {hook}, which Tee would not call, put it into a layer of its own",
+                        options=[name],
+                    )
         self._stores = (a, b)
+        self.onStart = self._start if self._having("onStart") else None
+        self.onStop = self._stop if self._having("onStop") else None
+
+    def _having(self, hook: str) -> list[Any]:
+        return [store for store in self._stores if hookOf(store, hook)]
+
+    async def _start(self, service: object) -> None:
+        """Start both; if the second cannot start, the first is stopped again."""
+        a, b = self._stores
+        for store in self._having("onStart"):
+            try:
+                await _call(store, "onStart", service)
+            except BaseException:
+                if store is b and hookOf(a, "onStop"):
+                    await _call(a, "onStop", service)
+                raise
+
+    async def _stop(self, service: object) -> None:
+        """Stop both, the second first; one that fails does not keep the other from being stopped."""
+        first, *rest = reversed(self._having("onStop"))
+        try:
+            await _call(first, "onStop", service)
+        finally:
+            for store in rest:
+                await _call(store, "onStop", service)
 
     async def onData(self, stream: MessageStream, session: Session) -> Any:
         """
@@ -45,35 +92,56 @@ class Tee:
         """
         spool = await stream.spool()
         a, b = self._stores
-        first = await _answerOf(a.onData(spool.open(), session))
-        if _refusesAll(first):
+        first = await _answerOf(a, spool.open(), session)
+        if isinstance(first, list) and first and all(isinstance(each, BaseException) for each in first):
             return first
-        return _together(first, await _answerOf(b.onData(spool.open(), session)))
+        return _together(first, await _answerOf(b, spool.open(), session))
 
 
-async def _answerOf(result: Any) -> Any:
+async def _call(store: Any, hook: str, *arguments: object) -> Any:
+    """
+    What a hook of a store answers.
+
+    @raise BaseException: what it raises or returns: that counts as raised.
+    """
+    result = getattr(store, hook)(*arguments)
     while inspect.isawaitable(result):
         result = await result
     if isinstance(result, Failure):
         result = result.value
     if isinstance(result, BaseException):
-        raise result  # an exception that is returned counts as raised
-    if result is False:
-        raise TypeError("False is no answer, a refusal is a raised SMTPError")
+        raise result
     return result
 
 
-def _refusesAll(answer: Any) -> bool:
-    return (
-        isinstance(answer, (list, tuple)) and bool(answer) and all(isinstance(each, BaseException) for each in answer)
-    )
+async def _answerOf(store: Any, stream: MessageStream, session: Session) -> Any:
+    """
+    What a store says about a message; a list if it has a result for each recipient.
+
+    @raise TypeError: for what cannot be meant as a yes, such as False, or a generator, of which nothing has run.
+    """
+    answer = await _call(store, "onData", stream, session)
+    if isinstance(answer, (list, tuple)):
+        return [_resultOf(store, each) for each in answer]
+    isClass = isinstance(answer, type) and issubclass(answer, BaseException)
+    if answer is False or isClass or inspect.isgenerator(answer) or inspect.isasyncgen(answer):
+        raise TypeError(f"{store!r} answered {answer!r}, a refusal is a raised SMTPError")
+    return answer
+
+
+def _resultOf(store: Any, result: Any) -> Any:
+    if isinstance(result, Failure):
+        result = result.value
+    if result is None or isinstance(result, (str, BaseException)):
+        return result
+    raise TypeError(f"{store!r} answered {result!r} for a recipient, it takes a text, None or an SMTPError")
 
 
 def _together(first: Any, second: Any) -> Any:
     """With LMTP a recipient's mail is stored if both have stored it."""
-    if not isinstance(second, (list, tuple)):
+    if not isinstance(second, list):
         return first
-    if not isinstance(first, (list, tuple)):
+    if not isinstance(first, list):
         first = [first] * len(second)
     if len(first) != len(second):
         raise SMTPError("The stores disagree on the number of recipients", 451, "4.3.0")

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, succeed
 from twisted.logger import capturedLogs, eventAsText
+from twisted.python.failure import Failure
 
 from smtphooks import AuthResponse, Layer, SMTPError
 from tests.conftest import Logged
@@ -309,6 +310,20 @@ def test_a_crash_of_onError_is_logged_once_and_tells_nobody(logged: Logged) -> N
     assert len(logged.takeFailures(KeyError)) == len(logged.takeFailures(ValueError)) == 1
 
 
+def test_onError_of_all_layers_is_told_of_what_went_wrong_before_there_was_a_session(logged: Logged) -> None:
+    told: list[Any] = []
+
+    async def note(failure: Any, session: Any) -> None:
+        await succeed(None)
+        told.append((failure.value, session))
+
+    error = ValueError("no TLS here")
+    client = chained("onError", note, plain(KeyError("crash")), note)
+    client.factory.server.reportError(Failure(error))
+    assert told == [(error, None), (error, None)]
+    assert len(logged.takeFailures(KeyError)) == 1
+
+
 def test_a_layer_that_holds_the_reactor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 0.9, 1.0, *[1.0] * 100])
     client = chained("onRcptTo", plain(None), plain(None), plain(None), slowHook=0.5)
@@ -420,6 +435,31 @@ def test_onClose_waits_until_a_cancelled_layer_has_ended() -> None:
     assert diary == ["cleaned", "close"]
 
 
+def test_a_layer_that_loses_its_own_connection_is_the_last_to_be_asked() -> None:
+    first, third = Pending(), Pending()
+    diary = Diary()
+    client = chained("onRcptTo", first, lambda *arguments: client.lose(), third)
+    client.factory.onClose = diary.hook("close")
+    client.say(*ENVELOPE)
+    first.decide()
+    assert (third.calls, diary) == ([], ["close"])
+
+
+def test_a_layer_that_loses_its_own_connection_and_waits_is_cancelled() -> None:
+    first, second = Pending(), Pending()
+    diary = Diary()
+
+    def loseAndWait(*arguments: Any) -> Any:
+        client.lose()
+        return second(*arguments)
+
+    client = chained("onRcptTo", first, loseAndWait, diary.hook("C"))
+    client.factory.onClose = diary.hook("close")
+    client.say(*ENVELOPE)
+    first.decide()
+    assert (second.cancelled, diary) == (1, ["close"])
+
+
 def test_all_layers_of_a_connection_share_one_context() -> None:
     seen: list[str] = []
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
@@ -456,6 +496,27 @@ def test_conditions_hold_behind_a_layer_that_waits(before: Any) -> None:
     refusing = Layer(layer(onRcptTo=plain(SMTPError("no", 550))), unless=["192.0.2.7"])
     client = connect(hooks=[layer(onRcptTo=first), refusing, Store()])
     assert client.last(*ENVELOPE).startswith("250")
+
+
+def test_conditions_see_the_context_of_the_connection_behind_a_layer_that_waits() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+    seen: list[str] = []
+
+    def condition(session: Any) -> bool:
+        seen.append(variable.get())
+        return False
+
+    waiting = Pending()
+    client = connect(
+        hooks=[
+            layer(onRcptTo=waiting, onHelo=lambda *arguments: variable.set("set") and None),
+            Layer(layer(onRcptTo=plain(None)), unless=[condition]),
+            Store(),
+        ]
+    )
+    client.say(*ENVELOPE)
+    waiting.decide()
+    assert seen == ["set"]
 
 
 @pytest.mark.parametrize("first", [plain(None), waitingCoroutine(None)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextvars
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -86,6 +88,10 @@ def send(client: Client, *text: str) -> str:
 def begin(client: Client, *text: str) -> None:
     """A message begins, and these lines of it arrive."""
     client.say(*ENVELOPE, "DATA", *text)
+
+
+def crashingCondition(session: Any) -> bool:
+    raise ValueError("crash")
 
 
 # --- filters: order and content ---
@@ -275,12 +281,37 @@ def test_what_is_no_filter_is_a_fault(filterData: Any, logged: Logged) -> None:
 
 
 def test_a_condition_that_crashes_is_a_fault(logged: Logged) -> None:
-    def crash(session: Any) -> bool:
-        raise ValueError("crash")
-
     mailbox = Mailbox()
-    assert send(connect(hooks=[Layer(passing(), unless=[crash]), mailbox]), "x").startswith("451")
+    assert send(connect(hooks=[Layer(passing(), unless=[crashingCondition]), mailbox]), "x").startswith("451")
     assert mailbox == []
+    assert len(logged.takeFailures(ValueError)) == 1
+
+
+@pytest.mark.parametrize("onFault", ["tempfail", "pass"])
+def test_a_condition_of_a_filter_that_crashes_names_its_layer(onFault: str, logged: Logged) -> None:
+    mailbox = Mailbox()
+    crashing = Layer(layer("Scanner", filterData=passOn), unless=[crashingCondition], onFault=onFault)
+    client = connect(hooks=[crashing, mailbox])
+    with capturedLogs() as events:
+        assert send(client, "x").startswith("451")
+    assert mailbox == []
+    assert any("hook filterData of Scanner crashed" in eventAsText(event) for event in events)
+    assert [event["by"] for event in events if "by" in event] == ["filterData of Scanner"]
+    assert len(logged.takeFailures(ValueError)) == 1
+
+
+def test_what_onData_raises_about_a_message_that_a_filter_refused_is_its_own_fault(logged: Logged) -> None:
+    async def crash(stream: Any, session: Any) -> None:
+        try:
+            await stream.read()
+        except SMTPError:
+            raise ValueError("crash") from None
+
+    client = connect(hooks=[refusing(), layer("Store", onData=crash)])
+    with capturedLogs() as events:
+        assert send(client, "x").startswith("550")
+    assert any("hook onData of Store crashed" in eventAsText(event) for event in events)
+    assert [event["by"] for event in events if "by" in event] == ["filterData of Refusing"]
     assert len(logged.takeFailures(ValueError)) == 1
 
 
@@ -324,6 +355,27 @@ def test_a_filter_that_yields_nothing_makes_an_empty_message() -> None:
     mailbox = Mailbox()
     assert send(connect(hooks=[layer(filterData=silent), mailbox]), "x").startswith("250")
     assert mailbox == [b""]
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_filter_that_refuses_early_is_enough_whatever_onData_makes_of_it(before: int) -> None:
+    notes: list[Any] = []
+
+    async def refuse(stream: Any, session: Any) -> Any:
+        raise REFUSED
+        yield
+
+    async def swallow(stream: Any, session: Any) -> str:
+        with pytest.raises(SMTPError):
+            await stream.read()
+        return "stored"
+
+    for onData in (swallow, lambda stream, session: "stored"):
+        noting = [Noting(notes, "before") for _ in range(before)]
+        client = connect(hooks=[*noting, layer(filterData=refuse), layer(onData=onData)])
+        assert send(client, "text") == "550 5.7.1 Refused by a filter"
+        assert client.last("NOOP").startswith("250")
+    assert {end for _, end in notes} <= {GeneratorExit, CancelledError}
 
 
 def test_filters_run_to_their_end_when_onData_accepts_without_reading() -> None:
@@ -704,6 +756,78 @@ def test_the_option_limits_all_of_it_and_names_what_holds_the_message_up() -> No
     assert mailbox == []
 
 
+def test_what_goes_on_after_it_was_cancelled_does_not_wait_for_octets_that_will_not_come(logged: Logged) -> None:
+    diary = Diary()
+
+    async def regardless(stream: Any, session: Any) -> None:
+        try:
+            await Deferred()
+        except CancelledError:
+            await stream.read()
+        finally:
+            diary.append("ended")
+
+    client = connect(hooks=[passing(), layer(onData=regardless)], hookTimeout=8)
+    client.say(*ENVELOPE, "DATA", "text", ".")
+    client.clock.pump([2] * 6)
+    assert client.codes() == [451]
+    assert diary == ["ended"]
+    assert len(logged.takeFailures(RuntimeError)) == 1
+
+
+def test_the_log_names_what_held_a_message_up_and_not_who_refused_the_one_before() -> None:
+    pending, mailbox = Pending(), Mailbox()
+
+    async def slow(stream: Any, session: Any) -> Any:
+        octets = b"".join([chunk async for chunk in stream])
+        if b"refuse" in octets:
+            raise REFUSED
+        if b"slow" in octets:
+            await pending()
+        yield octets
+
+    class Store:
+        async def onData(self, stream: Any, session: Any) -> None:
+            await mailbox.onData(stream, session)
+            await pending()
+
+    client = connect(hooks=[layer("Slow", filterData=slow), Store()], hookTimeout=8)
+    client.say(HELLO)
+    for text, by in (("refuse", "filterData of Slow"), ("x", "onData of Store"), ("slow", "filterData of Slow")):
+        client.say(MAIL, RCPT, "DATA", text, ".")
+        with capturedLogs() as events:
+            client.clock.pump([2] * 6)
+            client.say(MAIL, RCPT, "DATA", "refuse", ".")
+        if text != "refuse":
+            assert any(f"hook {by} took too long" in eventAsText(event) for event in events)
+            assert next(event["by"] for event in events if "by" in event) == by
+    assert mailbox == [b"x\r\n"]
+
+
+def test_timeouts_keep_no_connection_in_memory() -> None:
+    sessions: list[Any] = []
+    for hook in ("inspectData", "filterData"):
+        pending = Pending()
+
+        async def inspectData(stream: Any, session: Any, pending: Any = pending) -> None:
+            await pending()
+
+        async def filterData(stream: Any, session: Any, pending: Any = pending) -> Any:
+            await pending()
+            yield b""
+
+        slow = layer(**{hook: inspectData if hook == "inspectData" else filterData})
+        client = connect(hooks=[Layer(slow, hookTimeout=8), Mailbox()])
+        client.say(*ENVELOPE, "DATA", "x", ".")
+        client.clock.pump([2] * 6)
+        assert client.codes() == [451]
+        sessions.append(weakref.ref(client.session))
+        client.lose()
+        del client, pending, slow, inspectData, filterData
+    gc.collect()
+    assert [session() for session in sessions] == [None, None]
+
+
 # --- context ---
 
 
@@ -730,190 +854,3 @@ def test_filters_and_onData_share_the_context_of_the_connection() -> None:
     send(client, "text")
     assert seen == ["greeted filtered"]
     assert variable.get() == "unset"
-
-
-# --- inspectors ---
-
-
-class Inspector:
-    """An inspector that reads all and then waits for a decision."""
-
-    def __init__(self, diary: list[str], name: str) -> None:
-        self.diary = diary
-        self.name = name
-        self.decision: Deferred[None] = Deferred(lambda _: diary.append(f"{name} cancelled"))
-        self.octets = b""
-
-    async def inspectData(self, stream: Any, session: Any) -> None:
-        self.diary.append(f"{self.name} begins")
-        async for chunk in stream:
-            self.octets += chunk
-        self.diary.append(f"{self.name} has read")
-        await self.decision
-
-
-def inspected(*extra: Any, **given: Any) -> tuple[Client, Inspector, Inspector, Mailbox, list[str]]:
-    diary: list[str] = []
-    one, two, mailbox = Inspector(diary, "one"), Inspector(diary, "two"), Mailbox()
-    client = connect(hooks=[one, layer(onRcptTo=lambda *arguments: None), two, *extra, mailbox], **given)
-    return client, one, two, mailbox, diary
-
-
-def test_inspectors_read_at_once_while_the_message_arrives_and_onData_afterwards() -> None:
-    client, one, two, mailbox, diary = inspected()
-    begin(client, "text")
-    assert diary == ["one begins", "two begins"]
-    assert one.octets == two.octets == b"text\r\n"
-    client.say("more")
-    assert one.octets == two.octets == b"text\r\nmore\r\n"
-    assert client.say(".") == []
-    assert diary[2:] == ["one has read", "two has read"]
-    two.decision.callback(None)
-    assert mailbox == []
-    one.decision.callback(None)
-    assert mailbox == [b"text\r\nmore\r\n"]
-    assert client.codes() == [250]
-
-
-def test_one_inspector_that_refuses_is_enough_and_the_others_are_cancelled() -> None:
-    client, _, two, mailbox, diary = inspected()
-    client.say(*ENVELOPE, "DATA", "text", ".")
-    with capturedLogs() as events:
-        two.decision.errback(SMTPError("infected", 554, "5.7.1"))
-    assert client.replies() == ["554 5.7.1 infected"]
-    assert diary[-1] == "one cancelled"
-    assert mailbox == []
-    assert [event["by"] for event in events if "by" in event] == ["inspectData of Inspector"]
-
-
-def test_an_inspector_may_refuse_before_the_message_has_come() -> None:
-    diary: list[str] = []
-    one, mailbox = Inspector(diary, "one"), Mailbox()
-
-    async def refuse(stream: Any, session: Any) -> None:
-        raise SMTPError("no", 554)
-
-    client = connect(hooks=[layer(inspectData=refuse), one, mailbox])
-    begin(client, "text")
-    assert diary[-1] != "one has read"
-    assert client.last(".") == "554 5.6.0 no"
-    assert mailbox == []
-
-
-@pytest.mark.parametrize("onFault, code", [("tempfail", 451), ("pass", 250)])
-def test_a_fault_of_an_inspector_is_a_fault_of_its_layer(onFault: str, code: int, logged: Logged) -> None:
-    async def crash(stream: Any, session: Any) -> None:
-        await stream.read()
-        raise ValueError("crash")
-
-    mailbox = Mailbox()
-    client = connect(hooks=[Layer(layer("Scanner", inspectData=crash), onFault=onFault), mailbox])
-    with capturedLogs() as events:
-        assert send(client, "text").startswith(str(code))
-    assert len(mailbox) == (code == 250)
-    assert any("hook inspectData of Scanner crashed" in eventAsText(event) for event in events)
-    assert len(logged.takeFailures(ValueError)) == 1
-
-
-@pytest.mark.parametrize("onFault, code", [("tempfail", 451), ("pass", 250)])
-@pytest.mark.parametrize("reads", [True, False])
-def test_an_inspector_that_takes_too_long_is_cancelled_and_named(onFault: str, code: int, reads: bool) -> None:
-    pending, mailbox = Pending(), Mailbox()
-
-    async def stuck(stream: Any, session: Any) -> None:
-        if reads:
-            await stream.read()
-        await pending()
-
-    client = connect(hooks=[Layer(layer("Scanner", inspectData=stuck), onFault=onFault, hookTimeout=8), mailbox])
-    client.say(*ENVELOPE, "DATA", "text", ".")
-    with capturedLogs() as events:
-        client.clock.pump([2] * 6)
-    assert client.codes() == [code]
-    assert pending.cancelled == 1
-    assert len(mailbox) == (code == 250)
-    assert any("hook inspectData of Scanner took too long" in eventAsText(event) for event in events)
-
-
-def test_an_inspector_that_has_read_enough_does_not_hold_the_others_back() -> None:
-    async def glance(stream: Any, session: Any) -> None:
-        return
-
-    diary: list[str] = []
-    one, mailbox = Inspector(diary, "one"), Mailbox()
-    client = connect(hooks=[layer(inspectData=glance), one, mailbox])
-    begin(client)
-    for _ in range(30):
-        client.feed((b"x" * 76 + b"\r\n") * 100)
-    one.decision.callback(None)
-    client.feed(b".\r\n")
-    assert client.codes() == [250]
-    assert len(mailbox[0]) == 30 * 7800
-
-
-def test_a_client_that_leaves_cancels_inspectors_that_do_not_read(logged: Logged) -> None:
-    diary: list[str] = []
-    pending = Pending()
-
-    async def stuck(stream: Any, session: Any) -> None:
-        await pending()
-
-    mailbox = Mailbox()
-    client = connect(
-        hooks=[
-            Inspector(diary, "one"),
-            layer(inspectData=stuck),
-            mailbox,
-            layer(onClose=lambda session: diary.append("close")),
-        ]
-    )
-    begin(client, "text")
-    client.lose()
-    assert pending.cancelled == 1
-    assert [type(error) for error in mailbox.lost] == [ConnectionLost]
-    assert diary == ["one begins", "close"]
-
-
-def test_inspectors_look_at_what_a_filter_before_them_has_made_and_filter_when_all_have_agreed() -> None:
-    diary: list[str] = []
-
-    class Scanner:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        async def inspectData(self, stream: Any, session: Any) -> None:
-            diary.append(f"{self.name} sees {(await stream.read()).decode()}")
-
-        async def filterData(self, stream: Any, session: Any) -> Any:
-            diary.append(f"{self.name} filters")
-            yield self.name.encode()
-            async for chunk in stream:
-                yield chunk
-
-    mailbox = Mailbox()
-    client = connect(hooks=[tagging(b"x"), Scanner("1"), Scanner("2"), tagging(b"y"), Scanner("3"), mailbox])
-    assert send(client, "t").startswith("250")
-    assert diary[:2] == ["1 sees <x>t\r\n</x>", "2 sees <x>t\r\n</x>"]
-    assert set(diary[2:4]) == {"1 filters", "2 filters"}
-    assert diary[4:] == ["3 sees <y>21<x>t\r\n</x></y>", "3 filters"]
-    assert mailbox == [b"3<y>21<x>t\r\n</x></y>"]
-
-
-def test_a_message_beyond_the_size_passes_no_inspector() -> None:
-    client, _, _, mailbox, diary = inspected(size=20)
-    assert send(client, "x" * 50).startswith("552")
-    assert mailbox == []
-    assert "one has read" not in diary
-
-
-def test_a_second_message_of_the_same_connection_goes_the_same_way() -> None:
-    async def inspectData(stream: Any, session: Any) -> None:
-        if b"bad" in await stream.read():
-            raise SMTPError("bad", 554)
-
-    mailbox = Mailbox()
-    client = connect(hooks=[layer(inspectData=inspectData), tagging(b"a"), mailbox])
-    client.say(HELLO)
-    for text, code in (("good", 250), ("bad", 554), ("fine", 250)):
-        assert client.last(MAIL, RCPT, "DATA", text, ".").startswith(str(code))
-    assert mailbox == [b"<a>good\r\n</a>", b"<a>fine\r\n</a>"]

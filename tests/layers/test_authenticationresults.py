@@ -76,6 +76,25 @@ def test_no_value_can_leave_its_place(value: str, reason: str, extra: str) -> No
         b"Authentication-Results: mx.example.com; spf=pass\n",
         b"Authentication-Results: mx.example.com\n\t; spf=pass\n",
         b"Authentication-Results: Mail.Example.com; spf=pass\r\n",
+        # No reader should take these for ours, and some do.
+        b"Authentication-Results\r\n : mx.example.com; spf=pass\r\n",
+        b"Authentication-Results: mx.example.com.; spf=pass\r\n",
+        b"Authentication-Results: mx.example.com/1; spf=pass\r\n",
+        b"Authentication-Results: mx.example.com, spf=pass\r\n",
+        b"Authentication-Results: mx.example.com\0; spf=pass\r\n",
+        b"Authentication-Results: mx.example.com\x7f; spf=pass\r\n",
+        b"Authentication-Results:\x0b\x0cmx.example.com; spf=pass\r\n",
+        b"Authentication-Results:\xc2\xa0mx.example.com; spf=pass\r\n",
+        b"Authentication-Results: \xef\xbc\xadx\xe3\x80\x82example.com; spf=pass\r\n",
+        b"Authentication-Results: mx.exa\xc2\xadmple.com; spf=pass\r\n",
+        b'Authentication-Results: mx".example".com; spf=pass\r\n',
+        b'Authentication-Results: "mx".example.com; spf=pass\r\n',
+        b'Authentication-Results: "mx.example.com; spf=pass\r\n',
+        b"Authentication-Results: mx.\\example.com; spf=pass\r\n",
+        b"Authentication-Results: =?us-ascii?q?mx.example.com=3B_spf=3Dpass?=\r\n",
+        b"Authentication-Results: mx.=?us-ascii?q?example?=.com; spf=pass\r\n",
+        b"X: y\rAuthentication-Results: mx.example.com; spf=pass\r\n",
+        b"X: y\r\rAuthentication-Results:\r mx.example.com;\r\n\tspf=pass\r\n",
         # Nobody can tell who wrote these.
         b"Authentication-Results: (other.example; spf=pass\r\n",
         b"Authentication-Results: ((((((other.example)))))) other.example; spf=pass\r\n",
@@ -86,6 +105,12 @@ def test_a_field_that_names_us_is_removed(forged: bytes, before: bytes, after: b
     assert withoutForged(before + forged + after, ["mx.example.com", "mail.example.com"]) == before + after
 
 
+@pytest.mark.parametrize("name", ["b\u00fccher.example", "b\u00fccher.example".upper(), "XN--bcher-kva.example"])
+def test_an_international_name_is_ours_in_either_form(name: str) -> None:
+    ours = ["xn--bcher-kva.example"]
+    assert withoutForged(f"Authentication-Results: {name}; spf=pass\r\n".encode(), ours) == b""
+
+
 @pytest.mark.parametrize(
     "field",
     [
@@ -94,6 +119,10 @@ def test_a_field_that_names_us_is_removed(forged: bytes, before: bytes, after: b
         b"Authentication-Results: other.example; x=mx.example.com\r\n",
         b"Authentication-Results: (mx.example.com) other.example; spf=pass\r\n",
         b'Authentication-Results: "mx.example.com x"; spf=pass\r\n',
+        b"Authentication-Results: mx.example.com-x; spf=pass\r\n",
+        b"Authentication-Results: spf=pass smtp.mailfrom=mx.example.com; dkim=none\r\n",
+        b"Authentication-Results: m\xc3\xbcx.example.com; spf=pass\r\n",
+        b"X: y\rAuthentication-Results: other.example; x=mx.example.com\r\n",
         b"Authentication-Results:\r\n",
         b"Authentication-Results:",
         b"Authentication-Results",
@@ -133,6 +162,11 @@ def test_removing_leaves_every_other_octet(pieces: list[bytes]) -> None:
         b'"' + b"\\" * 199_999,
         b" \r\n" * 60_000,
         b"(\r\n (\r\n )" * 20_000,
+        b"\rAuthentication-Results:" * 10_000,
+        b'""' * 100_000,
+        b'"a' * 100_000,
+        "ü".encode() * 100_000,
+        b"=" * 200_000,
     ],
 )
 def test_a_hostile_field_takes_no_time(octets: bytes) -> None:

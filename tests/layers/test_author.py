@@ -42,6 +42,7 @@ from smtphooks.layers.author import AuthorFault, authorDomains
         (b" Public, Joe <joe@example.com>", ["example.com"]),
         (b" joe@example.com <joe@example.com>", ["example.com"]),
         (b" ceo@bank.example <joe@example.com>", ["example.com", "bank.example"]),
+        (b" ceo@bank.example: joe@example.com;", ["bank.example", "example.com"]),
         (b" user@localhost", ["localhost"]),
     ],
 )
@@ -84,6 +85,10 @@ def test_the_domains_of_the_authors_are_found(value: bytes, domains: list[str]) 
         (b" (joe\\", "From is malformed"),
         (b" joe\\@example.com", "From is malformed"),
         (b" joe@[192.0.2.1", "From is malformed"),
+        (b" <joe@bank.example>:, joe@example.com", "From is malformed"),
+        (b" <joe@bank.example>: joe@example.com;", "From is malformed"),
+        (b" <joe@bank.example:joe@example.com>", "an address in From is malformed"),
+        (b" <joe@bank.example,:joe@example.com>", "an address in From is malformed"),
         (b" joe@example.com, " * 1000, "From is too long"),
     ],
 )
@@ -98,6 +103,8 @@ def test_several_fields_count_as_one() -> None:
         authorDomains([])
     with pytest.raises(AuthorFault, match="malformed"):
         authorDomains([b" a@one.example", b" <"])
+    with pytest.raises(AuthorFault, match="too long"):
+        authorDomains([b" a@one.example," * 500] * 3)
 
 
 PARTS = [

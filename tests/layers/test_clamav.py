@@ -211,7 +211,23 @@ def test_endpoints(endpoint):
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["", "127.0.0.1:3310", "tcp:3310", "tcp:host:port", "unix:", "/run/clamd", None, 1]
+    "endpoint",
+    [
+        "",
+        "127.0.0.1:3310",
+        "tcp:3310",
+        "tcp:host:port",
+        "tcp:host:0",
+        "tcp:host:65536",
+        "tcp:host:3310:timeoout=5",
+        "tcp:host:3310:5:6:7",
+        "tcp:host:3310:timeout=soon",
+        "unix:",
+        "unix:/run/clamd:ctl",
+        "/run/clamd",
+        None,
+        1,
+    ],
 )
 def test_what_is_no_endpoint_is_an_error(endpoint):
     with pytest.raises(OptionError, match=r"^option endpoint is .*, it wants a client endpoint, such as"):

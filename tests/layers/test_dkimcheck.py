@@ -337,6 +337,7 @@ def test_a_hundred_signatures_cost_no_more_than_ten() -> None:
         (b"Subject: " + b"a" * 262144 + b"\r\n", "the header has more than 262144 octets"),
         (signed(MESSAGE)[: -len(MESSAGE)] * 10000, "the header has more than 262144 octets"),
         (b"a:\r\n" * 1000, "the header has more than 1000 fields"),
+        (b"X: y\rFrom: ceo@bank.example\r\n", "the header has a bare CR"),
     ],
 )
 def test_a_header_beyond_the_bounds_is_not_looked_at(header: bytes, reason: str) -> None:

@@ -246,6 +246,7 @@ def test_a_look_up_that_everyone_has_left_is_cancelled_and_not_remembered() -> N
         for result in [ask(lookUps), ask(lookUps)]:
             result.lookUp.cancel()
     assert lists.cancelled == [NAME]
+    clock.advance(0)
     assert not clock.getDelayedCalls() and not warnings(lines)
     lists.has(NAME, "127.0.0.2")
     assert ask(lookUps).answer.codes == LISTED
@@ -271,7 +272,23 @@ def test_stopping_cancels_all() -> None:
     lookUps.stop()
     assert sorted(lists.cancelled) == [NAME, f"8.{ZONE}"]
     assert all(result.failures for result in results)
+    clock.advance(0)
     assert not clock.getDelayedCalls()
+
+
+def test_a_query_that_is_cancelled_counts_until_its_socket_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One client can send a thousand commands in one turn of the reactor, each with another name to ask for."""
+    monkeypatch.setattr(dnsanswers, "_MAX_QUERIES", 2)
+    lists = Lists()
+    for number in range(9):
+        lists.isSilentAbout(f"{number}.{ZONE}")
+    lookUps, clock = lookUpsIn(lists)
+    for number in range(8):
+        ask(lookUps, str(number)).lookUp.cancel()
+    ask(lookUps, "8")
+    assert lists.asked == [f"0.{ZONE}", f"1.{ZONE}"]
+    clock.advance(0)
+    assert lists.asked[2:] == [f"8.{ZONE}"]
 
 
 def test_a_flood_waits_for_a_query_to_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -335,6 +335,7 @@ def test_a_client_that_leaves_cancels_its_look_ups() -> None:
     dialogue.asking.cancel()
     dialogue.says("onClose")
     assert sorted(lists.cancelled) == sorted(names)
+    dialogue.clock.advance(0)
     assert not dialogue.clock.getDelayedCalls()
 
 
@@ -421,6 +422,7 @@ def test_stopping_cancels_look_ups_and_the_test_at_the_start() -> None:
     dialogue.layer.onStart(None)
     dialogue.layer.onStop(None)
     assert sorted(lists.cancelled) == [f"2.0.0.127.{BL}", f"{REVERSED}.{BL}"]
+    dialogue.clock.advance(0)
     assert not dialogue.clock.getDelayedCalls()
     DNSLists(clients=[BL]).onStop(None)
 

@@ -237,32 +237,42 @@ def test_a_function_may_go_on_after_a_temporary_failure() -> None:
     assert now(waiting) == "later"
 
 
-def test_all_questions_together_have_one_deadline() -> None:
+def oneByOne(answers: Answers) -> list[str]:
+    """The addresses of three names, or why they are not known; each is asked for when the one before is answered."""
+    results = []
+    for name in ("a.example", "b.example", "c.example"):
+        try:
+            results.append(str(answers.lookUp(name, "A")))
+        except TemporaryFailure as failure:
+            results.append(str(failure))
+    return results
+
+
+LATE = [f"no answer in time about A of {name}.example" for name in "abc"]
+
+
+def test_all_questions_together_have_one_deadline_and_none_takes_all_of_the_time() -> None:
     clock, silent = Clock(), Silent()
-
-    def function(answers: Answers) -> list[str]:
-        results = []
-        for name in ("a.example", "b.example", "c.example"):
-            try:
-                results.append(str(answers.lookUp(name, "A")))
-            except TemporaryFailure as failure:
-                results.append(str(failure))
-        return results
-
-    waiting = resultOf(function, silent, clock=clock, timeout=10)
-    clock.advance(6)
+    waiting = resultOf(oneByOne, silent, clock=clock, timeout=10)
+    clock.advance(4)
     silent.queries["a.example"].errback(error.DNSNameError())
-    clock.advance(3.9)
+    clock.advance(2.9)
     assert list(silent.queries) == ["a.example", "b.example"]
+    clock.advance(0.1)
+    assert list(silent.queries) == ["a.example", "b.example", "c.example"]
+    clock.advance(1.4)
     assert not waiting.called
     clock.advance(0.1)
-    assert now(waiting) == [
-        "[]",
-        "no answer in time about A of b.example",
-        "no answer in time about A of c.example",
-    ]
-    assert list(silent.queries) == ["a.example", "b.example"]
-    assert [sum(timeouts) for timeouts in silent.timeouts] == pytest.approx([10, 4])
+    assert now(waiting) == ["[]", *LATE[1:]]
+    assert [sum(timeouts) for timeouts in silent.timeouts] == pytest.approx([5, 3, 1.5])
+
+
+def test_when_the_time_is_over_nothing_more_is_asked() -> None:
+    clock, silent = Clock(), Silent()
+    waiting = resultOf(oneByOne, silent, clock=clock, timeout=10)
+    clock.advance(10)
+    assert now(waiting) == LATE
+    assert list(silent.queries) == ["a.example"]
 
 
 def test_an_answer_after_the_deadline_changes_nothing() -> None:

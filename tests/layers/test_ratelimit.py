@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
+from smtphooks import SMTPServerFactory
 from smtphooks.errors import OptionError
 from smtphooks.hooks import HOOK_NAMES, hookOf
 from smtphooks.layers import RateLimit
 from smtphooks.layers.counts import Limit, MemoryCounts, Verdict
 from smtphooks.replies import Reply, SMTPError
+from smtphooks.sasl.portal import UserNameRealm
 from smtphooks.session import Address, Envelope, Session
 from tests.conftest import Logged
-from tests.support import Client, Transport, makeFactory
+from tests.support import Client, Mailbox, Transport, connect, makeFactory
 
 SENDER = "Sender@Client.test"
-BOB, CAROL = Address("bob@mx.test"), Address("carol@mx.test")
+
+
+def addressOf(text: str, args: dict[str, Any] | None = None) -> Address:
+    local, _, domain = text.rpartition("@")
+    return Address(text, local, domain, args)
+
+
+BOB, CAROL = addressOf("bob@mx.test"), addressOf("carol@mx.test")
 REFUSED = Reply(535, "no")
 
 
@@ -38,7 +50,7 @@ def advance(layer: RateLimit, seconds: float) -> None:
 
 
 def sessionFrom(client: str = "192.0.2.7", user: Any = None, sender: str = SENDER, **args: Any) -> Session:
-    return Session(remoteAddress=client, user=user, envelope=Envelope(Address(sender, args=args)))
+    return Session(remoteAddress=client, user=user, envelope=Envelope(addressOf(sender, args=args)))
 
 
 def answer(coroutine: Coroutine[Any, Any, None]) -> SMTPError | None:
@@ -222,7 +234,7 @@ def test_the_null_reverse_path_has_no_limit_as_a_sender() -> None:
 def test_messages_are_counted_per_recipient() -> None:
     layer = rateLimit("1 message per hour per recipient")
     assert message(layer, sessionFrom(), BOB, CAROL) == [250, 250]
-    assert message(layer, sessionFrom("192.0.2.8"), Address("BOB@mx.test"), Address("dora@mx.test")) == [450, 250]
+    assert message(layer, sessionFrom("192.0.2.8"), addressOf("BOB@mx.test"), addressOf("dora@mx.test")) == [450, 250]
 
 
 @pytest.mark.parametrize("per", ["client", "user", "sender"])
@@ -241,14 +253,14 @@ def test_a_recipient_that_one_count_refuses_costs_nothing_elsewhere() -> None:
     for _ in range(5):
         assert message(layer, sessionFrom(), BOB) == [450]
     assert message(layer, sessionFrom(), CAROL) == [250]
-    assert message(layer, sessionFrom(), Address("dora@mx.test")) == [450]
+    assert message(layer, sessionFrom(), addressOf("dora@mx.test")) == [450]
 
 
 def test_a_message_whose_first_recipient_is_refused_counts_with_a_later_one() -> None:
     layer = rateLimit("2 messages per hour per client", "1 message per hour per recipient")
     assert message(layer, sessionFrom(), BOB) == [250]
     assert message(layer, sessionFrom(), BOB, CAROL) == [450, 250]
-    assert message(layer, sessionFrom(), Address("dora@mx.test")) == [450]
+    assert message(layer, sessionFrom(), addressOf("dora@mx.test")) == [450]
 
 
 # --- octets ---
@@ -260,14 +272,14 @@ def test_a_declared_size_is_checked_at_mail_and_not_charged() -> None:
         session = sessionFrom(SIZE="900")
         assert code(layer.onMailFrom(session.envelope.mailFrom, session)) == 250  # type: ignore[arg-type]
     assert octets(layer, sessionFrom(), b"x" * 600) == 250
-    assert code(layer.onMailFrom(Address(SENDER, args={"SIZE": "900"}), session)) == 450
-    assert code(layer.onMailFrom(Address(SENDER, args={"SIZE": "400"}), session)) == 250
-    assert code(layer.onMailFrom(Address(SENDER), session)) == 250
+    assert code(layer.onMailFrom(addressOf(SENDER, args={"SIZE": "900"}), session)) == 450
+    assert code(layer.onMailFrom(addressOf(SENDER, args={"SIZE": "400"}), session)) == 250
+    assert code(layer.onMailFrom(addressOf(SENDER), session)) == 250
 
 
 def test_a_size_that_never_fits_is_refused_for_good() -> None:
     layer = rateLimit("1000 octets per hour per client, burst 500")
-    refusal = answer(layer.onMailFrom(Address(SENDER, args={"SIZE": "501"}), sessionFrom()))
+    refusal = answer(layer.onMailFrom(addressOf(SENDER, args={"SIZE": "501"}), sessionFrom()))
     assert refusal is not None and (refusal.responseCode, refusal.enhancedCode) == (552, "5.3.4")
     assert octets(layer, sessionFrom(), b"x" * 501) == 552
 
@@ -313,6 +325,23 @@ def test_octets_are_charged_once_for_each_recipient() -> None:
     assert octets(layer, session, b"x" * 600) == 450
 
 
+@pytest.mark.parametrize("per", ["recipient", "sender"])
+def test_no_other_spelling_of_an_address_is_another_address(per: str) -> None:
+    spellings = [
+        "ann@b\u00fccher.example",
+        "ANN@B\u00dcCHER.example",
+        '"ann"@xn--bcher-kva.example',
+        '"a\\nn"@xn--bcher-kva.EXAMPLE',
+    ]
+    client = connect(hooks=[rateLimit(f"1 message per hour per {per}"), Mailbox()], authOptional=True)
+    client.say("EHLO c.example")
+    codes = []
+    for each in spellings:
+        sender, recipient = (each, "x@y.example") if per == "sender" else ("x@y.example", each)
+        codes.append(client.say(f"MAIL FROM:<{sender}> SMTPUTF8", f"RCPT TO:<{recipient}>", "RSET")[1][:3])
+    assert codes == ["250", "450", "450", "450"]
+
+
 # --- failed authentications ---
 
 
@@ -328,6 +357,44 @@ def test_a_client_that_failed_too_often_is_refused() -> None:
     assert attempt(layer, sessionFrom("192.0.2.8")) == 250
     advance(layer, 1800)
     assert [attempt(layer, sessionFrom()) for _ in range(2)] == [250, 421]
+
+
+class TestWhereUsersAreChecked:
+    """The layer can only refuse; somebody else authenticates."""
+
+    LIMIT = "2 auth failures per hour per client"
+    WRONG, RIGHT = (f"AUTH PLAIN {b64encode(chr(0).encode() + pair).decode()}" for pair in (b"ann\0x", b"ann\0pencil"))
+
+    def test_a_portal_is_asked_behind_it(self) -> None:
+        portal = Portal(UserNameRealm(), [InMemoryUsernamePasswordDatabaseDontUse(ann=b"pencil")])
+        client = connect(
+            hooks=[rateLimit(self.LIMIT), Mailbox()], portal=portal, allowInsecureAuth=True, authMethods=["PLAIN"]
+        )
+        assert client.last("EHLO c.example", self.RIGHT).startswith("235")
+        client = connect(
+            hooks=[rateLimit(self.LIMIT), Mailbox()], portal=portal, allowInsecureAuth=True, authMethods=["PLAIN"]
+        )
+        client.say("EHLO c.example")
+        said = []
+        for _ in range(3):
+            said += client.say(self.WRONG)
+            client.clock.advance(60)  # the replies to failures are delayed
+            said += client.replies()
+        assert [line[:3] for line in said] == ["535", "535", "421"]
+
+    def test_where_nobody_authenticates_AUTH_is_not_offered(self) -> None:
+        client = connect(hooks=[rateLimit(self.LIMIT), Mailbox()], allowInsecureAuth=True, authOptional=True)
+        assert client.factory.onAuth is None
+        assert client.last("EHLO c.example", self.RIGHT).startswith("50")
+
+    def test_a_layer_in_front_that_authenticates_is_an_error(self) -> None:
+        class Users:
+            def onAuth(self, auth: Any, session: Any) -> str:
+                return "ann"
+
+        with pytest.raises(OptionError, match="RateLimit can only refuse in onAuth and stands behind layer Users"):
+            SMTPServerFactory(hooks=[Users(), rateLimit(self.LIMIT), Mailbox()])
+        SMTPServerFactory(hooks=[rateLimit(self.LIMIT), Users(), Mailbox()])
 
 
 def test_what_succeeds_or_fails_for_now_does_not_count() -> None:

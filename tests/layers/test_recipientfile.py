@@ -152,3 +152,29 @@ def test_the_first_reading_fails_with_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "bad").write_text("ann")
     with pytest.raises(ValueError, match="line 1: ann is no address"):
         RecipientFile(str(tmp_path / "bad"), None, Clock().seconds)
+
+
+def test_what_is_no_regular_file_is_not_waited_for(watched: Watched, logged: Logged) -> None:
+    """A pipe blocks whoever opens it, and a device may have no end."""
+    watched.knows("ann")
+    watched.path.unlink()
+    os.mkfifo(watched.path)
+    watched.age(500)
+    watched.clock.advance(1)
+    assert watched.knows("ann")
+    (line,) = logged.takeTexts()
+    assert "it is no regular file: correct it" in line
+    for path in (str(watched.path), "/dev/zero"):
+        with pytest.raises(ValueError, match="it is no regular file"):
+            RecipientFile(path, None, watched.clock.seconds)
+
+
+def test_a_file_that_is_too_large_changes_nothing(watched: Watched, logged: Logged) -> None:
+    watched.knows("ann")
+    with watched.path.open("r+b") as file:
+        file.truncate(64 * 2**20 + 1)
+    watched.age(500)
+    watched.clock.advance(1)
+    assert watched.knows("ann")
+    (line,) = logged.takeTexts()
+    assert "it is larger than 64 MiB, use a database: correct it" in line

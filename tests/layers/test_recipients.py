@@ -56,6 +56,24 @@ async def test_a_listed_mailbox_passes_on_an_unknown_one_and_another_domain_are_
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize(
+    "local",
+    ["ann%else.example", "else.example!ann", '"ann@else.example"', "ann+x%else.example", "odd+ann%else.example"],
+)
+async def test_all_of_a_domain_is_nothing_that_a_server_behind_might_relay(local: str) -> None:
+    layer = Recipients(
+        recipients=["@example.org", "odd%one@example.org", "ann@example.com"],
+        catchAll=["example.net"],
+        tagSeparator="+",
+    )
+    assert await ask(layer, f"{local}@example.org") == UNKNOWN
+    assert await ask(layer, f"{local}@example.com") == UNKNOWN
+    assert await ask(layer, "ann+x@example.com") is None
+    assert await ask(layer, f"{local}@example.net") == UNKNOWN
+    assert await ask(layer, "odd%one@example.org") is None
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
     "address", ["ANN@EXAMPLE.org", '"ann"@example.org', "@relay.example:ann@example.org", "ann@example.org."]
 )
 async def test_every_spelling_of_a_listed_mailbox_passes_on(address: str) -> None:

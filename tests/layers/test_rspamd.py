@@ -275,6 +275,8 @@ async def test_a_message_is_refused(scanner, action, code, enhancedCode, text):
     inspection.inspect(Message(MESSAGE))
     refusal = await inspection.refusal(answer(action, messages={"smtp_message": "Go away"}))
     assert (refusal.responseCode, refusal.message) == (code, "Go away")
+    inspection.inspect(Message(MESSAGE))
+    assert (await inspection.refusal(answer(action, messages={"smtp_message": "\r\n "}))).message == text
 
 
 @pytest_twisted.ensureDeferred
@@ -501,6 +503,7 @@ def test_urls(url):
         "http://a:x",
         "http://a/?b",
         "http://u@a",
+        "http://:p@a",
         "unix:run",
         "http://a b",
         "http://ä",

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, eventAsText
-from twisted.names import error
+from twisted.names import client, error
 
 from smtphooks.errors import OptionError
 from smtphooks.layers import SenderAuthentication
@@ -147,7 +148,7 @@ def test_a_client_without_an_address_has_no_spf() -> None:
 def test_a_dns_that_does_not_answer_holds_nothing_up_beyond_the_timeout() -> None:
     layer, session = layerOf(Silent(), timeout=5), sessionOf()
     waiting = Deferred.fromCoroutine(layer.onMailFrom(Address("a@b.example", "a", "b.example"), session))
-    layer.clock.advance(4.9)
+    layer.clock.advance(2.4)
     assert not waiting.called
     layer.clock.advance(0.1)
     now(waiting)
@@ -377,6 +378,34 @@ def test_the_documentation_has_every_option_with_its_default() -> None:
 
 
 # --- A DNS server, and a message of 25 MB ---
+
+
+def test_the_servers_of_the_system_are_asked_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    # That of client.getResolver() would keep what a sender makes us ask for as long as the sender says.
+    made: list[str] = []
+
+    def make(resolv: str) -> Any:
+        made.append(resolv)
+        return zone
+
+    zone = Zone(records())
+    monkeypatch.setattr(client, "Resolver", make)
+    layer, session = SenderAuthentication(), sessionOf()
+    for _ in range(2):
+        mailFrom(layer, session)
+    assert made == ["/etc/resolv.conf"]
+    assert len(zone.asked) == 4
+
+
+def test_a_layer_that_has_stopped_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(client, "Resolver", partial(client.Resolver, reactor=clock))
+    layer = SenderAuthentication()
+    layer._resolver()
+    assert clock.getDelayedCalls()  # /etc/resolv.conf is read again from time to time
+    layer.onStop(None)
+    clock.advance(1000)
+    assert not clock.getDelayedCalls()
 
 
 @pytest_twisted.ensureDeferred

@@ -216,6 +216,12 @@ def test_a_record_that_is_made_to_cost_time_is_a_permanent_error(terms: str) -> 
     assert (result.result, result.problem) == ("permerror", "The record of a.example is too long")
 
 
+def test_an_explanation_stays_short_whatever_its_macros_are_replaced_by() -> None:
+    zone = Zone({"a.example": [text("v=spf1 -all exp=why.example")], "why.example": [text("%{h}" * 99)]})
+    result = resultOf(lambda answers: checkHelo(answers, "192.0.2.1", "a.example"), zone)
+    assert len(result.explanation) == 400
+
+
 def test_what_a_hostile_zone_may_cost_is_bounded() -> None:
     addresses = [dns.Record_A(f"198.51.100.{i % 250}") for i in range(1000)]
     zone = Zone({f"{i}-{j}.example": addresses for i in range(10) for j in range(10)})

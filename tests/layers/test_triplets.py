@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -225,6 +226,26 @@ def test_the_database_of_another_program_is_not_written_to(tmp_path: Path) -> No
     with closing(sqlite3.connect(path)) as connection, pytest.raises(DatabaseError, match="of another program"):
         triplets.prepare(connection)
     assert path.read_bytes() == before
+
+
+class Racing:
+    """A connection to a file that another process prepares behind the first statement."""
+
+    def __init__(self, connection: sqlite3.Connection, other: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._other = [other]
+
+    def execute(self, statement: str) -> Any:
+        rows = self._connection.execute(statement).fetchall()
+        while self._other:
+            triplets.prepare(self._other.pop())
+        return SimpleNamespace(fetchone=lambda: next(iter(rows), None))
+
+
+def test_two_processes_may_make_the_file_at_once(tmp_path: Path) -> None:
+    first, second = (sqlite3.connect(tmp_path / "greylist.db", isolation_level=None) for _ in range(2))
+    with closing(first), closing(second):
+        triplets.prepare(Racing(first, second))
 
 
 def test_damage_within_the_file_is_found(tmp_path: Path) -> None:

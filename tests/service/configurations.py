@@ -65,6 +65,14 @@ class Declared:
     def onMailFrom(self, address, session):
         pass
 
+@attrs.define
+class Storing:
+    token: str = attrs.field(metadata={"isSecret": True})
+    file: str = attrs.field(metadata={"isPath": lambda text: True})
+
+    def onData(self, stream, session):
+        pass
+
 class Filtering:
     async def filterData(self, stream, session):
         async for chunk in stream:
@@ -72,6 +80,10 @@ class Filtering:
 
 class Misspelt(Picky):
     def onRcpTo(self, address, session):
+        pass
+
+class Wanting:
+    def __init__(self, wanted):
         pass
 
 class Outer:

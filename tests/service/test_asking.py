@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.portal import Portal
 
-from smtphooks import Layer, SMTPServerFactory
-from smtphooks.layers import DNSLists, Greylist, RateLimit, Recipients
+from smtphooks import Layer, SMTPServerFactory, layers
+from smtphooks.sasl.portal import UserNameRealm
 from smtphooks.service.asking import maybeWarning, questions
 
 
@@ -53,6 +54,46 @@ def test_hooks_stand_in_the_order_of_a_connections_life_and_layers_in_theirs() -
         "onClose: Picky, Picky",
         "onStop: Store, Scanner",
     ]
+
+
+class Tagging:
+    async def filterData(self, stream: Any, session: Any) -> Any:
+        yield b""
+
+
+class Looking:
+    async def inspectData(self, stream: Any, session: Any) -> None: ...
+
+
+def test_inspectors_that_look_at_a_message_at_once_share_a_line_which_says_so() -> None:
+    assert asked(Looking(), Picky(), Layer(Scanner(), hookTimeout=3), Tagging(), Store())[3:-2] == [
+        "inspectData, all at once: Looking, Scanner (at most 3 s)",
+        "filterData: Scanner (at most 3 s), Tagging",
+        "onData: Store",
+    ]
+
+
+def test_an_inspector_behind_a_filter_looks_at_what_comes_out_of_it() -> None:
+    assert asked(Looking(), Tagging(), Looking(), Store())[1:-1] == [
+        "onRcptTo: no layer, every recipient is accepted",
+        "inspectData: Looking",
+        "filterData: Tagging",
+        "inspectData: Looking",
+        "onData: Store",
+    ]
+
+
+class Refusing:
+    authenticates = False
+
+    def onAuth(self, auth: Any, session: Any) -> None: ...
+
+
+def test_checkers_are_asked_behind_layers_that_only_refuse() -> None:
+    portal = Portal(UserNameRealm(), [InMemoryUsernamePasswordDatabaseDontUse()])
+    assert asked(Refusing(), Store(), portal=portal, authMethods=["PLAIN"])[1] == "onAuth: Refusing, the checkers"
+    assert asked(Refusing(), Users(), Store())[1] == "onAuth: Refusing, Users"
+    assert not any("onAuth" in line for line in asked(Refusing(), Store()))
 
 
 def test_conditions_timeouts_and_faults_stand_behind_the_layer() -> None:
@@ -119,18 +160,32 @@ class TestWarning:
         hooks = [Layer(Picky(), unless=["authenticated"], onFault="pass"), Store()]
         assert maybeWarning("tcp:25", SMTPServerFactory(hooks=hooks, authOptional=True)) is None
 
-    @pytest.mark.parametrize("name", ["RateLimit", "DNSLists", "Greylist"])
-    def test_a_layer_that_judges_clients_at_RCPT_does_not_decide_on_recipients(self, name: str, tmp_path: Path) -> None:
-        client: Any = {
-            "RateLimit": lambda: RateLimit(limits=["1 messages per hour per client"]),
-            "DNSLists": lambda: DNSLists(clients=["zen.example.org"]),
-            "Greylist": lambda: Greylist(path=str(tmp_path / "greylist.db"), only=["no-reverse-name"]),
-        }[name]()
-        assert maybeWarning("tcp:25", SMTPServerFactory(hooks=[client, Store()], authOptional=True)) == self.OPEN
-        for decides in (Picky(), Recipients(recipients=["ann@example.org"])):
-            hooks = [client, decides, Store()]
-            assert maybeWarning("tcp:25", SMTPServerFactory(hooks=hooks, authOptional=True)) is None
 
-    def test_a_function_given_by_name_decides(self) -> None:
-        factory = SMTPServerFactory(hooks=Store(), authOptional=True, onRcptTo=Picky().onRcptTo)
-        assert maybeWarning("tcp:25", factory) is None
+class Limiting:
+    choosesRecipients = False
+
+    def onRcptTo(self, address: Any, session: Any) -> None: ...
+
+
+def test_a_layer_that_does_not_look_for_the_recipient_silences_no_warning() -> None:
+    def warning(*hooks: Any, **named: Any) -> str | None:
+        return maybeWarning("tcp:25", SMTPServerFactory(hooks=[*hooks, Store()], authOptional=True, **named))
+
+    assert "any client may send to any address" in (warning(Limiting()) or "")
+    assert warning(Limiting(), Picky()) is None
+    assert warning(onRcptTo=lambda address, session: None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("RateLimit", {"limits": ["9 messages per hour per client"]}),
+        ("DNSLists", {"clients": ["bl.example"]}),
+        ("Greylist", {"path": "greylist.db", "only": ["no-reverse-name"]}),
+        ("Recipients", {"recipients": ["ann@mx.example"]}),
+    ],
+)
+def test_of_the_ready_made_layers_those_that_know_recipients_silence_it(name: str, options: dict[str, Any]) -> None:
+    layer = getattr(layers, name)(**options)
+    warning = maybeWarning("tcp:25", SMTPServerFactory(hooks=[layer, Store()], authOptional=True))
+    assert (warning is None) == (name == "Recipients")

@@ -47,6 +47,8 @@ pytestmark = pytest.mark.usefixtures("folder")
         + "[[layer]]\nuse = 'mailapp:Mail'\n\"a b\" = {c = [1, {d = 'e'}]}\n"
         + "[[listener]]\nendpoint = 'tcp:1'\n[[listener]]\nendpoint = 'tcp:2'\nsize = 5\n"
         + "[[listener.layer]]\nuse = 'mailapp:Mail'\n[[listener.layer]]\nuse = 'mailapp:Picky'\nunless = ['secure']\n",
+        "[options]\nauthOptional = true\n[[layer]]\nuse = 'smtphooks.stores:Tee'\nhookTimeout = 5\n"
+        + "a = {use = 'smtphooks.stores:Maildir', path = 'one'}\nb = {use = 'mailapp:Mail', x = {y = 1}}\n",
     ],
 )
 def test_a_configuration_is_written_as_it_is_read(text: str) -> None:
@@ -236,6 +238,13 @@ class TestSecretsOfLayers:
         )
         assert "pencil" not in written
         assert f'\ntoken = "(not shown)"\nfile = "{folder}/token"\nword = "(not shown)"\n' in written
+
+    def test_neither_are_those_of_an_object_among_the_options(self, folder: Path) -> None:
+        b = "b = {use = 'mailapp:Storing', token = 'pencil', file = 'c'}\n"
+        tee = "[[layer]]\nuse = 'smtphooks.stores:Tee'\na = {use = 'smtphooks.stores:Maildir', path = 'one'}\n" + b
+        written = describe(configured("[options]\nauthOptional = true\n" + tee))
+        assert f'\na = {{use = "smtphooks.stores:Maildir", path = "{folder}/one"}}\n' in written
+        assert f'\nb = {{use = "mailapp:Storing", token = "(not shown)", file = "{folder}/c"}}\n' in written
 
     def test_neither_are_those_of_a_listener_whose_paths_are(self, folder: Path) -> None:
         layer = "[[listener.layer]]\nuse = 'mailapp:Declared'\ntoken = 'pencil'\nfile = 'a'\nsecret = './b'\n"

@@ -65,6 +65,12 @@ class TestWhatIsMade:
         (listener,) = configured(PICKY + STORE + USERS).listeners
         assert listener.factory.onAuth is not None
 
+    def test_checkers_are_asked_behind_a_layer_that_only_limits_failures(self) -> None:
+        limits = '[[layer]]\nuse = "smtphooks.layers:RateLimit"\nlimits = ["9 auth failures per hour per client"]\n'
+        (listener,) = configured(limits + STORE + USERS).listeners
+        assert listener.factory.onAuth is not None
+        assert "no layer has onAuth, so nobody could authenticate" in refusal(limits + STORE)
+
     def test_a_layer_with_on_auth_needs_no_auth_optional(self) -> None:
         (listener,) = configured(PICKY + '[[layer]]\nuse = "mailapp:Trusting"\n').listeners
         assert not listener.factory.options.authOptional
@@ -96,6 +102,90 @@ class TestPaths:
     def test_one_that_is_empty_stays_empty(self, folder: Path) -> None:
         assert self.optionsOf(folder, OPTIONAL + declared(file="''") + STORE)["file"] == ""
 
+    def test_that_of_a_maildir_in_a_layer_is_and_below_hooks_options_it_is_not(self, folder: Path) -> None:
+        (folder / "etc").mkdir()
+        for text, root in (
+            ("[[layer]]\nuse = 'smtphooks.stores:Maildir'\npath = 'mail'\n", folder / "etc"),
+            ("hooks = 'smtphooks.stores:Maildir'\n[hooks-options]\npath = 'mail'\n", folder),
+        ):
+            (folder / "etc" / "smtphooks.toml").write_text(text + OPTIONAL)
+            (layer,) = configure(readSettings("etc/smtphooks.toml")).listeners[0].factory.layers
+            assert layer.hooks.path == f"{root}/mail"
+
+
+class TestObjectsAmongOptions:
+    TEE = "[[layer]]\nuse = 'smtphooks.stores:Tee'\na = {use = 'smtphooks.stores:Maildir', path = 'one'}\n"
+
+    def test_a_table_with_use_is_made_into_an_object_with_paths_in_the_folder_of_the_file(self, folder: Path) -> None:
+        b = "[layer.b]\nuse = 'mailapp:Outer.inner'\n"
+        (layer,) = configured(OPTIONAL + self.TEE + b).listeners[0].factory.layers
+        first, second = layer.hooks._stores
+        assert first.path == f"{folder}/one"
+        assert second is sys.modules["mailapp"].Outer.inner
+
+    def test_such_an_object_may_have_objects_of_its_own(self) -> None:
+        both = "{use = 'smtphooks.stores:Tee', a = {use = 'mailapp:Mail', x = 1}, b = {use = 'mailapp:Mail'}}"
+        (layer,) = configured(OPTIONAL + self.TEE + f"b = {both}\n").listeners[0].factory.layers
+        inner, _ = layer.hooks._stores[1]._stores
+        assert inner.given == {"x": 1}
+
+    def test_below_hooks_options_it_stays_a_table(self) -> None:
+        text = "hooks = 'mailapp:Mail'\n[hooks-options]\na = {use = 'mailapp:Mail'}\n" + OPTIONAL
+        (layer,) = configured(text).listeners[0].factory.layers
+        assert layer.hooks.given == {"a": {"use": "mailapp:Mail"}}
+
+    @pytest.mark.parametrize(
+        ("b", "sentence"),
+        [
+            ("{use = 3}", ': b: use is 3, it wants "package.module:Name"'),
+            (
+                "{use = 'smtphooks.stores:Maildr', path = 'x'}",
+                ": b (smtphooks.stores:Maildr): module smtphooks.stores: unknown name Maildr, did you mean Maildir?",
+            ),
+            (
+                "{use = 'smtphooks.stores:Maildir', paht = 'x'}",
+                ": b (smtphooks.stores:Maildir): unknown option paht, did you mean path?",
+            ),
+            (
+                "{use = 'smtphooks.stores:Maildir', path = 'x', unless = ['secure']}",
+                ": b (smtphooks.stores:Maildir): unknown option unless",
+            ),
+            (
+                "{use = 'smtphooks.stores:Maildir'}",
+                ": b (smtphooks.stores:Maildir): option path is missing, it wants the path of a folder",
+            ),
+            (
+                "{use = 'smtphooks.stores:Maildir', path = 3}",
+                ": b (smtphooks.stores:Maildir): option path is 3, it wants the path of a folder",
+            ),
+            (
+                "{use = 'smtphooks.stores:Tee', a = {use = 'mailapp:Mail', bad = 1}}",
+                ": b (smtphooks.stores:Tee): option b is missing",
+            ),
+            (
+                "{use = 'mailapp:Mail', bad = 1}",
+                ": b (mailapp:Mail): calling mailapp:Mail failed, correct it or its options: ValueError: bad is bad",
+            ),
+            (
+                "{use = 'mailapp:Picky'}",
+                ": option b is <mailapp.Picky object",
+            ),
+            (
+                "'two'",
+                ': option b is "two", it wants a store, an object with onData; in a file {use = "package.module:Name"}'
+                " with its options",
+            ),
+        ],
+    )
+    def test_every_mistake_names_its_table(self, b: str, sentence: str) -> None:
+        said = refusal(OPTIONAL + self.TEE + f"b = {b}\n")
+        assert said.startswith(f"smtphooks.toml: [[layer]] 1 (smtphooks.stores:Tee){sentence}")
+
+    def test_no_mistake_shows_a_secret(self) -> None:
+        declared = "{use = 'mailapp:Declared', number = 1, token = 'pencil'}"
+        said = refusal(OPTIONAL + self.TEE + f"b = {declared}\n")
+        assert "cannot log in with (not shown)" in said and "pencil" not in said
+
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
@@ -108,7 +198,7 @@ class TestPaths:
         ),
         (PICKY + "domain = []\n", "[[layer]] 1 (mailapp:Picky): unknown option domain, did you mean domains?"),
         (PICKY + "hooktimeout = 3\n", "[[layer]] 1 (mailapp:Picky): unknown option hooktimeout, did you mean hookTim"),
-        (PICKY + "size = 3\n", "[[layer]] 1 (mailapp:Picky): unknown option size"),
+        (PICKY + "size = 3\n", "[[layer]] 1 (mailapp:Picky): unknown option size, known are domains"),
         (
             '[[layer]]\nuse = "mailapp:single"\nuser = 1\n',
             "[[layer]] 1 (mailapp:single): mailapp:single cannot be called, so remove its options or name a class",
@@ -131,7 +221,13 @@ class TestPaths:
             PICKY + "unless = ['auth']\n",
             '[[layer]] 1 (mailapp:Picky): option unless is wrong: "auth" is neither an address such as',
         ),
+        (
+            PICKY + "unless = ['authentcated']\n",
+            '[[layer]] 1 (mailapp:Picky): option unless is wrong: "authentcated" is neither an address nor a network,'
+            ' did you mean "authenticated"?',
+        ),
         (PICKY + "unless = 'secure'\n", '[[layer]] 1 (mailapp:Picky): option unless is "secure", it wants a list of "'),
+        ('[[layer]]\nuse = "mailapp:Wanting"\n', "[[layer]] 1 (mailapp:Wanting): option wanted is missing"),
         (
             PICKY + "onFault = 'ignore'\n",
             '[[layer]] 1 (mailapp:Picky): option onFault is "ignore", it wants "tempfail" or "pass"',

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 
-from smtphooks import SMTPError
+from smtphooks import OptionError, SMTPError
 from smtphooks.stores import Tee
 from tests.conftest import Logged
-from tests.support import ENVELOPE, LMTP_ENVELOPE, RCPT, Mailbox, Pending, connect
+from tests.support import ENVELOPE, LMTP_ENVELOPE, RCPT, Mailbox, Pending, callHook, connect
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -60,7 +60,17 @@ def test_stores_may_answer_as_hooks_may(answer: Any) -> None:
     assert send(Plain(), Mailbox()).startswith("250")
 
 
-@pytest.mark.parametrize("answer", [SMTPError("returned", 550), False])
+def neverRun() -> Any:
+    yield
+
+
+async def neverBegun() -> Any:
+    yield
+
+
+@pytest.mark.parametrize(
+    "answer", [SMTPError("returned", 550), False, neverRun(), neverBegun(), SMTPError, [False], [SMTPError]]
+)
 def test_no_answer_that_is_none_is_a_yes(answer: Any, logged: Logged) -> None:
     class Plain:
         def onData(self, stream: Any, session: Any) -> Any:
@@ -97,6 +107,43 @@ def test_with_lmtp_a_recipients_mail_is_stored_if_both_have_it(a: Any, b: Any, r
     assert [line[:3] for line in client.say(*LMTP_ENVELOPE, RCPT, "DATA", "text", ".")[-2:]] == replies
 
 
+class Living(Answering):
+    """A store with a life."""
+
+    def __init__(self, diary: list[str], name: str, error: Exception | None = None) -> None:
+        super().__init__()
+        self.diary = diary
+        self.name = name
+        self.error = error
+
+    def onStart(self, service: Any) -> Any:
+        self.diary.append(f"{self.name} starts")
+        return succeed(None) if self.error is None else fail(self.error)
+
+    async def onStop(self, service: Any) -> None:
+        self.diary.append(f"{self.name} stops")
+        if self.error is not None:
+            raise self.error
+
+
+def test_stores_are_started_and_stopped() -> None:
+    diary: list[str] = []
+    for stores in ((Living(diary, "a"), Living(diary, "b")), (Living(diary, "a"), Mailbox())):
+        tee = Tee(*stores)
+        assert callHook(tee.onStart, (None,)) is None
+        assert callHook(tee.onStop, (None,)) is None
+    assert diary == ["a starts", "b starts", "b stops", "a stops", "a starts", "a stops"]
+
+
+def test_a_store_that_cannot_be_started_or_stopped_stops_the_other() -> None:
+    diary: list[str] = []
+    error = ValueError("no disk")
+    tee = Tee(Living(diary, "a"), Living(diary, "b", error))
+    for method in (tee.onStart, tee.onStop):
+        assert callHook(method, (None,)).value is error
+    assert diary == ["a starts", "b starts", "a stops", "b stops", "a stops"]
+
+
 def test_a_client_that_leaves_reaches_no_store() -> None:
     a, b = Mailbox(), Mailbox()
     client = connect(hooks=[Tee(a, b)])
@@ -121,5 +168,18 @@ def test_a_store_that_is_cancelled_by_a_timeout_refuses() -> None:
 
 @pytest.mark.parametrize("stores", [(object(), Mailbox()), (Mailbox(), None)])
 def test_what_is_no_store_is_an_error(stores: Any) -> None:
-    with pytest.raises(TypeError, match="it wants a store, an object with onData"):
+    with pytest.raises(OptionError, match="it wants a store, an object with onData"):
         Tee(*stores)
+
+
+def test_a_store_with_a_hook_that_would_not_be_called_is_an_error() -> None:
+    class Choosy(Mailbox):
+        def onRcptTo(self, address: Any, session: Any) -> None: ...
+
+    with pytest.raises(OptionError, match="option b has onRcptTo, which Tee would not call, put it into a layer of"):
+        Tee(Mailbox(), Choosy())
+
+
+def test_stores_without_a_life_give_it_none() -> None:
+    tee = Tee(Mailbox(), Mailbox())
+    assert (tee.onStart, tee.onStop) == (None, None)
