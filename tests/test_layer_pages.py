@@ -129,7 +129,7 @@ def test_the_mx_of_the_page_is_short_and_asks_what_it_should(tmp_path: Path) -> 
         "# onConnect: DNSLists",
         "# onMailFrom: SenderAuthentication",
         "# onRcptTo: Recipients, DNSLists",
-        "# inspectData: SenderAuthentication, ClamAV (at most 60 s)",
+        "# inspectData, all at once: SenderAuthentication, ClamAV (at most 60 s)",
         "# filterData: SenderAuthentication",
         "# onData: Maildir",
         "# onClose: DNSLists",
