@@ -46,7 +46,7 @@ def _deliveryFault(layers: Sequence[Layer], named: Mapping[str, Any], areMany: b
             f"option hooks has {len(deliveries)} layers with onData, {names}, it wants one of them, as one decides what"
             " becomes of a message; to store a message twice, use a store of stores such as smtphooks.stores.Tee"
         )
-    if areMany and not deliveries and named.get("onData") is None:
+    if areMany and not deliveries and "onData" not in named:
         return "option hooks has no layer with onData, it wants one, last, that takes the messages"
     for layer in deliveries:
         if layer.unless or layer.onFault == PASS:
@@ -73,9 +73,9 @@ def _authFault(layers: Sequence[Layer]) -> str | None:
 
 def _namedFault(layers: Sequence[Layer], named: Mapping[str, Any]) -> str | None:
     """A hook by name would silence the layers that have it, and so let in what they refuse."""
-    for name, hook in named.items():
+    for name in named:
         owner = next((layer for layer in layers if hookOf(layer.hooks, name)), None)
-        if hook is not None and owner is not None:
+        if owner is not None:
             return (
                 f"option {name} is given, and layer {owner.name} has {name}, put the function into a layer of its own"
             )

@@ -72,6 +72,7 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
 
     def __init__(self, hooks: object = None, **given: Any) -> None:
         named = {name: given.pop(name) for name in HOOK_NAMES if name in given}
+        named = {name: hook for name, hook in named.items() if hook is not None}
         self.options: Options = makeOptions(given, ["hooks", *HOOK_NAMES])
         self.clock: IReactorTime | None = None
         self.server = self._makeServer(self.options)
@@ -126,8 +127,7 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         self.layers = layersOf(hooks, named)
         self.passage = maybePassage(self.layers, self.reactor)
         for name, hook in {**composed(self.layers, self._chainOf), **named}.items():
-            if hook is not None:
-                setattr(self, name, hook)
+            setattr(self, name, hook)
 
     def _chainOf(self, name: str, links: Sequence[Link]) -> Chain:
         return Chain(name, links, self, self.reactor, self.options.slowHook)

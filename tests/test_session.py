@@ -247,3 +247,65 @@ def test_nothing_in_a_session_puts_a_line_end_into_the_received_field(
     assert all(line.startswith("\t") for line in lines[1:])
     for line in lines:
         assert line.replace("\t", "").isprintable()
+
+
+# --- state of layers ---
+
+
+class Counting:
+    """A layer that is equal to every other one, and has no hash."""
+
+    @attrs.define
+    class State:
+        seen: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+class CountingTwice(Counting):
+    """A layer that inherits its state."""
+
+
+def test_a_layer_has_one_state_for_each_session_whatever_it_is_equal_to() -> None:
+    one, other, session = Counting(), Counting(), makeSession()
+    session.of(one).seen += 1
+    session.of(one).seen += 1
+    assert (session.of(one).seen, session.of(other).seen) == (2, 0)
+    assert makeSession().of(one).seen == 0
+
+
+def test_a_layer_without_a_state_has_a_namespace() -> None:
+    layer, session = object(), makeSession()
+    session.of(layer).anything = 5
+    assert session.of(layer).anything == 5
+    assert vars(session.of(object())) == {}
+
+
+def test_the_state_of_another_layer_is_found_by_its_class_or_one_that_it_inherits() -> None:
+    session = makeSession()
+    assert session.of(Counting) is None
+    layer = CountingTwice()
+    state = session.of(layer)
+    assert session.of(Counting) is session.of(CountingTwice) is state
+    assert session.of(Session) is None
+    first = session.of(Counting())
+    assert first is not state
+    assert session.of(Counting) is state  # the first that has any
+
+
+def test_a_state_that_cannot_be_made_is_not_kept() -> None:
+    class Failing:
+        error: Exception | None = ValueError("not yet")
+
+        @classmethod
+        def State(cls) -> list[int]:
+            if cls.error is not None:
+                raise cls.error
+            return []
+
+    layer, session = Failing(), makeSession()
+    with pytest.raises(ValueError, match="not yet"):
+        session.of(layer)
+    Failing.error = None
+    assert session.of(layer) is session.of(layer) == []

@@ -167,7 +167,7 @@ class Passing:
         @param result: a L{Failure} if it has failed.
         """
         if isinstance(result, Failure):
-            if running.isCancelled:
+            if running.stage.outlet.isCancelled:
                 self._runner.logLate(running.stage.label, result)
             else:
                 self._stageFailed(running, result)
@@ -238,13 +238,11 @@ class _Running:
     """
     A stage at work.
 
-    @ivar isCancelled: what comes of it does not matter.
     @ivar isOver: it has ended, or is not waited for.
     """
 
     def __init__(self, passing: Passing, stage: Filter | Inspection, runner: HookRunner, clock: IReactorTime) -> None:
         self.stage = stage
-        self.isCancelled = False
         self.isOver = False
         self._passing = passing
         self._runner = runner
@@ -280,7 +278,7 @@ class _Running:
     def cancel(self) -> None:
         """What comes of it does not matter any more; it may still take a while to end."""
         if self._pending is not None:
-            self.isCancelled = True
+            self.stage.outlet.isCancelled = True
             self.stage.outlet.stop()
             self._pending.cancel()
 
@@ -288,7 +286,7 @@ class _Running:
         """It is not waited for any more."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            self.isCancelled = self.isOver = True
+            self.stage.outlet.isCancelled = self.isOver = True
             self.stage.outlet.stop()
             self._runner.cancel(self.stage.label, pending)
             self.stage.outlet.stream.discard()

@@ -29,7 +29,8 @@ class Outlet:
 
     @ivar stream: what the next stage, or C{onData}, reads.
     @ivar allowance: octets that fields in front of the message, of this stage and those before, have added to it.
-    @ivar isIdle: the stage waits until somebody asks for octets.
+    @ivar isIdle: the stage waits for its reader to ask for octets.
+    @ivar isCancelled: what comes out of the stage does not matter any more.
     """
 
     def __init__(self, source: MessageStream, before: Outlet | None, options: Options) -> None:
@@ -41,6 +42,7 @@ class Outlet:
             options.size, options.rejectOversized, spoolMemory=options.spoolMemory, asks=self._asked
         )
         self.allowance = 0
+        self.isCancelled = False
         self._source = source
         self._before = before
         self._isCut = options.rejectOversized
@@ -158,6 +160,8 @@ class Filter:
             if self._isBehindInspectors:
                 await source.more()
             await self._filter()
+            if outlet.isCancelled:
+                return  # the filter has gone on regardless
             # A filter may end early; but what it has not read may still be refused in front of it.
             await source.drain()
             outlet.end()
