@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import runpy
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,3 +112,26 @@ def test_a_page_has_an_example_for_each_way_of_configuration(page: Path) -> None
     for block in blocksOf(text, "python"):
         compile(block, page.name, "exec")
     assert f'use = "smtphooks.layers:{page.read_text().splitlines()[0]}"' in text
+
+
+def test_the_mx_of_the_page_is_short_and_asks_what_it_should(tmp_path: Path) -> None:
+    """The tests with real programs run it."""
+    block = re.search(r"    :name: mx\.toml\n\n((?:    .*\n|\n)+)", PAGE.read_text())
+    assert block is not None
+    text = textwrap.dedent(block[1])
+    assert len([line for line in text.splitlines() if line]) <= 25
+    (tmp_path / "mx.toml").write_text(text)
+    (tmp_path / "recipients.txt").write_text("ann@example.org\n")
+    command = [sys.executable, "-m", "smtphooks", "--config", str(tmp_path / "mx.toml"), "--check"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=DOCS.parent).stdout
+    assert [line for line in said.splitlines() if line.startswith(("# on", "# inspect", "# filter", "# warn"))] == [
+        "# onStart: DNSLists",
+        "# onConnect: DNSLists",
+        "# onMailFrom: SenderAuthentication",
+        "# onRcptTo: Recipients, DNSLists",
+        "# inspectData, all at once: SenderAuthentication, ClamAV (at most 60 s)",
+        "# filterData: SenderAuthentication",
+        "# onData: Maildir",
+        "# onClose: DNSLists",
+        "# onStop: SenderAuthentication, DNSLists, Recipients",
+    ]
