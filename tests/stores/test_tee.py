@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, succeed
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred, fail, succeed
 
 from smtphooks import OptionError, SMTPError
 from smtphooks.stores import Tee
 from tests.conftest import Logged
-from tests.support import ENVELOPE, LMTP_ENVELOPE, RCPT, Mailbox, Pending, connect
+from tests.support import ENVELOPE, LMTP_ENVELOPE, RCPT, Mailbox, Pending, callHook, connect
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -108,6 +107,43 @@ def test_with_lmtp_a_recipients_mail_is_stored_if_both_have_it(a: Any, b: Any, r
     assert [line[:3] for line in client.say(*LMTP_ENVELOPE, RCPT, "DATA", "text", ".")[-2:]] == replies
 
 
+class Living(Answering):
+    """A store with a life."""
+
+    def __init__(self, diary: list[str], name: str, error: Exception | None = None) -> None:
+        super().__init__()
+        self.diary = diary
+        self.name = name
+        self.error = error
+
+    def onStart(self, service: Any) -> Any:
+        self.diary.append(f"{self.name} starts")
+        return succeed(None) if self.error is None else fail(self.error)
+
+    async def onStop(self, service: Any) -> None:
+        self.diary.append(f"{self.name} stops")
+        if self.error is not None:
+            raise self.error
+
+
+def test_stores_are_started_and_stopped() -> None:
+    diary: list[str] = []
+    for stores in ((Living(diary, "a"), Living(diary, "b")), (Living(diary, "a"), Mailbox())):
+        tee = Tee(*stores)
+        assert callHook(tee.onStart, (None,)) is None
+        assert callHook(tee.onStop, (None,)) is None
+    assert diary == ["a starts", "b starts", "b stops", "a stops", "a starts", "a stops"]
+
+
+def test_a_store_that_cannot_be_started_or_stopped_stops_the_other() -> None:
+    diary: list[str] = []
+    error = ValueError("no disk")
+    tee = Tee(Living(diary, "a"), Living(diary, "b", error))
+    for method in (tee.onStart, tee.onStop):
+        assert callHook(method, (None,)).value is error
+    assert diary == ["a starts", "b starts", "a stops", "b stops", "a stops"]
+
+
 def test_a_client_that_leaves_reaches_no_store() -> None:
     a, b = Mailbox(), Mailbox()
     client = connect(hooks=[Tee(a, b)])
@@ -144,49 +180,6 @@ def test_a_store_with_a_hook_that_would_not_be_called_is_an_error() -> None:
         Tee(Mailbox(), Choosy())
 
 
-class Living(Mailbox):
-    """A store with a life; each step of it is added to a list."""
-
-    def __init__(self, name: str, steps: list[str], failsAt: str = "") -> None:
-        super().__init__()
-        self.name, self.steps, self.failsAt = name, steps, failsAt
-
-    async def onStart(self, service: Any) -> None:
-        self._live("start")
-
-    def onStop(self, service: Any) -> None:
-        self._live("stop")
-
-    def _live(self, step: str) -> None:
-        self.steps.append(f"{step} {self.name}")
-        if step == self.failsAt:
-            raise OSError(step)
-
-
-class TestLife:
-    def lived(self, *stores: Any) -> None:
-        tee = Tee(*stores)
-        assert tee.onStart is not None and tee.onStop is not None
-        result: Any = Deferred.fromCoroutine(tee.onStart(None))
-        if not isinstance(result.result, Failure):
-            result = Deferred.fromCoroutine(tee.onStop(None))
-        result.addErrback(lambda failure: failure.trap(OSError))
-
-    def test_it_is_that_of_both_stores(self) -> None:
-        steps: list[str] = []
-        self.lived(Living("a", steps), Living("b", steps))
-        assert steps == ["start a", "start b", "stop b", "stop a"]
-
-    def test_the_first_is_stopped_if_the_second_cannot_start(self) -> None:
-        steps: list[str] = []
-        self.lived(Living("a", steps), Living("b", steps, failsAt="start"))
-        assert steps == ["start a", "start b", "stop a"]
-
-    def test_the_first_is_stopped_if_the_second_cannot_be(self) -> None:
-        steps: list[str] = []
-        self.lived(Living("a", steps), Living("b", steps, failsAt="stop"))
-        assert steps == ["start a", "start b", "stop b", "stop a"]
-
-    def test_stores_without_one_give_it_none(self) -> None:
-        tee = Tee(Mailbox(), Mailbox())
-        assert (tee.onStart, tee.onStop) == (None, None)
+def test_stores_without_a_life_give_it_none() -> None:
+    tee = Tee(Mailbox(), Mailbox())
+    assert (tee.onStart, tee.onStop) == (None, None)
