@@ -149,10 +149,15 @@ class Passing:
             self._patience.stop()
         self._stream.discard()
         if isinstance(self._delivery, Failure):
-            for running in reversed(self._running):  # each is cancelled before its stream fails
-                running.abandon()
+            self._leave(self._running)
         elif self._running:
             self._running[-1].stage.outlet.free()
+
+    def _leave(self, stages: Sequence[_Running]) -> None:
+        """Nothing reads what these make any more.  The last is cancelled first, before the stream it reads fails."""
+        failure = self._client.failure
+        for running in reversed(stages):
+            running.leave(mayCleanUp=failure is not None and not failure.check(SMTPError))
 
     # --- stages ---
 
@@ -176,8 +181,7 @@ class Passing:
         if self._failure is None:
             self._failure, self._blamed = failure, running.stage.blamed
         index = self._running.index(running)
-        for before in reversed(self._running[:index]):
-            before.leave(mayCleanUp=self._client.failure is not None)
+        self._leave(self._running[:index])
         self._failBehind(index, failure, isCut)
 
     def _failBehind(self, index: int, failure: Failure, isCut: bool) -> None:
