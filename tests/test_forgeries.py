@@ -13,8 +13,8 @@ from twisted.names import dns
 
 from smtphooks.layer import Layer
 from smtphooks.layers import SenderAuthentication
-from tests.layers.signing import MESSAGE, RECORD, signed
-from tests.layers.zones import Zone, text
+from tests.layers.authentication.signing import MESSAGE, RECORD, signed
+from tests.layers.authentication.zones import Zone, text
 from tests.support import HELLO, RCPT, Client, Mailbox, makeFactory
 
 SIGNED = signed(MESSAGE)

@@ -149,8 +149,9 @@ def test_a_module_has_at_most_400_lines(path: Path) -> None:
 def test_the_folders_of_the_tests_mirror_those_of_the_modules() -> None:
     tests = Path(__file__).parent
     for folder in FOLDERS:
-        for test in (tests / folder).glob("test_*.py"):
-            assert f"{folder}.{test.stem.removeprefix('test_')}" in MODULES, f"{test} tests no module of that name"
+        for test in (tests / folder).rglob("test_*.py"):
+            module = ".".join([*test.parent.relative_to(tests).parts, test.stem.removeprefix("test_")])
+            assert module in MODULES, f"{test} tests no module of that name"
 
 
 def test_public_names_are_pinned() -> None:

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime, IResolver
 from twisted.logger import Logger
 
 from smtphooks.errors import OptionError
-from smtphooks.layers.questions import TIMEOUT, Answers, settled
+from smtphooks.layers.authentication.questions import TIMEOUT, Answers, settled
 from smtphooks.netaddress import maybeIP
 from smtphooks.optionkinds import isLine, listOf, objectWith, oneOf, option, withOptions
 from smtphooks.replies import SMTPError
@@ -26,11 +26,11 @@ from smtphooks.session import Address, Session
 from smtphooks.stream import MessageStream
 
 if TYPE_CHECKING:
-    from smtphooks.layers.arccheck import ARCResult
-    from smtphooks.layers.authenticationresults import Result
-    from smtphooks.layers.dkimcheck import DKIMResult
-    from smtphooks.layers.dmarc import DMARCResult
-    from smtphooks.layers.spf import SPFResult
+    from smtphooks.layers.authentication.arccheck import ARCResult
+    from smtphooks.layers.authentication.authenticationresults import Result
+    from smtphooks.layers.authentication.dkimcheck import DKIMResult
+    from smtphooks.layers.authentication.dmarc import DMARCResult
+    from smtphooks.layers.authentication.spf import SPFResult
 
 log = Logger()
 
@@ -85,7 +85,7 @@ def _isServer(item: Any) -> bool:
 
 def _entriesOf(found: Findings) -> list[Result]:
     """What Authentication-Results says."""
-    from smtphooks.layers.senderchecks import arcEntry, dkimEntry, dmarcEntry, spfEntry
+    from smtphooks.layers.authentication.senderchecks import arcEntry, dkimEntry, dmarcEntry, spfEntry
 
     entries = [spfEntry(result) for result in (found.spf, found.helo) if result is not None]
     entries += map(dkimEntry, found.dkim or [])
@@ -139,7 +139,7 @@ class SenderAuthentication:
 
     def __attrs_post_init__(self) -> None:
         try:
-            import smtphooks.layers.senderchecks  # noqa: F401
+            import smtphooks.layers.authentication.senderchecks  # noqa: F401
         except ImportError as missing:
             raise OptionError(
                 f"SenderAuthentication needs libraries that are not installed ({missing}):"
@@ -160,7 +160,7 @@ class SenderAuthentication:
 
         @raise SMTPError: by option C{spf}: 550 5.7.23 for what is forged, 451 4.7.24 if the DNS cannot tell.
         """
-        from smtphooks.layers.senderchecks import checkSPF
+        from smtphooks.layers.authentication.senderchecks import checkSPF
 
         found = session.of(self)
         found.begin(session.transaction)
@@ -189,7 +189,7 @@ class SenderAuthentication:
 
         @raise SMTPError: by option C{dmarc}: 550 5.7.1 for what is to be refused, 451 4.7.1 if the DNS cannot tell.
         """
-        from smtphooks.layers.senderchecks import checkAuthor, checkSignatures, newScan
+        from smtphooks.layers.authentication.senderchecks import checkAuthor, checkSignatures, newScan
 
         found, scan = session.of(self), newScan()
         if found.transaction != session.transaction:  # a condition exempted the client at MAIL
@@ -234,7 +234,7 @@ class SenderAuthentication:
 
     async def filterData(self, stream: MessageStream, session: Session) -> AsyncIterator[bytes]:
         """Put Authentication-Results on top of the message, and remove those that are forged."""
-        from smtphooks.layers.authenticationresults import fieldOf, withField
+        from smtphooks.layers.authentication.authenticationresults import fieldOf, withField
 
         name = self.name or session.localName
         async for chunk in withField(stream, fieldOf(name, _entriesOf(session.of(self))), [name]):

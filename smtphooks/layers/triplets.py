@@ -132,8 +132,8 @@ def problemOf(path: str) -> str:
             magic = file.read(16)
     except FileNotFoundError:
         return ""
-    except OSError as error:
-        return f"{path} cannot be read, {error.strerror or error}"
+    except (OSError, ValueError) as error:
+        return f"{path} cannot be read, {getattr(error, 'strerror', None) or error}"
     if magic not in (b"", b"SQLite format 3\0"):
         return f"{path} is no SQLite file, move it away"
     return ""

@@ -219,8 +219,10 @@ def _refusalFault(endpoint: str, factory: SMTPServerFactory, layers: Layers) -> 
     if options.authOptional:
         return None
     if factory.onAuth is None:
+        # One that can only refuse does not authenticate.
+        nobody = "no layer authenticates" if factory.layersWith("onAuth") else layers.haveNo("onAuth")
         return (
-            f"option authOptional is false and {layers.haveNo('onAuth')}, so nobody could authenticate and every"
+            f"option authOptional is false and {nobody}, so nobody could authenticate and every"
             " message would be refused, set authOptional = true, or name checkers below [auth] or with --auth"
         )
     if not isSecure and not options.allowInsecureAuth:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
+from twisted.internet import defer
 
 from smtphooks.errors import OptionError, unknownName
 from smtphooks.extension import Extension
@@ -26,6 +27,7 @@ from smtphooks.service.settings import LAYER_OPTIONS, ConfigError, HooksSettings
 from smtphooks.service.toml import toTOML
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_TWISTED = os.path.dirname(os.path.dirname(os.path.abspath(defer.__file__))) + os.sep
 _STANDARD = sysconfig.get_paths()["stdlib"] + os.sep
 # Folders that libraries are installed in; the second is Debian's.
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -165,7 +167,7 @@ def lineOf(error: Exception) -> str:
     The line of the operator's code that failed, in parentheses; C{""} if the error did not come from there.
 
     It is the last line of the traceback outside smtphooks and all libraries; if the operator's code is installed as a
-    library itself, the last one outside smtphooks and the standard library.
+    library itself, the last one outside smtphooks, Twisted and the standard library.
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}, line {error.lineno})"
@@ -173,7 +175,7 @@ def lineOf(error: Exception) -> str:
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         # "<frozen …>" and "<attrs generated …>" are no files that the operator could open.
-        if not frame.filename.startswith((_OURS, "<")) and not _isStandard(frame.filename)
+        if not frame.filename.startswith((_OURS, _TWISTED, "<")) and not _isStandard(frame.filename)
     ]
     lines = [frame for frame in lines if not _isInstalled(frame.filename)] or lines
     return f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""

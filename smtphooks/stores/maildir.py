@@ -45,9 +45,10 @@ _deliveries = count(1)
 
 
 def _pathOf(path: Any) -> str:
-    if not isinstance(path, (str, os.PathLike)):
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str) or not text or "\0" in text:
         raise OptionError("option path is {!r}, it wants the path of a folder", path, options=["path"])
-    return os.path.abspath(path)
+    return os.path.abspath(text)
 
 
 @attrs.define(slots=False, eq=False, repr=False)

@@ -68,20 +68,20 @@ class Tee:
         a, b = self._stores
         for store in self._having("onStart"):
             try:
-                await _call(store, "onStart", service)
+                await _settled(store.onStart(service))
             except BaseException:
                 if store is b and hookOf(a, "onStop"):
-                    await _call(a, "onStop", service)
+                    await _settled(a.onStop(service))
                 raise
 
     async def _stop(self, service: object) -> None:
         """Stop both, the second first; one that fails does not keep the other from being stopped."""
         first, *rest = reversed(self._having("onStop"))
         try:
-            await _call(first, "onStop", service)
+            await _settled(first.onStop(service))
         finally:
             for store in rest:
-                await _call(store, "onStop", service)
+                await _settled(store.onStop(service))
 
     async def onData(self, stream: MessageStream, session: Session) -> Any:
         """
@@ -98,13 +98,12 @@ class Tee:
         return _together(first, await _answerOf(b, spool.open(), session))
 
 
-async def _call(store: Any, hook: str, *arguments: object) -> Any:
+async def _settled(result: Any) -> Any:
     """
-    What a hook of a store answers.
+    What a hook of a store answers in the end.
 
     @raise BaseException: what it raises or returns: that counts as raised.
     """
-    result = getattr(store, hook)(*arguments)
     while inspect.isawaitable(result):
         result = await result
     if isinstance(result, Failure):
@@ -120,7 +119,7 @@ async def _answerOf(store: Any, stream: MessageStream, session: Session) -> Any:
 
     @raise TypeError: for what cannot be meant as a yes, such as False, or a generator, of which nothing has run.
     """
-    answer = await _call(store, "onData", stream, session)
+    answer = await _settled(store.onData(stream, session))
     if isinstance(answer, (list, tuple)):
         return [_resultOf(store, each) for each in answer]
     isClass = isinstance(answer, type) and issubclass(answer, BaseException)

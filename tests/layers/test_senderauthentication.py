@@ -23,13 +23,13 @@ from twisted.names import client, error
 
 from smtphooks.errors import OptionError
 from smtphooks.layers import SenderAuthentication
-from smtphooks.layers.bodyhash import BodyHash
+from smtphooks.layers.authentication.bodyhash import BodyHash
 from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Session
 from smtphooks.stream import MessageStream
-from tests.layers.signing import MESSAGE, RECORD, signed
-from tests.layers.zones import Silent, Zone, now, text
-from tests.layers.zoneserver import NameServer
+from tests.layers.authentication.signing import MESSAGE, RECORD, signed
+from tests.layers.authentication.zones import Silent, Zone, now, text
+from tests.layers.authentication.zoneserver import NameServer
 from tests.support import Mailbox
 from tests.test_tcp import served
 

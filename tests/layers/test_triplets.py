@@ -215,6 +215,7 @@ def test_what_is_no_file_of_sqlite_is_a_problem(tmp_path: Path) -> None:
     path.write_text("What is this?")
     assert triplets.problemOf(str(path)) == f"{path} is no SQLite file, move it away"
     assert triplets.problemOf(str(tmp_path)) == f"{tmp_path} cannot be read, Is a directory"
+    assert triplets.problemOf(f"{path}\0") == f"{path}\0 cannot be read, embedded null byte"
     assert triplets.problemOf(str(tmp_path / "none" / "x")) == f"{tmp_path}/none is no folder"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.layers.signing import RECORD
+from tests.layers.authentication.signing import RECORD
 from tests.real.programs import (
     PATIENCE,
     Client,

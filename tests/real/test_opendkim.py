@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.layers.signing import PRIVATE, RECORD
+from tests.layers.authentication.signing import PRIVATE, RECORD
 from tests.real.programs import ROOT, Maildir, Program, Service, eventually, freePort, requires, run, tcp, which
 from tests.real.test_postfix import Postfix
 
@@ -83,7 +83,7 @@ def startNames(zone: Mapping[str, Sequence[str]], programs: ExitStack) -> tuple[
     @param zone: texts and IPv4 addresses by name.
     """
     names = Program(
-        [sys.executable, "-m", "tests.layers.zoneserver", json.dumps(zone)],
+        [sys.executable, "-m", "tests.layers.authentication.zoneserver", json.dumps(zone)],
         {**os.environ, "PYTHONPATH": str(ROOT)},
         ROOT,
     )

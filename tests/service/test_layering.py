@@ -69,7 +69,7 @@ class TestWhatIsMade:
         limits = '[[layer]]\nuse = "smtphooks.layers:RateLimit"\nlimits = ["9 auth failures per hour per client"]\n'
         (listener,) = configured(limits + STORE + USERS).listeners
         assert listener.factory.onAuth is not None
-        assert "no layer has onAuth, so nobody could authenticate" in refusal(limits + STORE)
+        assert "no layer authenticates, so nobody could authenticate" in refusal(limits + STORE)
 
     def test_a_layer_with_on_auth_needs_no_auth_optional(self) -> None:
         (listener,) = configured(PICKY + '[[layer]]\nuse = "mailapp:Trusting"\n').listeners

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from twisted.internet.defer import succeed
+from twisted.python.failure import Failure
 
-from smtphooks.service.loading import loadExtensions, loadHooks, searchIn
+from smtphooks.service import loading
+from smtphooks.service.loading import lineOf, loadExtensions, loadHooks, searchIn
 from smtphooks.service.settings import ConfigError, HooksSettings
 from smtphooks.stores.maildir import Maildir
 
@@ -104,6 +107,19 @@ def test_a_crash_outside_the_operators_code_has_no_line() -> None:
         loadHooks(HooksSettings("hooks", "smtphooks.stores:Maildir", {"path": "/dev/null"}))
     assert "/dev/null is not a folder" in str(caught.value)
     assert ", line " not in str(caught.value)
+
+
+def test_twisted_through_which_a_crash_has_come_is_not_named() -> None:
+    def crash(result: object) -> None:
+        raise OSError("odd")
+
+    # As if it were the code of a ready-made layer.
+    crash.__code__ = crash.__code__.replace(co_filename=loading.__file__)
+    failures: list[Failure] = []
+    succeed(None).addCallback(crash).addErrback(failures.append)
+    error = failures[0].value
+    assert isinstance(error, OSError) and error.__traceback__ is not None
+    assert lineOf(error) == ""
 
 
 def test_wrong_arguments_are_the_configurations_fault_and_have_no_line(folder: Path) -> None:

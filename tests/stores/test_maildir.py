@@ -17,6 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.error import ConnectionLost
 from twisted.logger import LogLevel, capturedLogs
 
+from smtphooks.errors import OptionError
 from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Envelope, Session
 from smtphooks.stores import maildir
@@ -367,6 +368,12 @@ def test_a_path_that_is_not_a_folder_is_rejected_at_once(tmp_path, below):
     with pytest.raises(NotADirectoryError) as info:
         Maildir(f"{file}{below}")
     assert f"'{file}{below}'" in str(info.value)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", b"maildir", 3, None])
+def test_what_is_no_path_is_an_error_of_the_option(path):
+    with pytest.raises(OptionError, match=r"option path is .*, it wants the path of a folder"):
+        Maildir(path)
 
 
 def test_a_path_that_cannot_be_written_is_rejected_at_once(tmp_path, monkeypatch):

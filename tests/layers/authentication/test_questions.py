@@ -12,8 +12,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.names import dns, error
 
-from smtphooks.layers.questions import Answers, TemporaryFailure, Unknown, isName, settled, together
-from tests.layers.zones import Silent, Zone, now
+from smtphooks.layers.authentication.questions import Answers, TemporaryFailure, Unknown, isName, settled, together
+from tests.layers.authentication.zones import Silent, Zone, now
 
 pytestmark = pytest.mark.usefixtures("logged")
 

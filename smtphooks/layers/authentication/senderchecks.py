@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from smtphooks.layers import arccheck, dkimcheck
-from smtphooks.layers.arccheck import ARCResult
-from smtphooks.layers.authenticationresults import Result
-from smtphooks.layers.dkimcheck import DKIMResult
-from smtphooks.layers.dmarc import PERMERROR, DMARCResult, checkDMARC
-from smtphooks.layers.messagescan import Field, MessageScan
-from smtphooks.layers.questions import Answers, together
-from smtphooks.layers.spf import SPFResult, checkHelo, checkMailFrom
+from smtphooks.layers.authentication import arccheck, dkimcheck
+from smtphooks.layers.authentication.arccheck import ARCResult
+from smtphooks.layers.authentication.authenticationresults import Result
+from smtphooks.layers.authentication.dkimcheck import DKIMResult
+from smtphooks.layers.authentication.dmarc import PERMERROR, DMARCResult, checkDMARC
+from smtphooks.layers.authentication.messagescan import Field, MessageScan
+from smtphooks.layers.authentication.questions import Answers, together
+from smtphooks.layers.authentication.spf import SPFResult, checkHelo, checkMailFrom
 from smtphooks.session import Address
 
 

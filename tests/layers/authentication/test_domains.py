@@ -5,7 +5,7 @@ from __future__ import annotations
 import idna
 import pytest
 
-from smtphooks.layers.domains import isSubdomain, maybeDomain
+from smtphooks.layers.authentication.domains import isSubdomain, maybeDomain
 
 
 @pytest.mark.parametrize(

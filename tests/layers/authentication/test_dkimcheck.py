@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtphooks.layers.dkimcheck import SIGNATURES, DKIMResult, checkDKIM, wantedHashes
-from smtphooks.layers.messagescan import MessageScan, fieldsOf
-from smtphooks.layers.questions import TemporaryFailure, Unknown
-from tests.layers.signing import (
+from smtphooks.layers.authentication.dkimcheck import SIGNATURES, DKIMResult, checkDKIM, wantedHashes
+from smtphooks.layers.authentication.messagescan import MessageScan, fieldsOf
+from smtphooks.layers.authentication.questions import TemporaryFailure, Unknown
+from tests.layers.authentication.signing import (
     KEYS,
     MESSAGE,
     PRIVATE,

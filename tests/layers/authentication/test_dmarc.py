@@ -10,9 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtphooks.layers.dkimcheck import DKIMResult
-from smtphooks.layers.dmarc import DMARCRecord, DMARCResult, checkDMARC, namesOf, organizationOf, parseRecord
-from smtphooks.layers.questions import EXISTS, Answers, TemporaryFailure
+from smtphooks.layers.authentication.dkimcheck import DKIMResult
+from smtphooks.layers.authentication.dmarc import (
+    DMARCRecord,
+    DMARCResult,
+    checkDMARC,
+    namesOf,
+    organizationOf,
+    parseRecord,
+)
+from smtphooks.layers.authentication.questions import EXISTS, Answers, TemporaryFailure
 
 
 class Zone(Answers):

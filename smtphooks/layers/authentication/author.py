@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from smtphooks.layers.domains import maybeDomain
+from smtphooks.layers.authentication.domains import maybeDomain
 
 _OCTETS = 16384
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtphooks.layers.messagescan import Field, MessageScan, fieldsOf
+from smtphooks.layers.authentication.messagescan import Field, MessageScan, fieldsOf
 from tests.support import cutUp
 
 TEXT = st.lists(st.sampled_from([b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b"a", b"From: x", b"\xe4", b"\0"])).map(

@@ -18,9 +18,9 @@ import dkim
 from dkim.crypto import parse_public_key
 from dkim.util import InvalidTagValueList, parse_tag_value
 
-from smtphooks.layers.bodyhash import RELAXED, SIMPLE
-from smtphooks.layers.domains import isSubdomain, maybeDomain
-from smtphooks.layers.messagescan import Field
+from smtphooks.layers.authentication.bodyhash import RELAXED, SIMPLE
+from smtphooks.layers.authentication.domains import isSubdomain, maybeDomain
+from smtphooks.layers.authentication.messagescan import Field
 
 PASS, FAIL, NEUTRAL, POLICY, TEMPERROR, PERMERROR = "pass", "fail", "neutral", "policy", "temperror", "permerror"
 

@@ -10,7 +10,7 @@ from dkim.canonicalization import Relaxed, Simple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtphooks.layers.bodyhash import RELAXED, SIMPLE, BodyHash
+from smtphooks.layers.authentication.bodyhash import RELAXED, SIMPLE, BodyHash
 from tests.support import cutUp
 
 # Octets that make the canonical forms differ from the body.

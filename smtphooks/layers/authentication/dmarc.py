@@ -16,10 +16,10 @@ from typing import Protocol
 
 import attrs
 
-from smtphooks.layers.author import AuthorFault, authorDomains
-from smtphooks.layers.dkimcheck import DKIMResult
-from smtphooks.layers.domains import isSubdomain, maybeDomain
-from smtphooks.layers.questions import Answers, TemporaryFailure, together
+from smtphooks.layers.authentication.author import AuthorFault, authorDomains
+from smtphooks.layers.authentication.dkimcheck import DKIMResult
+from smtphooks.layers.authentication.domains import isSubdomain, maybeDomain
+from smtphooks.layers.authentication.questions import Answers, TemporaryFailure, together
 
 PASS, FAIL, NONE, TEMPERROR, PERMERROR = "pass", "fail", "none", "temperror", "permerror"
 QUARANTINE, REJECT = "quarantine", "reject"

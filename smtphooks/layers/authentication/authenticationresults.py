@@ -16,7 +16,7 @@ import attrs
 import authres
 
 from smtphooks.header import HEADER_OCTETS, HeaderEnd, maybeSeparator
-from smtphooks.layers.domains import maybeDomain
+from smtphooks.layers.authentication.domains import maybeDomain
 from smtphooks.replies import HEADER_TOO_LARGE
 from smtphooks.stream import MessageStream
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtphooks.layers.arccheck import INSTANCES, ARCResult, checkARC, wantedHashes
-from smtphooks.layers.messagescan import fieldsOf
-from smtphooks.layers.questions import TemporaryFailure
-from tests.layers.signing import MESSAGE, PRIVATE, RECORD, answersOf, readData, scanOf
+from smtphooks.layers.authentication.arccheck import INSTANCES, ARCResult, checkARC, wantedHashes
+from smtphooks.layers.authentication.messagescan import fieldsOf
+from smtphooks.layers.authentication.questions import TemporaryFailure
+from tests.layers.authentication.signing import MESSAGE, PRIVATE, RECORD, answersOf, readData, scanOf
 from tests.support import cutUp
 
 NAME = "test._domainkey.example.com"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import dkim
 
-from smtphooks.layers import arccheck, dkimcheck
-from smtphooks.layers.messagescan import MessageScan
-from smtphooks.layers.questions import Answers, TemporaryFailure
+from smtphooks.layers.authentication import arccheck, dkimcheck
+from smtphooks.layers.authentication.messagescan import MessageScan
+from smtphooks.layers.authentication.questions import Answers, TemporaryFailure
 
 DATA = Path(__file__).parent / "data" / "dkim"
 

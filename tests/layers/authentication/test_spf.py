@@ -13,9 +13,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.names import dns, error
 
-from smtphooks.layers.questions import Answers, settled
-from smtphooks.layers.spf import SPFResult, checkHelo, checkMailFrom
-from tests.layers.zones import Silent, Zone, now, text
+from smtphooks.layers.authentication.questions import Answers, settled
+from smtphooks.layers.authentication.spf import SPFResult, checkHelo, checkMailFrom
+from tests.layers.authentication.zones import Silent, Zone, now, text
 
 SUITE = Path(__file__).parent / "data" / "rfc7208-tests.yml"
 

@@ -12,7 +12,7 @@ from twisted.internet.error import CannotListenError
 from twisted.names import dns, server
 
 from smtphooks.netaddress import maybeIP
-from tests.layers.zones import Zone, text
+from tests.layers.authentication.zones import Zone, text
 
 
 class _Factory(server.DNSServerFactory):

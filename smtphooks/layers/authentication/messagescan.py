@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from smtphooks.header import HeaderEnd
-from smtphooks.layers.bodyhash import BodyHash
+from smtphooks.layers.authentication.bodyhash import BodyHash
 
 # A header beyond these bounds is not looked at: what dkimpy does grows faster than the header.
 HEADER_OCTETS = 262144

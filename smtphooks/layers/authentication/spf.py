@@ -18,7 +18,7 @@ import idna
 import spf
 from twisted.logger import Logger
 
-from smtphooks.layers.questions import Answers, TemporaryFailure, Unknown, isName
+from smtphooks.layers.authentication.questions import Answers, TemporaryFailure, Unknown, isName
 
 log = Logger()
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtphooks.layers.author import AuthorFault, authorDomains
+from smtphooks.layers.authentication.author import AuthorFault, authorDomains
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from smtphooks.header import areFields
-from smtphooks.layers.authenticationresults import Result, fieldOf, withField, withoutForged
+from smtphooks.layers.authentication.authenticationresults import Result, fieldOf, withField, withoutForged
 from smtphooks.replies import SMTPError
 from smtphooks.stream import MessageStream
-from tests.layers.zones import now
+from tests.layers.authentication.zones import now
 
 OURS = b"Authentication-Results: mx.example.com; spf=pass\r\n"
 FIELD = b"Authentication-Results: mx.example.com;\r\n\tspf=fail\r\n"

@@ -16,9 +16,9 @@ from functools import partial
 import attrs
 import dkim
 
-from smtphooks.layers.messagescan import Field, MessageScan
-from smtphooks.layers.questions import Answers, TemporaryFailure, together
-from smtphooks.layers.signatures import (
+from smtphooks.layers.authentication.messagescan import Field, MessageScan
+from smtphooks.layers.authentication.questions import Answers, TemporaryFailure, together
+from smtphooks.layers.authentication.signatures import (
     FAIL,
     PASS,
     PERMERROR,
