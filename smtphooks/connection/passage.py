@@ -56,7 +56,7 @@ class Passing:
         self._passage = passage
         self._runner = runner
         self._options = options
-        self._stream = stream  # in the end what onData reads
+        self._client = self._stream = stream  # the latter is in the end what onData reads
         self._fired: Callable[[Any], object] | None = None
         self._failure: Failure | None = None  # of the first stage that failed
         self._blamed = ""  # that stage
@@ -149,14 +149,15 @@ class Passing:
             self._patience.stop()
         self._stream.discard()
         if isinstance(self._delivery, Failure):
-            self._abandon(len(self._running))
+            self._leave(self._running)
         elif self._running:
             self._running[-1].stage.outlet.free()
 
-    def _abandon(self, count: int) -> None:
-        """Wait no longer for the first stages; from the last on, as each is to be cancelled before its stream fails."""
-        for running in reversed(self._running[:count]):
-            running.abandon()
+    def _leave(self, stages: Sequence[_Running]) -> None:
+        """Nothing reads what these make any more.  The last is cancelled first, before the stream it reads fails."""
+        failure = self._client.failure
+        for running in reversed(stages):
+            running.leave(mayCleanUp=failure is not None and not failure.check(SMTPError))
 
     # --- stages ---
 
@@ -180,8 +181,7 @@ class Passing:
         if self._failure is None:
             self._failure, self._blamed = failure, running.stage.blamed
         index = self._running.index(running)
-        if not isCut:
-            self._abandon(index)  # Nothing reads what they make any more.
+        self._leave(self._running[:index])
         self._failBehind(index, failure, isCut)
 
     def _failBehind(self, index: int, failure: Failure, isCut: bool) -> None:
@@ -279,15 +279,24 @@ class _Running:
         """What comes of it does not matter any more; it may still take a while to end."""
         if self._pending is not None:
             self.stage.outlet.isCancelled = True
-            self.stage.outlet.stop()
             self._pending.cancel()
+
+    def leave(self, mayCleanUp: bool) -> None:
+        """
+        Nothing reads what it makes any more.
+
+        @param mayCleanUp: it may have learnt that the message is cut, and is waited for, unless it waits to be asked.
+        """
+        if mayCleanUp and not self.stage.outlet.isIdle:
+            self.stage.outlet.free()
+        else:
+            self.abandon()
 
     def abandon(self) -> None:
         """It is not waited for any more."""
         pending, self._pending = self._pending, None
         if pending is not None:
             self.stage.outlet.isCancelled = self.isOver = True
-            self.stage.outlet.stop()
             self._runner.cancel(self.stage.label, pending)
             self.stage.outlet.stream.discard()
             if self._patience is not None:

@@ -47,7 +47,7 @@ class Outlet:
         self._before = before
         self._isCut = options.rejectOversized
         self._isAsked = False
-        self._isFree = self._isStopped = False
+        self._isFree = False
         self._signal: Signal | None = None
 
     @property
@@ -60,28 +60,24 @@ class Outlet:
             self._signal.fire()
 
     def free(self) -> None:
-        """Nobody reads any more; what comes is dropped, so the stage may go on to its end."""
+        """There is no reader any more; what comes is dropped, so the stage may go on to its end."""
         self._isFree = True
         self.stream.discard()
         self._asked()
 
-    def stop(self) -> None:
-        """The stage is cancelled, which it would not notice while it puts octets, as what it waits for is over then."""
-        self._isStopped = True
-
     async def demand(self) -> None:
         """
-        Wait until somebody asks for octets.
+        Wait until the reader asks for octets.
 
-        @raise CancelledError: if the stage was stopped.
+        @raise CancelledError: if the stage was cancelled; it may have been while it passed octets on.
         """
-        while not (self._isAsked or self._isFree or self._isStopped):
+        while not (self._isAsked or self._isFree or self.isCancelled):
             self._signal = Signal()
             try:
                 await self._signal
             finally:
                 self._signal = None
-        if self._isStopped:
+        if self.isCancelled:
             raise CancelledError
         self._isAsked = False
 

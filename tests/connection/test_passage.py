@@ -357,6 +357,55 @@ def test_a_filter_that_yields_nothing_makes_an_empty_message() -> None:
     assert mailbox == [b""]
 
 
+@pytest.mark.parametrize("error", [ConnectionLost(), CancelledError()])
+def test_a_filter_that_loses_a_connection_of_its_own_is_a_fault_of_it(error: Exception, logged: Logged) -> None:
+    """Such an exception looks like that of a client who has left."""
+
+    async def lose(stream: Any, session: Any) -> Any:
+        raise error
+        yield
+
+    client = connect(
+        hooks=[passing(), layer("Scanner", filterData=lose), layer(onData=lambda stream, session: "stored")]
+    )
+    with capturedLogs() as events:
+        assert send(client, "text").startswith("451")
+    assert any("hook onData" in eventAsText(event) or "of Scanner crashed" in eventAsText(event) for event in events)
+    assert [event["by"] for event in events if "by" in event] == ["filterData of Scanner"]
+    assert len(logged.takeFailures(type(error))) == 1
+
+
+def test_a_filter_that_cleans_up_after_its_client_left_is_left_in_peace_when_one_behind_it_fails(
+    logged: Logged,
+) -> None:
+    diary = Diary()
+    cleaning: Deferred[None] = Deferred(lambda _: diary.append("cancelled"))
+    failing = Pending()
+
+    async def cleanUp(stream: Any, session: Any) -> Any:
+        try:
+            async for chunk in stream:
+                yield chunk
+        finally:
+            await cleaning
+            diary.append("cleaned")
+
+    client = connect(
+        hooks=[
+            layer(filterData=cleanUp, onClose=diary.hook("close")),
+            layer(inspectData=lambda stream, session: failing()),
+            Mailbox(),
+        ]
+    )
+    begin(client, "text")
+    client.lose()
+    failing.decide(ValueError("crash"))
+    assert diary == []
+    cleaning.callback(None)
+    assert diary == ["cleaned", "close"]
+    assert len(logged.takeFailures(ValueError)) == 1
+
+
 @pytest.mark.parametrize("before", [0, 1, 2])
 def test_a_filter_that_refuses_early_is_enough_whatever_onData_makes_of_it(before: int) -> None:
     notes: list[Any] = []
