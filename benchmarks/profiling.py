@@ -41,7 +41,7 @@ _ROOT = "smtphooks: protocol, factory, values"
 _FOLDERS = tuple(sorted(path.parent.name for path in _PACKAGE.glob("*/__init__.py")))
 # The events, and the observers that write them.
 _LOGS = re.compile(r"smtphooks/(?:connection/eventlog|service/\w*log\w*)\.py$")
-_OURS = re.compile(r"smtphooks/(?:(\w+)/)?\w+\.py$")
+_OURS = re.compile(r"smtphooks/(?:(\w+)/(?:\w+/)*)?\w+\.py$")
 ORDER = (KERNEL, REACTOR, COROUTINES, LOG, _ROOT, *_FOLDERS, OTHER)
 
 _KEPT = SmtpSource(1500, 1024)
