@@ -26,7 +26,7 @@ from smtphooks.consumer import ConsumerStopped
 from smtphooks.errors import OptionError
 from smtphooks.extension import Extension
 from smtphooks.factory import SMTPServerFactory
-from smtphooks.hooks import Hooks, ISMTPHooks, asyncioHook
+from smtphooks.hooks import Hooks, ISMTPHooks, Unavailable, asyncioHook
 from smtphooks.layer import Layer
 from smtphooks.options import Options
 from smtphooks.protocol import SMTPServerProtocol
@@ -57,6 +57,7 @@ __all__ = [
     "Session",
     "Spool",
     "TLSInfo",
+    "Unavailable",
     "__version__",
     "asyncioHook",
 ]

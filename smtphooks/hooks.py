@@ -228,6 +228,15 @@ class HookAttributes:
     onReply: Callable[..., Any] | None = None
 
 
+class Unavailable(Exception):
+    """
+    A hook cannot decide, as something that it needs is not there: a database, a scanner, a name server.
+
+    It is a fault like any other exception, but one that the operator knows by its text: the log has one line of it and
+    no traceback.
+    """
+
+
 class AsyncioCoroutine:
     """The result of a hook marked with L{asyncioHook}: a coroutine that must run as a task of asyncio."""
 

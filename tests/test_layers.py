@@ -175,6 +175,7 @@ def test_public_names_are_pinned() -> None:
         "Session",
         "Spool",
         "TLSInfo",
+        "Unavailable",
         "__version__",
         "asyncioHook",
     }

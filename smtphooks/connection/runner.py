@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from smtphooks import replies
 from smtphooks.connection.calling import HookCaller, PendingAnswer, needsAsyncio
 from smtphooks.connection.coroutines import WRONG_REACTOR
-from smtphooks.hooks import HOOKS
+from smtphooks.hooks import HOOKS, Unavailable
 from smtphooks.layer import labelOf
 from smtphooks.replies import SMTPError
 from smtphooks.sasl.auth import AuthResponse
@@ -120,17 +120,30 @@ class HookRunner:
         """
         if isinstance(failure.value, SMTPError) and hook not in TOLD:
             return failure.value
-        _log.failure(
-            "hook {hook} crashed{hint} [{session}]",
-            failure,
-            hook=self.nameOf(hook),
-            hint=f" ({WRONG_REACTOR})" if needsAsyncio(failure.value) else "",
-            session=self.session.id,
-            peer=self.session.remoteAddress,
-        )
+        self._logFault(hook, failure)
         if hook != "onError":
             self.notify("onError", failure, self.session)
         return replies.HOOK_FAILED.asError()
+
+    def _logFault(self, hook: object, failure: Failure) -> None:
+        error, name, session = failure.value, self.nameOf(hook), self.session
+        if isinstance(error, Unavailable):
+            _log.error(
+                "hook {hook} cannot decide: {error} [{session}]",
+                hook=name,
+                error=error,
+                session=session.id,
+                peer=session.remoteAddress,
+            )
+            return
+        _log.failure(
+            "hook {hook} crashed{hint} [{session}]",
+            failure,
+            hook=name,
+            hint=f" ({WRONG_REACTOR})" if needsAsyncio(error) else "",
+            session=session.id,
+            peer=session.remoteAddress,
+        )
 
     def logLate(self, hook: object, result: object) -> None:
         """

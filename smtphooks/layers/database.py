@@ -17,12 +17,14 @@ from twisted.enterprise import adbapi
 from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
 from twisted.python.failure import Failure
 
+from smtphooks.hooks import Unavailable
+
 T = TypeVar("T")
 
 SQLITE = "sqlite3"
 
 
-class DatabaseError(Exception):
+class DatabaseError(Unavailable):
     """The database cannot be used: its answer is not known."""
 
 

@@ -20,10 +20,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtphooks.awaiting import Waiting
+from smtphooks.hooks import Unavailable
 from smtphooks.stream import MessageStream
 
 
-class ScannerFault(Exception):
+class ScannerFault(Unavailable):
     """A scanner gives no verdict: it cannot be reached, does not answer in time, or answers something else."""
 
 

@@ -13,7 +13,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.logger import capturedLogs, eventAsText
 from twisted.python.failure import Failure
 
-from smtphooks import AuthResponse, Session, SMTPError
+from smtphooks import AuthResponse, Session, SMTPError, Unavailable
 from smtphooks.connection.calling import PendingAnswer
 from smtphooks.connection.coroutines import WRONG_REACTOR
 from smtphooks.connection.runner import HookRunner
@@ -233,6 +233,14 @@ def test_of_a_fault_the_client_learns_nothing_the_log_all(hook: str, harness: Ha
     assert (event["hook"], event["session"], event["peer"], event["hint"]) == (hook, "s1", "192.0.2.7", "")
     assert logged.takeFailures(RuntimeError)[0].value is error
     assert harness.told == ([] if hook == "onError" else [error]), "onError is not told of itself"
+
+
+def test_what_a_hook_needs_and_cannot_have_is_one_line_without_a_traceback(harness: Harness, logged: Logged) -> None:
+    error = Unavailable("the database is down")
+    assert harness.runner.refusalFor("onRcptTo", Failure(error)).responseCode == 451
+    assert ["log_failure" in event for event in logged] == [False]
+    assert logged.takeTexts() == ["hook onRcptTo cannot decide: the database is down [s1]"]
+    assert harness.told == [error]
 
 
 @pytest.mark.parametrize("hook", TOLD)

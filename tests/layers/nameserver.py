@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IResolver
 from twisted.names import common, dns, server
 from twisted.names.error import DNSNameError, DNSQueryRefusedError, DNSServerError
@@ -83,10 +84,15 @@ def serve() -> Iterator[Serve]:
     def start(lists: Lists) -> str:
         net: Any = reactor
         factory = ListServer(clients=[lists])
-        ports.append(net.listenUDP(0, dns.DNSDatagramProtocol(factory), interface="127.0.0.1"))
-        number = ports[-1].getHost().port
-        ports.append(net.listenTCP(number, factory, interface="127.0.0.1"))
-        return f"127.0.0.1:{number}"
+        while True:
+            udp = net.listenUDP(0, dns.DNSDatagramProtocol(factory), interface="127.0.0.1")
+            ports.append(udp)
+            number = udp.getHost().port
+            try:
+                ports.append(net.listenTCP(number, factory, interface="127.0.0.1"))
+            except CannotListenError:
+                continue  # another program has that port for TCP
+            return f"127.0.0.1:{number}"
 
     yield start
     for port in ports:
