@@ -9,8 +9,10 @@ This module knows no session, no thread and no reply.
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -145,20 +147,36 @@ def prepare(connection: Any) -> None:
 
     @raise DatabaseError: if the file is the database of another program.
     """
-    # In this order: another process may be making the tables now, and marks the file in the same transaction.
-    isEmpty = connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
-    (mark,) = connection.execute("PRAGMA application_id").fetchone()
-    if mark != _APPLICATION_ID and not isEmpty:
-        raise DatabaseError("it is the database of another program")
-    # Readers and the writer do not wait for each other, and a commit for no disk: a crash of the machine may lose the
-    # last rows, so that a client is put off once more, but does not damage the file.
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    if mark != _APPLICATION_ID:
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            connection.execute(statement)
-        connection.execute("COMMIT")
+    with _alone(connection):
+        isEmpty = connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+        (mark,) = connection.execute("PRAGMA application_id").fetchone()
+        if mark != _APPLICATION_ID and not isEmpty:
+            raise DatabaseError("it is the database of another program")
+        # Readers and the writer do not wait for each other, and a commit for no disk: a crash of the machine may lose
+        # the last rows, so that a client is put off once more, but does not damage the file.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        if mark != _APPLICATION_ID:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.execute("COMMIT")
+
+
+@contextmanager
+def _alone(connection: Any) -> Iterator[None]:
+    """
+    Let no other process prepare the file meanwhile.
+
+    SQLite does not wait for its lock where it changes the mode of the journal, but fails at once.
+    """
+    path = connection.execute("PRAGMA database_list").fetchone()[2]
+    folder = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def check(cursor: Any) -> None:
