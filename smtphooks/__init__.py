@@ -14,6 +14,8 @@ with, at the side of that way:
     sasl/        the mechanisms of AUTH
     layers/      ready-made hooks that decide about clients, recipients and messages
     stores/      ready-made hooks that keep messages
+    metrics/     what servers do, counted for Prometheus
+    testing/     for the tests of others: a server in a thread, a client in memory
     service/     twistd, the configuration file, systemd
 
 Beside the folders stand what users name (the factory, the protocol, hooks, options, replies, the session, the stream of

@@ -32,7 +32,9 @@ MAY_IMPORT = {
     "server": {"syntax", "sasl", "options", "dialogue", "admission", "tls", "connection"},
     "stores": set(),
     "layers": {"options", "syntax"},
-    "service": {"syntax", "sasl", "options", "dialogue", "admission", "tls", "connection", "server"},
+    "metrics": {"options", "server"},
+    "testing": {"options", "tls", "server"},
+    "service": {"syntax", "sasl", "options", "dialogue", "admission", "tls", "connection", "server", "metrics"},
     "reactor": set(),
     "command": {"service", "reactor"},
 }

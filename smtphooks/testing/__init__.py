@@ -1,0 +1,6 @@
+"""
+For the tests of programs that send mail, and of hooks: a real server in a thread, and a client in memory.
+
+What is here uses public names only, as the code of a user would.
+It knows nothing of pytest but in its plugin, and wants no knowledge of Twisted.
+"""
