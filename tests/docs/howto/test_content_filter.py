@@ -1,4 +1,4 @@
-"""docs/howto/content-filter.rst: Postfix hands messages to the filter and takes them back, before and after the queue."""
+"""docs/howto/content-filter.rst: Postfix hands messages over and takes them back, before and after its queue."""
 
 from __future__ import annotations
 
@@ -71,9 +71,7 @@ def start(page: Page) -> Program:
 
 
 @pytest.mark.parametrize("name", ["before.cf", "after.cf"])
-def test_a_message_goes_through_the_filter_and_is_delivered(
-    page: Page, makeFiltered: MakeFiltered, name: str
-) -> None:
+def test_a_message_goes_through_the_filter_and_is_delivered(page: Page, makeFiltered: MakeFiltered, name: str) -> None:
     filtered = makeFiltered(name)
     page.change("filter.toml", "authOptional = true", "authOptional = true\ndebugPeers = true")
     service = start(page)

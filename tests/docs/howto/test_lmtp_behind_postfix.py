@@ -55,7 +55,7 @@ def mailOf(page: Page, user: str) -> int:
 
 def test_a_full_mailbox_delays_the_mail_of_its_owner_alone(page: Page, postfix: Postfix) -> None:
     (page.folder / "mail" / "bob" / "new" / "large").write_bytes(b"x" * 1000)
-    page.change("lmtp.toml", "[[layer]]\nuse = \"mailboxes", "[[layer]]\nquota = 1000\nuse = \"mailboxes")
+    page.change("lmtp.toml", '[[layer]]\nuse = "mailboxes', '[[layer]]\nquota = 1000\nuse = "mailboxes')
     service = page.start("smtphooks --config lmtp.toml")
     assert deliver(postfix.port, "ann@example.org", "bob@example.org")[0] == 250
     postfix.waitForLine("to=<ann@example.org>", "status=sent (250 2.0.0 Delivered)")
