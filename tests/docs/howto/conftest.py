@@ -11,7 +11,7 @@ import shlex
 import smtplib
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,10 @@ class Page:
         """Start the service by a command of the page, and wait until it listens."""
         program, *arguments = self.command(command)
         assert program == "smtphooks"
+        return self.serve(arguments)
+
+    def serve(self, arguments: Sequence[str]) -> Service:
+        """Start the service with these flags, and wait until it listens."""
         service = Service(self.folder, arguments, self._endpoints)
         self._programs.append(service)
         return service
