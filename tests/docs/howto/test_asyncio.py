@@ -1,16 +1,15 @@
-"""docs/howto/asyncio.rst: hooks ask an HTTP service with aiohttp, and a program of asyncio has the server in its loop."""
+"""docs/howto/asyncio.rst: hooks use aiohttp, and a program of asyncio has the server in its loop."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from collections.abc import Iterator
 
 import pytest
 
 from tests.docs.howto.conftest import Page, deliver
-from tests.real.programs import requires
 
 PAGE = "asyncio"
 

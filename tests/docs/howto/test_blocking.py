@@ -17,7 +17,9 @@ PAGE = "blocking"
 def listening(page: Page, module: str) -> tuple[list[str], int]:
     """Have a command of the page listen on a port of its own, by a configuration with its hooks."""
     (hooks,) = page.command(f"smtphooks --hooks {module}")[2:]
-    config = f'hooks = "{hooks}"\n[options]\nauthOptional = true\nslowHook = 0.05\n[[listener]]\nendpoint = "tcp:2525"\n'
+    config = (
+        f'hooks = "{hooks}"\n[options]\nauthOptional = true\nslowHook = 0.05\n[[listener]]\nendpoint = "tcp:2525"\n'
+    )
     (page.folder / "test.toml").write_text(config)
     return ["--config", "test.toml"], page.listen("test.toml", "tcp:2525")
 

@@ -1,4 +1,4 @@
-"""docs/howto/databases.rst: messages are kept in PostgreSQL and counted in SQLite, and a database that is down delays."""
+"""docs/howto/databases.rst: messages are kept in PostgreSQL and counted in SQLite, as it says."""
 
 from __future__ import annotations
 

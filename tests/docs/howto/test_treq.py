@@ -50,7 +50,9 @@ class Connection(socketserver.BaseRequestHandler):
             octets += piece
         self.server.requests.append(octets)
         if octets.endswith(_LAST_CHUNK):
-            connection.sendall(b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 4\r\n\r\nText" % self.server.status)
+            connection.sendall(
+                b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 4\r\n\r\nText" % self.server.status
+            )
         self.server.ended.set()
 
 
