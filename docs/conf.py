@@ -25,7 +25,7 @@ copyright = f"{author}; MIT licence"
 version = release = smtphooks.__version__
 
 extensions = ["optiondocs", "statedocs", "links"]
-exclude_patterns = ["_ext", "_build", "reference.rst"]
+exclude_patterns = ["_ext", "_build"]
 nitpicky = True
 highlight_language = "none"
 

@@ -48,7 +48,7 @@ _ONE_TLS_VERSION = f"one of {', '.join(_TLS_VERSIONS)}"
 @attrs.frozen(kw_only=True)
 class Options:
     """
-    How a server behaves.  The reference documents every option; times are seconds, sizes are octets.
+    How a server behaves.  docs/options.rst documents every option; times are seconds, sizes are octets.
 
     Facts of an option, in the metadata of its field:
 

@@ -42,7 +42,9 @@ class OptionDirective(SphinxDirective):
         (name,) = self.arguments
         if name not in FIELDS:
             raise self.error(f"there is no option {name}")
-        term = nodes.term("", "", nodes.literal("", name), ids=[f"option-{name}"], names=[f"option-{name}"])
+        # Sphinx looks for labels in lower case.
+        label = f"option-{name}"
+        term = nodes.term("", "", nodes.literal("", name), ids=[label], names=[label.lower()])
         self.state.document.note_explicit_target(term)
         default = defaultOf(name)
         shown = nodes.literal("", default) if default != "this host's name" else nodes.Text(default)
