@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import runpy
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from typing import Any, NamedTuple
 from docutils import nodes
 from docutils.core import publish_doctree
 from docutils.parsers.rst import Directive, directives, roles
+
+if sys.version_info >= (3, 11):
+    import tomllib as tomllib
+else:
+    pass
 
 DOCS = Path(__file__).parents[1] / "docs"
 

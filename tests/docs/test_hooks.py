@@ -205,9 +205,7 @@ async def test_onStart_keeps_a_service_from_listening(folder: Path) -> None:
     connectTo(port)
     await service.stopService()
     assert module.POOL == []
-    with pytest.raises(
-        Exception, match="Database cannot start: OSError: the database takes 8 connections, not 9"
-    ):
+    with pytest.raises(Exception, match="Database cannot start: OSError: the database takes 8 connections, not 9"):
         module.serviceOf(9, f"tcp:{port}:interface=127.0.0.1").startService()
     with pytest.raises(ConnectionRefusedError):
         connectTo(port)

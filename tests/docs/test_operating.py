@@ -18,9 +18,8 @@ from smtphooks.service.tap import Options as Flags
 from smtphooks.syntax.xclient import xClientKeywords, xForwardKeywords
 from tests.certificates import Authority
 from tests.docs.clients import clientOf, plain
-from tests.pages import DOCS, blocksOf, literalsIn, parse, rowsOf, write
+from tests.pages import DOCS, blocksOf, literalsIn, parse, rowsOf, tomllib, write
 from tests.support import ENVELOPE
-from tests.test_readme import tomllib
 
 COMMAND, _ = parse(DOCS / "command.rst")
 LOG, _ = parse(DOCS / "log.rst")

@@ -1,4 +1,4 @@
-"""The whole programs of hooks.rst and embedding.rst run, and take mail."""
+"""The whole programs of hooks.rst, start.rst and embedding.rst run, and take mail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.test_readme import deliver, freePort, running
     ("page", "name"),
     [
         ("hooks.rst", "asyncio_hooks.py"),
-        ("embedding.rst", "embedded.py"),
+        ("start.rst", "embedded.py"),
         ("embedding.rst", "embedding.py"),
         ("embedding.rst", "lean.py"),
     ],
