@@ -65,6 +65,8 @@ def test_a_full_mailbox_delays_the_mail_of_its_owner_alone(page: Page, postfix: 
 
 
 def test_an_unknown_recipient_is_refused_by_postfix_itself(page: Page, postfix: Postfix) -> None:
+    code, text = deliver(postfix.port, "ann@example.org")
+    assert code == 450 and b"4.1.1" in text and b"unverified address" in text, "it cannot be asked"
     page.start("smtphooks --config lmtp.toml")
     code, text = deliver(postfix.port, "joe@example.org")
     assert code == 550 and b"user unknown" in text

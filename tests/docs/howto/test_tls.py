@@ -14,6 +14,7 @@ import pytest
 
 from tests.certificates import Authority
 from tests.docs.howto.conftest import Page, deliver
+from tests.pages import DOCS
 from tests.real.programs import PATIENCE, eventually, requires
 
 PAGE = "tls"
@@ -73,6 +74,20 @@ def test_starttls_implicit_tls_and_a_second_name(page: Page, certificates: Certi
     old, new = address.format(465), address.format(ports["tcp:465"])
     status, said = page.run("openssl s_client -connect 127.0.0.1:465 ", **{old: new})
     assert status == 0 and "subject=CN = mail.example.net" in said
+
+
+def test_version_and_ciphers_can_be_demanded(page: Page, certificates: Certificates) -> None:
+    documented = (DOCS / "howto" / "tls.rst").read_text()
+    for option, value in (("minVersion", "TLSv1.3"), ("ciphers", "ECDHE+AESGCM")):
+        assert f':ref:`{option} <option-{option}>` ``= "{value}"``' in documented
+        page.change("mx.toml", "[tls]\n", f'[tls]\n{option} = "{value}"\n')
+    port = page.listen("mx.toml", "tcp:25")
+    page.listen("mx.toml", "tcp:465")
+    page.start("smtphooks --config mx.toml")
+    certificates.serialOf(port)
+    certificates.context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises((OSError, smtplib.SMTPServerDisconnected)):
+        certificates.serialOf(port)
 
 
 def test_a_renewed_certificate_is_deployed_and_shown_without_a_restart(page: Page, certificates: Certificates) -> None:

@@ -71,6 +71,14 @@ def test_a_transaction_has_a_span_below_that_of_its_connection(tracing: Any, end
     assert connection.parent is None
 
 
+def test_a_second_transaction_is_not_below_the_first(tracing: Any) -> None:
+    client = connect(hooks=[tracing.Tracing(), Mailbox()])
+    client.say("EHLO client.test", *[MAIL, RCPT, "DATA", "text", "."] * 2)
+    client.lose()
+    first, second, connection = tracing.spans()
+    assert first.parent.span_id == second.parent.span_id == connection.context.span_id
+
+
 @pytest.mark.parametrize("lines", [["RSET"], ["EHLO again.test"]])
 def test_a_transaction_that_is_given_up_ends(tracing: Any, lines: list[str]) -> None:
     client = connect(hooks=[tracing.Tracing(), Mailbox()])
