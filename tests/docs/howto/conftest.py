@@ -114,11 +114,17 @@ def page(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Page]:
     found.stop()
 
 
-def deliver(port: int, *recipients: str, message: bytes = b"Subject: hello\r\n\r\nhello\r\n", **more: Any) -> Any:
+def deliver(
+    port: int,
+    *recipients: str,
+    message: bytes = b"Subject: hello\r\n\r\nhello\r\n",
+    options: Sequence[str] = (),
+    **more: Any,
+) -> Any:
     """Send a message with smtplib; the reply after its end, or to the first RCPT that was refused."""
     with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE, **more) as client:
         client.ehlo("client.example")
-        assert client.mail("sender@client.example")[0] == 250
+        assert client.mail("sender@client.example", options)[0] == 250
         for recipient in recipients:
             reply = client.rcpt(recipient)
             if reply[0] != 250:

@@ -76,7 +76,7 @@ def test_a_message_goes_through_the_filter_and_is_delivered(page: Page, makeFilt
     page.change("filter.toml", "authOptional = true", "authOptional = true\ndebugPeers = true")
     service = start(page)
     message = "Subject: grüße\r\n\r\n.\r\ngrüße\r\n".encode()
-    assert deliver(filtered.port, "ann@example.org", message=message)[0] == 250
+    assert deliver(filtered.port, "ann@example.org", message=message, options=["BODY=8BITMIME"])[0] == 250
     (stored,) = filtered.maildir.waitFor(1)
     assert stored.content.endswith("\n\n.\ngrüße\n".encode())
     service.waitForLine("message from <sender@client.example> for <ann@example.org>", ", 250 after")
