@@ -4,6 +4,7 @@
 # For development:
 #   make lint     ruff, and mypy in strict mode
 #   make test-compiled    the suite once more, on the modules that mypyc compiles
+#   make release-check    build sdist and wheel, and use the wheel with each Python that is here
 #   make fuzz     search for faults with random input, FUZZ_SECONDS=60 for each fuzzer
 #   make soak     open and lose many connections, and check that nothing is left
 #   make bench    measure the speed, and that of other servers; BENCH="--only 1k" for less, see benchmarks/README.rst
@@ -12,7 +13,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: serve test test-compiled lint fuzz soak bench bench-check clean
+.PHONY: serve test test-compiled lint release-check fuzz soak bench bench-check clean
 
 # One stamp for each extra, so that the second run of a command installs nothing.
 $(VENV)/.installed-%: setup.cfg setup.py pyproject.toml
@@ -44,6 +45,9 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+release-check: $(VENV)/.installed-test $(VENV)/.installed-dev
+	$(BIN)/python .ci/release-check $(DIST)
 
 FUZZ_SECONDS ?= 60
 FUZZ = -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 -artifact_prefix=.fuzz/
