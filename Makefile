@@ -47,7 +47,7 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 release-check: $(VENV)/.installed-test $(VENV)/.installed-dev
-	$(BIN)/python .ci/release-check $(DIST)
+	$(BIN)/python .ci/release_check.py $(DIST)
 
 FUZZ_SECONDS ?= 60
 FUZZ = -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 -artifact_prefix=.fuzz/

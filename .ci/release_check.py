@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """
-Check what would be released: build sdist and wheel, and use the wheel as a stranger would, with each Python that is here.
+Check what would be released: build sdist and wheel, and use the wheel as a stranger would, with each Python here.
 
-It works on the files that git knows, in a folder of its own.  Each Python from 3.10 on gets an empty virtual environment,
-in which the wheel is installed and a message received, far from the source tree; the wheel must be the same whether it
-is built from the tree or from the sdist.  Any argument is the folder to leave sdist and wheel in.
+It works on the files that git knows, in a folder of its own.  Each Python from 3.10 on gets an empty virtual
+environment, in which the wheel is installed and a message received, far from the source tree.  The wheel must be the
+same whether it is built from the tree or from the sdist, and the sdist must have all that its tests import.
+The argument, if there is one, is the folder to leave sdist and wheel in.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def collectTests(sdist: Path, folder: Path) -> str:
     with tarfile.open(sdist) as archive:
         archive.extractall(folder / "sdist", filter="data")
     (root,) = (folder / "sdist").iterdir()
-    return run(sys.executable, "-m", "pytest", "--collect-only", "-q", folder=root, PYTHONPATH=str(root)).splitlines()[-1]
+    said = run(sys.executable, "-m", "pytest", "--collect-only", "-q", folder=root, PYTHONPATH=str(root))
+    return said.splitlines()[-1]
 
 
 def use(wheel: Path, python: str, folder: Path) -> str:
