@@ -25,16 +25,22 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def hasEnded(program: Program) -> bool:
+    """The process has ended; its status can still be asked for."""
+    return os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 @contextmanager
 def running(folder: Path, *arguments: str, port: int) -> Iterator[Program]:
     """Run a program of Python in a folder, from when it listens until it has ended by SIGTERM without a traceback."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "PYTHONUNBUFFERED": "1"}
     program = Program([sys.executable, *arguments], environment, folder)
     try:
-        eventually(lambda: listens(port), f"{arguments} listens")
+        eventually(lambda: listens(port) or hasEnded(program), f"{arguments} listens")
+        assert not hasEnded(program), program.output
         yield program
         program.terminate()
-        assert "Traceback" not in program.output
+        assert "Traceback" not in program.output, program.output
     finally:
         program.kill()
 

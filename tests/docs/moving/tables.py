@@ -1,48 +1,44 @@
 """
-Tables of the pages about moving, as their tests read them: rows of texts.
+Tables of the pages about moving, as their tests read them: rows of cells, and the defaults that they state.
 
-Pages for Sphinx have roles that docutils alone does not know, so the simple tables are cut by their borders.
 This module knows no page.
 """
 
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from docutils import nodes
 
 from smtphooks.options import Options
-from tests.pages import DOCS
-
-_BORDER = re.compile(r"^=+( +=+)+$")
-
-
-def rowsOf(page: Path | str, header: str) -> list[list[str]]:
-    """The rows of the tables whose first column has this header; a cell of several lines is one text."""
-    lines = (DOCS / page).read_text().splitlines()
-    borders = [number for number, line in enumerate(lines) if _BORDER.match(line)]
-    rows: list[list[str]] = []
-    for top, middle, bottom in zip(borders[::3], borders[1::3], borders[2::3], strict=True):
-        starts = [match.start() for match in re.finditer("=+", lines[top])]
-        if _cells(lines[top + 1], starts)[0] != header:
-            continue
-        for line in lines[middle + 1 : bottom]:
-            cells = _cells(line, starts)
-            if cells[0]:
-                rows.append(cells)
-            else:
-                rows[-1] = [f"{before} {more}".strip() for before, more in zip(rows[-1], cells, strict=True)]
-    return rows
+from tests.pages import DOCS, literalsIn, parse
+from tests.pages import rowsOf as entriesOf
 
 
-def _cells(line: str, starts: list[int]) -> list[str]:
-    return [line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
+class Cell(NamedTuple):
+    """A cell of a table: its text without markup, and the literals in it."""
+
+    text: str
+    literals: list[str]
+
+    @property
+    def name(self) -> str:
+        """The only literal, which is a name."""
+        (name,) = self.literals
+        return name
 
 
-def literals(text: str) -> list[str]:
-    return re.findall(r"``(.+?)``", text)
+def rowsOf(page: Path | str, header: str) -> list[list[Cell]]:
+    """The rows of the tables of a page whose first column has this header."""
+    document, _ = parse(DOCS / page)
+
+    def cellOf(entry: nodes.entry) -> Cell:
+        return Cell(entry.astext().replace("\n", " "), [text.replace("\n", " ") for text in literalsIn(entry)])
+
+    return [[cellOf(entry) for entry in row] for row in entriesOf(document, header)]
 
 
 def defaultOf(option: str) -> Any:
@@ -50,17 +46,14 @@ def defaultOf(option: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def falseDefaults(rows: Iterable[list[str]], column: int) -> Mapping[str, str]:
+def falseDefaults(stated: Iterable[tuple[Cell, Cell]]) -> dict[str, str]:
     """
     The options of ours whose stated default is not the true one.
 
-    @param rows: rows whose first cell is an option.
-    @param column: the cell with the default, a Python literal; one without a literal is not looked at.
+    @param stated: an option, and its default as a Python literal; one without a literal is not looked at.
     """
-    false = {}
-    for row in rows:
-        (name,) = literals(row[0])
-        stated = literals(row[column])
-        if stated and repr(ast.literal_eval(stated[0])) != repr(defaultOf(name)):
-            false[name] = row[column]
-    return false
+    return {
+        option.name: default.text
+        for option, default in stated
+        if default.literals and repr(ast.literal_eval(default.literals[0])) != repr(defaultOf(option.name))
+    }

@@ -11,6 +11,7 @@ import smtplib
 import socket
 import ssl
 import subprocess
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from smtphooks.options import Options
 from tests import support
 from tests.certificates import Authority
 from tests.docs.moving.serving import MESSAGE, connect, listens, running, send, serving
-from tests.docs.moving.tables import defaultOf, falseDefaults, literals, rowsOf
+from tests.docs.moving.tables import defaultOf, falseDefaults, rowsOf
 from tests.pages import DOCS, blocksOf, write
 from tests.real.programs import PATIENCE, eventually, freePort
 
@@ -44,6 +45,7 @@ THEIRS = re.findall(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """The files of the page."""
     write(PAGE, tmp_path)
     return tmp_path
 
@@ -52,45 +54,42 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_option_of_the_family_is_in_the_table() -> None:
-    assert sorted(literals(row[0])[0] for row in OPTIONS) == sorted(THEIRS)
+    assert sorted(row[0].name for row in OPTIONS) == sorted(THEIRS)
 
 
 def test_options_that_are_gone_are_not_ours_and_all_others_are() -> None:
-    gone = {literals(row[0])[0] for row in OPTIONS if row[2] == "none"}
+    gone = {row[0].name for row in OPTIONS if row[2].text == "none"}
     assert gone == set(THEIRS) - set(FIELDS)
 
 
 def test_stated_defaults_are_true() -> None:
-    ours = [row for row in OPTIONS if row[2] != "none"]
-    assert falseDefaults(ours, 2) == {}
-    assert [literals(row[0])[0] for row in ours if not literals(row[2])] == ["name"]
+    ours = [row for row in OPTIONS if row[2].text != "none"]
+    assert falseDefaults((row[0], row[2]) for row in ours) == {}
+    assert [row[0].name for row in ours if not row[2].literals] == ["name"]
 
 
 def test_options_that_are_called_the_same_have_the_same_default() -> None:
     for name, theirs, ours, difference in OPTIONS:
-        if difference == "same" and literals(theirs) and theirs not in ("``os.hostname()``", "``undefined``"):
-            assert theirs.lower() == ours.lower(), name
+        if difference.text == "same" and theirs.literals and theirs.text not in ("os.hostname()", "undefined"):
+            assert theirs.text.lower() == ours.text.lower(), name
 
 
 def test_options_that_only_we_have_are_all_named() -> None:
-    text = (DOCS / PAGE).read_text()
-    found = re.search(r"Only smtphooks has these: (.*?)\.  ", text, re.DOTALL)
+    found = re.search(r"Only smtphooks has these: (.*?)\.  ", (DOCS / PAGE).read_text(), re.DOTALL)
     assert found is not None
-    assert sorted(literals(found[1])) == sorted(set(FIELDS) - set(THEIRS))
+    assert sorted(re.findall(r"``(\w+)``", found[1])) == sorted(set(FIELDS) - set(THEIRS))
 
 
 def test_hooks_have_the_arguments_of_the_table() -> None:
     named = []
-    for row in rowsOf(PAGE, "Hook"):
-        (first, *more) = literals(row[1])
-        if first.startswith("onError"):
-            first, row = first[len("onError(") : -1], ["``onError``"]
-        if more:
-            named += [first, *more]
-        else:
-            named += literals(row[0])
-            given = [name for name in inspect.signature(getattr(Hooks, named[-1])).parameters if name != "self"]
-            assert ", ".join(given) == first
+    for hook, arguments, _ in rowsOf(PAGE, "Hook"):
+        if len(arguments.literals) > 1:
+            named += arguments.literals
+            continue
+        called = re.fullmatch(r"(\w+)\((.*)\)", arguments.name)
+        name, stated = called.groups() if called else (hook.name, arguments.name)
+        named.append(name)
+        assert list(inspect.signature(getattr(Hooks, name)).parameters) == ["self", *stated.split(", ")]
     assert set(named) == {name for name in [*HOOK_NAMES, *FURTHER] if name.startswith("on")}
 
 
@@ -141,6 +140,15 @@ def test_exception_that_is_no_smtperror_is_not_shown() -> None:
 
     client = talk("MAIL FROM:<a@b.example>", authOptional=True, onMailFrom=onMailFrom)
     assert client[0].startswith("451 4.3.0 ") and "secret" not in client[0]
+
+
+def test_fields_of_a_session_are_none_before_they_are_known() -> None:
+    session = support.connect().session
+    found = re.search(r"are ``None`` here: (.*?);", (DOCS / PAGE).read_text(), re.DOTALL)
+    assert found is not None
+    for name in re.findall(r"``([\w.]+)``", found[1]):
+        assert attrgetter(name)(session) is None
+    assert session.hostNameAppearsAs == ""
 
 
 # --- programs ---
@@ -273,6 +281,7 @@ def test_server_closes_when_transactions_have_ended(folder: Path) -> None:
         assert last.data(MESSAGE)[0] == 250
         assert last.getreply()[0] == 421
         last.close()
+        program.wait()
 
 
 def test_seconds_are_not_milliseconds() -> None:
