@@ -33,7 +33,8 @@ class Cell(NamedTuple):
 
 def rowsOf(page: Path | str, header: str) -> list[list[Cell]]:
     """The rows of the tables of a page whose first column has this header."""
-    document, _ = parse(DOCS / page)
+    document, complaints = parse(DOCS / page)
+    assert complaints == "", "a malformed table has no rows"
 
     def cellOf(entry: nodes.entry) -> Cell:
         return Cell(entry.astext().replace("\n", " "), [text.replace("\n", " ") for text in literalsIn(entry)])

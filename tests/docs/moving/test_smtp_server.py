@@ -20,9 +20,10 @@ from smtphooks.hooks import FURTHER, HOOK_NAMES, Hooks
 from smtphooks.options import Options
 from tests import support
 from tests.certificates import Authority
+from tests.docs.clients import clientOf
 from tests.docs.moving.serving import MESSAGE, connect, listens, running, send, serving
 from tests.docs.moving.tables import defaultOf, falseDefaults, rowsOf
-from tests.pages import DOCS, blocksOf, write
+from tests.pages import DOCS, blocksOf, define, write
 from tests.real.programs import PATIENCE, eventually, freePort
 
 PAGE = "moving/smtp-server.rst"
@@ -265,6 +266,9 @@ def test_greeting_and_limits_are_those_of_the_page(folder: Path) -> None:
         with connect(port) as client:
             assert client.ehlo_resp.startswith(b"mx.example.org is glad to see you\n")
             assert send(client, *["ann@example.org"] * 3)[0] == 452
+    refused = clientOf(define(PAGE, "limits.py", folder).factory, address="192.0.2.66", read=False)
+    assert refused.replies() == ["554 5.7.1 Not you"]
+    refused.finish()
 
 
 def test_server_closes_when_transactions_have_ended(folder: Path) -> None:
