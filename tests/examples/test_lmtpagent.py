@@ -60,14 +60,14 @@ def test_each_recipient_has_a_file_of_its_own_in_the_folder_that_the_address_nam
 
 def test_mail_for_a_folder_that_is_not_there_is_in_the_inbox(startExample: StartExample, root: Path) -> None:
     with start(startExample, root) as client:
-        deliver(client, b"bob+lists@example.org", b"bob+../ann@example.org", b"bob+@example.org")
+        deliver(client, b"bob+lists@example.org", b"bob+/ann@example.org", b"bob+@example.org")
         for _ in range(3):
             client.reply(250)
     assert len(new(root, "bob")) == 3
     assert sorted(path.name for path in (root / "example.org").iterdir()) == ["ann", "bob"]
 
 
-@pytest.mark.parametrize("recipient", [b"eve@example.org", b"ann@example.net", b"../ann@..", b".lists@ann", b'""@x.org'])
+@pytest.mark.parametrize("recipient", [b"eve@example.org", b"ann@example.net", b"/ann@example.org", b'"ann"@example.org'])
 def test_an_address_without_a_mailbox_is_refused(startExample: StartExample, root: Path, recipient: bytes) -> None:
     with start(startExample, root) as client:
         client.say(b"MAIL FROM:<>", 250)
