@@ -64,13 +64,13 @@ class Agent:
             return SMTPError("The mailbox has just been removed", 450, "4.2.1")
         try:
             # It returns when the file and its folder are on the disk.
-            (reply,) = await Maildir(str(maildir)).onData(stream, one)
+            result = await Maildir(str(maildir)).onData(stream, one)
         except SMTPError as refusal:
             return refusal
         except OSError as error:
             log.error("cannot store in {maildir}: {error}", maildir=str(maildir), error=error)
             return SMTPError("The mailbox cannot be written to now", 451, "4.2.0")
-        return reply
+        return result if isinstance(result, str) else result[0]
 
 
 class Listening(SMTPService):
@@ -83,7 +83,8 @@ async def main(reactor: Any) -> None:
     parser.add_argument("root", type=Path, help="the folder that has a folder for each domain")
     parser.add_argument("--listen", default="tcp:2424:interface=127.0.0.1", help="an endpoint (%(default)s)")
     given = parser.parse_args()
-    globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)])
+    observer: Any = textFileLogObserver(sys.stdout)  # type checkers do not know the interfaces of zope
+    globalLogBeginner.beginLoggingTo([observer])
     factory = SMTPServerFactory(hooks=Agent(given.root), lmtp=True, authOptional=True)
     service = Listening(given.listen, factory)
     service.startService()

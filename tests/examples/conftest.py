@@ -13,6 +13,10 @@ from typing import NamedTuple
 
 import pytest
 
+# Fixtures, which pytest finds here.
+from tests.real.conftest import certificates as certificates
+from tests.real.conftest import maildir as maildir
+from tests.real.conftest import startService as startService
 from tests.real.programs import ROOT, Program, tcp
 from tests.secrets import secretsIn
 

@@ -67,7 +67,9 @@ def test_mail_for_a_folder_that_is_not_there_is_in_the_inbox(startExample: Start
     assert sorted(path.name for path in (root / "example.org").iterdir()) == ["ann", "bob"]
 
 
-@pytest.mark.parametrize("recipient", [b"eve@example.org", b"ann@example.net", b"/ann@example.org", b'"ann"@example.org'])
+@pytest.mark.parametrize(
+    "recipient", [b"eve@example.org", b"ann@example.net", b"/ann@example.org", b'"ann"@example.org']
+)
 def test_an_address_without_a_mailbox_is_refused(startExample: StartExample, root: Path, recipient: bytes) -> None:
     with start(startExample, root) as client:
         client.say(b"MAIL FROM:<>", 250)

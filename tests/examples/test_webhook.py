@@ -9,7 +9,7 @@ import smtplib
 import pytest
 
 from tests.examples.conftest import HTTPServer, StartExample
-from tests.real.programs import Client, eventually, reset, requires, run
+from tests.real.programs import Client, eventually, requires, reset, run
 
 CONTENT = b"Subject: hello\r\n\r\n.\r\nhello\r\n"
 SENDER, RECIPIENTS = "ann@example.org", ["bob@example.net", "eve@example.net"]
