@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +27,15 @@ EXAMPLES = ROOT / "examples"
 
 
 class Example(Program):
-    """A program of the folder C{examples} that listens."""
+    """
+    A program of the folder C{examples} that listens.
+
+    @ivar mayLogTraceback: something else than smtphooks and the example itself logs a failure.
+    @ivar cleanly: the exit status after SIGTERM.
+    """
+
+    mayLogTraceback = False
+    cleanly = 0
 
     def __init__(self, folder: Path, command: list[str], environment: dict[str, str], count: int) -> None:
         """
@@ -74,15 +85,21 @@ def startExample(tmp_path: Path) -> Iterator[StartExample]:
     examples: list[Example] = []
 
     def start(name: str, *arguments: object, ports: int = 1, port: int = 0, **environment: str) -> Example:
-        command = [sys.executable, str(EXAMPLES / name), "--listen", tcp(port), *map(str, arguments)]
+        path = str(EXAMPLES / name)
+        if name.endswith(".tac"):
+            command = [str(Path(sys.executable).parent / "twistd"), "-ny", path]
+        else:
+            command = [sys.executable, path, "--listen", tcp(port), *map(str, arguments)]
         example = Example(tmp_path, command, environment, ports)
+        if name.endswith(".tac"):
+            example.cleanly = -signal.SIGTERM  # twistd ends itself with the signal that it got
         examples.append(example)
         return example
 
     yield start
     for example in examples:
-        assert example.terminate() == 0, example.output
-        assert "Traceback" not in example.output, example.output
+        assert example.terminate() == example.cleanly, example.output
+        assert example.mayLogTraceback or "Traceback" not in example.output, example.output
         assert "Unhandled" not in example.output, example.output
         assert not secretsIn(example.output), example.output
 
@@ -105,13 +122,14 @@ class HTTPServer:
     A backend of an example.
 
     @ivar requests: what it got.
-    @ivar statuses: the status for each path, 200 for others.
+    @ivar statuses: the status for each path; C{default} that for others.
     @ivar gate: bodies are read only while it is set.
     """
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.statuses: dict[str, int] = {}
+        self.default = 200
         self.gate = threading.Event()
         self.gate.set()
         self.octets = 0
@@ -119,6 +137,10 @@ class HTTPServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                ours._connections.append(self.connection)
 
             def log_message(self, *arguments: object) -> None:
                 pass
@@ -130,7 +152,7 @@ class HTTPServer:
                 if body is None:
                     self.close_connection = True
                     return
-                self.send_response(ours.statuses.get(self.path, 200))
+                self.send_response(ours.statuses.get(self.path, ours.default))
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -151,6 +173,7 @@ class HTTPServer:
                     return None
                 return b"".join(pieces)
 
+        self._connections: list[socket.socket] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
@@ -160,13 +183,16 @@ class HTTPServer:
         self._isUp = True
 
     def stop(self) -> None:
-        """Refuse connections from now on."""
+        """End all connections, and refuse others from now on."""
         if self._isUp:
             self._isUp = False
             self.gate.set()
             self._server.shutdown()
             self._server.server_close()
             self._thread.join()
+            for connection in self._connections:
+                with suppress(OSError):  # it has ended
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
