@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
@@ -72,17 +73,25 @@ class API:
         envelope = {"from": str(session.envelope.mailFrom), "to": list(map(str, session.envelope.rcptTo))}
         try:
             # aiohttp reads the stream as it sends, so the client of SMTP is as fast as the API.
-            async with self.http.post(f"{self.url}/messages", params=envelope, data=stream) as response:
+            async with self.http.post(f"{self.url}/messages", params=envelope, data=whole(stream)) as response:
                 status = response.status
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             if stream.failure is not None:
                 stream.failure.raiseException()  # the client has left: the API saw its request end early
+            if stream.sizeExceeded:
+                raise SMTPError("Message too large", 552) from error
             raise Unavailable(f"the API cannot take a message: {error!r}") from error
-        if stream.sizeExceeded:
-            raise SMTPError("Message too large", 552)
         if not 200 <= status <= 299:
             raise Unavailable(f"the API answers {status} to a message")
         return "Delivered"
+
+
+async def whole(stream: MessageStream) -> AsyncIterator[bytes]:
+    """The message; an error if it was cut at option size, or the request would end as if the message were whole."""
+    async for chunk in stream:
+        yield chunk
+    if stream.sizeExceeded:
+        raise SMTPError("Message too large", 552)
 
 
 class Listening(SMTPService):
@@ -97,7 +106,13 @@ async def main(reactor: Any) -> None:
     given = parser.parse_args()
     observer: Any = textFileLogObserver(sys.stdout)  # type checkers do not know the interfaces of zope
     globalLogBeginner.beginLoggingTo([observer])
-    service = Listening(given.listen, SMTPServerFactory(hooks=API(given.url), authOptional=True, size=26214400))
+    factory = SMTPServerFactory(
+        hooks=API(given.url),
+        authOptional=True,
+        size=26214400,
+        hookTimeout=300,  # for an API that reads no more
+    )
+    service = Listening(given.listen, factory)
     service.startService()
     # SIGTERM stops the service first: idle clients get 421, transactions finish, and then onStop is called.
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)

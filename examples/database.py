@@ -107,7 +107,12 @@ async def main(reactor: Any) -> None:
     globalLogBeginner.beginLoggingTo([observer])
     # Two objects of hooks: the database decides, the Maildir stores.  AUTH is offered after STARTTLS only.
     factory = SMTPServerFactory(
-        hooks=[database, Maildir(given.maildir)], needsUpgrade=True, key=given.key, cert=given.cert, size=26214400
+        hooks=[database, Maildir(given.maildir)],
+        needsUpgrade=True,
+        key=given.key,
+        cert=given.cert,
+        size=26214400,
+        hookTimeout=60,  # a database that does not answer is a 451 as well
     )
     service = Listening(given.listen, factory)
     service.startService()

@@ -71,8 +71,8 @@ class Submission:
         except OSError as error:
             raise Unavailable(f"the users cannot be read: {error}") from error
         for line in reversed(lines):  # the last one wins: --add appends
-            user, *values, iterations = line.split()
-            if user == auth.username.lower():
+            if line.split()[:1] == [auth.username.lower()]:
+                user, *values, iterations = line.split()
                 # The server checks the proof of the client against these; a wrong one is refused with 535.
                 return AuthResponse(user=user, data=(*map(b64decode, values), int(iterations)))
         return None
@@ -85,7 +85,7 @@ class Submission:
         stream.prepend(session.receivedHeader().encode(errors="replace"))
         message = await stream.read()
         # smtplib blocks, so it runs in a thread.
-        code, text = await deferToThread(self.handOn, message, session.envelope)
+        code, text = await deferToThread(self.handOn, message, session.envelope, session.localName)
         line = text.partition(b"\n")[0].decode(errors="replace")
         if code == 250:
             return ENHANCED_CODE.sub("", line)
@@ -93,18 +93,18 @@ class Submission:
             raise Unavailable(f"the upstream server answers {code} {line}")
         raise SMTPError(ENHANCED_CODE.sub("", line), code)
 
-    def handOn(self, message: bytes, envelope: Envelope) -> tuple[int, bytes]:
+    def handOn(self, message: bytes, envelope: Envelope, name: str) -> tuple[int, bytes]:
         """Hand a message to Postfix; its reply to the message, or the first that refuses the sender or a recipient."""
         options = " BODY=8BITMIME" * (envelope.bodyType == "8bitmime") + " SMTPUTF8" * envelope.smtpUtf8
         commands = [f"MAIL FROM:<{envelope.mailFrom}>{options}", *(f"RCPT TO:<{to}>" for to in envelope.rcptTo)]
         try:
-            client = smtplib.SMTP(self.host, int(self.port), timeout=60)
+            client = smtplib.SMTP(self.host, int(self.port), name, timeout=60)
             try:
                 client.ehlo()
                 client.command_encoding = "utf-8"
                 for command in commands:
                     code, text = client.docmd(command)
-                    if code != 250:
+                    if code not in (250, 251):
                         return code, text  # all recipients or none: the client gets one reply for all
                 return client.data(message)
             finally:

@@ -41,7 +41,7 @@ class WebApp:
 
     def __init__(self, maildir: Path) -> None:
         self.maildir = maildir
-        self.file = maildir.with_suffix(".recipients")
+        self.file = maildir.with_name(f"{maildir.name}.recipients")
         self.recipients = set(self.file.read_text().split()) if self.file.exists() else set()
 
     # SMTP
@@ -63,7 +63,7 @@ class WebApp:
             return asJSON(request, "address is missing, or is none", 400)
         recipients = self.recipients | {address}
         # First the file, then the answer; and never half of a file.
-        temporary = self.file.with_suffix(".new")
+        temporary = self.file.with_name(f"{self.file.name}.new")
         temporary.write_text("".join(f"{each}\n" for each in sorted(recipients)))
         os.replace(temporary, self.file)
         self.recipients = recipients

@@ -93,13 +93,17 @@ def test_a_client_that_leaves_cuts_the_request(startExample: StartExample, api: 
     assert messages(api) == [None]
 
 
-def test_a_message_above_the_limit_is_refused(startExample: StartExample, api: HTTPServer) -> None:
+def test_a_message_above_the_limit_is_refused_and_never_ends_for_the_API(
+    startExample: StartExample, api: HTTPServer
+) -> None:
     example = startExample("asyncioapi.py", api.url)
     with smtplib.SMTP("127.0.0.1", example.port) as client:
         client.ehlo()
         client.mail("ann@example.org")
         client.rcpt(BOB)
         assert client.data(b"x" * 998 * 27000)[0] == 552
+    eventually(lambda: messages(api), "the end of the request")
+    assert messages(api) == [None]
 
 
 def test_SIGTERM_lets_a_transaction_finish_and_ends_the_session_of_aiohttp(
