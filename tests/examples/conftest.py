@@ -154,6 +154,7 @@ class HTTPServer:
                     return
                 self.send_response(ours.statuses.get(self.path, ours.default))
                 self.send_header("Content-Length", "0")
+                self.send_header("Location", "/elsewhere")  # for those who follow a 3xx
                 self.end_headers()
 
             do_GET = do_POST = _answer

@@ -19,9 +19,10 @@ CONTENT = b"Subject: hello\r\n\r\nhello\r\n"
 @pytest.fixture
 def example(startExample: StartExample, maildir: Maildir) -> Example:
     """SMTP on a free port, LMTP on the UNIX socket C{lmtp.sock}."""
-    return startExample(
-        "application.tac", ports=2, SMTP_ENDPOINT="tcp:0:interface=127.0.0.1", MAILDIR=str(maildir.path)
-    )
+    environment = {"SMTP_ENDPOINT": "tcp:0:interface=127.0.0.1", "MAILDIR": str(maildir.path)}
+    example = startExample("application.tac", ports=2, **environment)
+    assert example.port != 2525
+    return example
 
 
 @requires("swaks")

@@ -27,9 +27,9 @@ def listed(url: str) -> Any:
     return json.loads(get(f"{url}/messages"))
 
 
-def send(example: Example, subject: str, *recipients: str) -> None:
+def send(example: Example, subject: str, *recipients: str, sender: str = "app@example.org") -> None:
     with smtplib.SMTP("127.0.0.1", example.port, timeout=PATIENCE) as client:
-        client.sendmail("app@example.org", recipients, f"Subject: {subject}\r\n\r\n.\r\n<b>{subject}</b>\r\n")
+        client.sendmail(sender, recipients, f"Subject: {subject}\r\n\r\n.\r\n<b>{subject}</b>\r\n")
 
 
 def test_every_message_is_listed_and_shown(startExample: StartExample) -> None:
@@ -61,7 +61,7 @@ def test_any_user_and_any_password_will_do(startExample: StartExample) -> None:
 
 def test_nothing_of_a_message_runs_in_the_browser(startExample: StartExample) -> None:
     example, url = start(startExample)
-    send(example, "<script>alert(1)</script>", '"<script>"@example.org')
+    send(example, "<script>alert(1)</script>", '"<script>"@example.org', sender='"<script>"@example.net')
     page = get(url)
     assert "<script>" not in page and "&lt;script&gt;alert" in page
     head = get(f"{url}/messages/1", "-i").lower()

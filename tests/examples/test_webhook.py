@@ -40,7 +40,7 @@ def test_swaks_sends_a_bounce_with_an_empty_sender(startExample: StartExample, b
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(204, 250), (413, 552), (422, 554), (507, 452), (500, 451), (404, 451), (301, 451)]
+    ("status", "code"), [(204, 250), (413, 552), (422, 554), (507, 452), (500, 451), (404, 451), (303, 451)]
 )
 def test_the_status_of_the_webhook_decides(
     startExample: StartExample, backend: HTTPServer, status: int, code: int
@@ -76,6 +76,7 @@ def test_a_message_above_the_limit_is_refused_and_never_ends_for_the_webhook(
         client.reply(552)
         eventually(lambda: backend.requests, "the end of the request")
     assert [request.body for request in backend.requests] == [None]
+    assert "does not answer" not in example.output
 
 
 def test_a_client_that_leaves_cuts_the_request(startExample: StartExample, backend: HTTPServer) -> None:
