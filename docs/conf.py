@@ -24,7 +24,7 @@ author = "the authors of smtphooks"
 copyright = f"{author}; MIT licence"
 version = release = smtphooks.__version__
 
-extensions = ["optiondocs", "statedocs", "links"]
+extensions = ["flowdocs", "optiondocs", "statedocs", "links"]
 exclude_patterns = ["_ext", "_build"]
 nitpicky = True
 highlight_language = "none"
