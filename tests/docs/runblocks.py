@@ -23,6 +23,7 @@ from typing import Any
 
 from twisted.internet import asyncioreactor, base, posixbase
 from twisted.internet.protocol import ServerFactory
+from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 from twisted.scripts._twistd_unix import ServerOptions
 
@@ -31,12 +32,13 @@ import smtphooks.layers
 import smtphooks.stores
 from smtphooks.__main__ import Options as CommandOptions
 from smtphooks.__main__ import main as command
+from smtphooks.command import sending
 
-PATIENCE = 30  # seconds, of which a block takes less than one
+PATIENCE = 15  # seconds, of which a block takes less than one
 
 
 def python(name: str) -> None:
-    """Run a module or program, without the reactor."""
+    """Run a module or program, without the reactor, and without what it guards by C{__name__}."""
     for kind in (base.ReactorBase, asyncioreactor.AsyncioSelectorReactor):
         kind.run = lambda self, *arguments, **named: None  # type: ignore[method-assign]
     listen = posixbase.PosixReactorBase.listenTCP
@@ -45,7 +47,7 @@ def python(name: str) -> None:
         return listen(self, 0, factory, backlog, "127.0.0.1")
 
     posixbase.PosixReactorBase.listenTCP = listenAnywhere  # type: ignore[method-assign, assignment]
-    runpy.run_path(name, run_name="__main__")
+    runpy.run_path(name)
 
 
 def toml(name: str) -> None:
@@ -66,18 +68,29 @@ class TwistdFlags(ServerOptions):
     def postOptions(self) -> None: ...
 
 
+class SendFlags(sending.Options):
+    """Those of C{smtphooks send}."""
+
+    def postOptions(self) -> None: ...
+
+
 def console(program: str, *arguments: str) -> None:
     """Parse the flags of a command."""
-    flags = TwistdFlags() if program == "twistd" else Flags()
     given = [*arguments]
+    flags: UsageOptions = TwistdFlags() if program == "twistd" else Flags()
     if program == "twistd":
         if "--reactor" in given:  # which twistd would install at once
             at = given.index("--reactor")
             del given[at : at + 2]
         if "smtphooks" in given:
-            own = given.index("smtphooks")
-            Flags().parseOptions(given[own + 1 :])
-            given = given[:own]
+            at = given.index("smtphooks")
+            Flags().parseOptions(given[at + 1 :])
+            given = given[:at]
+    elif given[:1] == ["send"]:
+        flags, given = SendFlags(), given[1:]
+    elif given[:1] == ["completion"]:
+        command(given)
+        return
     try:
         flags.parseOptions(given)
     except UsageError as error:

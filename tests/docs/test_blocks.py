@@ -30,7 +30,9 @@ PAGES = [
 OTHERS = {"ini", "javascript", "sh", "sql", "text", "json", "yaml", "nginx", "html", "docker", "diff"}
 
 # Blocks that need more than the files of their page, each with the test that runs them.
-ELSEWHERE: dict[tuple[str, str], str] = {}
+ELSEWHERE: dict[tuple[str, str], str] = {
+    ("howto/asyncio.rst", "inside.py"): "tests/docs/howto/test_asyncio.py",  # it runs a loop of its own, for ever
+}
 
 BLOCKS = [(page, block) for page in PAGES for block in blocksOf(page)]
 NEEDED = [(page, block) for page, block in BLOCKS if block.kind in ("python", "toml")]
@@ -41,7 +43,8 @@ def commandsOf(block: Block) -> Iterator[list[str]]:
     text = block.text.replace("\\\n", " ")
     for line in text.splitlines():
         if line.startswith("$ "):
-            for part in re.split(r"\s(?:\||&&|;|>|2>|&)(?:\s|$)", line[2:]):
+            inner = re.findall(r"\$\(([^)]*)\)", line)
+            for part in [*inner, *re.split(r"\s(?:\||&&|;|>|2>|&)(?:\s|$)", line[2:])]:
                 words = shlex.split(part, comments=True)
                 while words and (re.match(r"\w+=", words[0]) or words[0] == "sudo"):
                     words = words[1:]
@@ -76,8 +79,9 @@ def test_a_console_shows_commands(page: str) -> None:
 
 def test_a_block_that_is_run_elsewhere_is_named_there() -> None:
     for (page, name), test in ELSEWHERE.items():
-        text = (ROOT / test).read_text()
-        assert Path(page).name in text and name in text
+        if (page, name) in {(other, block.name) for other, block in BLOCKS}:
+            text = (ROOT / test).read_text()
+            assert name in text
 
 
 # --- Running them ---
@@ -109,28 +113,37 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], str]
 
 
 def isForeign(block: Block) -> bool:
-    """Is it the configuration of another program?"""
-    return block.name == "pyproject.toml"
+    """Is it of another program, such as one that a page shows before the move to smtphooks?"""
+    return block.name == "pyproject.toml" or str(block.name).startswith("before/")
 
 
 # Folders that a page takes for granted: they are that of the page here.
 ABSOLUTE = ("/etc/smtphooks", "/run/credentials/smtphooks.service", "/var/lib/smtphooks", "/var/mail")
-# Tables that belong into a file that has the rest.
-REST = "discard = true\n[options]\nauthOptional = true\n"
 
 
 def prepare(page: str, folder: Path) -> None:
     """Make what the configurations of a page name and no page shows: keys, certificates, passwords, recipients."""
     pair = Authority().server("mx.example.org")
-    for path in folder.rglob("*.toml"):
+    for path in [*folder.rglob("*.toml"), *folder.rglob("*.py")]:
         text = path.read_text()
+        if path.suffix == ".py":
+            makeFiles(text, folder, pair)
+            continue
         for absolute in ABSOLUTE:
             text = text.replace(absolute, str(folder))
-        if "[[layer]]" in text and "[options]" not in text and "[[listener]]" not in text:
-            text = REST + text
+        if not re.search(
+            r"^\[(options|auth|\[listener)\]", text, re.MULTILINE
+        ):  # it belongs into a file that has these
+            discard = "discard = true\n" if "[[layer]]" in text else ""
+            text = f"{discard}{text}\n[options]\nauthOptional = true\n"
         path.write_text(text)
-        for name in re.findall(r'"(?:file:)?([^"\s:]*(?:\.pem|\.txt|\.db|/passwd))"', text):
-            make(folder / name, pair)
+        makeFiles(text, folder, pair)
+
+
+def makeFiles(text: str, folder: Path, pair: Pair) -> None:
+    """Make the files that a text names."""
+    for name in re.findall(r'"(?:file:)?([^"\s:]*(?:\.pem|\.txt|\.db|\.secret|/passwd|/scram-secret))"', text):
+        make(folder / name, pair)
 
 
 def make(file: Path, pair: Pair) -> None:
@@ -142,7 +155,8 @@ def make(file: Path, pair: Pair) -> None:
     if file.suffix == ".pem":
         file.write_text(pair.key if "key" in file.name else pair.cert)
     else:
-        file.write_text("ann:correct horse\n" if file.name == "passwd" else "ann@example.org\n")
+        texts = {"passwd": "ann:correct horse\n", "scram.secret": "0123456789abcdef\n"}
+        file.write_text(texts.get(file.name, "ann@example.org\n"))
 
 
 @pytest.mark.parametrize(("page", "block"), NEEDED, ids=[f"{page}-{block.name}" for page, block in NEEDED])
