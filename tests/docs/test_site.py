@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.pages import DOCS
+from tests.pages import DOCS, blocksOf
 from tests.test_readme import BASE, LINKS, ROOT
 
 sys.path.append(str(DOCS / "_ext"))
@@ -69,6 +71,15 @@ def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
     built = build(tmp_path, tmp_path / "site")
     assert built.returncode == 1
     assert "index.html links to gone.html, which is not there" in built.stderr
+
+
+def test_what_pages_import_from_is_public_in_the_api() -> None:
+    (public,) = re.findall(r"^PUBLIC = (.*)", (DOCS / "conf.py").read_text(), re.MULTILINE)
+    pages = [path for path in DOCS.rglob("*.rst") if "_build" not in path.parts]
+    blocks = [block.text for page in pages for block in blocksOf(page, "python")]
+    imported = {name for text in blocks for name in re.findall(r"^ *(?:from|import) smtphooks\.([\w.]+)", text, re.M)}
+    assert len(imported) > 3
+    assert imported <= {*ast.literal_eval(public)}
 
 
 def test_names_of_others_have_an_inventory(tmp_path: Path) -> None:
