@@ -16,7 +16,8 @@ from twisted.internet.interfaces import IReactorTime
 from smtphooks.connection.chain import Chain, Link, linkOf
 from smtphooks.connection.passage import Passage
 from smtphooks.errors import OptionError
-from smtphooks.hooks import HOOK_NAMES, authenticates, faultOf, hookOf
+from smtphooks.hooks import authenticates, faultOf, hookOf
+from smtphooks.hooktable import HOOK_NAMES
 from smtphooks.layer import PASS, Layer
 
 
@@ -28,7 +29,7 @@ def layersOf(hooks: object, named: Mapping[str, Any]) -> tuple[Layer, ...]:
     @raise OptionError: if one is wrong by itself, or beside the others.
     """
     areMany = isinstance(hooks, (list, tuple))
-    given: Sequence[object] = hooks if areMany else () if hooks is None else [hooks]  # type: ignore[assignment]
+    given: Sequence[Any] = hooks if areMany else () if hooks is None else [hooks]  # type: ignore[assignment]
     layers = tuple(each if isinstance(each, Layer) else Layer(each) for each in given)
     fault = faultOf(None, named) or next(filter(None, (faultOf(layer.hooks, {}) for layer in layers)), None)
     fault = fault or _deliveryFault(layers, named, areMany) or _authFault(layers)

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
+from typing_extensions import Unpack
 
 from smtphooks.admission.admission import Admission
 from smtphooks.admission.clients import Clients
@@ -27,10 +28,13 @@ from smtphooks.connection.server import Server
 from smtphooks.dialogue.builtin import builtInExtensions
 from smtphooks.dialogue.extensions import Extensions
 from smtphooks.errors import OptionError
-from smtphooks.hooks import HOOK_NAMES, HookAttributes, authenticates
+from smtphooks.hooks import HookAttributes, authenticates
+from smtphooks.hooktable import HOOK_NAMES
+from smtphooks.hooktypes import ObjectOfHooks
 from smtphooks.layer import Layer
 from smtphooks.optionkinds import isSecret, isSecretPath
 from smtphooks.options import Options, makeOptions
+from smtphooks.optiontypes import FactoryOptions, TLSOptions
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.sasl.failures import AuthFailures
 from smtphooks.sasl.mechanisms import Mechanisms
@@ -70,10 +74,15 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
     protocol = SMTPServerProtocol
     noisy = False
 
-    def __init__(self, hooks: object = None, **given: Any) -> None:
-        named = {name: given.pop(name) for name in HOOK_NAMES if name in given}
+    def __init__(
+        self,
+        hooks: ObjectOfHooks | Sequence[ObjectOfHooks | Layer] | Layer | None = None,
+        **given: Unpack[FactoryOptions],
+    ) -> None:
+        options: dict[str, Any] = {**given}
+        named = {name: options.pop(name) for name in HOOK_NAMES if name in options}
         named = {name: hook for name, hook in named.items() if hook is not None}
-        self.options: Options = makeOptions(given, ["hooks", *HOOK_NAMES])
+        self.options: Options = makeOptions(options, ["hooks", *HOOK_NAMES])
         self.clock: IReactorTime | None = None
         self.server = self._makeServer(self.options)
         self._setHooks(hooks, named)
@@ -154,7 +163,7 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
                 )
         return onAuthOf(portal)
 
-    def updateSecureContext(self, **given: Any) -> None:
+    def updateSecureContext(self, **given: Unpack[TLSOptions]) -> None:
         """
         Use other certificates, or other TLS options, from the next handshake on; connections in progress go on.
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import attrs
 
 from smtphooks.errors import OptionError
 from smtphooks.hooks import hookOf, nameOf
+from smtphooks.hooktypes import ObjectOfHooks
 from smtphooks.optionkinds import isText, listOf, oneOf, seconds
 from smtphooks.session import Session
 from smtphooks.syntax.networks import peersOf
@@ -52,8 +52,8 @@ class Layer:
     @raise OptionError: for a wrong value.
     """
 
-    hooks: Any
-    name: str = attrs.field()
+    hooks: ObjectOfHooks
+    name: str = attrs.field(default=attrs.Factory(lambda layer: type(layer.hooks).__name__, takes_self=True))
     unless: Sequence[str | Condition] = listOf(
         (),
         'a list of "authenticated", "secure", addresses and networks, in Python also functions of the session',
@@ -62,10 +62,6 @@ class Layer:
     hookTimeout: float = seconds(0)
     onFault: str = oneOf(TEMPFAIL, '"tempfail" or "pass"', (TEMPFAIL, PASS))
     exempts: Condition | None = attrs.field(default=None, init=False, repr=False)
-
-    @name.default
-    def _name(self) -> str:
-        return type(self.hooks).__name__
 
     def __attrs_post_init__(self) -> None:
         self.exempts = _conditionOf(self.unless) if self.unless else None

@@ -40,7 +40,7 @@ from smtphooks.dialogue.steps import (
     Verdict,
     Wait,
 )
-from smtphooks.hooks import SITUATIONS
+from smtphooks.hooktable import SITUATIONS
 from smtphooks.replies import Reply
 from smtphooks.session import Session
 from smtphooks.syntax.wire import Wire

@@ -23,7 +23,8 @@ from twisted.python.failure import Failure
 from smtphooks import replies
 from smtphooks.connection.calling import HookCaller, PendingAnswer, needsAsyncio
 from smtphooks.connection.coroutines import WRONG_REACTOR
-from smtphooks.hooks import HOOKS, Unavailable
+from smtphooks.hooks import Unavailable
+from smtphooks.hooktable import HOOKS
 from smtphooks.layer import labelOf
 from smtphooks.replies import SMTPError
 from smtphooks.sasl.auth import AuthResponse

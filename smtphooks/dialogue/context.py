@@ -18,7 +18,7 @@ import attrs
 from smtphooks.dialogue.extensions import ClientExtensions, Extensions, isDisabled
 from smtphooks.dialogue.limits import Counts, Tally
 from smtphooks.dialogue.steps import Replies, State, Task
-from smtphooks.hooks import SITUATIONS
+from smtphooks.hooktable import SITUATIONS
 from smtphooks.options import Options
 from smtphooks.replies import COMMAND_SITUATION, PARAMETER_SITUATION, Reply, SMTPError
 from smtphooks.sasl.auth import Auth
