@@ -39,7 +39,7 @@ class OptionError(ValueError):
         super().__init__(sentence, *values)
         self._sentence = sentence
         self._values = values
-        self.options = tuple(options)
+        self.options: tuple[str, ...] = tuple(options)
         self.host = host
 
     def said(self, notation: Callable[[object], str] = repr) -> str:

@@ -23,6 +23,7 @@ from smtphooks.admission.clients import Clients
 from smtphooks.composition import composed, layersOf, layersWith, linksOf, maybePassage
 from smtphooks.connection.chain import Chain, Link
 from smtphooks.connection.eventlog import LineLimits
+from smtphooks.connection.passage import Passage
 from smtphooks.connection.registry import LiveConnections
 from smtphooks.connection.server import Server
 from smtphooks.dialogue.builtin import builtInExtensions
@@ -30,7 +31,7 @@ from smtphooks.dialogue.extensions import Extensions
 from smtphooks.errors import OptionError
 from smtphooks.hooks import HookAttributes, authenticates
 from smtphooks.hooktable import HOOK_NAMES
-from smtphooks.hooktypes import ObjectOfHooks
+from smtphooks.hooktypes import ObjectOfHooks, OnAuth
 from smtphooks.layer import Layer
 from smtphooks.optionkinds import isSecret, isSecretPath
 from smtphooks.options import Options, makeOptions
@@ -71,7 +72,9 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
     @raise OptionError: for an unknown option, a wrong value, or a C{hooks} object that has no hook.
     """
 
-    protocol = SMTPServerProtocol
+    layers: tuple[Layer, ...]
+    passage: Passage | None
+    protocol: Callable[..., Any] | None = SMTPServerProtocol
     noisy = False
 
     def __init__(
@@ -84,10 +87,10 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         named = {name: hook for name, hook in named.items() if hook is not None}
         self.options: Options = makeOptions(options, ["hooks", *HOOK_NAMES])
         self.clock: IReactorTime | None = None
-        self.server = self._makeServer(self.options)
+        self.server: Server = self._makeServer(self.options)
         self._setHooks(hooks, named)
         if named.get("onAuth") is None and not any(authenticates(layer.hooks) for layer in self.layers):
-            self.onAuth = self._maybePortalHook(self.options.portal)
+            self.onAuth: OnAuth | None = self._maybePortalHook(self.options.portal)
 
     def _makeServer(self, options: Options) -> Server:
         mechanisms = Mechanisms(options.authMethods, lambda: self.onAuth is not None, _unknownUsersOf(options))

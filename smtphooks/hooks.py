@@ -190,7 +190,7 @@ class AsyncioCoroutine:
     __slots__ = ("coroutine",)
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self.coroutine = coroutine
+        self.coroutine: Coroutine[Any, Any, Any] = coroutine
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self.coroutine.__await__()

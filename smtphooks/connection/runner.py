@@ -67,12 +67,12 @@ class HookRunner:
         @param context: what the hooks run in; None for a copy of the one at hand.
         @param caller: that of another runner of this connection, to be shared.
         """
-        self.hooks = hooks
+        self.hooks: Any = hooks
         if caller is None:
             observer = _Observer(hooks, session)
             caller = HookCaller(slowHook, asyncioHooks, observer.isSlow, observer.cancellerRaised, context)
         self._caller = caller
-        self.session = session
+        self.session: Session = session
         self.passage: Any = getattr(hooks, "passage", None)
 
     def ask(self, hook: str | Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -35,7 +35,7 @@ from smtphooks.optionkinds import isText, listOf, objectWith, option, within, wi
 from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Session
 
-log = Logger()
+log: Logger = Logger()
 
 # A client that is listed by mistake must be able to say so (RFC 5321 section 4.5.1, RFC 2142 sections 2 and 4).
 _ALWAYS_REACHED = ("postmaster", "abuse")

@@ -27,7 +27,7 @@ from smtphooks.replies import Reply, SMTPError
 from smtphooks.session import Address, Envelope, Session
 from smtphooks.stream import MessageStream
 
-log = Logger()
+log: Logger = Logger()
 
 CONNECTIONS, MESSAGES, RECIPIENTS, OCTETS, FAILURES = "connections", "messages", "recipients", "octets", "auth failures"
 CLIENT, USER, SENDER, RECIPIENT = "client", "user", "sender", "recipient"

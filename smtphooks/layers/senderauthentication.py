@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from smtphooks.layers.authentication.dmarc import DMARCResult
     from smtphooks.layers.authentication.spf import SPFResult
 
-log = Logger()
+log: Logger = Logger()
 
 T = TypeVar("T")
 

@@ -34,7 +34,7 @@ from smtphooks.service.service import SMTPService
 from smtphooks.service.settings import ConfigError, cause
 from smtphooks.service.systemd import notify
 
-log = Logger()
+log: Logger = Logger()
 
 
 class StartError(SystemExit, Exception):
@@ -50,7 +50,7 @@ class StartError(SystemExit, Exception):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
-        self.code = 1
+        self.code: str | int | None = 1
 
 
 def endpointOf(listener: Listener, reactor: Any) -> IStreamServerEndpoint:
@@ -206,7 +206,7 @@ class ListenerService(SMTPService):
         self.endpointName = endpointName
         self._explain = explain
         self._warning = warning
-        self.isListening = False
+        self.isListening: bool = False
 
     def privilegedStartService(self) -> None:
         """

@@ -32,7 +32,7 @@ from smtphooks.replies import TOO_LARGE, SMTPError
 from smtphooks.session import Address, Session
 from smtphooks.stream import MessageStream
 
-log = Logger()
+log: Logger = Logger()
 
 T = TypeVar("T")
 
