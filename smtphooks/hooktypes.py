@@ -21,15 +21,15 @@ from smtphooks.session import Address, Session
 from smtphooks.stream import MessageStream
 
 # An exception that is returned counts as raised.  A Deferred and a future of asyncio are Awaitables.
-_Text: TypeAlias = "str | Exception | None"
-ReplyText: TypeAlias = "_Text | Awaitable[_Text]"
+_Text: TypeAlias = str | Exception | None
+ReplyText: TypeAlias = _Text | Awaitable[_Text]
 """The text of the reply, None for the usual one, or what will be that."""
 
-_Fate: TypeAlias = "_Text | Sequence[_Text]"
-Delivery: TypeAlias = "_Fate | Awaitable[_Fate]"
+_Fate: TypeAlias = _Text | Sequence[_Text]
+Delivery: TypeAlias = _Fate | Awaitable[_Fate]
 """L{ReplyText}, or with LMTP one of them for each recipient."""
 
-Octets: TypeAlias = "bytes | bytearray | memoryview"
+Octets: TypeAlias = bytes | bytearray | memoryview
 """What a filter may yield."""
 
 

@@ -100,7 +100,7 @@ class ServerOptions(TLSOptions, total=False):
     maxJunkCommands: int
     authFailuresPerAddress: int
     maxCommandLength: int | None
-    maxAllowedUnauthenticatedCommands: int | Literal[False]
+    maxAllowedUnauthenticatedCommands: int | bool
     maxUnrecognizedCommands: int
     maxErrors: int
     socketTimeout: float
