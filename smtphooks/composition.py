@@ -19,6 +19,8 @@ from smtphooks.errors import OptionError
 from smtphooks.hooks import authenticates, faultOf, hookOf
 from smtphooks.hooktable import HOOK_NAMES
 from smtphooks.layer import PASS, Layer
+from smtphooks.optionkinds import doubtsOf
+from smtphooks.options import Options
 
 
 def layersOf(hooks: object, named: Mapping[str, Any]) -> tuple[Layer, ...]:
@@ -81,6 +83,14 @@ def _namedFault(layers: Sequence[Layer], named: Mapping[str, Any]) -> str | None
                 f"option {name} is given, and layer {owner.name} has {name}, put the function into a layer of its own"
             )
     return None
+
+
+def doubtsAbout(options: Options, layers: Sequence[Layer]) -> list[str]:
+    """What was probably not meant in the options of a factory, of its layers and of the objects in them."""
+    doubts = [*doubtsOf(options)]
+    for layer in layers:
+        doubts += [f"layer {layer.name}: {doubt}" for part in (layer, layer.hooks) for doubt in doubtsOf(part)]
+    return doubts
 
 
 def layersWith(layers: Sequence[Layer], name: str) -> list[Layer]:

@@ -22,6 +22,10 @@ class _Sentence(string.Formatter):
         return self._notation(value) if conversion == "r" else value
 
 
+class OptionWarning(UserWarning):
+    """An option that was probably not meant as it is."""
+
+
 class OptionError(ValueError):
     """
     An option that does not exist, has a wrong value, or conflicts with another.

@@ -7,6 +7,7 @@ end all of them.  What happens on a connection is the protocol's business.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any
@@ -20,7 +21,7 @@ from typing_extensions import Unpack
 
 from smtphooks.admission.admission import Admission
 from smtphooks.admission.clients import Clients
-from smtphooks.composition import composed, layersOf, layersWith, linksOf, maybePassage
+from smtphooks.composition import composed, doubtsAbout, layersOf, layersWith, linksOf, maybePassage
 from smtphooks.connection.chain import Chain, Link
 from smtphooks.connection.eventlog import LineLimits
 from smtphooks.connection.passage import Passage
@@ -28,7 +29,7 @@ from smtphooks.connection.registry import LiveConnections
 from smtphooks.connection.server import Server
 from smtphooks.dialogue.builtin import builtInExtensions
 from smtphooks.dialogue.extensions import Extensions
-from smtphooks.errors import OptionError
+from smtphooks.errors import OptionError, OptionWarning
 from smtphooks.hooks import HookAttributes, authenticates
 from smtphooks.hooktable import HOOK_NAMES
 from smtphooks.hooktypes import ObjectOfHooks, OnAuth
@@ -91,6 +92,8 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         self._setHooks(hooks, named)
         if named.get("onAuth") is None and not any(authenticates(layer.hooks) for layer in self.layers):
             self.onAuth: OnAuth | None = self._maybePortalHook(self.options.portal)
+        for doubt in doubtsAbout(self.options, self.layers):
+            warnings.warn(doubt, OptionWarning, stacklevel=2)
 
     def _makeServer(self, options: Options) -> Server:
         mechanisms = Mechanisms(options.authMethods, lambda: self.onAuth is not None, _unknownUsersOf(options))

@@ -1,7 +1,7 @@
 """
 Type checkers, run as a user runs them: what they must accept, and what they must reject, line by line.
 
-The files of C{tests/typing}, the blocks of C{docs/typing.rst} and the examples are checked together, with one run of
+The files of C{tests/typed}, the blocks of C{docs/typing.rst} and the examples are checked together, with one run of
 mypy and one of pyright.
 """
 
@@ -68,7 +68,7 @@ def pyright(tmp_path_factory: pytest.TempPathFactory) -> None:
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all files, and nothing else of the project."""
     folder = tmp_path_factory.mktemp("cases")
-    shutil.copytree(ROOT / "tests" / "typing", folder / "cases", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests" / "typed", folder / "cases", ignore=shutil.ignore_patterns("__pycache__"))
     write("typing.rst", folder / "page")
     if (ROOT / "examples").is_dir():
         shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))

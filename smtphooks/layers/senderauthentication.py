@@ -125,6 +125,7 @@ class SenderAuthentication:
         TIMEOUT,
         "a number of seconds above 0",
         lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf"),
+        mostSeconds=3600,
     )
     servers: Sequence[str | tuple[str, int]] = listOf(
         (),

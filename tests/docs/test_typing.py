@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from smtphooks import OptionError, SMTPServerFactory, hooktypes, optiontypes
+from smtphooks import OptionError, Options, SMTPServerFactory, hooktypes, optiontypes
+from smtphooks.errors import OptionWarning
 from smtphooks.hooktable import HOOKS
-from tests.pages import DOCS, define
+from tests.pages import DOCS, blocksOf, define
 from tests.support import Client
 
 PAGE = "typing.rst"
@@ -61,3 +63,14 @@ def test_the_table_of_results_names_the_hooks_whose_result_is_used() -> None:
         *(name for name, hook in HOOKS.items() if hook.isResultUsed),
         "filterData",
     }
+
+
+def test_the_warning_is_the_one_shown_and_the_bounds_are_those_of_the_options() -> None:
+    (shown,) = [block.text.strip() for block in blocksOf(PAGE, "text")]
+    with pytest.warns(OptionWarning, match=re.escape(shown)):
+        SMTPServerFactory(onData=lambda stream, session: None, socketTimeout=60000)
+    most = {field.name: field.metadata["mostSeconds"] for field in attrs.fields(Options) if "Timeout" in field.name}
+    assert most.pop("dataTimeout") == 2 * 86400
+    assert set(most.values()) == {3600}
+    others = attrs.fields_dict(Options)
+    assert [others[name].metadata["mostSeconds"] for name in ("greetDelay", "slowHook")] == [300, 120]
