@@ -32,8 +32,8 @@ from smtphooks.dialogue.extensions import Extensions
 from smtphooks.errors import OptionError, OptionWarning
 from smtphooks.hooks import HookAttributes, authenticates
 from smtphooks.hooktable import HOOK_NAMES
-from smtphooks.hooktypes import ObjectOfHooks, OnAuth
-from smtphooks.layer import Layer
+from smtphooks.hooktypes import OnAuth
+from smtphooks.layer import GivenHooks, Layer
 from smtphooks.optionkinds import isSecret, isSecretPath
 from smtphooks.options import Options, makeOptions
 from smtphooks.optiontypes import FactoryOptions, TLSOptions
@@ -78,11 +78,7 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
     protocol: Callable[..., Any] | None = SMTPServerProtocol
     noisy = False
 
-    def __init__(
-        self,
-        hooks: ObjectOfHooks | Sequence[ObjectOfHooks | Layer] | Layer | None = None,
-        **given: Unpack[FactoryOptions],
-    ) -> None:
+    def __init__(self, hooks: GivenHooks = None, **given: Unpack[FactoryOptions]) -> None:
         options: dict[str, Any] = {**given}
         named = {name: options.pop(name) for name in HOOK_NAMES if name in options}
         named = {name: hook for name, hook in named.items() if hook is not None}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import attrs
 
@@ -65,6 +66,10 @@ class Layer:
 
     def __attrs_post_init__(self) -> None:
         self.exempts = _conditionOf(self.unless) if self.unless else None
+
+
+GivenHooks: TypeAlias = ObjectOfHooks | Layer | Sequence[ObjectOfHooks | Layer] | None
+"""What a factory takes as option C{hooks}."""
 
 
 def _conditionOf(unless: Sequence[str | Condition]) -> Condition:
