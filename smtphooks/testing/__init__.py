@@ -8,5 +8,7 @@ It knows nothing of pytest but in its plugin, and wants no knowledge of Twisted.
 from smtphooks.testing.answer import NoReply
 from smtphooks.testing.dialogue import Dialogue
 from smtphooks.testing.memory import Reply
+from smtphooks.testing.messages import ReceivedMessage
+from smtphooks.testing.thread import SMTPServerThread
 
-__all__ = ["Dialogue", "NoReply", "Reply"]
+__all__ = ["Dialogue", "NoReply", "ReceivedMessage", "Reply", "SMTPServerThread"]

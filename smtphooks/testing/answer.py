@@ -56,13 +56,14 @@ class Answer(Waiting[T]):
     def _timeOut(self, seconds: float) -> None:
         self._timer = None
         # Beside that of L{limit}: the callback of whoever awaits it.  Without one the failure would only be logged.
-        if not self.called and len(self.callbacks) > 1:
+        callbacks: Any = self.callbacks
+        if not self.called and len(callbacks) > 1:
             self.errback(Failure(NoReply(f"{self._why()} (waited for {seconds:g} seconds)")))
 
     def give(self, result: T | Failure) -> None:
         """Give the answer, unless nobody waits for it any more."""
         if not self.called:
-            self.callback(result)  # type: ignore[arg-type]
+            self.callback(result)
 
     def now(self) -> T:
         """

@@ -28,7 +28,8 @@ from smtphooks.testing.answer import Answer, NoReply, maybeLater
 from smtphooks.testing.client import Client, Steps
 from smtphooks.testing.memory import MemoryTransport, Reply
 
-_DEFAULTS = {"name": "mx.test", "authOptional": True, "disableReverseLookup": True}
+# Those of SMTPServerThread, so that a test of hooks may begin with one and go on with the other.
+_DEFAULTS = {"name": "localhost", "authOptional": True, "allowInsecureAuth": True, "disableReverseLookup": True}
 
 # Nothing waits for what these answer.
 _OBSERVERS = frozenset({"onError", "onReply"})
@@ -72,8 +73,8 @@ class Dialogue:
     @param hooks: an object with hooks, or a list of layers, as the factory takes them.
     @param peer: the IP address that the client comes from.
     @param timeout: seconds after which a command without a reply fails, where an event loop runs.
-    @param options: options and hooks by name, as the factory takes them.  Unless they are given, C{authOptional} is
-        True, C{name} is C{"mx.test"}, and no name is looked up in DNS.
+    @param options: options and hooks by name, as the factory takes them.  Unless they are given, C{authOptional} and
+        C{allowInsecureAuth} are True, C{name} is C{"localhost"}, and no name is looked up in DNS.
     @ivar factory: the server.
     @ivar clock: the time of the server.
     @raise OptionError: for an option that is wrong.

@@ -1,0 +1,180 @@
+"""
+C{SMTPServerThread}: a real server for the tests of a program that sends mail, in a thread beside them.
+
+It is a factory, a private reactor in a thread and an inbox; a test needs to know none of the three.
+This module knows no messages, and not how anything goes wrong on demand.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, overload
+
+from twisted.internet.interfaces import IListeningPort
+
+from smtphooks.factory import SMTPServerFactory
+from smtphooks.hooks import HOOK_NAMES, hookOf
+from smtphooks.layer import Layer
+from smtphooks.testing.background import BackgroundReactor
+from smtphooks.testing.messages import Inbox, ReceivedMessage
+from smtphooks.testing.recording import Recorder, takeAll
+
+# What a test wants and a server on the Internet must not have.  Twisted's look-ups would ask the process's own reactor.
+_DEFAULTS = {"name": "localhost", "authOptional": True, "allowInsecureAuth": True, "disableReverseLookup": True}
+
+# Seconds that the hooks of connections that were cut have to end.
+_GRACE = 1.0
+
+
+class SMTPServerThread:
+    """
+    An SMTP or LMTP server for a test.
+
+    It takes every option and every hook of L{SMTPServerFactory}; hooks run in the server's thread.  It is a context
+    manager, which calls L{start} and L{stop}; after C{stop} its messages are still there, and it may start anew.
+
+    @ivar host: what to connect to; of a UNIX socket its path, as C{smtplib.LMTP} takes it.
+    @ivar port: what to connect to, known once it is started; 0 of a UNIX socket.
+    """
+
+    def __init__(
+        self,
+        hooks: Any = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        **given: Any,
+    ) -> None:
+        """
+        @param hooks: as with L{SMTPServerFactory}; without an C{onData} hook among them, every message is accepted.
+        @param host: the address to listen on.
+        @param port: 0 for a free one.
+        @param given: options and hooks by name.
+        @raise OptionError: for a wrong one.
+        """
+        self.host = host
+        self.port = self._wantedPort = port
+        self._inbox = Inbox()
+        self._hooks = hooks
+        self._named = {name: given.pop(name) for name in HOOK_NAMES if given.get(name) is not None}
+        self._options = {**_DEFAULTS, **given}
+        if self._named.get("onData") is None and not any(hookOf(each, "onData") for each in self._objects):
+            self._named["onData"] = takeAll
+        # What is wrong is said of what was given, and at once.
+        SMTPServerFactory(self._hooks, **self._options, **self._named)
+        self._background: BackgroundReactor | None = None
+        self._factory: SMTPServerFactory
+        self._listening: IListeningPort
+
+    @property
+    def _layers(self) -> list[Any]:
+        if self._hooks is None:
+            return []
+        return list(self._hooks) if isinstance(self._hooks, (list, tuple)) else [self._hooks]
+
+    @property
+    def _objects(self) -> list[object]:
+        return [layer.hooks if isinstance(layer, Layer) else layer for layer in self._layers]
+
+    # --- its life ---
+
+    def start(self) -> SMTPServerThread:
+        """
+        Listen, from here on.
+
+        @return: this server.
+        @raise twisted.internet.error.CannotListenError: if it cannot, as the port is in use.
+        @raise RuntimeError: if it is running.
+        """
+        if self._background is not None:
+            raise RuntimeError("the server is running already")
+        background = BackgroundReactor(type(self).__name__)
+        try:
+            self._factory = self._makeFactory()
+            self._factory.clock = background.reactor
+            self._listen(background.reactor)
+        except BaseException:
+            background.discard()
+            raise
+        self._background = background
+        background.start()
+        return self
+
+    def _listen(self, reactor: Any) -> None:
+        self._listening = reactor.listenTCP(self._wantedPort, self._factory, interface=self.host)
+        address: Any = self._listening.getHost()
+        self.port = address.port
+
+    def stop(self) -> None:
+        """
+        Stop listening, and cut the connections that there are.
+
+        It waits for the end of the thread; a hook that does not end when it is cancelled has one second for it.
+        """
+        background, self._background = self._background, None
+        if background is None:
+            return
+        try:
+            background.stop(lambda: self._end(background.reactor))
+        finally:
+            self._inbox.wake()
+
+    def _end(self, reactor: Any) -> None:
+        self._listening.stopListening()
+        reactor.callLater(_GRACE, reactor.stop)
+        for connection in tuple(self._factory.connections):
+            connection.abort()
+        self._factory.close().addCallback(lambda _: reactor.stop() if reactor.running else None)
+
+    def __enter__(self) -> SMTPServerThread:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _makeFactory(self) -> SMTPServerFactory:
+        """The factory that was asked for, with the recorder before and around all of its hooks."""
+        recorder = Recorder(self._inbox)
+        hasDelivery = any(hookOf(each, "onData") for each in self._objects)
+        onData = {} if hasDelivery else {"onData": self._named["onData"]}
+        factory = SMTPServerFactory([recorder, *self._layers], **self._options, **onData)
+        for name, hook in self._named.items():
+            setattr(factory, name, hook)
+        assert factory.onData is not None
+        factory.onData = recorder.receiving(factory.onData)
+        observer = factory.onReply
+
+        def onReply(verb: str, reply: Any, session: Any) -> Any:
+            recorder.replied(verb, reply, session)
+            return None if observer is None else observer(verb, reply, session)
+
+        factory.onReply = onReply
+        return factory
+
+    # --- what it has received ---
+
+    @property
+    def messages(self) -> list[ReceivedMessage]:
+        """The messages that were accepted, in order; a list of its own for each caller."""
+        return self._inbox.messages
+
+    @overload
+    def waitFor(self, count: None = None, timeout: float = 5) -> ReceivedMessage: ...
+    @overload
+    def waitFor(self, count: int, timeout: float = 5) -> list[ReceivedMessage]: ...
+    def waitFor(self, count: int | None = None, timeout: float = 5) -> ReceivedMessage | list[ReceivedMessage]:
+        """
+        Wait until there are messages.
+
+        @param count: how many there are to be, since the start or L{clear}.
+        @param timeout: how long, in seconds.
+        @return: the first C{count} messages; without C{count} the first message itself.
+        @raise AssertionError: if there are fewer by then; its text says how many, and what the server has refused.
+        """
+        return self._inbox.wait(count, timeout, lambda: self._background is None)
+
+    def clear(self) -> None:
+        """Forget the messages, and the refusals."""
+        self._inbox.clear()
