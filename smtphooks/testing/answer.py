@@ -48,10 +48,13 @@ class Answer(Waiting[T]):
             self.addBoth(self._settled)
 
     def _settled(self, result: Any) -> Any:
+        self._stopTimer()
+        return result
+
+    def _stopTimer(self) -> None:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer()
-        return result
 
     def _timeOut(self, seconds: float) -> None:
         self._timer = None
@@ -72,6 +75,7 @@ class Answer(Waiting[T]):
         @raise NoReply: if it is not there.
         """
         self._goOn()
+        self._stopTimer()
         if not self.called:
             raise NoReply(self._why())
         result: Any = self.result

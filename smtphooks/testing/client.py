@@ -121,7 +121,7 @@ class Client:
 
 
 def onTheWire(content: bytes | str | Message) -> bytes:
-    """A message as DATA has it, with its end; a dot is put before a line that begins with one (RFC 5321 section 4.5.2)."""
+    """A message as DATA has it, up to its end; a leading dot is doubled (RFC 5321 section 4.5.2)."""
     if isinstance(content, Message):
         isASCII = all(str(value).isascii() for value in content.values())
         content = content.as_bytes(policy=SMTP if isASCII else SMTPUTF8)

@@ -92,7 +92,8 @@ class Dialogue:
         self._timeout = timeout
         self._asked: str | None = None  # the hook that was called last, since the last reply
         self._isAuthPending = False
-        self._isRunning = self._isDue = False
+        self._isRunning = False
+        self._cancelRun: Callable[[], object] | None = None
         self._scripts: deque[_Script] = deque()
         self._watchHooks()
         self._transport = MemoryTransport(peer, self._changed)
@@ -182,7 +183,7 @@ class Dialogue:
 
     def _begin(self, steps: Steps) -> Answer[list[Reply]]:
         script = _Script(steps)
-        script.answer = Answer(self._run, lambda: f"no reply to {script.waitsFor}: {self._why()}")
+        script.answer = Answer(self._run, lambda: f"no reply to {self._scripts[0].waitsFor}: {self._why()}")
         self._scripts.append(script)
         self._run()
         script.answer.limit(self._timeout)
@@ -195,19 +196,18 @@ class Dialogue:
 
     def _changed(self) -> None:
         """The server has done something by itself, as a hook has answered."""
-        if self._isRunning or self._isDue:
+        if self._isRunning or self._cancelRun is not None:
             return
         # Whoever is woken from here may say more at once, which the server reads only when it has done its part.
-        self._isDue = maybeLater(0, self._runDue) is not None
-        if not self._isDue:
+        self._cancelRun = maybeLater(0, self._run)
+        if self._cancelRun is None:
             self._run()
-
-    def _runDue(self) -> None:
-        self._isDue = False
-        self._run()
 
     def _run(self) -> None:
         """Go on as far as the server has replied."""
+        cancel, self._cancelRun = self._cancelRun, None
+        if cancel is not None:
+            cancel()
         while not self._isRunning:
             script = self._scripts[0] if self._scripts else None
             self._isRunning = True
@@ -244,7 +244,7 @@ class Dialogue:
                 replies = self._transport.takeReplies()
                 if replies:
                     break
-        if replies:
+        if replies and replies[-1].code != 354:  # or else onData has been called
             self._asked = None
         return replies
 
