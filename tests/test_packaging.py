@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import shutil
 import subprocess
@@ -60,7 +61,7 @@ def test_the_plugins_folder_is_not_a_package() -> None:
 def test_the_wheel_contains_the_plugins_and_the_command(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.rst", "LICENSE"):
+    for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.rst", "LICENSE", "pytest_smtphooks.py"):
         shutil.copy(ROOT / name, source)
     for name in ("smtphooks", "twisted"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
@@ -79,8 +80,13 @@ def test_the_wheel_contains_the_plugins_and_the_command(tmp_path: Path) -> None:
     assert {path.relative_to(installed) for path in (installed / "smtphooks").rglob("*.py")} == modules
     metadata = next(installed.glob("*.dist-info/METADATA")).read_text()
     assert f"Version: {smtphooks.__version__}\n" in metadata
-    commands = next(installed.glob("*.dist-info/entry_points.txt")).read_text()
-    assert commands.split() == ["[console_scripts]", "smtphooks", "=", "smtphooks.__main__:main"]
+    assert (installed / "pytest_smtphooks.py").exists()
+    points = configparser.ConfigParser()
+    points.read(next(installed.glob("*.dist-info/entry_points.txt")))
+    assert {section: dict(points[section]) for section in points.sections()} == {
+        "console_scripts": {"smtphooks": "smtphooks.__main__:main"},
+        "pytest11": {"smtphooks": "pytest_smtphooks"},
+    }
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
