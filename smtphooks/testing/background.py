@@ -57,11 +57,8 @@ class BackgroundReactor:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def _run(self) -> None:
-        try:
-            # Signals belong to the main thread.
-            self.reactor.run(installSignalHandlers=False)
-        finally:
-            self.reactor.closeDescriptors()
+        # Signals belong to the main thread.
+        self.reactor.run(installSignalHandlers=False)
 
     def start(self) -> None:
         """Run it."""
@@ -89,5 +86,8 @@ class BackgroundReactor:
                 f"the thread {self._thread.name} is still there {PATIENCE:g} seconds after it was told to end:"
                 " a hook blocks it",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
+            return
+        # Not in the thread: it may have been told to end, and have ended, before callFromThread has woken it.
+        self.reactor.closeDescriptors()

@@ -52,10 +52,16 @@ class Received:
 
 @attrs.define
 class Progress:
-    """How far the message of a connection has come."""
+    """
+    How far the message of a connection has come.
+
+    @ivar received: the message that waits for its replies.
+    @ivar replies: how many replies are due for a message that has ended, taken or not; 0 if none has.
+    """
 
     chunks: list[bytes] = attrs.field(factory=list)
     received: Received | None = None
+    replies: int = 0
 
 
 class Recorder:
@@ -74,33 +80,44 @@ class Recorder:
             chunks.append(chunk)
             yield chunk
 
-    def receiving(self, onData: Callable[..., Any]) -> Callable[..., Any]:
-        """An C{onData} hook that does as this one, and reads what it leaves."""
+    def receiving(self, onData: Callable[..., Any], decide: Callable[[Any, Session], Any]) -> Callable[..., Any]:
+        """
+        An C{onData} hook that does as this one, and reads what it leaves.
+
+        @param decide: what the hook answers is put through this in the end; it may raise.
+        """
 
         async def receive(stream: MessageStream, session: Session) -> Any:
-            progress = session.of(self)
-            progress.received = None
-            result = onData(stream, session)
-            if inspect.isawaitable(result):
-                result = await result
-            await stream.drain()
+            progress: Progress = session.of(self)
             replies = len(session.envelope.rcptTo) if session.lmtp else 1
-            progress.received = Received(b"".join(progress.chunks), frozen(session), replies)
+            progress.received, progress.replies = None, 0
+            try:
+                result = onData(stream, session)
+                if inspect.isawaitable(result):
+                    result = await result
+                await stream.drain()
+                result = decide(result, session)
+                progress.received = Received(b"".join(progress.chunks), frozen(session), replies)
+            finally:
+                progress.replies, progress.chunks = replies, []
             return result
 
         return receive
 
-    def replied(self, verb: str, reply: Reply, session: Session) -> None:
-        """A reply was given."""
-        if reply.code >= 400:
-            self._inbox.addRefusal(f"{reply.oneLine()} (to {verb or 'no command'})")
-        progress = session.of(self)
+    def replied(self, reply: Reply, session: Session) -> Callable[[], None] | None:
+        """
+        One of the replies that a message gets is made.
+
+        @return: if that was the last of them and the message was accepted: puts it into the inbox.
+        """
+        progress: Progress = session.of(self)
+        progress.replies = max(progress.replies - 1, 0)
         received = progress.received
-        if received is None or verb not in ("DATA", "BDAT"):
-            return
-        received.codes.append(reply.code)
-        if len(received.codes) == received.replies:
-            progress.received, progress.chunks = None, []
-            accepted = received.maybeAccepted()
-            if accepted is not None:
-                self._inbox.add(accepted)
+        if received is not None:
+            received.codes.append(reply.code)
+            if not progress.replies:
+                progress.received = None
+                accepted = received.maybeAccepted()
+                if accepted is not None:
+                    return lambda: self._inbox.add(accepted)
+        return None

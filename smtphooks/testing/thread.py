@@ -7,6 +7,7 @@ This module knows no messages, and not how anything goes wrong on demand.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, overload
 
@@ -16,8 +17,11 @@ from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, hookOf
 from smtphooks.layer import Layer
 from smtphooks.testing.background import BackgroundReactor
+from smtphooks.testing.faults import Drop, Fail, Fault, Faults, Garble, Stall, verbsOf
+from smtphooks.testing.gate import GateFactory
 from smtphooks.testing.messages import Inbox, ReceivedMessage
-from smtphooks.testing.recording import Recorder, takeAll
+from smtphooks.testing.recording import takeAll
+from smtphooks.testing.scripting import Script
 
 # What a test wants and a server on the Internet must not have.  Twisted's look-ups would ask the process's own reactor.
 _DEFAULTS = {"name": "localhost", "authOptional": True, "allowInsecureAuth": True, "disableReverseLookup": True}
@@ -43,12 +47,14 @@ class SMTPServerThread:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        faults: Iterable[Fault] = (),
         **given: Any,
     ) -> None:
         """
         @param hooks: as with L{SMTPServerFactory}; without an C{onData} hook among them, every message is accepted.
         @param host: the address to listen on.
         @param port: 0 for a free one.
+        @param faults: what is to go wrong from the start: L{Fail}, L{Drop}, L{Stall} and L{Garble}.
         @param given: options and hooks by name.
         @raise OptionError: for a wrong one.
         """
@@ -61,9 +67,11 @@ class SMTPServerThread:
         if self._named.get("onData") is None and not any(hookOf(each, "onData") for each in self._objects):
             self._named["onData"] = takeAll
         # What is wrong is said of what was given, and at once.
-        SMTPServerFactory(self._hooks, **self._options, **self._named)
+        options = SMTPServerFactory(self._hooks, **self._options, **self._named).options
+        added = [verb for extension in options.extensions for verb in extension.commands]
+        self._faults = Faults(verbsOf(options.lmtp, added), faults)
         self._background: BackgroundReactor | None = None
-        self._factory: SMTPServerFactory
+        self._gates: GateFactory
         self._listening: IListeningPort
 
     @property
@@ -90,8 +98,7 @@ class SMTPServerThread:
             raise RuntimeError("the server is running already")
         background = BackgroundReactor(type(self).__name__)
         try:
-            self._factory = self._makeFactory()
-            self._factory.clock = background.reactor
+            self._gates = self._makeFactory(background.reactor)
             self._listen(background.reactor)
         except BaseException:
             background.discard()
@@ -101,7 +108,7 @@ class SMTPServerThread:
         return self
 
     def _listen(self, reactor: Any) -> None:
-        self._listening = reactor.listenTCP(self._wantedPort, self._factory, interface=self.host)
+        self._listening = reactor.listenTCP(self._wantedPort, self._gates, interface=self.host)
         address: Any = self._listening.getHost()
         self.port = address.port
 
@@ -120,11 +127,12 @@ class SMTPServerThread:
             self._inbox.wake()
 
     def _end(self, reactor: Any) -> None:
+        factory = self._gates.wrapped
         self._listening.stopListening()
         reactor.callLater(_GRACE, reactor.stop)
-        for connection in tuple(self._factory.connections):
+        for connection in tuple(factory.connections):
             connection.abort()
-        self._factory.close().addCallback(lambda _: reactor.stop() if reactor.running else None)
+        factory.close().addCallback(lambda _: reactor.stop() if reactor.running else None)
 
     def __enter__(self) -> SMTPServerThread:
         return self.start()
@@ -134,24 +142,18 @@ class SMTPServerThread:
     ) -> None:
         self.stop()
 
-    def _makeFactory(self) -> SMTPServerFactory:
-        """The factory that was asked for, with the recorder before and around all of its hooks."""
-        recorder = Recorder(self._inbox)
+    def _makeFactory(self, reactor: Any) -> GateFactory:
+        """The factory that was asked for, with the hooks of the script around all others."""
+        script = Script(self._inbox, self._faults, lambda session: gates.gateOf(session))
         hasDelivery = any(hookOf(each, "onData") for each in self._objects)
         onData = {} if hasDelivery else {"onData": self._named["onData"]}
-        factory = SMTPServerFactory([recorder, *self._layers], **self._options, **onData)
+        factory = SMTPServerFactory([script.recorder, *self._layers], **self._options, **onData)
         for name, hook in self._named.items():
             setattr(factory, name, hook)
-        assert factory.onData is not None
-        factory.onData = recorder.receiving(factory.onData)
-        observer = factory.onReply
-
-        def onReply(verb: str, reply: Any, session: Any) -> Any:
-            recorder.replied(verb, reply, session)
-            return None if observer is None else observer(verb, reply, session)
-
-        factory.onReply = onReply
-        return factory
+        script.install(factory)
+        factory.clock = reactor
+        gates = GateFactory(factory, reactor, cutsHandshakes=False)
+        return gates
 
     # --- what it has received ---
 
@@ -183,3 +185,32 @@ class SMTPServerThread:
     def clear(self) -> None:
         """Forget the messages, and the refusals."""
         self._inbox.clear()
+
+    # --- what goes wrong, from the next event on ---
+
+    def fail(
+        self, verb: str, code: int, times: int | None = None, recipient: str | None = None, text: str | None = None
+    ) -> None:
+        """
+        Refuse a command; the arguments are those of L{Fail}.
+
+        @raise OptionError: for a command that there is not, a code that refuses nothing, and so on; so with the others.
+        """
+        fault = Fail(verb, code, times, recipient)
+        self._faults.add(fault if text is None else Fail(verb, code, times, recipient, text))
+
+    def drop(self, after: str, times: int | None = None) -> None:
+        """Close the connection in place of the reply to a command; the arguments are those of L{Drop}."""
+        self._faults.add(Drop(after, times))
+
+    def stall(self, verb: str, seconds: float | None = None, times: int | None = None) -> None:
+        """Reply later to a command, or never; the arguments are those of L{Stall}."""
+        self._faults.add(Stall(verb, seconds, times))
+
+    def garble(self, verb: str, octets: bytes, times: int | None = None) -> None:
+        """Send other octets in place of the reply to a command; the arguments are those of L{Garble}."""
+        self._faults.add(Garble(verb, octets, times))
+
+    def heal(self) -> None:
+        """Nothing goes wrong any more, but for a reply that is late already."""
+        self._faults.clear()
