@@ -95,3 +95,4 @@ def test_the_wheel_contains_the_plugins_and_the_command(tmp_path: Path) -> None:
     assert "[[listener]]" in output(twistd, "-n", "smtphooks", "--check", folder=elsewhere, path=installed)
     assert "smtphooks\t" in output(twistd, "--help-reactors", folder=elsewhere, path=installed)
     assert "[[listener]]" in output("-m", "smtphooks", "--check", folder=elsewhere, path=installed)
+    assert "@pytest.mark.smtphooks(**options)" in output("-m", "pytest", "--markers", folder=elsewhere, path=installed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import subprocess
 import sys
 from collections.abc import Generator
@@ -128,13 +129,19 @@ def test_implicit_tls_is_refused_with_the_way_to_do_it() -> None:
 
 
 def test_it_begins_as_a_server_in_a_thread_does() -> None:
-    """A test may go over to the real one, and its hooks see the same."""
-    names = ("name", "authOptional", "allowInsecureAuth", "disableReverseLookup")
-    with SMTPServerThread() as server:
-        options = Dialogue().factory.options
-        assert {name: getattr(options, name) for name in names} == {
-            name: getattr(server._factory.options, name) for name in names
-        }
+    """A test may go over to the real one, and sees the same."""
+    said = ("EHLO x", plain("user", "right"), MAIL, "QUIT")
+    hooks = {"onAuth": lambda auth, session: auth.username}
+    dialogue = Dialogue(peer="127.0.0.1", **hooks)
+    inMemory = "\n".join([dialogue.greeting, *dialogue.say(*said)])
+    with SMTPServerThread(**hooks) as server, socket.create_connection((server.host, server.port)) as client:
+        client.sendall("".join(f"{line}\r\n" for line in said).encode())
+        overTCP = client.makefile(newline=None).read()
+    assert _withoutTLS(inMemory) == _withoutTLS(overTCP)
+
+
+def _withoutTLS(said: str) -> list[str]:
+    return [line for line in said.splitlines() if "STARTTLS" not in line]
 
 
 def test_a_refused_connection_is_greeted_with_the_refusal_and_closed() -> None:
@@ -187,6 +194,24 @@ def test_the_error_names_the_command_and_the_hook_that_is_waited_for() -> None:
     # What was said is said in full, and the next has its own reply.
     assert dialogue.say("RCPT TO:<x@y>", "RSET") == ["250 2.1.5 Recipient OK", "250 2.0.0 Flushed"]
     assert len(dialogue.session.envelope.rcptTo) == 0
+
+
+def test_an_observer_is_not_blamed() -> None:
+    class Hooks:
+        def onReply(self, verb: str, reply: Any, session: Any) -> None:
+            """Called behind each reply."""
+
+        def onError(self, failure: Any, session: Any) -> None:
+            """Called as a hook has crashed."""
+
+        def onMailFrom(self, address: Any, session: Any) -> Deferred[None]:
+            return Deferred()
+
+    with pytest.raises(NoReply, match="hook onMailFrom has not answered"):
+        Dialogue(Hooks()).say("EHLO x", MAIL)
+    dialogue = Dialogue(Hooks(), greetDelay=1)
+    with pytest.raises(NoReply, match="the server waits for time to pass"):
+        dialogue.say("EHLO x")
 
 
 def test_an_answer_can_be_taken_when_the_hook_has_answered() -> None:
