@@ -79,7 +79,6 @@ class Client:
         if replies:
             self._isMessage = replies[-1].code == 354
             self.isWithinAuth = self.isWithinAuth and replies[-1].code == 334
-            self._chunk = 0
             self._tail = b"\r\n"
         return replies
 

@@ -31,9 +31,6 @@ from smtphooks.testing.memory import MemoryTransport, Reply
 # Those of SMTPServerThread, so that a test of hooks may begin with one and go on with the other.
 _DEFAULTS = {"name": "localhost", "authOptional": True, "allowInsecureAuth": True, "disableReverseLookup": True}
 
-# Nothing waits for what these answer.
-_OBSERVERS = frozenset({"onError", "onReply"})
-
 # The server delays the reply to a failed AUTH by 16 seconds at most.
 _LONGEST_DELAY = 16
 
@@ -142,7 +139,7 @@ class Dialogue:
             self.clock.advance(min(1.0, seconds))
             self._run()
             seconds -= 1
-        return [] if self._scripts else self._transport.takeReplies()
+        return self._transport.takeReplies()
 
     def close(self) -> Answer[None]:
         """
@@ -253,7 +250,7 @@ class Dialogue:
     def _watchHooks(self) -> None:
         for name in HOOK_NAMES:
             hook = getattr(self.factory, name)
-            if hook is not None and name not in _OBSERVERS:
+            if hook is not None:
                 setattr(self.factory, name, self._watched(name, hook))
 
     def _watched(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:

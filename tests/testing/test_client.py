@@ -5,6 +5,7 @@ from __future__ import annotations
 from email.message import EmailMessage
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from smtphooks import MessageStream, SMTPError
 from smtphooks.testing import Dialogue, NoReply
@@ -56,6 +57,19 @@ def test_a_message_is_given_by_lines_or_by_octets_and_has_its_reply_at_its_end(c
     replies = Dialogue(box).say(*ENVELOPE, "DATA", *content, "NOOP")
     assert [reply.code for reply in replies] == [250, 250, 250, 354, 250, 250]
     assert box.messages == [b"Subject: x\r\n\r\n.y\r\n" if len(content) > 1 else b"x\r\n"]
+
+
+@pytest.mark.parametrize(
+    "content", [(".",), (b".\r\n",), ("x", "."), (b"x", b"\r", b"\n", b".", b"\r", b"\n"), (b"x\r\n.", b"\r\n")]
+)
+def test_the_end_of_a_message_is_seen_however_it_is_cut(content: tuple[str | bytes]) -> None:
+    """Or else the reply that a slow hook gives would be taken for that to the next command."""
+    pending: Deferred[str] = Deferred()
+    answer = Dialogue(onData=lambda stream, session: pending)(*ENVELOPE, "DATA", *content, "NOOP")
+    with pytest.raises(NoReply, match="no reply to the message: hook onData has not answered"):
+        answer.now()
+    pending.callback("taken")
+    assert [reply.text for reply in answer.now()][-2:] == ["taken", "OK"]
 
 
 def test_a_message_may_be_begun_by_one_call_and_ended_by_another() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from twisted.internet.task import deferLater
 from smtphooks import OptionError, SMTPError, asyncioHook
 from smtphooks.layer import Layer
 from smtphooks.testing import Dialogue, NoReply, Reply, SMTPServerThread
+from tests.conftest import Logged
 
 MAIL = "MAIL FROM:<a@b.example>"
 RCPT = "RCPT TO:<c@d.example>"
@@ -196,24 +198,6 @@ def test_the_error_names_the_command_and_the_hook_that_is_waited_for() -> None:
     assert len(dialogue.session.envelope.rcptTo) == 0
 
 
-def test_an_observer_is_not_blamed() -> None:
-    class Hooks:
-        def onReply(self, verb: str, reply: Any, session: Any) -> None:
-            """Called behind each reply."""
-
-        def onError(self, failure: Any, session: Any) -> None:
-            """Called as a hook has crashed."""
-
-        def onMailFrom(self, address: Any, session: Any) -> Deferred[None]:
-            return Deferred()
-
-    with pytest.raises(NoReply, match="hook onMailFrom has not answered"):
-        Dialogue(Hooks()).say("EHLO x", MAIL)
-    dialogue = Dialogue(Hooks(), greetDelay=1)
-    with pytest.raises(NoReply, match="the server waits for time to pass"):
-        dialogue.say("EHLO x")
-
-
 def test_an_answer_can_be_taken_when_the_hook_has_answered() -> None:
     pending: Deferred[str] = Deferred()
     answer = Dialogue(onHelo=lambda hostname, session: pending)("EHLO x", "NOOP")
@@ -257,6 +241,23 @@ def test_a_hook_times_out_by_the_clock_of_the_dialogue() -> None:
     answer = dialogue("EHLO x", MAIL)
     assert dialogue.advance(12) == []
     assert answer.now()[-1].code == 451
+
+
+def test_time_passes_second_by_second() -> None:
+    dialogue = Dialogue(onMailFrom=lambda address, session: Deferred(), hookTimeout=10)
+    answer = dialogue("EHLO x", MAIL, MAIL)
+    dialogue.advance(25)
+    assert [reply.code for reply in answer.now()] == [250, 451, 451]
+
+
+def test_no_time_passes_for_an_onAuth_that_has_not_answered() -> None:
+    pending: Deferred[str] = Deferred()
+    dialogue = Dialogue(onAuth=lambda auth, session: pending, hookTimeout=5)
+    answer = dialogue("EHLO x", plain("user", "right"))
+    with pytest.raises(NoReply, match="hook onAuth has not answered"):
+        answer.now()
+    pending.callback("user")
+    assert answer.now()[-1].code == 235 and dialogue.clock.seconds() == 0
 
 
 # --- the end ---
@@ -360,12 +361,32 @@ async def test_no_timer_of_an_answer_is_left_behind() -> None:
     assert [call for call in reactor.getDelayedCalls() if id(call) not in before] == []  # type: ignore[attr-defined]
 
 
-def test_an_answer_that_nobody_awaits_fails_quietly() -> None:
+@pytest_twisted.ensureDeferred
+async def test_an_onClose_that_never_ends_fails_the_await() -> None:
+    with pytest.raises(NoReply, match="the connection has not ended: hook onClose has not answered"):
+        await Dialogue(onClose=lambda session: Deferred(), timeout=0.01).close()
+
+
+def test_no_timer_is_left_behind_where_nothing_is_awaited() -> None:
+    before = set(map(id, reactor.getDelayedCalls()))  # type: ignore[attr-defined]
+    with pytest.raises(NoReply):
+        Dialogue(onMailFrom=lambda address, session: Deferred()).say("EHLO x", MAIL)
+    assert [call for call in reactor.getDelayedCalls() if id(call) not in before] == []  # type: ignore[attr-defined]
+
+
+def test_an_answer_that_nobody_awaits_fails_quietly(logged: Logged) -> None:
     async def wait() -> None:
         Dialogue(onMailFrom=lambda address, session: Deferred(), timeout=0)("EHLO x", MAIL)
         await asyncio.sleep(0.01)
 
     asyncio.run(wait())
+    gc.collect()
+
+
+def test_an_error_that_is_raised_is_not_logged_as_well(logged: Logged) -> None:
+    with pytest.raises(ValueError, match="octets"):
+        Dialogue().say(b"octets")
+    gc.collect()
 
 
 # --- under asyncio ---
