@@ -68,6 +68,11 @@ class BackgroundReactor:
         """It never ran, and will not."""
         self.reactor.closeDescriptors()
 
+    @property
+    def isInherited(self) -> bool:
+        """This is a forked process: the thread is its parent's, and the descriptors are its parent's too."""
+        return self._process != os.getpid()
+
     def stop(self, end: Callable[[], object]) -> None:
         """
         Have its work ended, and wait for its thread.
@@ -75,8 +80,6 @@ class BackgroundReactor:
         @param end: called in the thread; it is to stop the reactor.
         @raise RuntimeError: in that thread, which cannot wait for its own end.
         """
-        if self._process != os.getpid():
-            return  # A forked process has no such thread; and its descriptors are still those of its parent.
         if threading.current_thread() is self._thread:
             raise RuntimeError("a hook cannot stop the server that it runs in")
         self.reactor.callFromThread(end)

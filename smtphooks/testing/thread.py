@@ -1,44 +1,59 @@
 """
 C{SMTPServerThread}: a real server for the tests of a program that sends mail, in a thread beside them.
 
-It is a factory, a private reactor in a thread and an inbox; a test needs to know none of the three.
-This module knows no messages, and not how anything goes wrong on demand.
+It is a factory, a private reactor in a thread, an inbox and a script of faults; a test needs to know none of them.
+This module knows no octets, and not how anything goes wrong on demand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, overload
 
 from twisted.internet.interfaces import IListeningPort
 
 from smtphooks.factory import SMTPServerFactory
-from smtphooks.hooks import HOOK_NAMES, hookOf
-from smtphooks.layer import Layer
 from smtphooks.testing.background import BackgroundReactor
+from smtphooks.testing.configuration import Configuration
 from smtphooks.testing.faults import Drop, Fail, Fault, Faults, Garble, Stall, verbsOf
 from smtphooks.testing.gate import GateFactory
 from smtphooks.testing.messages import Inbox, ReceivedMessage
-from smtphooks.testing.recording import takeAll
 from smtphooks.testing.scripting import Script
-
-# What a test wants and a server on the Internet must not have.  Twisted's look-ups would ask the process's own reactor.
-_DEFAULTS = {"name": "localhost", "authOptional": True, "allowInsecureAuth": True, "disableReverseLookup": True}
 
 # Seconds that the hooks of connections that were cut have to end.
 _GRACE = 1.0
+
+
+def _end(reactor: Any, listening: IListeningPort, factory: SMTPServerFactory) -> None:
+    """Stop a reactor when its last connection, and the hooks of it, have ended; or else in a moment."""
+    listening.stopListening()
+    reactor.callLater(_GRACE, reactor.stop)
+    for connection in tuple(factory.connections):
+        connection.abort()
+    factory.close().addCallback(lambda _: reactor.stop())
 
 
 class SMTPServerThread:
     """
     An SMTP or LMTP server for a test.
 
-    It takes every option and every hook of L{SMTPServerFactory}; hooks run in the server's thread.  It is a context
-    manager, which calls L{start} and L{stop}; after C{stop} its messages are still there, and it may start anew.
+    It takes every option and every hook of L{SMTPServerFactory}, and some of its own.  It is a context manager, which
+    calls L{start} and L{stop}; after C{stop} its messages are still there, and it may start anew.
+
+    Hooks run in the server's thread.  Of Twisted they may use what needs no reactor: that of the process, which
+    C{deferToThread} and most clients look up, is not the server's, and may not run.
+
+    Other defaults than those of a factory: C{name} is C{localhost}, C{authOptional} is True unless there are C{users},
+    C{allowInsecureAuth} is True, as few tests bother with TLS, and there is no reverse look-up.
 
     @ivar host: what to connect to; of a UNIX socket its path, as C{smtplib.LMTP} takes it.
     @ivar port: what to connect to, known once it is started; 0 of a UNIX socket.
+    @ivar path: of the UNIX socket, or None.
     """
 
     def __init__(
@@ -47,6 +62,9 @@ class SMTPServerThread:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        unix: str | os.PathLike[str] | bool = False,
+        users: Mapping[str, str] | None = None,
+        brokenTLS: str | None = None,
         faults: Iterable[Fault] = (),
         **given: Any,
     ) -> None:
@@ -54,35 +72,26 @@ class SMTPServerThread:
         @param hooks: as with L{SMTPServerFactory}; without an C{onData} hook among them, every message is accepted.
         @param host: the address to listen on.
         @param port: 0 for a free one.
+        @param unix: listen on a UNIX socket with this path instead; if True, in a new folder.
+        @param users: passwords by user name, for whatever option C{authMethods} holds.
+        @param brokenTLS: C{"expired"} or C{"wrong name"} for a certificate like that, C{"cut"} to close the connection
+            within the handshake.
         @param faults: what is to go wrong from the start: L{Fail}, L{Drop}, L{Stall} and L{Garble}.
         @param given: options and hooks by name.
         @raise OptionError: for a wrong one.
         """
-        self.host = host
-        self.port = self._wantedPort = port
-        self._inbox = Inbox()
-        self._hooks = hooks
-        self._named = {name: given.pop(name) for name in HOOK_NAMES if given.get(name) is not None}
-        self._options = {**_DEFAULTS, **given}
-        if self._named.get("onData") is None and not any(hookOf(each, "onData") for each in self._objects):
-            self._named["onData"] = takeAll
-        # What is wrong is said of what was given, and at once.
-        options = SMTPServerFactory(self._hooks, **self._options, **self._named).options
+        self.host, self.port, self.path = host, port, None if isinstance(unix, bool) else os.fspath(unix)
+        self._wanted = host, port, unix
+        self._configuration = Configuration(hooks, given, users, brokenTLS)
+        options = self._configuration.options
         added = [verb for extension in options.extensions for verb in extension.commands]
         self._faults = Faults(verbsOf(options.lmtp, added), faults)
+        self._inbox = Inbox()
+        self._lock = threading.Lock()
         self._background: BackgroundReactor | None = None
         self._gates: GateFactory
         self._listening: IListeningPort
-
-    @property
-    def _layers(self) -> list[Any]:
-        if self._hooks is None:
-            return []
-        return list(self._hooks) if isinstance(self._hooks, (list, tuple)) else [self._hooks]
-
-    @property
-    def _objects(self) -> list[object]:
-        return [layer.hooks if isinstance(layer, Layer) else layer for layer in self._layers]
+        self._folder: str | None = None
 
     # --- its life ---
 
@@ -94,45 +103,66 @@ class SMTPServerThread:
         @raise twisted.internet.error.CannotListenError: if it cannot, as the port is in use.
         @raise RuntimeError: if it is running.
         """
-        if self._background is not None:
-            raise RuntimeError("the server is running already")
-        background = BackgroundReactor(type(self).__name__)
-        try:
-            self._gates = self._makeFactory(background.reactor)
-            self._listen(background.reactor)
-        except BaseException:
-            background.discard()
-            raise
-        self._background = background
-        background.start()
+        with self._lock:
+            if self._background is not None:
+                raise RuntimeError("the server is running already")
+            background = BackgroundReactor(type(self).__name__)
+            try:
+                self._gates = self._makeGates(background.reactor)
+                self._listen(background.reactor)
+            except BaseException:
+                background.discard()
+                self._removeFolder()
+                raise
+            self._background = background
+            background.start()
         return self
 
+    def _makeGates(self, reactor: Any) -> GateFactory:
+        script = Script(self._inbox, self._faults, lambda session: gates.gateOf(session))
+        factory = self._configuration.makeFactory(script, reactor)
+        gates = GateFactory(factory, reactor, self._configuration.cutsHandshakes)
+        return gates
+
     def _listen(self, reactor: Any) -> None:
-        self._listening = reactor.listenTCP(self._wantedPort, self._gates, interface=self.host)
-        address: Any = self._listening.getHost()
-        self.port = address.port
+        host, port, unix = self._wanted
+        if unix is False:
+            self._listening = reactor.listenTCP(port, self._gates, interface=host)
+            address: Any = self._listening.getHost()
+            self.port = address.port
+            return
+        if unix is True:
+            self._folder = tempfile.mkdtemp(prefix="smtphooks-")
+            self.path = os.path.join(self._folder, "socket")
+        else:
+            self.path = os.fspath(unix)
+        self._listening = reactor.listenUNIX(self.path, self._gates)
+        self.host, self.port = self.path, 0
 
     def stop(self) -> None:
         """
         Stop listening, and cut the connections that there are.
 
-        It waits for the end of the thread; a hook that does not end when it is cancelled has one second for it.
+        It waits for the end of the thread; a hook that does not end when it is cancelled has one second for it.  One
+        that blocks the thread is left behind after five, with a C{RuntimeWarning}.
+
+        @raise RuntimeError: if a hook calls it.
         """
-        background, self._background = self._background, None
-        if background is None:
+        with self._lock:
+            background, self._background = self._background, None
+        if background is None or background.isInherited:
             return
+        gates, listening = self._gates, self._listening
         try:
-            background.stop(lambda: self._end(background.reactor))
+            background.stop(lambda: _end(background.reactor, listening, gates.wrapped))
         finally:
             self._inbox.wake()
+            self._removeFolder()
 
-    def _end(self, reactor: Any) -> None:
-        factory = self._gates.wrapped
-        self._listening.stopListening()
-        reactor.callLater(_GRACE, reactor.stop)
-        for connection in tuple(factory.connections):
-            connection.abort()
-        factory.close().addCallback(lambda _: reactor.stop() if reactor.running else None)
+    def _removeFolder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
 
     def __enter__(self) -> SMTPServerThread:
         return self.start()
@@ -142,18 +172,10 @@ class SMTPServerThread:
     ) -> None:
         self.stop()
 
-    def _makeFactory(self, reactor: Any) -> GateFactory:
-        """The factory that was asked for, with the hooks of the script around all others."""
-        script = Script(self._inbox, self._faults, lambda session: gates.gateOf(session))
-        hasDelivery = any(hookOf(each, "onData") for each in self._objects)
-        onData = {} if hasDelivery else {"onData": self._named["onData"]}
-        factory = SMTPServerFactory([script.recorder, *self._layers], **self._options, **onData)
-        for name, hook in self._named.items():
-            setattr(factory, name, hook)
-        script.install(factory)
-        factory.clock = reactor
-        gates = GateFactory(factory, reactor, cutsHandshakes=False)
-        return gates
+    @property
+    def certificate(self) -> str:
+        """What a client is to trust, PEM text, as C{ssl.create_default_context(cadata=…)} takes it."""
+        return self._configuration.certificate
 
     # --- what it has received ---
 

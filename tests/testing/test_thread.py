@@ -262,3 +262,72 @@ def test_no_reactor_is_installed_behind_the_users_back() -> None:
         "assert 'twisted.internet.reactor' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# --- UNIX sockets, and what a test may not know ---
+
+
+def test_a_unix_socket_of_a_path_and_one_of_its_own(tmp_path: Any) -> None:
+    for unix in (tmp_path / "lmtp", True):
+        with SMTPServerThread(lmtp=True, unix=unix) as server:
+            assert server.path is not None and os.path.exists(server.path)
+            assert (server.host, server.port) == (server.path, 0)
+            with smtplib.LMTP(server.host, server.port) as client:
+                client.sendmail("ann@example.org", ["bob@example.org"], MESSAGE)
+            assert len(server.messages) == 1
+        assert not os.path.exists(server.path)
+    assert not os.path.exists(os.path.dirname(server.path))
+
+
+def test_lmtp_gives_the_recipients_that_were_accepted() -> None:
+    def onData(stream: Any, session: Any) -> Any:
+        return [None, SMTPError("Full", 452)]
+
+    with SMTPServerThread(lmtp=True, onData=onData) as server, smtplib.LMTP(server.host, server.port) as client:
+        client.ehlo()
+        client.sendmail("ann@example.org", ["bob@example.org", "carl@example.org"], MESSAGE)
+    [message] = server.messages
+    assert [str(address) for address in message.envelope.rcptTo] == ["bob@example.org"]
+
+
+def test_a_hook_cannot_stop_the_server_that_it_runs_in() -> None:
+    raised: list[BaseException] = []
+
+    def onMailFrom(address: Any, session: Any) -> None:
+        try:
+            server.stop()
+        except RuntimeError as error:
+            raised.append(error)
+
+    with SMTPServerThread(onMailFrom=onMailFrom) as server:
+        send(server)
+    assert str(raised[0]) == "a hook cannot stop the server that it runs in"
+
+
+def test_a_hook_that_blocks_the_thread_is_left_behind_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtphooks.testing.background.PATIENCE", 0.01)
+    release, entered = threading.Event(), threading.Event()
+
+    def onMailFrom(address: Any, session: Any) -> None:
+        entered.set()
+        release.wait(30)
+
+    before = set(threading.enumerate())
+    server = SMTPServerThread(onMailFrom=onMailFrom).start()
+    client = smtplib.SMTP(server.host, server.port)
+    client.ehlo()
+    client.putcmd("MAIL", "FROM:<a@example.org>")
+    assert entered.wait(10)
+    with pytest.warns(RuntimeWarning, match="SMTPServerThread is still there 0.01 seconds .* a hook blocks it"):
+        server.stop()
+    release.set()
+    client.close()
+    for thread in othersThan(before):
+        thread.join(10)
+    assert not othersThan(before)
+
+
+def test_a_client_that_is_turned_away_reads_why() -> None:
+    with SMTPServerThread(maxClients=1) as server, smtplib.SMTP(server.host, server.port):
+        with pytest.raises(smtplib.SMTPConnectError, match="421"):
+            smtplib.SMTP(server.host, server.port)
