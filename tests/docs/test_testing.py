@@ -29,6 +29,7 @@ RUN_BY = {
     "test_app.py": (PYTEST, 1),
     "test_marks.py": (PYTEST, 2),
     "test_outbox.py": (PYTEST, 5),
+    "test_tls.py": (PYTEST, 6),
     "test_myhooks.py": (PYTEST, 3),
     "test_slowhooks.py": (PYTEST, 1),
     "test_unittest.py": ([sys.executable], 1),
