@@ -108,7 +108,7 @@ def test_the_table_of_the_dialogue_is_complete() -> None:
 
 @pytest.mark.parametrize("kind, table", [(SMTPServerThread, TABLES[0]), (Dialogue, TABLES[1])])
 def test_the_tables_show_the_arguments_as_they_are(kind: type, table: str) -> None:
-    shown = table.split("``")[0]
+    shown = " ".join(table.split("``")[0].split())
     assert shown.replace('"', "'") == kind.__name__ + _plain(inspect.signature(kind))
     for name, parameters in re.findall(r"``(?:await dialogue\.)?(\w+)(\(.*?\))``", table):
         function = getattr(kind, name, None) or getattr(Answer, name, None)
