@@ -17,6 +17,7 @@ with, at the side of that way::
     metrics/     what servers do, counted for Prometheus
     testing/     for the tests of others: a server in a thread, a client in memory
     service/     twistd, the configuration file, systemd
+    command/     what the command smtphooks does besides serving
 
 Beside the folders stand what users name (the factory, the protocol, hooks, options, replies, the session, the stream of
 a message, extensions) and the values that every folder may import; C{reactor}, on which all of this runs with less work

@@ -13,6 +13,7 @@ from twisted.logger import capturedLogs
 
 from smtphooks import SMTPServerFactory
 from smtphooks.__main__ import Options as CommandFlags
+from smtphooks.command import sending
 from smtphooks.service.jsonlog import lineOfJSON
 from smtphooks.service.tap import Options as Flags
 from smtphooks.syntax.xclient import xClientKeywords, xForwardKeywords
@@ -37,6 +38,13 @@ def test_all_flags_of_the_process_are_documented_with_their_letters() -> None:
     for entries in rowsOf(COMMAND, "Flag of the process"):
         documented |= {name.lstrip("-") for name in re.findall(r"--?[\w-]+", entries[0].astext())}
     assert documented == {*CommandFlags().synonyms} - {*Flags().synonyms} | {"version"}
+
+
+def test_all_flags_of_send_are_documented_with_their_letters() -> None:
+    documented = set()
+    for entries in rowsOf(COMMAND, "Flag of send"):
+        documented |= {name.lstrip("-") for name in re.findall(r"--?[\w-]+", entries[0].astext())}
+    assert documented == {*sending.Options().synonyms} - {"help", "version"}
 
 
 @pytest.mark.parametrize("keywords", [xClientKeywords, xForwardKeywords])
