@@ -58,14 +58,15 @@ def _optionsOf(item: pytest.Item) -> dict[str, Any]:
     return options
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+# In the older style, which every pytest knows that the plugin may be loaded by.
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     """Show what the servers of a test that failed have seen."""
-    report = yield
+    outcome = yield
+    report = outcome.get_result()
     if report.failed and report.when == "call":
         for name, server in item.stash.get(_servers, []):
             report.sections.append((f"What {name} has seen", _seen(server)))
-    return report
 
 
 def _seen(server: SMTPServerThread) -> str:

@@ -14,9 +14,9 @@ from email.message import Message
 from email.policy import SMTP, SMTPUTF8
 
 from smtphooks.testing.answer import NoReply
-from smtphooks.testing.memory import MemoryTransport, Reply
+from smtphooks.testing.memory import MemoryTransport, ReceivedReply
 
-Steps = Generator[str, list[Reply], list[Reply]]
+Steps = Generator[str, list[ReceivedReply], list[ReceivedReply]]
 """Yields what the replies that it is sent are to; returns all replies."""
 
 _CHUNK = re.compile(rb"BDAT ([0-9]{1,18})(?: LAST)?", re.IGNORECASE)

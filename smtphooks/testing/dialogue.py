@@ -26,7 +26,7 @@ from smtphooks.hooks import HOOK_NAMES, AsyncioCoroutine
 from smtphooks.session import Session
 from smtphooks.testing.answer import Answer, NoReply, maybeLater
 from smtphooks.testing.client import Client, Steps
-from smtphooks.testing.memory import MemoryTransport, Reply
+from smtphooks.testing.memory import MemoryTransport, ReceivedReply
 
 # Those of SMTPServerThread, so that a test of hooks may begin with one and go on with the other.
 _DEFAULTS = {"name": "localhost", "authOptional": True, "allowInsecureAuth": True, "disableReverseLookup": True}
@@ -45,10 +45,10 @@ class _Script:
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
         self.waitsFor: str | None = None
-        self.answer: Answer[list[Reply]]
-        self.outcome: list[Reply] | Failure | None = None
+        self.answer: Answer[list[ReceivedReply]]
+        self.outcome: list[ReceivedReply] | Failure | None = None
 
-    def step(self, replies: list[Reply]) -> None:
+    def step(self, replies: list[ReceivedReply]) -> None:
         """Go on with the replies that were due."""
         try:
             # A generator begins with None.
@@ -103,17 +103,17 @@ class Dialogue:
 
     # --- what a test says ---
 
-    def __call__(self, *commands: str | bytes) -> Answer[list[Reply]]:
+    def __call__(self, *commands: str | bytes) -> Answer[list[ReceivedReply]]:
         """
         Say something: each command when the one before has its reply.
 
         @param commands: lines, without line ends.  After DATA they are lines of the message, up to C{"."}, and after
-            BDAT the octets of the chunk; both may be given as L{bytes} too, which are sent as they are.
+            BDAT the octets of the chunk; both may be given as C{bytes} too, which are sent as they are.
         @return: to be awaited: the replies, one for each command, and of LMTP one for each recipient of a message.
         """
         return self._begin(self._client.commands(commands))
 
-    def say(self, *commands: str | bytes) -> list[Reply]:
+    def say(self, *commands: str | bytes) -> list[ReceivedReply]:
         """
         As a call of the dialogue, for hooks that answer at once, and without C{await}.
 
@@ -121,7 +121,7 @@ class Dialogue:
         """
         return self(*commands).now()
 
-    def send(self, message: bytes | str | Message) -> Answer[list[Reply]]:
+    def send(self, message: bytes | str | Message) -> Answer[list[ReceivedReply]]:
         """
         Send a whole message with DATA; its line ends, and dots at the beginning of lines, are seen to.
 
@@ -129,7 +129,7 @@ class Dialogue:
         """
         return self._begin(self._client.message(message))
 
-    def advance(self, seconds: float) -> list[Reply]:
+    def advance(self, seconds: float) -> list[ReceivedReply]:
         """
         Let time pass for the server: its timeouts, and those of hooks that use L{clock}.
 
@@ -157,7 +157,7 @@ class Dialogue:
     # --- what it sees ---
 
     @property
-    def greeting(self) -> Reply:
+    def greeting(self) -> ReceivedReply:
         """
         What the server said first.
 
@@ -178,7 +178,7 @@ class Dialogue:
 
     # --- how it goes on ---
 
-    def _begin(self, steps: Steps) -> Answer[list[Reply]]:
+    def _begin(self, steps: Steps) -> Answer[list[ReceivedReply]]:
         script = _Script(steps)
         script.answer = Answer(self._run, lambda: f"no reply to {self._scripts[0].waitsFor}: {self._why()}")
         self._scripts.append(script)
@@ -220,7 +220,7 @@ class Dialogue:
 
     def _isDone(self, script: _Script) -> bool:
         while script.outcome is None:
-            replies: list[Reply] = []
+            replies: list[ReceivedReply] = []
             if script.waitsFor is not None:
                 replies = self._takeReplies()
                 if not replies and not self.isClosed:
@@ -232,7 +232,7 @@ class Dialogue:
             self._transport.pump()
         return True
 
-    def _takeReplies(self) -> list[Reply]:
+    def _takeReplies(self) -> list[ReceivedReply]:
         replies = self._transport.takeReplies()
         if not replies and self._client.isWithinAuth and not self._isAuthPending:
             for _ in range(_LONGEST_DELAY):

@@ -2,7 +2,7 @@
 Memory in the place of a connection: the transport that a server writes to, and the replies that a client reads from it.
 
 In: what the client sends, handed to the server as it would arrive from a socket, and not while the server has paused
-the client.  Out: L{Reply} by L{Reply}.
+the client.  Out: L{ReceivedReply} by L{ReceivedReply}.
 This module knows neither commands nor hooks, and no reactor.
 """
 
@@ -24,22 +24,22 @@ _PIECE = 65536
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3}) ")
 
 
-class Reply(str):
+class ReceivedReply(str):
     """
-    A reply as the client sees it: a L{str} with all of its text, lines separated by C{"\\n"} if there are several.
+    A reply as the client sees it: a C{str} with all of its text, lines separated by C{"\\n"} if there are several.
 
     @ivar code: the reply code.
-    @type code: L{int}
+    @type code: C{int}
     @ivar enhancedCode: the enhanced code such as C{"5.1.1"}, None in a reply without one.
     @ivar lines: the text of each line, without the codes.
-    @type lines: L{tuple} of L{str}
+    @type lines: C{tuple} of C{str}
     """
 
     code: int
     enhancedCode: str | None
     lines: tuple[str, ...]
 
-    def __new__(cls, *lines: str) -> Reply:
+    def __new__(cls, *lines: str) -> ReceivedReply:
         """
         @param lines: as they were sent, C{"250-mx.test"}, without their line ends.
         """
@@ -74,7 +74,7 @@ class MemoryTransport:
         @param changed: called when the server has written, reads again, or has closed the connection.
         """
         self.isClosed = False
-        self.last: Reply | None = None
+        self.last: ReceivedReply | None = None
         self._peer = peer
         self._changed = changed
         self._protocol: Any = None
@@ -104,14 +104,14 @@ class MemoryTransport:
             self._isLost = True
             self._protocol.connectionLost(Failure(self._reason))
 
-    def takeReplies(self) -> list[Reply]:
+    def takeReplies(self) -> list[ReceivedReply]:
         """The replies that have come since the last call."""
         replies, lines = [], []
         *whole, self._unread = self._unread.split(b"\r\n")
         for line in whole:
             lines.append(line.decode("utf-8", "replace"))
             if line[3:4] != b"-":  # RFC 5321 section 4.2.1: the last line, which may be the code only
-                replies.append(Reply(*lines))
+                replies.append(ReceivedReply(*lines))
                 lines.clear()
         if replies:
             self.last = replies[-1]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from smtphooks.testing import Dialogue, Reply, SMTPServerThread
+from smtphooks.testing import Dialogue, ReceivedReply, SMTPServerThread
 from smtphooks.testing.answer import Answer
 from tests.pages import DOCS, blocksOf, write
 
@@ -101,7 +101,7 @@ def test_the_table_of_the_server_is_complete() -> None:
 
 
 def test_the_table_of_the_dialogue_is_complete() -> None:
-    ofReplies = public(Reply)
+    ofReplies = public(ReceivedReply)
     assert named(TABLES[1]) == public(Dialogue) | arguments(Dialogue) | ofReplies | {"dialogue", "now"}
     assert "now" in public(Answer)
 

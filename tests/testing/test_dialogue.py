@@ -19,7 +19,7 @@ from twisted.internet.task import deferLater
 
 from smtphooks import OptionError, SMTPError, asyncioHook
 from smtphooks.layer import Layer
-from smtphooks.testing import Dialogue, NoReply, Reply, SMTPServerThread
+from smtphooks.testing import Dialogue, NoReply, ReceivedReply, SMTPServerThread
 from tests.conftest import Logged
 
 MAIL = "MAIL FROM:<a@b.example>"
@@ -413,7 +413,7 @@ def test_hooks_may_await_what_asyncio_has() -> None:
                 message = await asyncio.wait_for(stream.read(), 5)
             return f"Took {len(message)} octets"
 
-    async def talk() -> list[Reply]:
+    async def talk() -> list[ReceivedReply]:
         dialogue = Dialogue(Hooks())
         replies = await dialogue("EHLO x", MAIL, RCPT)
         replies += await dialogue.send("text")
@@ -432,7 +432,7 @@ def test_a_slow_refusal_of_auth_under_asyncio(kind: str) -> None:
 
     hooks = {"coroutine": refuse, "task": asyncioHook(refuse), "future": lambda *a: asyncio.ensure_future(refuse(*a))}
 
-    async def talk() -> list[Reply]:
+    async def talk() -> list[ReceivedReply]:
         return await Dialogue(onAuth=hooks[kind])("EHLO x", plain("user", "wrong"))
 
     assert asyncio.run(talk())[-1].code == 535
@@ -454,7 +454,7 @@ def test_a_hook_that_never_answers_fails_the_await_under_asyncio() -> None:
 
 
 def test_several_dialogues_go_on_at_once() -> None:
-    async def talk() -> list[list[Reply]]:
+    async def talk() -> list[list[ReceivedReply]]:
         both = asyncio.Barrier(2) if sys.version_info >= (3, 11) else None
 
         async def onMailFrom(address: Any, session: Any) -> None:
@@ -466,7 +466,7 @@ def test_several_dialogues_go_on_at_once() -> None:
     assert [replies[-1].code for replies in asyncio.run(talk())] == [250, 250]
 
 
-async def _talk(dialogue: Dialogue) -> list[Reply]:
+async def _talk(dialogue: Dialogue) -> list[ReceivedReply]:
     return await dialogue("EHLO x", MAIL)
 
 

@@ -9,7 +9,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.protocol import Protocol
 from zope.interface.verify import verifyObject
 
-from smtphooks.testing.memory import MemoryTransport, Reply
+from smtphooks.testing.memory import MemoryTransport, ReceivedReply
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from smtphooks.testing.memory import MemoryTransport, Reply
 def test_a_reply_is_a_text_with_its_parts(
     lines: list[str], code: int, enhancedCode: str | None, texts: tuple[str, ...]
 ) -> None:
-    reply = Reply(*lines)
+    reply = ReceivedReply(*lines)
     assert (reply.code, reply.enhancedCode, reply.lines) == (code, enhancedCode, texts)
     assert reply == "\n".join(lines) and reply.text == "\n".join(texts)
 
