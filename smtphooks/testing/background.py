@@ -73,15 +73,17 @@ class BackgroundReactor:
         """This is a forked process: the thread is its parent's, and the descriptors are its parent's too."""
         return self._process != os.getpid()
 
+    @property
+    def isCurrent(self) -> bool:
+        """This is its thread, which cannot wait for its own end."""
+        return threading.current_thread() is self._thread
+
     def stop(self, end: Callable[[], object]) -> None:
         """
         Have its work ended, and wait for its thread.
 
         @param end: called in the thread; it is to stop the reactor.
-        @raise RuntimeError: in that thread, which cannot wait for its own end.
         """
-        if threading.current_thread() is self._thread:
-            raise RuntimeError("a hook cannot stop the server that it runs in")
         self.reactor.callFromThread(end)
         self._thread.join(PATIENCE)
         if self._thread.is_alive():

@@ -62,7 +62,7 @@ class Configuration:
         if users is not None:
             if found.options.portal or "onAuth" in named or any(authenticates(each) for each in objects):
                 raise OptionError(
-                    "option users is given beside a portal or an onAuth hook, it wants to be the only one to know users",
+                    "option users is given beside a portal or an onAuth hook, it wants to be the only one to ask",
                     options=["users"],
                 )
             self._layers.append(Users(users))

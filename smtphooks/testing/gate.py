@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import attrs
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IHandshakeListener, ITLSTransport
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
@@ -97,7 +98,8 @@ class Gate(Protocol):
     def connectionMade(self) -> None:
         """A client has connected."""
         self._socket = self.transport
-        if hasattr(self._socket, "setTcpNoDelay") and self._socket.getHost().type == "TCP":
+        if isinstance(self._socket.getHost(), (IPv4Address, IPv6Address)):
+            # Two writes in a row, as a reply and the end of TLS are, must not wait for a delayed ACK.
             self._socket.setTcpNoDelay(True)
         self.factory.gates.add(self)
         self.server.makeConnection(self)

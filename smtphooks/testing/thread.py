@@ -48,6 +48,8 @@ class SMTPServerThread:
     Hooks run in the server's thread.  Of Twisted they may use what needs no reactor: that of the process, which
     C{deferToThread} and most clients look up, is not the server's, and may not run.
 
+    As any server of smtphooks it answers a failed AUTH a second late, and later each time.
+
     Other defaults than those of a factory: C{name} is C{localhost}, C{authOptional} is True unless there are C{users},
     C{allowInsecureAuth} is True, as few tests bother with TLS, and there is no reverse look-up.
 
@@ -149,7 +151,10 @@ class SMTPServerThread:
         @raise RuntimeError: if a hook calls it.
         """
         with self._lock:
-            background, self._background = self._background, None
+            background = self._background
+            if background is not None and background.isCurrent:
+                raise RuntimeError("a hook cannot stop the server that it runs in")
+            self._background = None
         if background is None or background.isInherited:
             return
         gates, listening = self._gates, self._listening

@@ -15,15 +15,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from smtphooks.errors import OptionError
-from smtphooks.sasl.auth import Auth, AuthResponse
 from smtphooks.session import Session
 
 # RFC 7677 section 4 asks for no less, and a test for no more.
 _ITERATIONS = 4096
 
+Credentials = tuple[bytes, bytes, bytes, int]
+
 
 @functools.cache
-def _credentials(password: str) -> tuple[bytes, bytes, bytes, int]:
+def _credentials(password: str) -> Credentials:
     """What SCRAM-SHA-256 stores of a password (RFC 5802 section 3)."""
     salt = os.urandom(16)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _ITERATIONS)
@@ -45,14 +46,12 @@ class Users:
             raise OptionError(f"option users is a {kind}, it wants passwords by name, all of them text")
         self._users = dict(users)
 
-    def onAuth(self, auth: Auth, session: Session) -> AuthResponse:
-        """Is it the password of this user?"""
+    def onAuth(self, auth: Any, session: Session) -> str | Credentials | bool:
+        """Is it the password of this user?  The answer is the name, what SCRAM decides by, or False."""
         password = self._users.get(auth.username)
         if password is None or auth.authorizationId not in ("", auth.username):
-            return AuthResponse()
-        data: Any = None
+            return False
         if auth.method.startswith("SCRAM-"):
-            data = _credentials(password)
-        elif password != auth.accessToken and not auth.validatePassword(password):
-            return AuthResponse()
-        return AuthResponse(user=auth.username, data=data)
+            return _credentials(password)
+        isRight = password == auth.accessToken or auth.validatePassword(password)
+        return str(auth.username) if isRight else False

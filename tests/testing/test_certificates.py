@@ -57,12 +57,14 @@ def test_a_large_message_under_tls() -> None:
 
 
 def test_the_servers_own_name_is_in_its_certificate() -> None:
-    with SMTPServerThread(name="mx.example.org") as server:
-        with smtplib.SMTP("127.0.0.1", server.port, timeout=10) as client:
-            client.ehlo()
-            client.docmd("STARTTLS")
-            wrapped = trusting(server).wrap_socket(client.sock, server_hostname="mx.example.org")
-            wrapped.close()
+    with (
+        SMTPServerThread(name="mx.example.org") as server,
+        smtplib.SMTP("127.0.0.1", server.port, timeout=10) as client,
+    ):
+        client.ehlo()
+        client.docmd("STARTTLS")
+        wrapped = trusting(server).wrap_socket(client.sock, server_hostname="mx.example.org")
+        wrapped.close()
 
 
 def test_a_client_that_trusts_others_does_not_verify_it() -> None:

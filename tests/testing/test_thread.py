@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import smtplib
 import subprocess
@@ -283,15 +284,17 @@ def test_lmtp_gives_the_recipients_that_were_accepted() -> None:
     def onData(stream: Any, session: Any) -> Any:
         return [None, SMTPError("Full", 452)]
 
-    with SMTPServerThread(lmtp=True, onData=onData) as server, smtplib.LMTP(server.host, server.port) as client:
-        client.ehlo()
-        client.sendmail("ann@example.org", ["bob@example.org", "carl@example.org"], MESSAGE)
-    [message] = server.messages
+    with SMTPServerThread(lmtp=True, onData=onData) as server:
+        # It reads the first of the two replies, and leaves the other for QUIT.
+        with contextlib.closing(smtplib.LMTP(server.host, server.port)) as client:
+            client.sendmail("ann@example.org", ["bob@example.org", "carl@example.org"], MESSAGE)
+        [message] = server.messages
     assert [str(address) for address in message.envelope.rcptTo] == ["bob@example.org"]
 
 
 def test_a_hook_cannot_stop_the_server_that_it_runs_in() -> None:
     raised: list[BaseException] = []
+    before = set(threading.enumerate())
 
     def onMailFrom(address: Any, session: Any) -> None:
         try:
@@ -302,6 +305,7 @@ def test_a_hook_cannot_stop_the_server_that_it_runs_in() -> None:
     with SMTPServerThread(onMailFrom=onMailFrom) as server:
         send(server)
     assert str(raised[0]) == "a hook cannot stop the server that it runs in"
+    assert not othersThan(before)
 
 
 def test_a_hook_that_blocks_the_thread_is_left_behind_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,6 +332,9 @@ def test_a_hook_that_blocks_the_thread_is_left_behind_with_a_warning(monkeypatch
 
 
 def test_a_client_that_is_turned_away_reads_why() -> None:
-    with SMTPServerThread(maxClients=1) as server, smtplib.SMTP(server.host, server.port):
-        with pytest.raises(smtplib.SMTPConnectError, match="421"):
-            smtplib.SMTP(server.host, server.port)
+    with (
+        SMTPServerThread(maxClients=1) as server,
+        smtplib.SMTP(server.host, server.port),
+        pytest.raises(smtplib.SMTPConnectError, match="421"),
+    ):
+        smtplib.SMTP(server.host, server.port)
