@@ -109,16 +109,12 @@ class Timed:
 
 
 class _Waiting:
-    """
-    The rest of a hook that answers something else than a text, or later.
+    """The rest of a hook that answers something else than a text, or later."""
 
-    @ivar answer: its answer, once it is there.
-    """
-
-    __slots__ = ("_began", "_name", "_pending", "_result", "_tell", "answer")
+    __slots__ = ("_answer", "_began", "_name", "_pending", "_result", "_tell")
 
     def __init__(self, name: str, result: Any, began: float, tell: Tell) -> None:
-        self.answer: Any = None
+        self._answer: Any = None
         self._name = name
         self._result = result
         self._began = began
@@ -133,7 +129,14 @@ class _Waiting:
             self._pending = answer
             return False
         self._ended(answer)
+        answer = None  # A failure knows this frame by its traceback, and must not be known by it.
         return True
+
+    @property
+    def answer(self) -> Any:
+        """Its answer, once it is there; it is looked at once, and not kept for the same reason."""
+        answer, self._answer = self._answer, None
+        return answer
 
     def begin(self, fired: Callable[[Any], object], raised: Callable[[Failure], object]) -> None:
         """Have the answer told, once it is there."""
@@ -153,7 +156,7 @@ class _Waiting:
             self._pending.cancel()
 
     def _ended(self, answer: Any) -> None:
-        self.answer = answer
+        self._answer = answer
         self._tell(perf_counter() - self._began, isinstance(answer, Failure) and _isFault(answer))
 
 

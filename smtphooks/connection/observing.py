@@ -12,6 +12,9 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Protocol
 
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
 from smtphooks.connection.eventlog import EventLog, LineLimits
 from smtphooks.connection.message import MessageReceiver
 from smtphooks.connection.parts import Parts
@@ -126,16 +129,19 @@ class _Wire(Wire):
         super().feed(data)
 
 
+@implementer(IPushProducer)
 class _Writer(ReplyWriter):
+    # A decorator keeps mypyc from compiling a class, which therefore knows no super() of another like it.
+
     __slots__ = ("_observer",)
 
     def __init__(self, transport: Any, resumed: Callable[[], None], observer: Observer) -> None:
-        super().__init__(transport, resumed)
+        ReplyWriter.__init__(self, transport, resumed)
         self._observer = observer
 
     def put(self, octets: bytes) -> None:
         self._observer.sent(len(octets))
-        super().put(octets)
+        ReplyWriter.put(self, octets)
 
 
 class _Log(EventLog):
@@ -225,6 +231,11 @@ class _Replier(Replier):
 
     def reply(self, reply: Reply, recipient: str | None = "", by: str | None = None) -> None:
         self._note(reply.code)
+        dialogue = self._dialogue
+        attempt = dialogue.attempt
+        if attempt is not None and 400 <= reply.code < 500 and by is None and not dialogue.hasFailed:
+            # Nobody has said whether it was right; the log has it as a refusal like others.
+            self._observer.authenticated(attempt.method, reply.code)
         super().reply(reply, recipient, by)
 
     def _note(self, code: int) -> None:
