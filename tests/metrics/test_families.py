@@ -15,7 +15,7 @@ from tests.pages import DOCS
 from tests.real.programs import requires, run
 from tests.support import ENVELOPE, Client, makeFactory
 
-_ROW = re.compile(r"^``(smtphooks_\w+)``\s+(\w+)\s+(\S.*?)\s{2,}\S", re.MULTILINE)
+_ROW = re.compile(r"^ +\* - ``(smtphooks_\w+)``\n +- (\w+)\n +- (.*)\n +- (.+)$", re.MULTILINE)
 
 
 def text() -> str:
@@ -46,12 +46,13 @@ def test_each_metric_has_samples_with_its_labels() -> None:
         assert {frozenset(each) for each in labels} == {frozenset(family.labels)}
 
 
-def test_the_page_has_every_metric_with_its_kind_and_labels() -> None:
+def test_the_page_has_every_metric_with_its_kind_labels_and_meaning() -> None:
     rows = {
-        name: (kind, set(re.findall(r"``(\w+)``", labels)))
-        for name, kind, labels in _ROW.findall((DOCS / "metrics.rst").read_text())
+        name: (kind, tuple(re.findall(r"``(\w+)``", labels)), meaning)
+        for name, kind, labels, meaning in _ROW.findall((DOCS / "metrics.rst").read_text())
     }
-    assert rows == {family.name: (family.kind, set(family.labels)) for family in FAMILIES.values()}
+    declared = {family.name: (family.kind, family.labels, family.meaning) for family in FAMILIES.values()}
+    assert rows == declared
 
 
 @requires("promtool")
