@@ -43,6 +43,7 @@ class Metering:
     The endpoint.
 
     @ivar endpointName: its description, as configured.
+    @ivar metrics: what is served.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Metering:
         from smtphooks.metrics.metrics import Metrics
         from smtphooks.metrics.site import QuietSite, resourceOf
 
-        metrics = Metrics()
+        self.metrics = metrics = Metrics()
         metrics.isReady = isReady
         names: list[str] = []
         for name, factory in factories:
@@ -81,12 +82,19 @@ class Metering:
         if self._listening is not None:
             return
         failures: list[Failure] = []
-        tell: Callable[[Failure], object] = failures.append
+        isLate = False
+
+        def cannot(failure: Failure) -> None:
+            if not isLate:
+                failures.append(failure)
+            elif self._listening is listening:  # not if it was stopped meanwhile
+                failed(failure)
+
         listening: Deferred[Any] = maybeDeferred(self._endpoint.listen, self._site)
-        listening.addCallbacks(self._hold, lambda failure: tell(failure) and None)
+        listening.addCallbacks(self._hold, cannot)
         if failures:
             failures[0].raiseException()
-        tell, self._listening = failed, listening
+        isLate, self._listening = True, listening
 
     def _hold(self, port: IListeningPort) -> IListeningPort:
         _log.info("metrics are served on {endpoint}", endpoint=self.endpointName)
