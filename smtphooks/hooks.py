@@ -106,7 +106,7 @@ _LIKE_A_HOOK = re.compile("on[A-Z]")
 
 class ISMTPHooks(Interface):
     """
-    All hooks, each of them optional.  A hook returns its result or a L{Deferred} of it, or is an C{async def}.
+    All hooks, each of them optional.  A hook returns its result or a C{Deferred} of it, or is an C{async def}.
 
     While a hook is pending the dialogue waits.  L{SMTPError} refuses.  Any other exception is a fault of the hook: the
     client gets 451, the log a traceback, and C{onError} the failure.
@@ -158,7 +158,7 @@ class ISMTPHooks(Interface):
 
     def onError(failure, session):  # type: ignore[no-untyped-def]
         """
-        A hook crashed, or the peer broke the protocol; a L{Failure}.  C{session} may be None.  The result is ignored.
+        A hook crashed, or the peer broke the protocol; a C{Failure}.  C{session} may be None.  The result is ignored.
         """
 
     def onReply(verb, reply, session):  # type: ignore[no-untyped-def]

@@ -48,15 +48,15 @@ _ONE_TLS_VERSION = f"one of {', '.join(_TLS_VERSIONS)}"
 @attrs.frozen(kw_only=True)
 class Options:
     """
-    How a server behaves.  The reference documents every option; times are seconds, sizes are octets.
+    How a server behaves.  docs/options.rst documents every option; times are seconds, sizes are octets.
 
     Facts of an option, in the metadata of its field:
 
-    - C{wants}: the words for what fits, in errors.
-    - C{perServerName}: a server name in C{sniOptions} may have its own value.
-    - C{isPath}: tells whether a text is the path of a file.
-    - C{isSecret}: only a path may be shown.
-    - C{shared}: what the listeners of a service share because of it.
+      - C{wants}: the words for what fits, in errors.
+      - C{perServerName}: a server name in C{sniOptions} may have its own value.
+      - C{isPath}: tells whether a text is the path of a file.
+      - C{isSecret}: only a path may be shown.
+      - C{shared}: what the listeners of a service share because of it.
 
     @raise OptionError: if a value does not fit its option.
     """

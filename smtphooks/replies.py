@@ -26,11 +26,11 @@ class SMTPError(Exception):
     A refusal.  A hook (or the validator of a parameter) raises it, and it becomes the reply to the current command.
 
     @param message: the text of the reply; control characters in it are replaced.
-    @type message: L{str}
+    @type message: C{str}
     @param responseCode: 400 to 599; 421 closes the connection after the reply.  None: the default of the hook.
-    @type responseCode: L{int} or None
+    @type responseCode: C{int} or None
     @param enhancedCode: an RFC 3463 code such as C{"5.1.1"}, of the same class as the reply code.
-    @type enhancedCode: L{str} or None
+    @type enhancedCode: C{str} or None
     @raise ValueError: if a code is malformed or refuses nothing, or if the two codes are of different classes.
     """
 

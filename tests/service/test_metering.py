@@ -106,9 +106,9 @@ class Started:
         return Scrape(text)
 
     def send(self, *recipients: str, text: str = MESSAGE, port: int | None = None) -> None:
-        with smtplib.SMTP("127.0.0.1", port or self.port, "client.example", timeout=PATIENCE) as client:
-            with suppress(smtplib.SMTPException):
-                client.sendmail("a@client.example", recipients, text)
+        client = smtplib.SMTP("127.0.0.1", port or self.port, "client.example", timeout=PATIENCE)
+        with client, suppress(smtplib.SMTPException):
+            client.sendmail("a@client.example", recipients, text)
 
 
 @pytest.fixture
