@@ -180,11 +180,8 @@ class _Filtering:
     async def __anext__(self) -> Any:
         try:
             return await self._octets.__anext__()
-        except StopAsyncIteration:
-            self._ended(False)
-            raise
-        except BaseException:
-            self._ended(_isFault(Failure()))
+        except BaseException as error:
+            self._ended(not isinstance(error, StopAsyncIteration) and _isFault(Failure()))
             raise
 
     async def aclose(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
-from smtphooks import Layer, SMTPError
+from smtphooks import Layer, SMTPError, SMTPServerFactory
 from smtphooks.connection.calling import HookCaller, PendingAnswer
 from smtphooks.connection.measuring import MeasuredHooks, Timed
 from tests.conftest import Logged
@@ -203,6 +203,47 @@ def test_a_filter_that_is_no_generator_is_named_as_before(logged: Logged) -> Non
     assert client.last(*ENVELOPE, *MESSAGE).startswith("451")
     (failure,) = logged.takeFailures(TypeError)
     assert "filterData of Wrong answered" in failure.getErrorMessage()
+
+
+def test_a_filter_that_is_not_read_to_its_end_is_told_as_well() -> None:
+    class Refusing:
+        async def onData(self, stream: Any, session: Any) -> None:
+            await stream.more()
+            raise SMTPError("No")
+
+    class Passing:
+        async def filterData(self, stream: Any, session: Any) -> AsyncIterator[bytes]:
+            async for octets in stream:
+                yield octets
+
+    times, client = observe(hooks=[Passing(), Refusing()])
+    client.say(*ENVELOPE, "DATA", "x" * 998)
+    assert sorted(times) == [("filterData", "Passing", False), ("onData", "Refusing", False)]
+
+
+def test_a_chain_that_crashes_has_its_hook_for_errors_timed_too(logged: Logged) -> None:
+    class Crashing:
+        async def onRcptTo(self, address: Any, session: Any) -> None:
+            raise ZeroDivisionError
+
+        def onError(self, failure: Any, session: Any) -> None: ...
+
+    times, client = observe(hooks=[Box(), Crashing()])
+    client.say(*ENVELOPE)
+    assert logged.takeFailures(ZeroDivisionError)
+    assert sorted(times) == [
+        ("onError", "Crashing", False),
+        ("onRcptTo", "Box", False),
+        ("onRcptTo", "Crashing", True),
+    ]
+
+
+def test_a_method_of_the_factory_is_the_same_hook_at_each_look() -> None:
+    class Factory(SMTPServerFactory):
+        def onHelo(self, hostname: str, session: Any) -> None: ...  # type: ignore[override]
+
+    measured = MeasuredHooks(Factory(authOptional=True), Times())
+    assert measured.onHelo is measured.onHelo
 
 
 def test_a_hook_is_looked_up_for_each_event() -> None:

@@ -86,6 +86,17 @@ def test_auth_is_told_once_for_each_attempt() -> None:
     assert ("replied", "AUTH", 334) in diary
 
 
+def test_a_failed_attempt_that_ends_the_connection_is_told_once() -> None:
+    diary, client = observe(onAuth=lambda auth, session: None, allowInsecureAuth=True, maxErrors=1)
+    client.say(HELLO)
+    client.feed(f"AUTH PLAIN {plain('joe', PASSWORD)}\r\n".encode())
+    client.clock.advance(10)
+    client.feed(f"AUTH PLAIN {plain('joe', PASSWORD)}\r\n".encode())
+    client.clock.advance(10)
+    assert client.codes()[-1] == 421
+    assert [event[2] for event in diary if event[0] == "authenticated"] == [535, 535]
+
+
 def test_who_is_turned_away_is_told() -> None:
     diary, factory = Diary(), makeFactory(maxClientsPerAddress=1)
     factory.observe(diary)
@@ -115,7 +126,7 @@ def test_the_time_to_the_reply_is_told_for_whole_messages_alone() -> None:
     factory = makeFactory(onData=refuse)
     factory.observe(Timing())
     client = Client(factory)
-    client.say(*ENVELOPE, "BDAT 3", "x", MAIL, RCPT, *MESSAGE)
-    whole = times.pop()
+    client.say(*ENVELOPE, *MESSAGE, MAIL, RCPT, "BDAT 3", "x")
+    whole = times.pop(0)
     assert whole is not None and 0 <= whole < 60
     assert times == [None]

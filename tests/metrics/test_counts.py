@@ -234,6 +234,7 @@ class TestTransactions:
         assert server.results("smtphooks_messages_total") == {"unanswered": 1}
         assert server.results("smtphooks_transactions_total") == {"abandoned": 1}
         assert server.scrape().one("smtphooks_message_bytes_total") == 0
+        assert server.scrape().one("smtphooks_final_dot_to_reply_seconds_count") == 0
 
 
 def test_octets_that_no_hook_takes_are_seen_while_they_are_held() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import smtplib
 import socket
@@ -12,18 +13,21 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from smtphooks.service import tap
+from smtphooks.service import listeners, tap
 from smtphooks.service.metering import Metering
+from tests.conftest import Logged
 from tests.metrics.scrape import Scrape
 from tests.real.programs import PATIENCE, ROOT, Client, Program, eventually, freePort, requires, run, tcp
 from tests.secrets import PASSWORD, WRONG_PASSWORD
-from tests.service.configurations import configured, refusal
+from tests.service.configurations import OPTIONAL, configured, refusal
 from tests.support import makeFactory
 
 HOOKS = f"""
@@ -316,6 +320,61 @@ class TestConfiguration:
         assert f"cannot listen on {tcp(port)}: Address already in use, free it or name another" in program.output
         assert "Traceback" not in program.output
         assert "listening on" not in program.output.replace("cannot listen on", "")
+
+
+class TestOrder:
+    def test_it_starts_before_the_layers_and_stops_behind_them(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        events: list[str] = []
+
+        class Noting:
+            def __init__(self, *arguments: object) -> None: ...
+
+            def start(self, failed: object) -> None:
+                events.append("metrics start")
+
+            def stop(self) -> Deferred[None]:
+                events.append("metrics stop")
+                return succeed(None)
+
+        class Layered:
+            def onStart(self, service: object) -> None:
+                events.append("onStart")
+
+            def onStop(self, service: object) -> None:
+                events.append("onStop")
+
+            def onData(self, stream: object, session: object) -> None: ...
+
+        monkeypatch.setattr(listeners, "Metering", Noting)
+        monkeypatch.setattr(mailapp(folder), "Mail", Layered)
+        service = listeners.Listeners(configured(f'metrics = "tcp:9125"\n{OPTIONAL}'), MemoryReactorClock())
+        service.privilegedStartService()
+        service.startService()
+        service.stopService()
+        assert events == ["metrics start", "onStart", "onStop", "metrics stop"]
+
+    def test_a_failure_that_is_known_later_ends_the_service(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, logged: Logged
+    ) -> None:
+        waiting: Deferred[object] = Deferred()
+        monkeypatch.setattr(listeners, "metricsEndpointOf", lambda configuration, reactor: Endpoint(waiting))
+        ends: list[object] = []
+        monkeypatch.setattr(listeners, "_endWithFailure", ends.append)
+        reactor = MemoryReactorClock()
+        mailapp(folder)
+        service = listeners.Listeners(configured(f'metrics = "tcp:9125"\n{OPTIONAL}'), reactor)
+        service.privilegedStartService()
+        waiting.errback(CannotListenError("", 9125, OSError(98, "in use")))
+        assert ends == [reactor]
+        assert logged.takeTexts() == ["cannot listen on tcp:9125: in use, free it or name another endpoint"]
+
+
+def mailapp(folder: Path) -> ModuleType:
+    """The module of hooks in this folder."""
+    sys.path.insert(0, str(folder))
+    return importlib.import_module("mailapp")
 
 
 class Port:
