@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from smtphooks.metrics import Metrics
 from tests.metrics.scrape import scrape
@@ -53,6 +56,16 @@ class TestObserve:
         factory.onMailFrom = None
         client.say(MAIL)
         assert scrape(metrics).of("smtphooks_hook_seconds_count", "hook", "layer") == {("onMailFrom", ""): 1}
+
+
+def test_openmetrics_takes_them_as_well() -> None:
+    """Prometheus asks for this format, in which no name may stand for two metrics."""
+    registry, metrics = CollectorRegistry(), Metrics()
+    registry.register(metrics)
+    metrics.observe(makeFactory(), "tcp:25")
+    Client(metrics._counts["tcp:25"].factory).say(HELLO)
+    families = list(text_string_to_metric_families(generate_latest(registry).decode()))
+    assert {family.type for family in families} == {"counter", "gauge", "histogram"}
 
 
 class TestReadiness:
