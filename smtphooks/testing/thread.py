@@ -16,8 +16,11 @@ from types import TracebackType
 from typing import Any, overload
 
 from twisted.internet.interfaces import IListeningPort
+from typing_extensions import Unpack
 
 from smtphooks.factory import SMTPServerFactory
+from smtphooks.layer import GivenHooks
+from smtphooks.optiontypes import FactoryOptions
 from smtphooks.testing.background import BackgroundReactor
 from smtphooks.testing.configuration import Configuration
 from smtphooks.testing.faults import Drop, Fail, Fault, Faults, Garble, Stall, verbsOf
@@ -60,7 +63,7 @@ class SMTPServerThread:
 
     def __init__(
         self,
-        hooks: Any = None,
+        hooks: GivenHooks = None,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -68,7 +71,7 @@ class SMTPServerThread:
         users: Mapping[str, str] | None = None,
         brokenTLS: str | None = None,
         faults: Iterable[Fault] = (),
-        **given: Any,
+        **given: Unpack[FactoryOptions],
     ) -> None:
         """
         @param hooks: as with L{SMTPServerFactory}; without an C{onData} hook among them, every message is accepted.
