@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, AsyncioCoroutine
+from smtphooks.layer import GivenHooks
 from smtphooks.session import Session
 from smtphooks.testing.answer import Answer, NoReply, maybeLater
 from smtphooks.testing.client import Client, Steps
@@ -77,14 +78,16 @@ class Dialogue:
     @raise OptionError: for an option that is wrong.
     """
 
-    def __init__(self, hooks: object = None, *, peer: str = "192.0.2.7", timeout: float = 5.0, **options: Any) -> None:
+    def __init__(
+        self, hooks: GivenHooks = None, *, peer: str = "192.0.2.7", timeout: float = 5.0, **options: Any
+    ) -> None:
         if options.get("secure"):
             raise OptionError(
                 "option secure is True, and a Dialogue has no TLS: secured=True begins as if TLS was done",
                 options=["secure"],
             )
-        self.clock = Clock()
-        self.factory = SMTPServerFactory(hooks, **{**_DEFAULTS, **options})
+        self.clock: Clock = Clock()
+        self.factory: SMTPServerFactory = SMTPServerFactory(hooks, **{**_DEFAULTS, **options})
         self.factory.clock = self.clock
         self._timeout = timeout
         self._asked: str | None = None  # the hook that was called last, since the last reply
