@@ -98,9 +98,9 @@ class Dialogue:
                 "option secure is True, and a Dialogue has no TLS: secured=True begins as if TLS was done",
                 options=["secure"],
             )
-        self.clock = Clock()
+        self.clock: Clock = Clock()
         given: FactoryOptions = {**_DEFAULTS, **options}
-        self.factory = SMTPServerFactory(hooks, **given)
+        self.factory: SMTPServerFactory = SMTPServerFactory(hooks, **given)
         self.factory.clock = self.clock
         self._timeout = timeout
         self._asked: str | None = None  # the hook that was called last, since the last reply

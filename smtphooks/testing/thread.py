@@ -61,6 +61,9 @@ class SMTPServerThread:
     @ivar path: of the UNIX socket, or None.
     """
 
+    host: str
+    port: int
+
     def __init__(
         self,
         hooks: GivenHooks = None,
