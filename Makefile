@@ -4,6 +4,8 @@
 # For development:
 #   make lint     ruff, and mypy in strict mode
 #   make test-compiled    the suite once more, on the modules that mypyc compiles
+#   make docs    build the documentation into docs/_build/html, and fail at any warning or broken link
+#   make release-check    build sdist and wheel, and use the wheel with each Python that is here
 #   make fuzz     search for faults with random input, FUZZ_SECONDS=60 for each fuzzer
 #   make soak     open and lose many connections, and check that nothing is left
 #   make bench    measure the speed, and that of other servers; BENCH="--only 1k" for less, see benchmarks/README.rst
@@ -12,7 +14,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: serve test test-compiled lint fuzz soak bench bench-check clean
+.PHONY: serve test test-compiled lint docs release-check fuzz soak bench bench-check clean
 
 # One stamp for each extra, so that the second run of a command installs nothing.
 $(VENV)/.installed-%: setup.cfg setup.py pyproject.toml
@@ -45,6 +47,12 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build/html
+
+release-check: $(VENV)/.installed-test $(VENV)/.installed-dev
+	$(BIN)/python .ci/release_check.py $(DIST)
+
 FUZZ_SECONDS ?= 60
 FUZZ = -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 -artifact_prefix=.fuzz/
 
@@ -68,4 +76,4 @@ bench-check: $(VENV)/.installed $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks check
 
 clean:
-	rm -rf $(VENV) .bench .compiled .fuzz build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .compiled .fuzz build dist docs/_build *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,13 +1,13 @@
 """
 smtphooks: an SMTP and LMTP server for Twisted whose behaviour is decided by lifecycle hooks.
 
-C{from smtphooks import SMTPServerFactory} is where to start.  Octets go one way, through these folders:
+C{from smtphooks import SMTPServerFactory} is where to start.  Octets go one way, through these folders::
 
     syntax/      octets to values: command lines, message octets, addresses, headers of proxies; no Twisted
     dialogue/    the state machine: a command in, a reply or a question for a hook out; no Twisted
     connection/  one connection: its deadlines and back-pressure, calls of hooks, the message, writing
 
-with, at the side of that way:
+with, at the side of that way::
 
     admission/   which clients may connect: trusted proxies, reverse look-up, limits
     tls/         certificates, contexts, what a peer showed, why a handshake failed
@@ -17,6 +17,7 @@ with, at the side of that way:
     metrics/     what servers do, counted for Prometheus
     testing/     for the tests of others: a server in a thread, a client in memory
     service/     twistd, the configuration file, systemd
+    command/     what the command smtphooks does besides serving
 
 Beside the folders stand what users name (the factory, the protocol, hooks, options, replies, the session, the stream of
 a message, extensions) and the values that every folder may import; C{reactor}, on which all of this runs with less work

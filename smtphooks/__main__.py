@@ -1,6 +1,8 @@
 """
 The command C{smtphooks}, also C{python -m smtphooks}: the service in the foreground, on the leaner reactor.
 
+C{smtphooks send} and C{smtphooks completion} are commands of their own, in the folder C{command}.
+
 It is C{twistd -n --pidfile= --reactor=smtphooks smtphooks} in one command: the flags of the service, and those
 of twistd that make sense for it, in one list.  twistd's own code does the rest: it logs, drops privileges and runs the
 reactor.
@@ -11,20 +13,24 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.app import ReactorSelectionMixin
 from twisted.application.service import ServiceMaker
 from twisted.copyright import version as twistedVersion
+from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 from twisted.python.util import gidFromString, uidFromString
 from twisted.scripts._twistd_unix import ServerOptions
 from twisted.scripts.twistd import runApp
 
 from smtphooks._version import __version__
+from smtphooks.command import completion, sending
 from smtphooks.reactor import install
 from smtphooks.service import tap
+from smtphooks.service.reading import DEFAULT_ENDPOINT, DEFAULT_MAILDIR
 from smtphooks.service.settings import ConfigError, cause
 
 
@@ -71,11 +77,36 @@ def _checkPidfile(path: str) -> None:
         raise ConfigError(f"--pidfile {path} is that of a process that runs, end it or name another file")
 
 
+_HELP = f"""\
+Usage: smtphooks [flags]                         an SMTP and LMTP server
+       smtphooks send --to ADDRESS [HOST:PORT]   send a message; send --help
+       smtphooks completion {"|".join(completion.SHELLS)}       print what a shell needs
+Without flags it listens on {DEFAULT_ENDPOINT}, takes mail for
+anyone and stores it in ./{DEFAULT_MAILDIR}.  Flags win over the configuration file.
+  --config FILE         read this configuration, in TOML
+  --check               check it, print all that is in force, and exit
+  --traceback           if it is wrong, show the lines of Python that led there
+  --listen ENDPOINT     listen on this, such as tcp:25; can be given again
+  --hooks MODULE:NAME   use these hooks
+  --maildir FOLDER      store messages in this Maildir
+  --auth CHECKER        ask for users, such as file:passwd; can be given again;
+                        more with --help-auth and --help-auth-type NAME
+  --lmtp                speak LMTP
+  -l, --logfile FILE    write the log to this file, and not to stdout
+  --log-format FORMAT   text (the default), or json: one object a line
+  --logger NAME         write the log with what this factory of observers makes
+  --pidfile FILE        write the process id to this file
+  -u, --uid USER, -g, --gid GROUP   run as these, once all listeners listen
+  --umask OCTAL, --chroot FOLDER    create files with this mask; change the root
+  -r, --reactor NAME    run on this reactor of Twisted's; see --help-reactors
+  --version, --help     print the versions of smtphooks and Python; print this
+"""
+
+
 class Options(tap.Options, ReactorSelectionMixin):
     """The flags of C{smtphooks}: those of the service, and those of twistd's that make sense for it."""
 
     command = "smtphooks"
-    synopsis = "Usage: smtphooks [options]"
 
     # The names are twistd's, under which it is given their values.
     optParameters: list[list[Any]] = [
@@ -99,6 +130,10 @@ class Options(tap.Options, ReactorSelectionMixin):
         print(f"smtphooks {__version__} (Twisted {twistedVersion}, Python {platform.python_version()})")
         raise SystemExit(0)
 
+    def __str__(self) -> str:
+        """The help, on one screen, of 24 lines of 80 columns; Twisted's would have a line or two for each flag."""
+        return _HELP
+
     def postOptions(self) -> None:
         """Install the reactor, before the modules of hooks are imported, which may import it."""
         if "reactor" not in self:
@@ -116,7 +151,8 @@ class Options(tap.Options, ReactorSelectionMixin):
             _checkPidfile(self["pidfile"])
         twistd = ServerOptions()
         twistd.update({name: self[name] for name, *_ in self.optParameters}, nodaemon=True)
-        twistd.subCommand, twistd.subOptions, self.parent = "smtphooks", self, twistd
+        twistd.subCommand, twistd.subOptions = "smtphooks", self
+        self.parent: UsageOptions | None = twistd
         twistd.loadedPlugins = {"smtphooks": ServiceMaker("smtphooks", tap.__name__, "", "smtphooks")}
         twistd.postOptions()
         return twistd
@@ -129,9 +165,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     @param arguments: the flags; None for those of the process.
     @raise SystemExit: if it ends with another status than 0, or only prints something.
     """
+    given = sys.argv[1:] if arguments is None else [*arguments]
+    if given[:1] == ["send"]:
+        sending.main(given[1:])
+    elif given[:1] == ["completion"]:
+        completion.main(given[1:], {"": Options(), "send": sending.Options()})
+    else:
+        _serve(given)
+
+
+def _serve(arguments: Sequence[str]) -> None:
     options = Options()
     options.parseOptions(arguments)
-    with tap.oneSentence():
+    with tap.oneSentence(options.isTraced):
         twistd = options.forTwistd()
         try:
             runApp(twistd)

@@ -47,11 +47,11 @@ class UnnamedFile:
         self._isClosed = False
 
     def write(self, data: bytes, offset: int) -> Deferred[None]:
-        """Write all octets at an offset; fails with L{OSError}."""
+        """Write all octets at an offset; fails with C{OSError}."""
         return self._run(self._write, data, offset)
 
     def read(self, octets: int, offset: int) -> Deferred[bytes]:
-        """Read up to so many octets, but one at least, of those that were written; fails with L{OSError}."""
+        """Read up to so many octets, but one at least, of those that were written; fails with C{OSError}."""
         return self._run(self._read, octets, offset)
 
     def close(self) -> None:

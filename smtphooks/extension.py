@@ -41,10 +41,10 @@ class Extension:
     One service extension.
 
     @ivar keyword: its EHLO keyword.
-    @type keyword: L{str}
+    @type keyword: C{str}
     @ivar parameters: what follows the keyword in the EHLO line: a text, or a function of the L{Session} that returns
         one.  None hides the extension and takes it out of force for that session.
-    @type parameters: L{str}, callable or None
+    @type parameters: C{str}, callable or None
     @ivar mailParameters: parameters of MAIL that it defines: keyword to validator.  A validator gets the text of the
         value (True if there was none), returns what C{address.args} shall hold, or raises L{SMTPError}.
     @ivar rcptParameters: the same for RCPT.

@@ -26,11 +26,11 @@ class SMTPError(Exception):
     A refusal.  A hook (or the validator of a parameter) raises it, and it becomes the reply to the current command.
 
     @param message: the text of the reply; control characters in it are replaced.
-    @type message: L{str}
+    @type message: C{str}
     @param responseCode: 400 to 599; 421 closes the connection after the reply.  None: the default of the hook.
-    @type responseCode: L{int} or None
+    @type responseCode: C{int} or None
     @param enhancedCode: an RFC 3463 code such as C{"5.1.1"}, of the same class as the reply code.
-    @type enhancedCode: L{str} or None
+    @type enhancedCode: C{str} or None
     @raise ValueError: if a code is malformed or refuses nothing, or if the two codes are of different classes.
     """
 
@@ -121,14 +121,14 @@ class Reply:
     ) -> None:
         if enhancedCode is not None:
             _checkEnhancedCode(enhancedCode, code)
-        self.code = code
-        self.enhancedCode = enhancedCode
+        self.code: int = code
+        self.enhancedCode: str | None = enhancedCode
         lines = (text,) if isinstance(text, str) else tuple(text)
-        self.lines = lines if "".join(lines).isprintable() else tuple(_scrub(line) for line in lines)
-        self.closes = closes or code == 421
-        self.goesOn = code < 400 and not self.closes
-        self.octets = self._encode(True, "ascii")
-        self.isASCII = all(map(str.isascii, self.lines))
+        self.lines: tuple[str, ...] = lines if "".join(lines).isprintable() else tuple(_scrub(line) for line in lines)
+        self.closes: bool = closes or code == 421
+        self.goesOn: bool = code < 400 and not self.closes
+        self.octets: bytes = self._encode(True, "ascii")
+        self.isASCII: bool = all(map(str.isascii, self.lines))
 
     def behind(self, text: str) -> Reply:
         """

@@ -25,7 +25,7 @@ from smtphooks.disk import UnnamedFile, refusalFor
 from smtphooks.pieces import Pieces
 from smtphooks.replies import SMTPError
 
-log = Logger()
+log: Logger = Logger()
 
 # Octets that a reader gets at once of what came before.
 _BLOCK = 65536
@@ -70,7 +70,7 @@ class Spool(Generic[S]):
         @param memory: a message of more octets goes to a file, all of it.
         @param makeStream: C{MessageStream}, or a function with the same arguments.
         """
-        self.isFailing = False
+        self.isFailing: bool = False
         self.unaware: list[S] = []
         self._memory = memory
         self._store = _Store(memory)
@@ -194,7 +194,7 @@ class _Store:
         return self._held.octets > (0 if self.isWhole else _GATHERED)
 
     def write(self) -> Deferred[None]:
-        """Move what is in memory to the file.  Fails with L{OSError}."""
+        """Move what is in memory to the file.  Fails with C{OSError}."""
         if self._file is None:
             self._file = UnnamedFile()
         data = self._held.join()
@@ -202,7 +202,7 @@ class _Store:
         return self._file.write(data, self.length - len(data)).addCallback(lambda _: self._held.drop(len(data)))
 
     def read(self, offset: int) -> bytes | Deferred[bytes]:
-        """Some octets from an offset on.  Fails with L{OSError}."""
+        """Some octets from an offset on.  Fails with C{OSError}."""
         inFile = self.length - self._held.octets - offset
         if inFile <= 0:
             return self._held.join()[-inFile : _BLOCK - inFile]

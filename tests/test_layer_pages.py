@@ -19,8 +19,8 @@ import smtphooks.layers
 from smtphooks import Layer, Session, SMTPServerFactory
 from smtphooks.replies import Reply
 from tests.layers.pages import blocksOf
+from tests.pages import parse, rowsOf
 from tests.support import ENVELOPE, Client, Mailbox, connect
-from tests.test_reference import parse, rowsOf
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "layers.rst"
@@ -45,7 +45,7 @@ def test_every_layer_has_a_page_that_the_list_names() -> None:
     text = PAGE.read_text()
     for name in smtphooks.layers.__all__:
         assert (DOCS / "layers" / f"{name.lower()}.rst").exists()
-        assert f"`{name} <layers/{name.lower()}.rst>`_" in text
+        assert f":doc:`{name} </layers/{name.lower()}>`" in text
 
 
 @pytest.mark.parametrize("name", smtphooks.layers.__all__)

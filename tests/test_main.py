@@ -49,6 +49,21 @@ def printed(folder: Path, *arguments: object) -> str:
     return done.stdout
 
 
+def failed(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command, which must end by itself with status 1."""
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment(),
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1
+    return done
+
+
 def refusal(folder: Path, *arguments: object) -> str:
     """The one sentence by which the command refuses to start, on the standard error."""
     done = ran(folder, *arguments)
@@ -210,10 +225,21 @@ class TestPrinting:
     def test_help_lists_all_flags_once(self, tmp_path: Path) -> None:
         """Those of the service and those of twistd's, in one list, which does not speak of twistd."""
         said = printed(tmp_path, "--help")
-        assert said.startswith("Usage: smtphooks [options]\n")
-        listed = re.findall(r"^  (?:-\w,|   ) --([\w-]+)", said, re.MULTILINE)
-        assert sorted(listed) == sorted({long for name, long in Options().synonyms.items()})
+        assert said.startswith("Usage: smtphooks [flags] ")
+        flags = said[said.index("configuration file.\n") :]
+        more = {"help-auth", "help-auth-type", "help-reactors"}
+        listed = re.findall(r"^  .*?--\S.*", flags, re.MULTILINE)
+        named = [name for line in listed for name in re.findall(r"--([\w-]+)", line)]
+        assert sorted(named) == sorted({long for name, long in Options().synonyms.items()})
+        assert more <= {*named}
         assert "twistd" not in said
+        letters = {name for name in Options().synonyms if len(name) == 1}
+        assert {*re.findall(r"(?<!-)-(\w),", flags)} == letters
+
+    def test_help_is_one_screen(self, tmp_path: Path) -> None:
+        """Of 24 lines of 80 columns."""
+        lines = printed(tmp_path, "--help").splitlines()
+        assert len(lines) <= 24 and max(map(len, lines)) <= 80
 
     def test_check_prints_the_configuration(self, tmp_path: Path) -> None:
         said = printed(tmp_path, "--check", "--listen", "tcp:25")
@@ -221,6 +247,30 @@ class TestPrinting:
 
     def test_reactors_are_listed(self, tmp_path: Path) -> None:
         assert re.search(r"^ +smtphooks\t", printed(tmp_path, "--help-reactors"), re.MULTILINE)
+
+
+class TestTraceback:
+    HOOKS = "password = 'geheim'\ndef make():\n    raise ValueError(password)\n"
+
+    def test_it_shows_the_lines_that_led_to_the_error(self, tmp_path: Path) -> None:
+        """But no text of an error, which could have a password in it; the sentence follows."""
+        (tmp_path / "mine.py").write_text(self.HOOKS)
+        said = failed(tmp_path, "--traceback", "--hooks", "mine:make").stderr
+        assert said.startswith("Traceback of ValueError:\n")
+        assert 'mine.py", line 3, in make\n    raise ValueError(password)\n' in said
+        assert said.splitlines()[-1].startswith("smtphooks: --hooks: calling mine:make failed")
+        assert "geheim" not in said[: said.index("\nsmtphooks: ")]
+
+    def test_without_it_there_is_none(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.py").write_text(self.HOOKS)
+        assert "Traceback" not in failed(tmp_path, "--hooks", "mine:make").stderr
+
+    def test_a_layer_that_cannot_start_has_one_as_well(self, tmp_path: Path) -> None:
+        hooks = "class Hooks:\n    def onStart(self, service):\n        raise ValueError('x')\n    onData = None\n"
+        (tmp_path / "mine.py").write_text(hooks.replace("onData = None", "def onData(self, stream, session): ..."))
+        done = failed(tmp_path, "--traceback", "--listen", LOOPBACK, "--hooks", "mine:Hooks")
+        assert 'mine.py", line 3, in onStart\n' in done.stdout  # the log has begun
+        assert "layer Hooks cannot start: ValueError: x" in done.stdout
 
 
 class TestRefusals:

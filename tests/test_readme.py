@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -16,11 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from docutils.core import publish_doctree
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from tests.pages import tomllib as tomllib
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.rst").read_text()
@@ -84,13 +83,11 @@ def deliver(client: smtplib.SMTP, recipient: str) -> tuple[int, bytes]:
 
 
 def test_every_block_is_known_to_this_file() -> None:
-    assert sorted(FILES) == ["embedded.py", "layers.toml", "myhooks.py", "smtphooks.toml"]
+    assert sorted(FILES) == ["myhooks.py"]
     assert COMMANDS == [
         "make serve",
         "make test",
         "smtphooks --hooks myhooks:MyHooks",
-        "smtphooks --config smtphooks.toml --check",
-        "smtphooks --config smtphooks.toml",
     ]
     assert {kind for kind, name, _ in BLOCKS if not name} == {"console"}
 
@@ -127,46 +124,29 @@ def test_first_hook(folder: Path) -> None:
         assert deliver(client, "user@example.org") == (250, b"2.0.0 Took 25 octets")
 
 
-def test_configuration(folder: Path) -> None:
-    port = freePort()
-    check = subprocess.run(
-        COMMANDS[3].split(),
-        cwd=folder,
-        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
-        text=True,
-        capture_output=True,
-        check=True,
-    )
-    assert [listener["endpoint"] for listener in tomllib.loads(check.stdout)["listener"]] == [
-        "tcp:2525",
-        "unix:lmtp.sock:mode=660",
-    ]
-    file = folder / "smtphooks.toml"
-    file.write_text(file.read_text().replace("tcp:2525", f"tcp:{port}:interface=127.0.0.1"))
-    with running(COMMANDS[4].split(), folder, port) as client:
-        assert deliver(client, "user@example.org") == (250, b"2.0.0 Took 25 octets")
-        with socket.socket(socket.AF_UNIX) as lmtp:
-            lmtp.connect(str(folder / "lmtp.sock"))
-            assert lmtp.recv(100) == b"220 mx.example.org LMTP\r\n"
+BASE = "https://smtphooks.readthedocs.io/en/latest/"
+LINKS = re.findall(r"<(\S+)>`_", README)
 
 
-def test_layers(folder: Path) -> None:
-    port = freePort()
-    file = folder / "layers.toml"
-    file.write_text(file.read_text().replace("tcp:2525", f"tcp:{port}:interface=127.0.0.1"))
-    with running(["smtphooks", "--config", "layers.toml"], folder, port) as client:
-        assert deliver(client, "ann@example.org")[0] == 250
-        assert deliver(client, "anyone@example.net")[0] == 250
-        assert deliver(client, "bob@example.org") == (550, b"5.1.1 Recipient address rejected: user unknown")
-        assert deliver(client, "ann@example.com") == (550, b"5.7.1 Relay access denied")
-    assert len(list((folder / "maildir" / "new").iterdir())) == 2
+def test_it_is_one_screen() -> None:
+    assert len(README.splitlines()) <= 90
 
 
-def test_embedded(folder: Path) -> None:
-    port = freePort()
-    text = FILES["embedded.py"].replace("tcp:2525", f"tcp:{port}:interface=127.0.0.1")
-    # The program itself logs nothing, so a line that says that it listens is added.
-    text = text.replace("reactor.run()", 'reactor.callWhenRunning(print, "listening on", flush=True)\nreactor.run()')
-    (folder / "embedded.py").write_text(text)
-    with running([sys.executable, "embedded.py"], folder, port) as client:
-        assert deliver(client, "user@example.org") == (250, b"2.0.0 Message queued as 123")
+def test_all_its_links_are_absolute_so_that_they_work_on_the_package_index() -> None:
+    assert len(LINKS) > 8
+    assert [link for link in LINKS if not link.startswith(BASE)] == []
+    assert len(re.findall(r"`_", README)) == len(LINKS)
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_a_link_leads_to_a_page_and_to_an_anchor_of_it(link: str) -> None:
+    page, _, anchor = link.removeprefix(BASE).partition("#")
+    text = (ROOT / "docs" / f"{page.removesuffix('.html')}.rst").read_text()
+    assert not anchor or f".. _{anchor}:" in text
+
+
+def test_docutils_has_no_complaints() -> None:
+    complaints = io.StringIO()
+    settings = {"warning_stream": complaints, "report_level": 1, "syntax_highlight": "none"}
+    publish_doctree(README, str(ROOT / "README.rst"), settings_overrides=settings)
+    assert complaints.getvalue() == ""

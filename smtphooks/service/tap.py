@@ -9,9 +9,12 @@ This module does not check options (C{checking}), and neither listens nor handle
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from getopt import GetoptError
+from typing import Any
 
 import attrs
 from twisted.cred.strcred import AuthOptionMixin
@@ -37,13 +40,46 @@ from smtphooks.service.textlog import textObserver
 
 
 @contextmanager
-def oneSentence() -> Iterator[None]:
-    """End the process with one sentence if the configuration is wrong; twistd would show its usage, or a traceback."""
+def oneSentence(isTraced: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """
+    End the process with one sentence if the configuration is wrong; twistd would show its usage, or a traceback.
+
+    @param isTraced: the operator wants to see where the error came from.
+    """
     try:
         yield
     except (ConfigError, UsageError) as error:
+        if isTraced():
+            showTraceback(error)
         sentence = " ".join(str(error).split())
         raise SystemExit(f"smtphooks: {sentence}") from None
+    except SystemExit as error:
+        if isTraced() and error.__cause__ is not None:
+            showTraceback(error)
+        raise
+
+
+def showTraceback(error: BaseException) -> None:
+    """
+    Print where an error came from, and what caused it, on the standard error.
+
+    The texts of the errors are left out: they may hold passwords, and the sentence that follows is free of them.
+    """
+    chain = [error]
+    while (cause := chain[0].__cause__ or chain[0].__context__) is not None:
+        chain.insert(0, cause)
+    for each in chain:
+        lines = traceback.format_tb(each.__traceback__)
+        print(f"Traceback of {type(each).__name__}:\n{''.join(lines)}", end="", file=sys.stderr)
+
+
+def explained(command: str, flags: Iterable[str], error: UsageError) -> str:
+    """What is wrong with the flags of a command, with the nearest flag that there is."""
+    sentence = str(error)
+    unknown = error.__context__
+    if isinstance(unknown, GetoptError) and "not recognized" in sentence:
+        sentence = unknownName("flag", f"--{unknown.opt}", [f"--{name}" for name in flags])
+    return f"{sentence} ({command} --help lists all)"
 
 
 class Options(UsageOptions, AuthOptionMixin):
@@ -56,20 +92,21 @@ class Options(UsageOptions, AuthOptionMixin):
 
     command = "twistd smtphooks"
     synopsis = "[options]"
-    longdesc = (
+    longdesc: str = (
         f"An SMTP and LMTP server decided by lifecycle hooks.  Without options it listens on {DEFAULT_ENDPOINT}, takes"
         f" mail for anyone and stores it in the Maildir ./{DEFAULT_MAILDIR}.  Flags win over the configuration file."
     )
-    optParameters = [
+    optParameters: list[list[str | None]] = [
         ["config", None, None, "Read this TOML file."],
         ["hooks", None, None, "Use these hooks: package.module:Name."],
         ["maildir", None, None, "Store messages in this Maildir."],
         ["log-format", None, "text", "Write the log as text, or as json: one object a line."],
     ]
-    supportedInterfaces = CREDENTIALS
-    optFlags = [
+    supportedInterfaces: tuple[Any, ...] | None = CREDENTIALS
+    optFlags: list[list[str | None]] = [
         ["lmtp", None, "Speak LMTP on all listeners."],
         ["check", None, "Check the configuration, print all that is in force as TOML, and exit."],
+        ["traceback", None, "If the configuration is wrong, show the lines of Python that led there."],
     ]
 
     def __init__(self) -> None:
@@ -93,18 +130,15 @@ class Options(UsageOptions, AuthOptionMixin):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the flags, and load what they name; exit if any of it is wrong."""
-        with oneSentence():
+        with oneSentence(self.isTraced):
             try:
                 UsageOptions.parseOptions(self, options)
             except UsageError as error:
-                raise UsageError(self._explain(error)) from None
+                raise UsageError(explained(self.command, self.synonyms, error)) from None
 
-    def _explain(self, error: UsageError) -> str:
-        sentence = str(error)
-        unknown = error.__context__
-        if isinstance(unknown, GetoptError) and "not recognized" in sentence:
-            sentence = unknownName("flag", f"--{unknown.opt}", [f"--{name}" for name in self.synonyms])
-        return f"{sentence} ({self.command} --help lists all)"
+    def isTraced(self) -> bool:
+        """Has C{--traceback} been given?"""
+        return bool(self["traceback"])
 
     def postOptions(self) -> None:
         """Make the configuration; with C{--check} print it and exit."""
@@ -160,7 +194,7 @@ def makeService(options: Options) -> Listeners:
     """The service for these flags, called by twistd."""
     from twisted.internet import reactor
 
-    with oneSentence():
+    with oneSentence(options.isTraced):
         observerFor = jsonObserver if options["log-format"] == "json" else textObserver
         # Another program may have made these options, without those of twistd around them.
         return Listeners(options.configuration, reactor, observerFor(options.parent or {}))

@@ -94,6 +94,12 @@ class Inbox:
         with self._changed:
             self._refusals.append(text)
 
+    @property
+    def refusals(self) -> list[str]:
+        """A list of its own for each caller."""
+        with self._changed:
+            return list(self._refusals)
+
     def clear(self) -> None:
         """Forget all of it."""
         with self._changed:

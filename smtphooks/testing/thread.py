@@ -194,6 +194,11 @@ class SMTPServerThread:
         """
         return self._inbox.messages
 
+    @property
+    def refusals(self) -> list[str]:
+        """The last twenty replies that refused something, in order, each with the command that it was for."""
+        return self._inbox.refusals
+
     @overload
     def waitFor(self, count: None = None, timeout: float = 5) -> ReceivedMessage: ...
     @overload

@@ -38,8 +38,8 @@ def test_a_deferred_keeps_its_result() -> None:
 
 # --- asyncio ---
 #
-# Its loop runs here for as long as a test needs it, as it does below Twisted's asyncio reactor; test_reference.py has
-# that reactor.
+# Its loop runs here for as long as a test needs it, as it does below Twisted's asyncio reactor; that reactor is in
+# docs/test_programs.py.
 
 
 async def turns(number: int = 5) -> None:

@@ -24,7 +24,7 @@ from smtphooks.layers.database import DatabaseError
 from smtphooks.layers.greylist import _mailOf, _networkOf
 from smtphooks.syntax.grammar import parseForwardPath, parseReversePath
 from tests.layers.pages import blocksOf
-from tests.test_readme import tomllib
+from tests.pages import tomllib
 
 pytestmark = pytest.mark.usefixtures("logged")
 

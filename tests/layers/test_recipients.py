@@ -22,8 +22,8 @@ from smtphooks.layers.database import DatabaseError
 from smtphooks.syntax.grammar import parseForwardPath
 from tests.conftest import Logged
 from tests.layers.pages import blocksOf
+from tests.pages import tomllib
 from tests.support import HELLO, MAIL, connect
-from tests.test_readme import tomllib
 
 pytestmark = pytest.mark.usefixtures("logged")
 

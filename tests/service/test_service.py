@@ -20,10 +20,10 @@ from zope.interface import implementer
 
 from smtphooks import SMTPServerFactory, SMTPService
 from smtphooks.service.lifecycle import StartFailed
+from tests.pages import write
 from tests.real.programs import ROOT, Maildir, Program, freePort, hidden
 from tests.real.programs import Client as RealClient
 from tests.support import ENVELOPE, Client, makeFactory
-from tests.test_reference import FILES
 
 CONTENT = b"Subject: hello\r\n\r\nhello\r\n"
 
@@ -419,7 +419,8 @@ def test_two_services_start_a_common_object_once(resource: Resource) -> None:
 def test_a_transaction_finishes_though_twistd_is_asked_to_end(tmp_path: Path) -> None:
     port = freePort()
     tac = tmp_path / "mail.tac"
-    tac.write_text(FILES["mail.tac"].replace("tcp:2525", f"tcp:{port}:interface=127.0.0.1"))
+    write("embedding.rst", tmp_path)
+    tac.write_text(tac.read_text().replace("tcp:2525", f"tcp:{port}:interface=127.0.0.1"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     twistd = [str(Path(sys.executable).parent / "twistd"), "-ny", tac.name, "--pidfile="]
     program = Program(twistd, environment, tmp_path)

@@ -1,0 +1,59 @@
+"""
+The directive C{smtphooks-option}: an option as it is declared, above the prose that says what it is for.
+
+Default and wanted values are printed from the declaration in C{smtphooks.options}, so that no page can say otherwise,
+and each option has the label C{option-<name>}.
+This module knows no option by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+from smtphooks.options import Options
+
+FIELDS = attrs.fields_dict(Options)
+
+
+def defaultOf(name: str) -> str:
+    """The default as Python writes it, a tuple as the list that it is given as; words where it depends on the host."""
+    field = FIELDS[name]
+    if isinstance(field.default, attrs.Factory):  # type: ignore[arg-type]
+        made = field.default.factory
+        return "{}" if made is dict else "this host's name"
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    return f'"{default}"' if isinstance(default, str) else repr(default).replace("'", '"')
+
+
+def wantedOf(name: str) -> str:
+    """The words for what fits, as the error for a wrong value has them."""
+    return str(FIELDS[name].metadata["wants"].replace("{true!r}", "True").replace("{false!r}", "False"))
+
+
+class OptionDirective(SphinxDirective):
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        (name,) = self.arguments
+        if name not in FIELDS:
+            raise self.error(f"there is no option {name}")
+        # Sphinx looks for labels in lower case.
+        label = f"option-{name}"
+        term = nodes.term("", "", nodes.literal("", name), ids=[label], names=[label.lower()])
+        self.state.document.note_explicit_target(term)
+        default = defaultOf(name)
+        shown = nodes.literal("", default) if default != "this host's name" else nodes.Text(default)
+        facts = nodes.paragraph("", "", nodes.Text("Default: "), shown, nodes.Text(f".  Wants {wantedOf(name)}."))
+        facts["classes"].append("option-facts")
+        definition = nodes.definition("", facts, *self.parse_content_to_nodes())
+        return [nodes.definition_list("", nodes.definition_list_item("", term, definition))]
+
+
+def setup(app: Any) -> dict[str, bool]:
+    app.add_directive("smtphooks-option", OptionDirective)
+    return {"parallel_read_safe": True}
