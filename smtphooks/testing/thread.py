@@ -192,7 +192,12 @@ class SMTPServerThread:
 
     @property
     def messages(self) -> list[ReceivedMessage]:
-        """The messages that were accepted, in order; a list of its own for each caller."""
+        """
+        The messages that were accepted, in order; a list of its own for each caller.
+
+        A message is there before its client has the positive reply, and is not there if there was no such reply: it was
+        refused, its reply dropped, garbled or stalled until the client gave up, or the client was lost before.
+        """
         return self._inbox.messages
 
     @property
