@@ -40,7 +40,7 @@ from smtphooks.dialogue.steps import (
     Verdict,
     Wait,
 )
-from smtphooks.hooks import SITUATIONS
+from smtphooks.hooktable import SITUATIONS
 from smtphooks.replies import Reply
 from smtphooks.session import Session
 from smtphooks.syntax.wire import Wire
@@ -90,22 +90,22 @@ class Pump:
         options = server.options
         self._transport = transport
         self._secureContext = server.secureContext
-        self.state = state
-        self.wire = Wire(options.bareNewline)
-        self.dialogue = Dialogue(
+        self.state: ConnectionState = state
+        self.wire: Wire = Wire(options.bareNewline)
+        self.dialogue: Dialogue = Dialogue(
             options, server.extensions, session, server.mechanisms, server.authFailures, server.hooks
         )
         runner = HookRunner(server.hooks, session, options.slowHook, options.asyncioHooks, server.context.copy())
-        self.driver = Driver(self.dialogue, runner, state, wake)
-        self.message = MessageReceiver(self.wire, runner, options, wake)
-        self.writer = ReplyWriter(transport, wake)
-        self.pacing = Pacing(options, server.live, transport)
-        self.encryption = Encryption(transport)
+        self.driver: Driver = Driver(self.dialogue, runner, state, wake)
+        self.message: MessageReceiver = MessageReceiver(self.wire, runner, options, wake)
+        self.writer: ReplyWriter = ReplyWriter(transport, wake)
+        self.pacing: Pacing = Pacing(options, server.live, transport)
+        self.encryption: Encryption = Encryption(transport)
         transcript = None
         if server.debugPeers is not None:
             transcript = Transcript(session, server.debugPeers, self.dialogue.shows, self.dialogue.hasMechanism)
         log = EventLog(session, options, server.lines)
-        self.replier = Replier(options, self.dialogue, runner, self.writer, log, transcript)
+        self.replier: Replier = Replier(options, self.dialogue, runner, self.writer, log, transcript)
 
     def open(self) -> None:
         """Begin the dialogue."""
