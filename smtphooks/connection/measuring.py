@@ -27,8 +27,6 @@ from smtphooks.hooks import HOOK_NAMES, hookOf
 # Is told how many seconds a hook has taken, and whether it has raised what is no refusal.
 Tell = Callable[[float, bool], object]
 
-_HOOK_NAMES = frozenset(HOOK_NAMES)
-
 
 class MeasuredHooks:
     """The hooks of a factory; every other attribute is the factory's own."""
@@ -42,9 +40,13 @@ class MeasuredHooks:
         self._known: dict[str, tuple[Any, Any]] = {}  # what the factory had last, and what stands for it
 
     def __getattr__(self, name: str) -> Any:
+        return getattr(self._hooks, name)
+
+    def measured(self, name: str) -> Any:
+        """What stands for a hook, or for the passage of messages; None where the factory has none."""
         value = getattr(self._hooks, name)
-        if value is None or (name not in _HOOK_NAMES and name != "passage"):
-            return value
+        if value is None:
+            return None
         original, measured = self._known.get(name, (None, None))
         if original is not value and original != value:  # the methods of an object are made anew for each look
             measured = self._passage(value) if name == "passage" else self._hook(name, value)
@@ -74,6 +76,14 @@ class MeasuredHooks:
 
     def _tell(self, name: str, layer: str) -> Tell:
         return partial(self._observer.hookEnded, name, layer)
+
+
+def _attribute(name: str) -> property:
+    return property(lambda self: self.measured(name))
+
+
+for _name in (*HOOK_NAMES, "passage"):
+    setattr(MeasuredHooks, _name, _attribute(_name))
 
 
 class Timed:
