@@ -24,6 +24,8 @@ from smtphooks.admission.clients import Clients
 from smtphooks.composition import composed, doubtsAbout, layersOf, layersWith, linksOf, maybePassage
 from smtphooks.connection.chain import Chain, Link
 from smtphooks.connection.eventlog import LineLimits
+from smtphooks.connection.measuring import MeasuredHooks
+from smtphooks.connection.observing import Observed, Observer
 from smtphooks.connection.passage import Passage
 from smtphooks.connection.registry import LiveConnections
 from smtphooks.connection.server import Server
@@ -153,7 +155,11 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
             return None
         hook = self._askPortal(portal)
         refusing = linksOf(self.layersWith("onAuth"), "onAuth")
-        return self._chainOf("onAuth", [*refusing, Link("onAuth of the portal", hook)]) if refusing else hook
+        return (
+            self._chainOf("onAuth", [*refusing, Link("onAuth of the portal", hook, layer="the portal")])
+            if refusing
+            else hook
+        )
 
     def _askPortal(self, portal: Portal) -> Callable[..., Any]:
         for method in self.options.authMethods:
@@ -175,6 +181,18 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         @raise OptionError: if one is wrong; all stays as it was.
         """
         self.server.secureContext.update(**given)
+
+    def observe(self, observer: Observer) -> None:
+        """
+        Have an observer told what happens on connections that are made from now on; C{Metrics.observe} calls it.
+
+        @raise RuntimeError: if the factory has one already.
+        """
+        if self.server.hooks is not self:
+            raise RuntimeError("this factory has an observer already")
+        self.server.hooks = MeasuredHooks(self, observer)
+        self.server.parts = Observed(observer)
+        self.server.admission.countIn(_Counted(observer))
 
     def doStart(self) -> None:
         """Called by Twisted when the first port begins to listen."""
@@ -216,6 +234,18 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
 
     def _seconds(self) -> float:
         return self.reactor().seconds()
+
+
+class _Counted(Clients):
+    """Tells an observer of each connection; it has no limits."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self._observer = observer
+
+    def addConnection(self) -> None:
+        super().addConnection()
+        self._observer.connectionMade()
 
 
 def _unknownUsersOf(options: Options) -> UnknownUsers:

@@ -54,6 +54,15 @@ class Admission:
                 return replies.TOO_MANY_CLIENTS_HERE
         return None
 
+    def limitOf(self, refusal: Reply) -> str:
+        """The option because of which a client was refused."""
+        return "maxClients" if refusal is replies.TOO_MANY_CLIENTS else "maxClientsPerAddress"
+
+    @property
+    def fullness(self) -> float:
+        """How much of the limits on connections is used up, 1 for all that they allow; 0 without a limit."""
+        return max((clients.connections / clients.most for clients in self._counts if clients.most), default=0.0)
+
     def connectionBegins(self) -> None:
         """A connection was made; its client is not known yet."""
         for clients in self._counts:

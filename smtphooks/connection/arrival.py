@@ -132,6 +132,7 @@ class Arrival:
             result = self._header.feed(data)
         except ProxyError as error:
             self._header = None
+            self._server.parts.turnedAway("useProxy")
             _log.warn("{peer} sent no valid PROXY header: {error}", peer=self.peer, error=str(error))
             self._server.reportError(Failure(error))
             self._turnAway(None)
@@ -168,6 +169,7 @@ class Arrival:
             _log.warn("TLS handshake with {peer} failed: {why}", peer=self.peer, why=why)
             self._server.reportError(reason)
         if self._header is not None:
+            self._server.parts.turnedAway("useProxy")
             _log.info("no PROXY header from {peer}, though option useProxy lists it", peer=self.peer)
         if self._isCounted:
             self._server.admission.clientGoes(self._client.network)
@@ -207,6 +209,7 @@ class Arrival:
         client.network = networkOf(client.remoteAddress)
         refusal = admission.refusalOf(client.network)
         if refusal is not None:
+            self._server.parts.turnedAway(admission.limitOf(refusal))
             if self._server.options.logRefusals and self._server.lines.refusals.admits(client.remoteAddress):
                 _log.warn("refused {peer}: {reply}", peer=client.remoteAddress, reply=str(refusal))
             self._turnAway(refusal)

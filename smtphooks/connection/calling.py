@@ -35,7 +35,8 @@ class Rest:
     The answer of a hook that is made of several, where one of them has more to say than a text.
 
     @ivar wait: its C{goOn} is called with the L{HookCaller} and tells whether the answer is there, in C{answer};
-        else it is waited for as for a L{Waiter}, with C{begin} and C{cancel}.
+        else it is waited for as for a L{Waiter}, with C{begin} and C{cancel}.  C{answer} is as L{HookCaller.settle}
+        returns it.
     """
 
     __slots__ = ("wait",)
@@ -186,9 +187,8 @@ class HookCaller:
         try:
             if type(result) is Rest:
                 wait = result.wait
-                if not wait.goOn(self):
-                    return self._pending(name, wait)
-                result = wait.answer
+                # No local name is bound to the answer: a failure may know this frame by its traceback.
+                return wait.answer if wait.goOn(self) else self._pending(name, wait)
             while type(result) is CoroutineType:
                 result = self._asTask(name, result) if self._isForAsyncio else self.step(name, begin, result)
             if type(result) is Run:

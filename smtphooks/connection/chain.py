@@ -37,6 +37,7 @@ class Link:
     @ivar exempts: whether a session is not its business; None if every one is.
     @ivar timeout: seconds that it may take, 0 for no limit.
     @ivar mayFail: a fault of it counts as if it had not been asked.
+    @ivar layer: the name of the layer.
     """
 
     label: str
@@ -44,13 +45,14 @@ class Link:
     exempts: Condition | None = None
     timeout: float = 0.0
     mayFail: bool = False
+    layer: str = ""
 
 
 def linkOf(layer: Layer, hook: str, function: Callable[..., Any]) -> Link:
     """The hook of a layer as a link of a chain."""
     # What a layer is only told of it is told whoever the client is: it may count, or let go of something.
     exempts = None if hook in TOLD else layer.exempts
-    return Link(labelIn(layer, hook), function, exempts, layer.hookTimeout, layer.onFault == PASS)
+    return Link(labelIn(layer, hook), function, exempts, layer.hookTimeout, layer.onFault == PASS, layer.name)
 
 
 class Chain:
@@ -108,6 +110,14 @@ class Chain:
             # Even SystemExit, as L{HookCaller.call} has it.
             return Rest(_Asking(self, arguments, index, Failure(), text))
         return text
+
+    def withLinks(self, links: Sequence[Link], hooks: object) -> Chain:
+        """
+        A chain like this one, of other links.
+
+        @param hooks: in the place of those of the factory.
+        """
+        return Chain(self.hook, links, hooks, self._clock, self._slow)
 
     def callLater(self, seconds: float, function: Callable[[], object]) -> IDelayedCall:
         """Call a function later, as the clock of the factory says."""

@@ -253,6 +253,9 @@ class EventLog:
             },
         )
 
+    def secured(self) -> None:
+        """A TLS handshake is done; the line about the end of the connection names its cipher."""
+
     def _user(self) -> str:
         user = self._session.user
         return addressForLog(user, self._options.logAddresses) if isinstance(user, str) else ""

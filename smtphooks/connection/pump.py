@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 from smtphooks import replies
 from smtphooks.connection.driver import Driver
 from smtphooks.connection.encryption import Encryption
-from smtphooks.connection.eventlog import EventLog
 from smtphooks.connection.message import MessageReceiver, Stage
 from smtphooks.connection.pacing import Pacing
 from smtphooks.connection.replier import Replier
@@ -87,25 +86,25 @@ class Pump:
         """
         @param wake: called when there may be something to pull.
         """
-        options = server.options
+        options, parts = server.options, server.parts
         self._transport = transport
         self._secureContext = server.secureContext
         self.state: ConnectionState = state
-        self.wire: Wire = Wire(options.bareNewline)
+        self.wire: Wire = parts.wire(options)
         self.dialogue: Dialogue = Dialogue(
             options, server.extensions, session, server.mechanisms, server.authFailures, server.hooks
         )
         runner = HookRunner(server.hooks, session, options.slowHook, options.asyncioHooks, server.context.copy())
         self.driver: Driver = Driver(self.dialogue, runner, state, wake)
-        self.message: MessageReceiver = MessageReceiver(self.wire, runner, options, wake)
-        self.writer: ReplyWriter = ReplyWriter(transport, wake)
+        log = parts.log(session, options, server.lines)
+        self.message: MessageReceiver = parts.message(self.wire, runner, options, wake, log)
+        self.writer: ReplyWriter = parts.writer(transport, wake)
         self.pacing: Pacing = Pacing(options, server.live, transport)
         self.encryption: Encryption = Encryption(transport)
         transcript = None
         if server.debugPeers is not None:
             transcript = Transcript(session, server.debugPeers, self.dialogue.shows, self.dialogue.hasMechanism)
-        log = EventLog(session, options, server.lines)
-        self.replier: Replier = Replier(options, self.dialogue, runner, self.writer, log, transcript)
+        self.replier: Replier = parts.replier(options, self.dialogue, runner, self.writer, log, transcript)
 
     def open(self) -> None:
         """Begin the dialogue."""
@@ -182,6 +181,7 @@ class Pump:
         if not self.encryption.isDone:
             return False
         self.encryption.record(self.dialogue.context.session)
+        self.replier.log.secured()
         if self.replier.transcript is not None:
             self.replier.transcript.secured()
         self._do(self.driver.advance(self.dialogue.answer, self._transport))

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from smtphooks.admission.admission import Admission
 from smtphooks.connection.eventlog import LineLimits
+from smtphooks.connection.parts import Parts
 from smtphooks.connection.registry import Live, LiveConnections
 from smtphooks.connection.runner import HookRunner
 from smtphooks.dialogue.extensions import Extensions
@@ -32,6 +33,7 @@ class Server:
     @ivar lines: limits of the lines in the event log; several servers may share one.
     @ivar debugPeers: the peers whose dialogue is logged, None if there are none.
     @ivar context: the C{contextvars} context that the hooks of each connection begin with a copy of.
+    @ivar parts: makes what connections consist of.
     """
 
     options: Options
@@ -45,6 +47,7 @@ class Server:
     secureContext: SecureContext
     debugPeers: TrustedPeers | None
     context: Context
+    parts: Parts = attrs.field(factory=Parts)
 
     def shareLines(self, lines: LineLimits) -> None:
         """Keep to limits of the lines in the event log that other servers keep to as well."""

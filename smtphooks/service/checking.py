@@ -26,6 +26,7 @@ from smtphooks.service.checkers import makePortal
 from smtphooks.service.endpoints import kindOf
 from smtphooks.service.layering import Layers, makeLayers
 from smtphooks.service.loading import loadExtensions, searchIn
+from smtphooks.service.metering import requireExtra
 from smtphooks.service.settings import AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings
 from smtphooks.service.toml import toTOML
 
@@ -92,6 +93,8 @@ class Configuration:
     @ivar shared: the values of C{sharedNames} for all listeners; its other options mean nothing.
     @ivar auth: where the checkers stand, None without checkers.
     @ivar discard: a listener without C{onData} may accept messages and drop them.
+    @ivar metrics: the endpoint where metrics are served, None if they are not.
+    @ivar path: the file that all of it stands in, None without a file.
     """
 
     sharedNames: ClassVar[Sequence[str]] = (*_SHARED, *_COUNTING, *_SHOWING)
@@ -102,6 +105,8 @@ class Configuration:
     shared: Options
     auth: AuthSettings | None = None
     discard: bool = False
+    metrics: str | None = None
+    path: str | None = None
 
 
 def configure(settings: Settings) -> Configuration:
@@ -110,6 +115,8 @@ def configure(settings: Settings) -> Configuration:
 
     @raise ConfigError: if no server could be started with them.
     """
+    if settings.metrics is not None:
+        requireExtra(f"{settings.path}")
     searchIn([folder for folder in (settings.folder, os.getcwd()) if folder is not None])
     areCommon = any(listener.layers is None for listener in settings.listeners)
     layers = makeLayers(settings.layers, settings.folder, settings.auth) if areCommon else None
@@ -125,7 +132,14 @@ def configure(settings: Settings) -> Configuration:
     listeners = [_makeListener(listener, settings, common, layers) for listener in settings.listeners]
     _share(listeners, clients)
     return Configuration(
-        layers.settings if layers is not None else None, listeners, clients, shared, settings.auth, settings.discard
+        layers.settings if layers is not None else None,
+        listeners,
+        clients,
+        shared,
+        settings.auth,
+        settings.discard,
+        settings.metrics,
+        settings.path,
     )
 
 

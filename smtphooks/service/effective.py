@@ -71,6 +71,8 @@ def _top(configuration: Configuration) -> str:
     keys: dict[str, Any] = _hooksKey(configuration.layers)
     if configuration.discard:
         keys["discard"] = True
+    if configuration.metrics is not None:
+        keys["metrics"] = configuration.metrics
     return "".join(f"{pair(*item)}\n" for item in keys.items())
 
 

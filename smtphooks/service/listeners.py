@@ -18,6 +18,7 @@ from typing import Any
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -30,6 +31,7 @@ from smtphooks.netaddress import withPort
 from smtphooks.service.checking import Configuration, Listener
 from smtphooks.service.lifecycle import Lifecycle, StartFailed
 from smtphooks.service.loading import lineOf
+from smtphooks.service.metering import Metering
 from smtphooks.service.service import SMTPService
 from smtphooks.service.settings import ConfigError, cause
 from smtphooks.service.systemd import notify
@@ -59,16 +61,31 @@ def endpointOf(listener: Listener, reactor: Any) -> IStreamServerEndpoint:
 
     @raise ConfigError: if its description is wrong, or if systemd has not handed over the socket that it names.
     """
+    return _endpointOf(f"{listener.where}: endpoint", listener.where, listener.endpoint, reactor)
+
+
+def metricsEndpointOf(configuration: Configuration, reactor: Any) -> IStreamServerEndpoint | None:
+    """
+    The endpoint where metrics are served, None if they are not; it does not listen yet.
+
+    @raise ConfigError: as L{endpointOf} does.
+    """
+    if configuration.metrics is None:
+        return None
+    return _endpointOf(f"{configuration.path}: metrics", f"{configuration.path}", configuration.metrics, reactor)
+
+
+def _endpointOf(what: str, where: str, description: str, reactor: Any) -> IStreamServerEndpoint:
     try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, listener.endpoint)
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
         return endpoint
     except Exception as error:
-        if listener.endpoint.startswith("systemd:") and isinstance(error, LookupError):
+        if description.startswith("systemd:") and isinstance(error, LookupError):
             raise ConfigError(
-                f"{listener.where}: systemd has handed over no socket for {listener.endpoint}, start a .socket unit"
+                f"{where}: systemd has handed over no socket for {description}, start a .socket unit"
             ) from error
         raise ConfigError(
-            f"{listener.where}: endpoint {listener.endpoint} is not one of Twisted's, write one such as tcp:25 or"
+            f"{what} {description} is not one of Twisted's, write one such as tcp:25 or"
             f" unix:/run/smtp.sock: {cause(error)}"
         ) from error
 
@@ -96,6 +113,14 @@ class Listeners(MultiService):
             )
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
         self._lifecycle = Lifecycle([listener.factory for listener in configuration.listeners])
+        self._metering: Metering | None = None
+        metricsEndpoint = metricsEndpointOf(configuration, reactor)
+        if metricsEndpoint is not None:
+            factories = [(listener.endpoint, listener.factory) for listener in configuration.listeners]
+            self._metering = Metering(str(configuration.metrics), metricsEndpoint, factories, self._isReady)
+
+    def _isReady(self) -> bool:
+        return bool(self.running) and all(listener.isListening for listener in self)
 
     def setServiceParent(self, parent: Any) -> None:
         """Called by twistd with its application, from which it takes the observer when it starts logging."""
@@ -114,6 +139,8 @@ class Listeners(MultiService):
         # Before the listeners log that they listen: a program that waits for that line may send SIGTERM at once.
         self._reactor.callWhenRunning(self._takeSignals)
         Service.privilegedStartService(self)
+        if self._metering is not None:
+            self._startMetering(self._metering)
         try:
             self._lifecycle.start(self, self._startListeners, self._failedLate)
         except StartFailed as error:
@@ -133,6 +160,16 @@ class Listeners(MultiService):
             else:
                 listener.privilegedStartService()
 
+    def _startMetering(self, metering: Metering) -> None:
+        def failed(failure: Failure) -> None:
+            _logCannotListen(metering.endpointName, failure.value)
+            _endWithFailure(self._reactor)
+
+        try:
+            metering.start(failed)
+        except Exception as error:
+            raise StartError(_logCannotListen(metering.endpointName, error)) from error
+
     def _failedLate(self, failure: Failure) -> None:
         if isinstance(failure.value, StartFailed):
             _logStartFailed(failure.value)
@@ -147,7 +184,13 @@ class Listeners(MultiService):
         """Stop listening, let transactions in progress finish, and stop the layers."""
         notify("STOPPING=1")
         self._lifecycle.closing()
-        return MultiService.stopService(self).addCallback(lambda _: self._lifecycle.stop(self))
+        stopped: Deferred[Any] = MultiService.stopService(self).addCallback(lambda _: self._lifecycle.stop(self))
+        # The last to go, as it says that the service drains.
+        return stopped if self._metering is None else stopped.addBoth(self._stopMetering, self._metering)
+
+    @staticmethod
+    def _stopMetering(result: Any, metering: Metering) -> Deferred[Any]:
+        return metering.stop().addCallback(lambda _: result)
 
     def _takeSignals(self) -> None:
         """
@@ -248,9 +291,13 @@ class ListenerService(SMTPService):
         _endWithFailure(self.reactor)
 
     def _logFailure(self, error: BaseException | None) -> str:
-        sentence = f"cannot listen on {self.endpointName}: {_reason(error)}, free it or name another endpoint"
-        log.critical("{sentence}", sentence=sentence)
-        return sentence
+        return _logCannotListen(self.endpointName, error)
+
+
+def _logCannotListen(endpointName: str, error: BaseException | None) -> str:
+    sentence = f"cannot listen on {endpointName}: {_reason(error)}, free it or name another endpoint"
+    log.critical("{sentence}", sentence=sentence)
+    return sentence
 
 
 def _logStartFailed(error: StartFailed) -> str:

@@ -50,6 +50,7 @@ _KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "auth": (dict, "a table, [auth]"),
     "listener": (list, "a list of tables, each under its own [[listener]]"),
     "layer": (list, "a list of tables, each under its own [[layer]]"),
+    "metrics": (str, 'a Twisted server endpoint such as "tcp:9125:interface=127.0.0.1"'),
 }
 
 # The keys that a [[listener]] may have too, beside its endpoint and options.
@@ -108,6 +109,7 @@ def readSettings(path: str) -> Settings:
         _absolute(folder, tls),
         _readAuth(path, document["auth"]) if "auth" in document else None,
         document.get("discard", False),
+        document.get("metrics"),
     )
 
 

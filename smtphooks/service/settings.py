@@ -116,6 +116,7 @@ class Settings:
     @ivar tls: options for every listener, from C{[tls]}.
     @ivar auth: None without checkers: then only hooks authenticate users.
     @ivar discard: a listener without C{onData} may accept messages and drop them.
+    @ivar metrics: the endpoint where metrics are served, None if they are not.
     """
 
     layers: Sequence[HooksSettings]
@@ -125,6 +126,7 @@ class Settings:
     tls: Mapping[str, Any] = attrs.field(factory=dict)
     auth: AuthSettings | None = None
     discard: bool = False
+    metrics: str | None = None
 
     @property
     def folder(self) -> str | None:

@@ -26,7 +26,7 @@ from smtphooks.service.checkers import CREDENTIALS
 from smtphooks.service.checking import Configuration, configure
 from smtphooks.service.effective import describe
 from smtphooks.service.jsonlog import jsonObserver
-from smtphooks.service.listeners import Listeners, endpointOf
+from smtphooks.service.listeners import Listeners, endpointOf, metricsEndpointOf
 from smtphooks.service.reading import (
     DEFAULT_ENDPOINT,
     DEFAULT_MAILDIR,
@@ -186,6 +186,7 @@ class Options(UsageOptions, AuthOptionMixin):
             # Sockets that systemd hands over exist only in a process that it has started.
             if not listener.endpoint.startswith("systemd:"):
                 endpointOf(listener, reactor)
+        metricsEndpointOf(self.configuration, reactor)
         print(describe(self.configuration), end="")
         raise SystemExit(0)
 

@@ -32,9 +32,8 @@ class _PrivateReactor(_Reactor):
         for reader in self.removeAll():  # type: ignore[no-untyped-call]
             reader.connectionLost(None)
         # No reactor of Twisted's ever closes what wakes it.
-        for reader in tuple(self._internalReaders):
+        for reader in self._internalReaders:
             reader.connectionLost(None)
-        self._internalReaders.clear()
         poller: Any = self._poller
         if hasattr(poller, "close"):
             poller.close()

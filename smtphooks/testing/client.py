@@ -30,7 +30,7 @@ class Client:
     """
 
     def __init__(self, server: MemoryTransport) -> None:
-        self.isWithinAuth = False
+        self.isWithinAuth: bool = False
         self._server = server
         self._label = ""
         self._isMessage = False

@@ -44,7 +44,7 @@ class Configuration:
         if brokenTLS not in (None, *_BROKEN):
             words = ", ".join(f'"{word}"' for word in _BROKEN)
             raise OptionError(f"option brokenTLS is {{!r}}, it wants one of {words}", brokenTLS, options=["brokenTLS"])
-        self.cutsHandshakes = brokenTLS == CUT
+        self.cutsHandshakes: bool = brokenTLS == CUT
         named = {name: given[name] for name in HOOK_NAMES if given.get(name) is not None}
         options = {name: value for name, value in given.items() if name not in HOOK_NAMES}
         options = {**_DEFAULTS, "authOptional": users is None, **options}

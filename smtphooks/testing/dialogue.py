@@ -19,17 +19,25 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from typing_extensions import Unpack
 
 from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import HOOK_NAMES, AsyncioCoroutine
+from smtphooks.layer import GivenHooks
+from smtphooks.optiontypes import FactoryOptions
 from smtphooks.session import Session
 from smtphooks.testing.answer import Answer, NoReply, maybeLater
 from smtphooks.testing.client import Client, Steps
 from smtphooks.testing.memory import MemoryTransport, ReceivedReply
 
 # Those of SMTPServerThread, so that a test of hooks may begin with one and go on with the other.
-_DEFAULTS = {"name": "localhost", "authOptional": True, "allowInsecureAuth": True, "disableReverseLookup": True}
+_DEFAULTS: FactoryOptions = {
+    "name": "localhost",
+    "authOptional": True,
+    "allowInsecureAuth": True,
+    "disableReverseLookup": True,
+}
 
 # The server delays the reply to a failed AUTH by 16 seconds at most.
 _LONGEST_DELAY = 16
@@ -77,14 +85,22 @@ class Dialogue:
     @raise OptionError: for an option that is wrong.
     """
 
-    def __init__(self, hooks: object = None, *, peer: str = "192.0.2.7", timeout: float = 5.0, **options: Any) -> None:
+    def __init__(
+        self,
+        hooks: GivenHooks = None,
+        *,
+        peer: str = "192.0.2.7",
+        timeout: float = 5.0,
+        **options: Unpack[FactoryOptions],
+    ) -> None:
         if options.get("secure"):
             raise OptionError(
                 "option secure is True, and a Dialogue has no TLS: secured=True begins as if TLS was done",
                 options=["secure"],
             )
-        self.clock = Clock()
-        self.factory = SMTPServerFactory(hooks, **{**_DEFAULTS, **options})
+        self.clock: Clock = Clock()
+        given: FactoryOptions = {**_DEFAULTS, **options}
+        self.factory: SMTPServerFactory = SMTPServerFactory(hooks, **given)
         self.factory.clock = self.clock
         self._timeout = timeout
         self._asked: str | None = None  # the hook that was called last, since the last reply

@@ -48,11 +48,6 @@ class Fate:
     ends: bool = False
     given: Callable[[], None] = _nothing
 
-    @property
-    def isPlain(self) -> bool:
-        """Nothing becomes of it but that the client gets it."""
-        return self.octets is None and not (self.isLate or self.cuts)
-
 
 def splitReplies(octets: bytes) -> tuple[list[bytes], bytes]:
     """The replies in these octets that are whole, and the rest (RFC 5321 section 4.2.1)."""
@@ -80,7 +75,6 @@ class Gate(Protocol):
         self.server = server
         self._socket: Any = None  # the transport below TLS
         self._isOver = False
-        self._isLeft = False  # by the client
         self._waiting: deque[Callable[[], None]] = deque()  # what is done when a late reply has gone out
         self._timer: IDelayedCall | None = None
         self._isHolding = False
@@ -129,7 +123,6 @@ class Gate(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone; what was late does not matter any more."""
-        self._isLeft = not self._isOver
         self._finish()
         self.server.connectionLost(reason)
         self.factory.gates.discard(self)
@@ -138,11 +131,6 @@ class Gate(Protocol):
 
     def announce(self, fate: Fate) -> None:
         """What is to become of the next reply for which nothing was announced; it may have been written already."""
-        if self._isLeft and fate.isPlain:
-            # The client has left before the reply, which would have reached a client that had waited for it.
-            fate.given()
-        if self._isOver:
-            return
         self._fates.append(fate)
         self._match()
 

@@ -73,7 +73,7 @@ class MemoryTransport:
         @param peer: the IP address of the client.
         @param changed: called when the server has written, reads again, or has closed the connection.
         """
-        self.isClosed = False
+        self.isClosed: bool = False
         self.last: ReceivedReply | None = None
         self._peer = peer
         self._changed = changed

@@ -74,7 +74,7 @@ class Script:
     State = Talk
 
     def __init__(self, inbox: Inbox, faults: Faults, gateOf: Callable[[Session], Gate | None]) -> None:
-        self.recorder = Recorder(inbox)
+        self.recorder: Recorder = Recorder(inbox)
         self._inbox = inbox
         self._faults = faults
         self._gateOf = gateOf

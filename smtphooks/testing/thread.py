@@ -16,8 +16,11 @@ from types import TracebackType
 from typing import Any, overload
 
 from twisted.internet.interfaces import IListeningPort
+from typing_extensions import Unpack
 
 from smtphooks.factory import SMTPServerFactory
+from smtphooks.layer import GivenHooks
+from smtphooks.optiontypes import FactoryOptions
 from smtphooks.testing.background import BackgroundReactor
 from smtphooks.testing.configuration import Configuration
 from smtphooks.testing.faults import Drop, Fail, Fault, Faults, Garble, Stall, verbsOf
@@ -58,9 +61,12 @@ class SMTPServerThread:
     @ivar path: of the UNIX socket, or None.
     """
 
+    host: str
+    port: int
+
     def __init__(
         self,
-        hooks: Any = None,
+        hooks: GivenHooks = None,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -68,7 +74,7 @@ class SMTPServerThread:
         users: Mapping[str, str] | None = None,
         brokenTLS: str | None = None,
         faults: Iterable[Fault] = (),
-        **given: Any,
+        **given: Unpack[FactoryOptions],
     ) -> None:
         """
         @param hooks: as with L{SMTPServerFactory}; without an C{onData} hook among them, every message is accepted.
@@ -186,7 +192,12 @@ class SMTPServerThread:
 
     @property
     def messages(self) -> list[ReceivedMessage]:
-        """The messages that were accepted, in order; a list of its own for each caller."""
+        """
+        The messages that were accepted, in order; a list of its own for each caller.
+
+        A message is there before its client has the positive reply, and is not there if there was no such reply: it was
+        refused, its reply dropped, garbled or stalled until the client gave up, or the client was lost before.
+        """
         return self._inbox.messages
 
     @property

@@ -12,7 +12,7 @@ import threading
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
 
 from smtphooks import Hooks, OptionError, SMTPError
@@ -197,8 +197,17 @@ def test_two_hundred_rounds_leave_no_thread_and_no_descriptor() -> None:
     assert os.listdir("/proc/self/fd") == descriptors
 
 
-@pytest.mark.parametrize("pending", [Deferred, lambda: Deferred(lambda deferred: deferred.callback(None))])
-def test_a_hook_that_never_ends_does_not_keep_the_server_from_stopping(pending: Any) -> None:
+async def stubborn() -> None:
+    while True:
+        with contextlib.suppress(CancelledError):
+            await Deferred()
+
+
+@pytest.mark.parametrize("pending", [Deferred, lambda: Deferred(lambda deferred: deferred.callback(None)), stubborn])
+def test_a_hook_that_never_ends_does_not_keep_the_server_from_stopping(
+    pending: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smtphooks.testing.thread._GRACE", 0.01)
     before, called = set(threading.enumerate()), threading.Event()
 
     def onMailFrom(address: Any, session: Any) -> Any:

@@ -1,0 +1,211 @@
+"""
+Measuring: the hooks of a factory, each of which tells an observer how long it has taken to answer.
+
+L{MeasuredHooks} stands in the place of the factory wherever connections look for hooks, and looks for each event at
+what the factory has then, so a hook that is set later is measured as well.  What a hook answers, raises or waits for is
+passed on as it is.
+This module knows neither sessions nor what an answer means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import attrs
+from twisted.python.failure import Failure
+
+from smtphooks.connection.calling import HookCaller, PendingAnswer, Rest
+from smtphooks.connection.chain import Chain, Link
+from smtphooks.connection.observing import Observer
+from smtphooks.connection.passage import Passage
+from smtphooks.connection.runner import isExpected
+from smtphooks.hooks import HOOK_NAMES, hookOf
+
+# Is told how many seconds a hook has taken, and whether it has raised what is no refusal.
+Tell = Callable[[float, bool], object]
+
+
+class MeasuredHooks:
+    """The hooks of a factory; every other attribute is the factory's own."""
+
+    def __init__(self, hooks: Any, observer: Observer) -> None:
+        """
+        @param hooks: the factory.
+        """
+        self._hooks = hooks
+        self._observer = observer
+        self._known: dict[str, tuple[Any, Any]] = {}  # what the factory had last, and what stands for it
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._hooks, name)
+
+    def measured(self, name: str) -> Any:
+        """What stands for a hook, or for the passage of messages; None where the factory has none."""
+        value = getattr(self._hooks, name)
+        if value is None:
+            return None
+        original, measured = self._known.get(name, (None, None))
+        if original is not value and original != value:  # the methods of an object are made anew for each look
+            measured = self._passage(value) if name == "passage" else self._hook(name, value)
+            self._known[name] = (value, measured)
+        return measured
+
+    def _hook(self, name: str, hook: Any) -> Any:
+        if isinstance(hook, Chain):
+            return hook.withLinks([self._link(name, link) for link in hook.links], self)
+        layer = next((layer.name for layer in self._hooks.layers if hookOf(layer.hooks, name) == hook), "")
+        return Timed(name, hook, self._tell(name, layer))
+
+    def _passage(self, passage: Passage) -> Passage:
+        stages: list[Link | list[Link]] = []
+        for stage in passage.stages:
+            if isinstance(stage, Link):
+                stages.append(attrs.evolve(stage, function=self._filter(stage)))
+            else:
+                stages.append([self._link("inspectData", link) for link in stage])
+        return attrs.evolve(passage, stages=stages)
+
+    def _link(self, name: str, link: Link) -> Link:
+        return attrs.evolve(link, function=Timed(link.label, link.function, self._tell(name, link.layer)))
+
+    def _filter(self, link: Link) -> Callable[..., Any]:
+        return partial(_filter, link.function, self._tell("filterData", link.layer))
+
+    def _tell(self, name: str, layer: str) -> Tell:
+        return partial(self._observer.hookEnded, name, layer)
+
+
+def _attribute(name: str) -> property:
+    return property(lambda self: self.measured(name))
+
+
+for _name in (*HOOK_NAMES, "passage"):
+    setattr(MeasuredHooks, _name, _attribute(_name))
+
+
+class Timed:
+    """A hook that tells how long it takes; it is equal to the hook itself, by which the log finds the layer."""
+
+    __slots__ = ("_function", "_name", "_tell")
+
+    def __init__(self, name: str, function: Callable[..., Any], tell: Tell) -> None:
+        """
+        @param name: what the log calls it.
+        """
+        self._name = name
+        self._function = function
+        self._tell = tell
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._function == other)
+
+    def __hash__(self) -> int:
+        return hash(self._function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        began = perf_counter()
+        try:
+            result = self._function(*arguments)
+        except BaseException:
+            self._tell(perf_counter() - began, _isFault(Failure()))
+            raise
+        if result is None or type(result) is str:
+            self._tell(perf_counter() - began, False)
+            return result
+        return Rest(_Waiting(self._name, result, began, self._tell))
+
+
+class _Waiting:
+    """The rest of a hook that answers something else than a text, or later."""
+
+    __slots__ = ("_answer", "_began", "_name", "_pending", "_result", "_tell")
+
+    def __init__(self, name: str, result: Any, began: float, tell: Tell) -> None:
+        self._answer: Any = None
+        self._name = name
+        self._result = result
+        self._began = began
+        self._tell = tell
+        self._pending: PendingAnswer | None = None
+
+    def goOn(self, caller: HookCaller) -> bool:
+        """Begin; whether the answer is there."""
+        result, self._result = self._result, None
+        answer = caller.settle(self._name, result)
+        if type(answer) is PendingAnswer:
+            self._pending = answer
+            return False
+        self._ended(answer)
+        answer = None  # A failure knows this frame by its traceback, and must not be known by it.
+        return True
+
+    @property
+    def answer(self) -> Any:
+        """Its answer, once it is there; it is looked at once, and not kept for the same reason."""
+        answer, self._answer = self._answer, None
+        return answer
+
+    def begin(self, fired: Callable[[Any], object], raised: Callable[[Failure], object]) -> None:
+        """Have the answer told, once it is there."""
+        pending = self._pending
+        assert pending is not None
+
+        def came() -> None:
+            self._pending = None
+            self._ended(pending.result)
+            fired(self.answer)
+
+        pending.whenThere(came)
+
+    def cancel(self) -> None:
+        """The answer is of no use any more."""
+        if self._pending is not None:
+            self._pending.cancel()
+
+    def _ended(self, answer: Any) -> None:
+        self._answer = answer
+        self._tell(perf_counter() - self._began, isinstance(answer, Failure) and _isFault(answer))
+
+
+def _filter(function: Callable[..., Any], tell: Tell, *arguments: Any) -> Any:
+    generator = function(*arguments)
+    return _Filtering(generator, tell) if hasattr(generator, "__aiter__") else generator
+
+
+class _Filtering:
+    """The asynchronous generator of a filter, timed to its end."""
+
+    def __init__(self, generator: Any, tell: Tell) -> None:
+        self._generator = generator
+        self._octets: AsyncIterator[Any] = generator.__aiter__()
+        self._tell: Tell | None = tell
+        self._began = perf_counter()
+
+    def __aiter__(self) -> _Filtering:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self._octets.__anext__()
+        except BaseException as error:
+            self._ended(not isinstance(error, StopAsyncIteration) and _isFault(Failure()))
+            raise
+
+    async def aclose(self) -> None:
+        self._ended(False)
+        close = getattr(self._generator, "aclose", None)
+        if close is not None:
+            await close()
+
+    def _ended(self, isFault: bool) -> None:
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell(perf_counter() - self._began, isFault)
+
+
+def _isFault(failure: Failure) -> bool:
+    """It is neither a refusal, nor how a hook ends when its connection does."""
+    return not isExpected(failure)
