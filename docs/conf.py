@@ -7,10 +7,8 @@ This module knows no page by name.
 """
 
 import pkgutil
-import re
 import sys
 from pathlib import Path
-from typing import Any
 
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS / "_ext")]
@@ -59,19 +57,3 @@ if not tags.has("noapi"):  # type: ignore[name-defined] # noqa: F821 - Sphinx de
         *privacy(),
         str(DOCS.parent / "smtphooks"),
     ]
-
-
-# --- Pages that are not written yet ---
-
-
-def existing(app: Any, page: str, source: list[str]) -> None:
-    """Leave those entries of the index out that match no page."""
-    if page == "index":
-        lines = source[0].split("\n")
-        source[0] = "\n".join(
-            line for line in lines if not re.match("   [a-z]", line) or any(DOCS.glob(f"{line[3:]}.rst"))
-        )
-
-
-def setup(app: Any) -> None:
-    app.connect("source-read", existing)

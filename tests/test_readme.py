@@ -83,7 +83,7 @@ def deliver(client: smtplib.SMTP, recipient: str) -> tuple[int, bytes]:
 
 
 def test_every_block_is_known_to_this_file() -> None:
-    assert sorted(FILES) == ["myhooks.py"]
+    assert sorted(FILES) == ["myhooks.py", "test_invitation.py"]
     assert COMMANDS == [
         "make serve",
         "make test",
@@ -122,6 +122,14 @@ def test_first_hook(folder: Path) -> None:
         assert deliver(client, "user@example.com")[0] == 550
         client.rset()
         assert deliver(client, "user@example.org") == (250, b"2.0.0 Took 25 octets")
+
+
+def test_first_test(folder: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_invitation.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
 
 
 BASE = "https://smtphooks.readthedocs.io/en/latest/"
