@@ -24,7 +24,7 @@ author = "the authors of smtphooks"
 copyright = f"{author}; MIT licence"
 version = release = smtphooks.__version__
 
-extensions = ["optiondocs", "statedocs", "links"]
+extensions = ["flowdocs", "optiondocs", "statedocs", "links"]
 exclude_patterns = ["_ext", "_build"]
 nitpicky = True
 highlight_language = "none"
@@ -36,7 +36,7 @@ html_copy_source = False
 # --- The API, by pydoctor ---
 
 # What users import from; all other modules are shown only to those who ask for private names.
-PUBLIC = ("layers", "metrics", "reactor", "sasl", "sasl.portal", "stores", "testing")
+PUBLIC = ("layers", "metrics", "optiontypes", "reactor", "replies", "sasl", "sasl.portal", "stores", "testing")
 
 
 def privacy() -> list[str]:
@@ -44,8 +44,7 @@ def privacy() -> list[str]:
     found = [
         module.name.removeprefix("smtphooks.") for module in pkgutil.walk_packages(smtphooks.__path__, "smtphooks.")
     ]
-    public = [name for name in found if name in PUBLIC or name.rpartition(".")[0] in ("layers", "stores", "testing")]
-    return [f"--privacy=PRIVATE:smtphooks.{name}" for name in found if name not in public]
+    return [f"--privacy=PRIVATE:smtphooks.{name}" for name in found if name not in PUBLIC]
 
 
 if not tags.has("noapi"):  # type: ignore[name-defined] # noqa: F821 - Sphinx defines it

@@ -20,6 +20,7 @@ from typing import Any
 from twisted.application.app import ReactorSelectionMixin
 from twisted.application.service import ServiceMaker
 from twisted.copyright import version as twistedVersion
+from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 from twisted.python.util import gidFromString, uidFromString
 from twisted.scripts._twistd_unix import ServerOptions
@@ -150,7 +151,8 @@ class Options(tap.Options, ReactorSelectionMixin):
             _checkPidfile(self["pidfile"])
         twistd = ServerOptions()
         twistd.update({name: self[name] for name, *_ in self.optParameters}, nodaemon=True)
-        twistd.subCommand, twistd.subOptions, self.parent = "smtphooks", self, twistd
+        twistd.subCommand, twistd.subOptions = "smtphooks", self
+        self.parent: UsageOptions | None = twistd
         twistd.loadedPlugins = {"smtphooks": ServiceMaker("smtphooks", tap.__name__, "", "smtphooks")}
         twistd.postOptions()
         return twistd

@@ -40,6 +40,8 @@ class Signal(Waiting[None]):
     """
 
     resume: Callable[[Any], object] | None = None
+    called: bool
+    result: Any
 
     def __await__(self) -> Generator[Any, Any, None]:
         if asyncio._get_running_loop() is not None:

@@ -16,8 +16,11 @@ from twisted.internet.interfaces import IReactorTime
 from smtphooks.connection.chain import Chain, Link, linkOf
 from smtphooks.connection.passage import Passage
 from smtphooks.errors import OptionError
-from smtphooks.hooks import HOOK_NAMES, authenticates, faultOf, hookOf
+from smtphooks.hooks import authenticates, faultOf, hookOf
+from smtphooks.hooktable import HOOK_NAMES
 from smtphooks.layer import PASS, Layer
+from smtphooks.optionkinds import doubtsOf
+from smtphooks.options import Options
 
 
 def layersOf(hooks: object, named: Mapping[str, Any]) -> tuple[Layer, ...]:
@@ -28,7 +31,7 @@ def layersOf(hooks: object, named: Mapping[str, Any]) -> tuple[Layer, ...]:
     @raise OptionError: if one is wrong by itself, or beside the others.
     """
     areMany = isinstance(hooks, (list, tuple))
-    given: Sequence[object] = hooks if areMany else () if hooks is None else [hooks]  # type: ignore[assignment]
+    given: Sequence[Any] = hooks if areMany else () if hooks is None else [hooks]  # type: ignore[assignment]
     layers = tuple(each if isinstance(each, Layer) else Layer(each) for each in given)
     fault = faultOf(None, named) or next(filter(None, (faultOf(layer.hooks, {}) for layer in layers)), None)
     fault = fault or _deliveryFault(layers, named, areMany) or _authFault(layers)
@@ -80,6 +83,14 @@ def _namedFault(layers: Sequence[Layer], named: Mapping[str, Any]) -> str | None
                 f"option {name} is given, and layer {owner.name} has {name}, put the function into a layer of its own"
             )
     return None
+
+
+def doubtsAbout(options: Options, layers: Sequence[Layer]) -> list[str]:
+    """What was probably not meant in the options of a factory, of its layers and of the objects in them."""
+    doubts = [*doubtsOf(options)]
+    for layer in layers:
+        doubts += [f"layer {layer.name}: {doubt}" for part in (layer, layer.hooks) for doubt in doubtsOf(part)]
+    return doubts
 
 
 def layersWith(layers: Sequence[Layer], name: str) -> list[Layer]:

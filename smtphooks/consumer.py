@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from smtphooks.awaiting import Waiting
 
-log = Logger()
+log: Logger = Logger()
 
 
 class ConsumerStopped(Exception):
@@ -38,8 +38,8 @@ class ConsumerWriter:
     def __init__(self, consumer: IConsumer) -> None:
         self._consumer: Any = consumer
         self._isRegistered = False  # here, and not by the consumer's owner
-        self.isOpen = True
-        self.isBusy = False
+        self.isOpen: bool = True
+        self.isBusy: bool = False
         self.ended: Waiting[None] = Waiting(self._cancelled)
 
     def register(self, producer: Any) -> None:

@@ -22,6 +22,10 @@ class _Sentence(string.Formatter):
         return self._notation(value) if conversion == "r" else value
 
 
+class OptionWarning(UserWarning):
+    """An option that was probably not meant as it is."""
+
+
 class OptionError(ValueError):
     """
     An option that does not exist, has a wrong value, or conflicts with another.
@@ -39,7 +43,7 @@ class OptionError(ValueError):
         super().__init__(sentence, *values)
         self._sentence = sentence
         self._values = values
-        self.options = tuple(options)
+        self.options: tuple[str, ...] = tuple(options)
         self.host = host
 
     def said(self, notation: Callable[[object], str] = repr) -> str:

@@ -7,6 +7,7 @@ end all of them.  What happens on a connection is the protocol's business.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any
@@ -16,23 +17,28 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
+from typing_extensions import Unpack
 
 from smtphooks.admission.admission import Admission
 from smtphooks.admission.clients import Clients
-from smtphooks.composition import composed, layersOf, layersWith, linksOf, maybePassage
+from smtphooks.composition import composed, doubtsAbout, layersOf, layersWith, linksOf, maybePassage
 from smtphooks.connection.chain import Chain, Link
 from smtphooks.connection.eventlog import LineLimits
 from smtphooks.connection.measuring import MeasuredHooks
 from smtphooks.connection.observing import Observed, Observer
+from smtphooks.connection.passage import Passage
 from smtphooks.connection.registry import LiveConnections
 from smtphooks.connection.server import Server
 from smtphooks.dialogue.builtin import builtInExtensions
 from smtphooks.dialogue.extensions import Extensions
-from smtphooks.errors import OptionError
-from smtphooks.hooks import HOOK_NAMES, HookAttributes, authenticates
-from smtphooks.layer import Layer
+from smtphooks.errors import OptionError, OptionWarning
+from smtphooks.hooks import HookAttributes, authenticates
+from smtphooks.hooktable import HOOK_NAMES
+from smtphooks.hooktypes import OnAuth
+from smtphooks.layer import GivenHooks, Layer
 from smtphooks.optionkinds import isSecret, isSecretPath
 from smtphooks.options import Options, makeOptions
+from smtphooks.optiontypes import FactoryOptions, TLSOptions
 from smtphooks.protocol import SMTPServerProtocol
 from smtphooks.sasl.failures import AuthFailures
 from smtphooks.sasl.mechanisms import Mechanisms
@@ -69,18 +75,23 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
     @raise OptionError: for an unknown option, a wrong value, or a C{hooks} object that has no hook.
     """
 
-    protocol = SMTPServerProtocol
+    layers: tuple[Layer, ...]
+    passage: Passage | None
+    protocol: Callable[..., Any] | None = SMTPServerProtocol
     noisy = False
 
-    def __init__(self, hooks: object = None, **given: Any) -> None:
-        named = {name: given.pop(name) for name in HOOK_NAMES if name in given}
+    def __init__(self, hooks: GivenHooks = None, **given: Unpack[FactoryOptions]) -> None:
+        options: dict[str, Any] = {**given}
+        named = {name: options.pop(name) for name in HOOK_NAMES if name in options}
         named = {name: hook for name, hook in named.items() if hook is not None}
-        self.options: Options = makeOptions(given, ["hooks", *HOOK_NAMES])
+        self.options: Options = makeOptions(options, ["hooks", *HOOK_NAMES])
         self.clock: IReactorTime | None = None
-        self.server = self._makeServer(self.options)
+        self.server: Server = self._makeServer(self.options)
         self._setHooks(hooks, named)
         if named.get("onAuth") is None and not any(authenticates(layer.hooks) for layer in self.layers):
-            self.onAuth = self._maybePortalHook(self.options.portal)
+            self.onAuth: OnAuth | None = self._maybePortalHook(self.options.portal)
+        for doubt in doubtsAbout(self.options, self.layers):
+            warnings.warn(doubt, OptionWarning, stacklevel=2)
 
     def _makeServer(self, options: Options) -> Server:
         mechanisms = Mechanisms(options.authMethods, lambda: self.onAuth is not None, _unknownUsersOf(options))
@@ -160,7 +171,7 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
                 )
         return onAuthOf(portal)
 
-    def updateSecureContext(self, **given: Any) -> None:
+    def updateSecureContext(self, **given: Unpack[TLSOptions]) -> None:
         """
         Use other certificates, or other TLS options, from the next handshake on; connections in progress go on.
 

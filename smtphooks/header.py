@@ -50,7 +50,7 @@ class HeaderEnd:
     __slots__ = ("_before", "end", "octets")
 
     def __init__(self) -> None:
-        self.octets = 0
+        self.octets: int = 0
         self.end: int | None = None
         self._before = b"\n"  # the empty line may be the first
 

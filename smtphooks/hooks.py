@@ -1,8 +1,8 @@
 """
-Hooks: what a user writes, and the one table that says what each hook is.
+Hooks: what a user writes.
 
-A new hook is a row of L{HOOKS}, a method of L{ISMTPHooks} and of L{Hooks}, an attribute of L{HookAttributes}, and the
-call of it where its event happens.  A hook returns a value, a Deferred or an awaitable, and may raise L{SMTPError}.
+A new hook begins with its row in C{hooktable.py}, whose head says where else it is named, and ends with the call of it
+where its event happens.  A hook returns a value, a Deferred or an awaitable, and may raise L{SMTPError}.
 This module knows no dialogue and no transport, and not how a hook is called.
 """
 
@@ -12,95 +12,40 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncIterable, Callable, Coroutine, Generator, Mapping
 from types import CoroutineType
 from typing import Any, TypeVar
 
-import attrs
+from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
-from smtphooks.replies import Situation
-
-
-@attrs.frozen
-class Hook:
-    """
-    A row of the table.
-
-    @ivar arguments: the names of what the hook is called with.
-    @ivar situation: the codes of a refusal that names none.  None: the hook cannot refuse; what it raises is logged.
-    @ivar isResultUsed: the result decides something, or is the text of a reply.
-    @ivar mayAnswerFalse: False is a result like others.  Elsewhere it is a fault: other libraries refuse with it.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    situation: Situation | None = None
-    isResultUsed: bool = attrs.field(kw_only=True)
-    mayAnswerFalse: bool = attrs.field(kw_only=True)
-
-    @isResultUsed.default
-    def _isResultUsed(self) -> bool:
-        return self.situation is not None
-
-    @mayAnswerFalse.default
-    def _mayAnswerFalse(self) -> bool:
-        return not self.isResultUsed
-
-
-# In the order of a connection's life.  RFC 3463 and the registry of RFC 5248: one reply code means different things in
-# different places (552 at RCPT is a full mailbox, after DATA a large message), hence enhanced codes for each hook.
-_ROWS = (
-    Hook(
-        "onConnect",
-        ("session",),
-        Situation(554, {450: "4.7.1", 451: "4.7.1"}, closes=True),
-        isResultUsed=False,
-    ),
-    Hook(
-        "onSecure",
-        ("transport", "session"),
-        Situation(554, {450: "4.7.1", 451: "4.7.1", 550: "5.7.5", 554: "5.7.5"}, closes=True),
-        isResultUsed=False,
-    ),
-    Hook("onHelo", ("hostname", "session"), Situation(550, {450: "4.7.1"})),
-    Hook(
-        "onAuth",
-        ("auth", "session"),
-        Situation(535, {450: "4.7.0", 451: "4.7.0", 454: "4.7.0", 534: "5.7.9", 550: "5.7.8", 554: "5.7.8"}),
-        mayAnswerFalse=True,
-    ),
-    Hook(
-        "onMailFrom",
-        ("address", "session"),
-        Situation(550, {450: "4.1.8", 451: "4.3.0", 452: "4.3.1", 552: "5.3.4", 553: "5.1.7"}),
-    ),
-    Hook(
-        "onRcptTo",
-        ("address", "session"),
-        Situation(550, {450: "4.2.0", 452: "4.2.2", 550: "5.1.1", 551: "5.1.6", 552: "5.2.2", 553: "5.1.3"}),
-    ),
-    Hook("onData", ("stream", "session"), Situation(450, {450: "4.3.0", 452: "4.3.1", 552: "5.3.4", 554: "5.6.0"})),
-    Hook("onReset", ("session",)),
-    Hook("onVrfy", ("text", "session"), Situation(550, {550: "5.1.1", 551: "5.1.6", 553: "5.1.4"})),
-    Hook("onClose", ("session",)),
-    Hook("onError", ("failure", "session")),
-    Hook("onReply", ("verb", "reply", "session")),
+from smtphooks.hooktable import ARGUMENTS
+from smtphooks.hooktable import FURTHER as FURTHER
+from smtphooks.hooktable import HOOK_NAMES as HOOK_NAMES
+from smtphooks.hooktable import HOOKS as HOOKS
+from smtphooks.hooktable import SITUATIONS as SITUATIONS
+from smtphooks.hooktypes import (
+    Delivery,
+    Octets,
+    OnAuth,
+    OnClose,
+    OnConnect,
+    OnData,
+    OnError,
+    OnHelo,
+    OnMailFrom,
+    OnRcptTo,
+    OnReply,
+    OnReset,
+    OnSecure,
+    OnVrfy,
+    ReplyText,
 )
+from smtphooks.replies import Reply
+from smtphooks.sasl.auth import Auth
+from smtphooks.session import Address, Session
+from smtphooks.stream import MessageStream
 
-HOOKS = {hook.name: hook for hook in _ROWS}
-HOOK_NAMES = tuple(HOOKS)
-SITUATIONS = {hook.name: hook.situation for hook in _ROWS if hook.situation is not None}
-
-# What else the server calls of an object of hooks, but which no function of its own can stand for: what a message goes
-# through on its way to onData, and the life of the object.
-FURTHER = {
-    "inspectData": ("stream", "session"),
-    "filterData": ("stream", "session"),
-    "onStart": ("service",),
-    "onStop": ("service",),
-}
-_ARGUMENTS = {**{hook.name: hook.arguments for hook in _ROWS}, **FURTHER}
 _LIKE_A_HOOK = re.compile("on[A-Z]")
 
 
@@ -112,10 +57,10 @@ class ISMTPHooks(Interface):
     client gets 451, the log a traceback, and C{onError} the failure.
     """
 
-    def onConnect(session):  # type: ignore[no-untyped-def]
+    def onConnect(session: Session, /) -> object:
         """A client has connected; the greeting is yet to come.  A refusal is 554 and closes.  The result is ignored."""
 
-    def onSecure(transport, session):  # type: ignore[no-untyped-def]
+    def onSecure(transport: Any, session: Session, /) -> object:
         """
         A TLS handshake is done, of implicit TLS or of STARTTLS.
 
@@ -123,23 +68,23 @@ class ISMTPHooks(Interface):
         ignored.
         """
 
-    def onHelo(hostname, session):  # type: ignore[no-untyped-def]
+    def onHelo(hostname: str, session: Session, /) -> ReplyText:
         """HELO, EHLO or LHLO.  The result is the text of the first reply line, or None."""
 
-    def onAuth(auth, session):  # type: ignore[no-untyped-def]
+    def onAuth(auth: Auth, session: Session, /) -> object:
         """
         An attempt to authenticate; L{Auth}.
 
         The result is an L{AuthResponse} or the user itself; a false user refuses.
         """
 
-    def onMailFrom(address, session):  # type: ignore[no-untyped-def]
+    def onMailFrom(address: Address, session: Session, /) -> ReplyText:
         """MAIL FROM; L{Address}.  The result is the text of the 250 reply, or None."""
 
-    def onRcptTo(address, session):  # type: ignore[no-untyped-def]
+    def onRcptTo(address: Address, session: Session, /) -> ReplyText:
         """RCPT TO; L{Address}.  The result is the text of the 250 reply, or None."""
 
-    def onData(stream, session):  # type: ignore[no-untyped-def]
+    def onData(stream: MessageStream, session: Session, /) -> Delivery:
         """
         A message begins; L{MessageStream}.
 
@@ -147,41 +92,41 @@ class ISMTPHooks(Interface):
         text, None or an L{SMTPError}.
         """
 
-    def onReset(session):  # type: ignore[no-untyped-def]
+    def onReset(session: Session, /) -> object:
         """A transaction ends without a message.  The result is ignored."""
 
-    def onVrfy(text, session):  # type: ignore[no-untyped-def]
+    def onVrfy(text: str, session: Session, /) -> ReplyText:
         """VRFY.  The result is the text of the 250 reply, or None for 252."""
 
-    def onClose(session):  # type: ignore[no-untyped-def]
+    def onClose(session: Session, /) -> object:
         """The connection is gone; called once, after all other hooks.  The result is ignored."""
 
-    def onError(failure, session):  # type: ignore[no-untyped-def]
+    def onError(failure: Failure, session: Session | None, /) -> object:
         """
         A hook crashed, or the peer broke the protocol; a C{Failure}.  C{session} may be None.  The result is ignored.
         """
 
-    def onReply(verb, reply, session):  # type: ignore[no-untyped-def]
+    def onReply(verb: str, reply: Reply, session: Session, /) -> object:
         """
         A reply was made to a command, or without one (C{verb} is empty then); it cannot be changed.
 
         C{reply.code}, C{reply.enhancedCode} and C{reply.lines} say what it is.  The result is ignored.
         """
 
-    def inspectData(stream, session):  # type: ignore[no-untyped-def]
+    def inspectData(stream: MessageStream, session: Session, /) -> object:
         """
         Read the whole message, while it arrives, and refuse it or not; it goes on only then.
 
         C{stream} is a L{MessageStream} of its own.  The result is ignored.
         """
 
-    def filterData(stream, session):  # type: ignore[no-untyped-def]
+    def filterData(stream: MessageStream, session: Session, /) -> AsyncIterable[Octets]:
         """An asynchronous generator: it reads a L{MessageStream}, and yields the octets that go on."""
 
-    def onStart(service):  # type: ignore[no-untyped-def]
+    def onStart(service: Any, /) -> object:
         """The service starts; it listens when the result is there, and does not start if this fails."""
 
-    def onStop(service):  # type: ignore[no-untyped-def]
+    def onStop(service: Any, /) -> object:
         """The service has stopped, and the last connection has ended."""
 
 
@@ -193,39 +138,41 @@ class Hooks:
     A method that a subclass does not override counts as absent, and is never called.
     """
 
-    def onConnect(self, session: Any) -> Any: ...
-    def onSecure(self, transport: Any, session: Any) -> Any: ...
-    def onHelo(self, hostname: str, session: Any) -> Any: ...
-    def onAuth(self, auth: Any, session: Any) -> Any: ...
-    def onMailFrom(self, address: Any, session: Any) -> Any: ...
-    def onRcptTo(self, address: Any, session: Any) -> Any: ...
-    def onData(self, stream: Any, session: Any) -> Any: ...
-    def onReset(self, session: Any) -> Any: ...
-    def onVrfy(self, text: str, session: Any) -> Any: ...
-    def onClose(self, session: Any) -> Any: ...
-    def onError(self, failure: Any, session: Any) -> Any: ...
-    def onReply(self, verb: str, reply: Any, session: Any) -> Any: ...
-    def inspectData(self, stream: Any, session: Any) -> Any: ...
-    def filterData(self, stream: Any, session: Any) -> Any: ...
-    def onStart(self, service: Any) -> Any: ...
-    def onStop(self, service: Any) -> Any: ...
+    def onConnect(self, session: Session, /) -> object: ...
+    def onSecure(self, transport: Any, session: Session, /) -> object: ...
+    def onHelo(self, hostname: str, session: Session, /) -> ReplyText: ...
+    def onAuth(self, auth: Auth, session: Session, /) -> object: ...
+    def onMailFrom(self, address: Address, session: Session, /) -> ReplyText: ...
+    def onRcptTo(self, address: Address, session: Session, /) -> ReplyText: ...
+    def onData(self, stream: MessageStream, session: Session, /) -> Delivery: ...
+    def onReset(self, session: Session, /) -> object: ...
+    def onVrfy(self, text: str, session: Session, /) -> ReplyText: ...
+    def onClose(self, session: Session, /) -> object: ...
+    def onError(self, failure: Failure, session: Session | None, /) -> object: ...
+    def onReply(self, verb: str, reply: Reply, session: Session, /) -> object: ...
+    def inspectData(self, stream: MessageStream, session: Session, /) -> object: ...
+    def filterData(self, stream: MessageStream, session: Session, /) -> AsyncIterable[Octets]:
+        raise NotImplementedError
+
+    def onStart(self, service: Any, /) -> object: ...
+    def onStop(self, service: Any, /) -> object: ...
 
 
 class HookAttributes:
     """The hooks of a factory, each an attribute that may be set at any time; None where a hook is absent."""
 
-    onConnect: Callable[..., Any] | None = None
-    onSecure: Callable[..., Any] | None = None
-    onHelo: Callable[..., Any] | None = None
-    onAuth: Callable[..., Any] | None = None
-    onMailFrom: Callable[..., Any] | None = None
-    onRcptTo: Callable[..., Any] | None = None
-    onData: Callable[..., Any] | None = None
-    onReset: Callable[..., Any] | None = None
-    onVrfy: Callable[..., Any] | None = None
-    onClose: Callable[..., Any] | None = None
-    onError: Callable[..., Any] | None = None
-    onReply: Callable[..., Any] | None = None
+    onConnect: OnConnect | None = None
+    onSecure: OnSecure | None = None
+    onHelo: OnHelo | None = None
+    onAuth: OnAuth | None = None
+    onMailFrom: OnMailFrom | None = None
+    onRcptTo: OnRcptTo | None = None
+    onData: OnData | None = None
+    onReset: OnReset | None = None
+    onVrfy: OnVrfy | None = None
+    onClose: OnClose | None = None
+    onError: OnError | None = None
+    onReply: OnReply | None = None
 
 
 class Unavailable(Exception):
@@ -243,7 +190,7 @@ class AsyncioCoroutine:
     __slots__ = ("coroutine",)
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self.coroutine = coroutine
+        self.coroutine: Coroutine[Any, Any, Any] = coroutine
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self.coroutine.__await__()
@@ -298,20 +245,20 @@ def faultOf(hooks: object, named: Mapping[str, Any]) -> str | None:
     if isinstance(hooks, type):
         return f"option hooks is {hooks!r}, it wants an instance of it"
     try:
-        found = {} if hooks is None else {name: hookOf(hooks, name) for name in _ARGUMENTS}
+        found = {} if hooks is None else {name: hookOf(hooks, name) for name in ARGUMENTS}
     except Exception as error:
         return f"option hooks is {hooks!r}, which raises {error!r} when its hooks are looked for"
     if hooks is not None and not any(found.values()):
         return f"option hooks is {hooks!r}, it wants an object with a method such as onRcptTo or onData"
     for name in dir(hooks):
-        if _LIKE_A_HOOK.match(name) and name not in _ARGUMENTS and _isMethod(hooks, name):
-            near = difflib.get_close_matches(name, _ARGUMENTS, n=1, cutoff=0)[0]
+        if _LIKE_A_HOOK.match(name) and name not in ARGUMENTS and _isMethod(hooks, name):
+            near = difflib.get_close_matches(name, ARGUMENTS, n=1, cutoff=0)[0]
             return f"option hooks has a method {name}, which is no hook, did you mean {near}? (else begin it with _)"
     for name, hook in {**found, **named}.items():
         if hook is not None and not callable(hook):
             return f"option {name} is {hook!r}, it wants something that can be called"
-        if hook is not None and not _takes(hook, _ARGUMENTS[name]):
-            wanted = f"{name}({', '.join(_ARGUMENTS[name])})"
+        if hook is not None and not _takes(hook, ARGUMENTS[name]):
+            wanted = f"{name}({', '.join(ARGUMENTS[name])})"
             return f"hook {name} is {nameOf(hook)}{_plainly(inspect.signature(hook))}, it is called as {wanted}"
     return None
 

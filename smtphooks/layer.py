@@ -10,12 +10,13 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import attrs
 
 from smtphooks.errors import OptionError
 from smtphooks.hooks import hookOf, nameOf
+from smtphooks.hooktypes import ObjectOfHooks
 from smtphooks.optionkinds import isText, listOf, oneOf, seconds
 from smtphooks.session import Session
 from smtphooks.syntax.networks import peersOf
@@ -52,8 +53,8 @@ class Layer:
     @raise OptionError: for a wrong value.
     """
 
-    hooks: Any
-    name: str = attrs.field()
+    hooks: ObjectOfHooks
+    name: str = attrs.field(default=attrs.Factory(lambda layer: type(layer.hooks).__name__, takes_self=True))
     unless: Sequence[str | Condition] = listOf(
         (),
         'a list of "authenticated", "secure", addresses and networks, in Python also functions of the session',
@@ -63,12 +64,12 @@ class Layer:
     onFault: str = oneOf(TEMPFAIL, '"tempfail" or "pass"', (TEMPFAIL, PASS))
     exempts: Condition | None = attrs.field(default=None, init=False, repr=False)
 
-    @name.default
-    def _name(self) -> str:
-        return type(self.hooks).__name__
-
     def __attrs_post_init__(self) -> None:
         self.exempts = _conditionOf(self.unless) if self.unless else None
+
+
+GivenHooks: TypeAlias = ObjectOfHooks | Layer | Sequence[ObjectOfHooks | Layer] | None
+"""What a factory takes as option C{hooks}."""
 
 
 def _conditionOf(unless: Sequence[str | Condition]) -> Condition:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
@@ -108,14 +108,46 @@ def count(default: int, unit: str, **facts: Any) -> Any:
     return option(default, f"a whole number of {unit}, 0 for no limit", _isCount, **facts)
 
 
-def seconds(default: float) -> Any:
-    """A duration."""
+_HOUR, _DAY = 3600, 86400
+
+
+def seconds(default: float, most: float = _HOUR) -> Any:
+    """
+    A duration.
+
+    @param most: the greatest number that is meant in seconds.  A greater one is taken as given, and L{doubtsOf} says
+        that it was probably meant in milliseconds, as those of Node's libraries are.  An hour leaves room for the most
+        patient timeout of a single answer, and is not four seconds.
+    """
     infinity = float("inf")
     return option(
         default,
         "a number of seconds, 0 for no limit",
         lambda value: _isCount(value) or (isinstance(value, float) and 0 <= value < infinity),
+        mostSeconds=most,
     )
+
+
+def doubtsOf(checked: object) -> Iterator[str]:
+    """
+    What was probably not meant, though it may be so: a sentence for each option whose seconds can only be milliseconds.
+
+    @param checked: options, a layer, or another object whose options are declared by their kinds; of others nothing is
+        known.
+    """
+    kind: Any = type(checked)
+    for field in attrs.fields(kind) if attrs.has(kind) else ():
+        most = field.metadata.get("mostSeconds")
+        value = getattr(checked, field.name, None) if most is not None else None
+        if value is not None and value > most:
+            yield f"option {field.name} is {value} seconds, which is {_duration(value)}, did you mean {value / 1000:g}?"
+
+
+def _duration(seconds: float) -> str:
+    """A duration in the greatest unit of which it has several."""
+    units = ((_DAY, "days"), (_HOUR, "hours"), (60, "minutes"))
+    size, unit = next((each for each in units if seconds >= 2 * each[0]), (1, "seconds"))
+    return f"{seconds / size:.3g} {unit}"
 
 
 # --- Texts ---

@@ -56,6 +56,7 @@ class Options:
       - C{perServerName}: a server name in C{sniOptions} may have its own value.
       - C{isPath}: tells whether a text is the path of a file.
       - C{isSecret}: only a path may be shown.
+      - C{mostSeconds}: a greater number was probably meant in milliseconds.
       - C{shared}: what the listeners of a service share because of it.
 
     @raise OptionError: if a value does not fit its option.
@@ -136,10 +137,12 @@ class Options:
 
     # Time
     socketTimeout: float = seconds(60)
-    dataTimeout: float = seconds(1800)
+    # A large message over a slow line may well take a day.
+    dataTimeout: float = seconds(1800, most=172800)
     hookTimeout: float = seconds(0)
     closeTimeout: float = seconds(30)
-    greetDelay: float = seconds(0)
+    # Clients wait five minutes for the greeting (RFC 5321 section 4.5.3.2.1).
+    greetDelay: float = seconds(0, most=300)
 
     # Proxies
     useProxy: bool | Sequence[str] = peers(False)
@@ -157,7 +160,8 @@ class Options:
     logAddresses: bool = flag(True)
     logRefusals: bool = flag(True)
     debugPeers: bool | Sequence[str] = peers(())
-    slowHook: float = seconds(0.5)
+    # Every client waits as long.
+    slowHook: float = seconds(0.5, most=120)
 
     # Addresses
     lenientAddressParsing: bool = flag(False)

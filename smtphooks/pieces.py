@@ -19,7 +19,7 @@ class Pieces:
     __slots__ = ("_joined", "_pieces", "octets")
 
     def __init__(self) -> None:
-        self.octets = 0
+        self.octets: int = 0
         self._pieces: list[bytes] = []
         self._joined = 0  # of the first ones each was joined already, and is not copied again
 

@@ -39,14 +39,20 @@ class Ended:
     __slots__ = ("peer", "session")
 
     def __init__(self, session: Session | None, peer: str) -> None:
-        self.session = session
-        self.peer = peer
+        self.session: Session | None = session
+        self.peer: str = peer
 
     def _ignore(self, *arguments: object) -> None:
         """Too late."""
 
-    dataReceived = handshakeCompleted = readConnectionLost = connectionLost = _ignore
-    look = leave = abort = endByForce = _ignore
+    dataReceived: Callable[..., None] = _ignore
+    handshakeCompleted: Callable[..., None] = _ignore
+    readConnectionLost: Callable[..., None] = _ignore
+    connectionLost: Callable[..., None] = _ignore
+    look: Callable[..., None] = _ignore
+    leave: Callable[..., None] = _ignore
+    abort: Callable[..., None] = _ignore
+    endByForce: Callable[..., None] = _ignore
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener)

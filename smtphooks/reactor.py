@@ -82,7 +82,7 @@ else:
                     err()
 
         # The main loop calls this name.
-        doIteration = doPoll
+        doIteration: Callable[..., None] = doPoll
 
     def install() -> None:
         """

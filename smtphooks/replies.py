@@ -121,14 +121,14 @@ class Reply:
     ) -> None:
         if enhancedCode is not None:
             _checkEnhancedCode(enhancedCode, code)
-        self.code = code
-        self.enhancedCode = enhancedCode
+        self.code: int = code
+        self.enhancedCode: str | None = enhancedCode
         lines = (text,) if isinstance(text, str) else tuple(text)
-        self.lines = lines if "".join(lines).isprintable() else tuple(_scrub(line) for line in lines)
-        self.closes = closes or code == 421
-        self.goesOn = code < 400 and not self.closes
-        self.octets = self._encode(True, "ascii")
-        self.isASCII = all(map(str.isascii, self.lines))
+        self.lines: tuple[str, ...] = lines if "".join(lines).isprintable() else tuple(_scrub(line) for line in lines)
+        self.closes: bool = closes or code == 421
+        self.goesOn: bool = code < 400 and not self.closes
+        self.octets: bytes = self._encode(True, "ascii")
+        self.isASCII: bool = all(map(str.isascii, self.lines))
 
     def behind(self, text: str) -> Reply:
         """

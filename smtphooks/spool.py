@@ -25,7 +25,7 @@ from smtphooks.disk import UnnamedFile, refusalFor
 from smtphooks.pieces import Pieces
 from smtphooks.replies import SMTPError
 
-log = Logger()
+log: Logger = Logger()
 
 # Octets that a reader gets at once of what came before.
 _BLOCK = 65536
@@ -70,7 +70,7 @@ class Spool(Generic[S]):
         @param memory: a message of more octets goes to a file, all of it.
         @param makeStream: C{MessageStream}, or a function with the same arguments.
         """
-        self.isFailing = False
+        self.isFailing: bool = False
         self.unaware: list[S] = []
         self._memory = memory
         self._store = _Store(memory)

@@ -54,30 +54,15 @@ class MessageStream:
     """
 
     __slots__ = (
-        "_arrived",
-        "_asks",
-        "_chunks",
-        "_consumer",
-        "_cutOversized",
-        "_ended",
-        "_header",
-        "_isCut",
-        "_iterated",
-        "_mustLook",
-        "_prefix",
-        "_size",
-        "_spool",
-        "_spoolMemory",
-        "_taken",
-        "_wanted",
-        "_wantsMore",
-        "buffered",
-        "byteLength",
-        "failure",
-        "isPaused",
-        "room",
-        "sizeExceeded",
+        *("_arrived", "_asks", "_chunks", "_consumer", "_cutOversized", "_ended", "_header", "_isCut", "_iterated"),
+        *("_mustLook", "_prefix", "_size", "_spool", "_spoolMemory", "_taken", "_wanted", "_wantsMore"),
+        *("buffered", "byteLength", "failure", "isPaused", "room", "sizeExceeded"),
     )
+
+    buffered: int
+    byteLength: int
+    isPaused: bool
+    sizeExceeded: bool
 
     length = UNKNOWN_LENGTH  # for IBodyProducer
 
@@ -98,7 +83,7 @@ class MessageStream:
             perhaps within L{append}.  It may append octets, end or fail this stream, and must not raise.
         """
         self.byteLength = self.buffered = 0
-        self.room = ROOM
+        self.room: int = ROOM
         self.sizeExceeded = self._ended = self.isPaused = False
         self._size = size
         self._cutOversized = cutOversized

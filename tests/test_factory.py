@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
@@ -12,8 +13,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 
-from smtphooks import Options, SMTPServerFactory, SMTPServerProtocol
-from smtphooks.errors import OptionError
+from smtphooks import Layer, Options, SMTPServerFactory, SMTPServerProtocol
+from smtphooks.errors import OptionError, OptionWarning
+from smtphooks.layers import Rspamd
 from tests.secrets import SCRAM_SECRET, encoded
 from tests.support import ENVELOPE, HELLO, MAIL, RCPT, Client, Diary, Mailbox, Pending, Transport, connect, makeFactory
 
@@ -503,3 +505,35 @@ def test_the_protocol_may_be_a_class_of_the_users_own() -> None:
     client = Client(Factory())
     assert isinstance(client.protocol, Mine)
     client.lose()
+
+
+# --- what was probably not meant ---
+
+
+class Store:
+    async def onData(self, stream: Any, session: Any) -> None: ...
+
+
+def test_seconds_that_can_only_be_milliseconds_are_a_warning_of_python_at_the_line_that_has_them() -> None:
+    with pytest.warns(OptionWarning) as caught:
+        factory = SMTPServerFactory(Store(), socketTimeout=60000)
+    assert [str(each.message) for each in caught] == [
+        "option socketTimeout is 60000 seconds, which is 16.7 hours, did you mean 60?"
+    ]
+    assert [each.filename for each in caught] == [__file__]
+    assert factory.options.socketTimeout == 60000
+
+
+def test_those_of_a_layer_name_it() -> None:
+    with pytest.warns(OptionWarning) as caught:
+        SMTPServerFactory([Layer(Rspamd(url="http://127.0.0.1:11333", timeout=30000), hookTimeout=5000), Store()])
+    assert [str(each.message) for each in caught] == [
+        "layer Rspamd: option hookTimeout is 5000 seconds, which is 83.3 minutes, did you mean 5?",
+        "layer Rspamd: option timeout is 30000 seconds, which is 8.33 hours, did you mean 30?",
+    ]
+
+
+def test_usual_options_give_no_warning() -> None:
+    with catch_warnings():
+        simplefilter("error")
+        SMTPServerFactory(Store(), socketTimeout=300, dataTimeout=86400)

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from smtphooks.errors import OptionError
-from smtphooks.optionkinds import NotShown, fillHeloResponse, isPEMPath, isSecret, isSecretPath, shownPEM, within
+from smtphooks.layer import Layer
+from smtphooks.layers import ClamAV, Rspamd, SenderAuthentication
+from smtphooks.optionkinds import (
+    NotShown,
+    doubtsOf,
+    fillHeloResponse,
+    isPEMPath,
+    isSecret,
+    isSecretPath,
+    shownPEM,
+    within,
+)
 from smtphooks.options import Options
 from smtphooks.service.toml import toTOML
 
@@ -114,3 +126,56 @@ def test_the_path_of_a_secret_begins_as_one(text: str, path: bool) -> None:
 def test_a_secret_has_sixteen_octets() -> None:
     assert isSecret(bytes(16))
     assert not isSecret(bytes(15))
+
+
+# --- Seconds that can only be milliseconds ---
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"socketTimeout": 60000}, "option socketTimeout is 60000 seconds, which is 16.7 hours, did you mean 60?"),
+        ({"socketTimeout": 60000.0}, "option socketTimeout is 60000.0 seconds, which is 16.7 hours, did you mean 60?"),
+        ({"dataTimeout": 600000}, "option dataTimeout is 600000 seconds, which is 6.94 days, did you mean 600?"),
+        ({"hookTimeout": 7500}, "option hookTimeout is 7500 seconds, which is 2.08 hours, did you mean 7.5?"),
+        ({"closeTimeout": 30000}, "option closeTimeout is 30000 seconds, which is 8.33 hours, did you mean 30?"),
+        ({"greetDelay": 1000}, "option greetDelay is 1000 seconds, which is 16.7 minutes, did you mean 1?"),
+        ({"slowHook": 500}, "option slowHook is 500 seconds, which is 8.33 minutes, did you mean 0.5?"),
+    ],
+)
+def test_a_number_of_seconds_that_can_only_be_milliseconds_is_doubted(given: dict[str, Any], sentence: str) -> None:
+    assert list(doubtsOf(Options(**given))) == [sentence]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"socketTimeout": 0, "dataTimeout": 0, "hookTimeout": 0, "closeTimeout": 0, "greetDelay": 0, "slowHook": 0},
+        {"socketTimeout": 3600, "hookTimeout": 3600, "closeTimeout": 3600, "greetDelay": 300, "slowHook": 120},
+        {"dataTimeout": 86400},
+        {"dataTimeout": 172800},
+        {"size": 26214400, "maxErrors": 100000},
+    ],
+)
+def test_what_a_person_may_mean_in_seconds_is_not_doubted(given: dict[str, Any]) -> None:
+    assert list(doubtsOf(Options(**given))) == []
+
+
+def test_every_option_of_seconds_may_be_doubted() -> None:
+    timed = {
+        field.name: field.metadata["mostSeconds"]
+        for kind in (Options, Layer, Rspamd, ClamAV, SenderAuthentication)
+        for field in attrs.fields(kind)
+        if field.name in ("greetDelay", "slowHook") or field.name.lower().endswith("timeout")
+    }
+    assert {name for name, most in timed.items() if most >= 120} == {
+        *("socketTimeout", "dataTimeout", "hookTimeout", "closeTimeout", "greetDelay", "slowHook", "timeout")
+    }
+
+
+def test_of_an_object_that_declares_no_options_nothing_is_doubted() -> None:
+    class Hooks:
+        socketTimeout = 60000
+
+    assert list(doubtsOf(Hooks())) == list(doubtsOf(None)) == []

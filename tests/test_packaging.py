@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -65,7 +66,7 @@ def test_the_plugins_folder_is_not_a_package() -> None:
 def test_the_wheel_contains_the_plugins_and_the_command(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.rst", "LICENSE"):
+    for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.rst", "LICENSE", "pytest_smtphooks.py"):
         shutil.copy(ROOT / name, source)
     for name in ("contrib", "smtphooks", "twisted"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
@@ -96,8 +97,13 @@ def test_the_wheel_contains_the_plugins_and_the_command(tmp_path: Path) -> None:
     assert {path.relative_to(data) for path in data.rglob("*") if path.is_file()} == {
         path for path in samples if "__pycache__" not in path.parts
     }
-    commands = next(installed.glob("*.dist-info/entry_points.txt")).read_text()
-    assert commands.split() == ["[console_scripts]", "smtphooks", "=", "smtphooks.__main__:main"]
+    assert (installed / "pytest_smtphooks.py").exists()
+    points = configparser.ConfigParser()
+    points.read(next(installed.glob("*.dist-info/entry_points.txt")))
+    assert {section: dict(points[section]) for section in points.sections()} == {
+        "console_scripts": {"smtphooks": "smtphooks.__main__:main"},
+        "pytest11": {"smtphooks": "pytest_smtphooks"},
+    }
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -106,6 +112,7 @@ def test_the_wheel_contains_the_plugins_and_the_command(tmp_path: Path) -> None:
     assert "[[listener]]" in output(twistd, "-n", "smtphooks", "--check", folder=elsewhere, path=installed)
     assert "smtphooks\t" in output(twistd, "--help-reactors", folder=elsewhere, path=installed)
     assert "[[listener]]" in output("-m", "smtphooks", "--check", folder=elsewhere, path=installed)
+    assert "@pytest.mark.smtphooks(**options)" in output("-m", "pytest", "--markers", folder=elsewhere, path=installed)
 
 
 # --- the container ---

@@ -33,7 +33,7 @@ class Admission:
         @param clock: the reactor; looked up when it is needed first.
         """
         self.proxies = proxies
-        self.clients = Clients(options.maxClients, options.maxClientsPerAddress)
+        self.clients: Clients = Clients(options.maxClients, options.maxClientsPerAddress)
         self._counts = [self.clients]
         self._options = options
         self._clock = clock

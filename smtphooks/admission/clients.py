@@ -24,7 +24,7 @@ class Clients:
     def __init__(self, most: int = 0, mostPerNetwork: int = 0) -> None:
         self.most = most
         self.mostPerNetwork = mostPerNetwork
-        self.connections = 0
+        self.connections: int = 0
         self.networks: dict[str, int] = {}
 
     @property

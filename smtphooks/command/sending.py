@@ -41,7 +41,7 @@ class Options(UsageOptions):
 
     command = "smtphooks send"
     synopsis = "Usage: smtphooks send --to ADDRESS [flags] [HOST:PORT or /path/of/socket]"
-    longdesc = (
+    longdesc: str = (
         f"Sends a message, and shows the dialogue.  Without a target it is sent to {DEFAULT_TARGET}.  The password of"
         f" --user is asked for, or taken from the environment variable {_PASSWORD}."
     )
@@ -54,7 +54,7 @@ class Options(UsageOptions):
         ["user", "u", None, "Authenticate as this user."],
         ["helo", None, None, "The name for EHLO. [default: this host's]"],
     ]
-    optFlags = [
+    optFlags: list[list[str | None]] = [
         ["lmtp", None, "Speak LMTP."],
         ["insecure", None, "Take any certificate, and give a password to anyone."],
         ["traceback", None, "Show a traceback of what went wrong."],
@@ -63,7 +63,7 @@ class Options(UsageOptions):
     def __init__(self) -> None:
         UsageOptions.__init__(self)
         self.recipients: list[str] = []
-        self.target = DEFAULT_TARGET
+        self.target: str = DEFAULT_TARGET
 
     def opt_to(self, address: str) -> None:
         """A recipient; may be given several times."""

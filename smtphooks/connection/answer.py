@@ -12,7 +12,7 @@ from typing import Any
 from twisted.python.failure import Failure
 
 from smtphooks import replies
-from smtphooks.hooks import SITUATIONS
+from smtphooks.hooktable import SITUATIONS
 from smtphooks.replies import SMTPError
 
 Result = str | SMTPError | None

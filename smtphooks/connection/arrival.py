@@ -92,7 +92,7 @@ class Arrival:
         self._client = Client(remote, remotePort, local, localPort)
         # Only a listed peer may say that it speaks for another (invariant 8); and a listed peer must say for whom.
         self._header = ProxyHeader() if server.admission.proxies.trusts(remote) else None
-        self.deadline = _NEVER
+        self.deadline: float = _NEVER
 
     @property
     def peer(self) -> str:

@@ -42,7 +42,7 @@ class Rest:
     __slots__ = ("wait",)
 
     def __init__(self, wait: Any) -> None:
-        self.wait = wait
+        self.wait: Any = wait
 
 
 class PendingAnswer:
@@ -62,7 +62,7 @@ class PendingAnswer:
         self._caller = caller
         self._hook = hook
         self._wake: Callable[[], object] | None = None
-        self.isThere = False
+        self.isThere: bool = False
         self.result: Any = None
         self._wait: Any = wait
         if isinstance(wait, Run):
@@ -130,8 +130,8 @@ class HookCaller:
         @param context: that of the connection; None for a copy of the one at hand.
         """
         self._context = copy_context() if context is None else context
-        self.crashed = crashed
-        self.blamed = ("", "")
+        self.crashed: Callable[[object, Failure], object] = crashed
+        self.blamed: tuple[str, str] = ("", "")
         self._isInside = False
         self._slow = slowHook or _NEVER
         self._isForAsyncio = asyncioHooks

@@ -73,10 +73,10 @@ class Chain:
         """
         @param slow: seconds that a link may hold the reactor, 0 for no limit.
         """
-        self.hook = hook
-        self.hooks = hooks
-        self.links = links
-        self.slowest = ""
+        self.hook: str = hook
+        self.hooks: object = hooks
+        self.links: Sequence[Link] = links
+        self.slowest: str = ""
         self._clock = clock
         self._slow = slow or float("inf")
         self._decides = hook in _FIRST_DECIDES

@@ -58,8 +58,8 @@ class Connection:
         self._owner = owner
         self._network = client.network
         self._isPumping = False
-        self.session = _newSession(server.options, client)
-        self.state = ConnectionState()
+        self.session: Session = _newSession(server.options, client)
+        self.state: ConnectionState = ConnectionState()
         self.state.inputEnded = client.inputEnded
         self._pump = Pump(server, owner.transport, self.session, self.state, self.wake)
         self._pacing = self._pump.pacing

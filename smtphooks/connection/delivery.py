@@ -52,9 +52,9 @@ class Delivery:
         @param recipients: how many were accepted; hooks may change the envelope.
         @param wake: called whenever C{onData} has read octets, or has ended.
         """
-        self.stream = MessageStream(options.size, options.rejectOversized, wake, options.spoolMemory)
-        self.isWhole = False
-        self.isDecided = False
+        self.stream: MessageStream = MessageStream(options.size, options.rejectOversized, wake, options.spoolMemory)
+        self.isWhole: bool = False
+        self.isDecided: bool = False
         self._runner = runner
         self._options = options
         self._recipients = recipients if options.lmtp else None

@@ -66,10 +66,10 @@ class DirectTransport:
         """
         @param below: the transport, as it is below TLS if there is any.
         """
-        self.connection = connection
+        self.connection: Connection = connection
         self._below = below
         self._producer: Any = None
-        self.isFull = False
+        self.isFull: bool = False
 
     def write(self, octets: bytes) -> None:
         """C{ITransport}: write them, or as many as the socket takes, and leave the rest to the transport."""

@@ -46,7 +46,7 @@ class Driver:
         self._question: Ask | None = None  # the last that was asked of a pending hook
         self._pending: PendingAnswer | None = None
         self._hasTimedOut = False
-        self.hasCalledOnClose = False
+        self.hasCalledOnClose: bool = False
 
     @property
     def isPending(self) -> bool:

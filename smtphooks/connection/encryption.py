@@ -28,7 +28,7 @@ class Encryption:
     def __init__(self, transport: Any) -> None:
         self._transport = transport
         self.beganBelow: bool = ISSLTransport.providedBy(transport)
-        self.isDone = self.beganBelow and self.isHandshakeDone
+        self.isDone: bool = self.beganBelow and self.isHandshakeDone
 
     @property
     def isHandshakeDone(self) -> bool:

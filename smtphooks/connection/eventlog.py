@@ -111,8 +111,8 @@ class LineLimits:
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
-        self.refusals = LineLimit(seconds)
-        self.authFailures = LineLimit(seconds)
+        self.refusals: LineLimit = LineLimit(seconds)
+        self.authFailures: LineLimit = LineLimit(seconds)
 
     @property
     def hasMore(self) -> bool:
@@ -152,8 +152,8 @@ class EventLog:
         self._began = self._messageBegan = monotonic()
         self._messages = 0
         self._octets = 0
-        self.commands = 0
-        self.refusals = 0
+        self.commands: int = 0
+        self.refusals: int = 0
 
     def messageBegins(self) -> None:
         """From here on the message takes time."""

@@ -47,7 +47,7 @@ class Inspection:
     ) -> None:
         self.source = source
         self.outlet = outlet
-        self.blamed = _SPOOL
+        self.blamed: str = _SPOOL
         self._runner = runner
         self._clock = clock
         self._signal: Signal | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from typing import Any
 
 from twisted.internet.error import ConnectionAborted
 from twisted.python.failure import Failure
@@ -26,7 +27,7 @@ from smtphooks.syntax.wire import Wire, beforeBareNewline
 class Stage(Enum):
     """How far what the dialogue asked for has come."""
 
-    __hash__ = object.__hash__  # that of Enum is Python code
+    __hash__: Any = object.__hash__  # that of Enum is Python code
 
     IDLE = "nothing is asked for"
     READING = "octets are missing"
@@ -71,9 +72,9 @@ class MessageReceiver:
         self._isLast = True  # the message ends with what is being read
         self._isDiscarding = False  # what is being read belongs to no message
         self._answer: Verdict | None = None
-        self.stage = _IDLE
+        self.stage: Stage = _IDLE
         self.delivery: Delivery | None = None
-        self.octets = 0
+        self.octets: int = 0
 
     # --- what the dialogue asks for ---
 

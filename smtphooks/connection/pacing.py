@@ -47,7 +47,7 @@ _SOFT_ERRORS = frozenset({0, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTD
 class Turn(Enum):
     """Who must act next, and so whose time passes."""
 
-    __hash__ = object.__hash__  # that of Enum is Python code
+    __hash__: Any = object.__hash__  # that of Enum is Python code
 
     NONE = "nobody"
     CLIENT = "client"  # the next command, a response, the rest of a handshake, the end of the connection
@@ -120,10 +120,10 @@ class Pacing:
         self._hookTimeout = options.hookTimeout or _NEVER
         self._messageBegan = 0.0  # moved on by the time that hooks have taken since
         self._hookSince = 0.0
-        self.turn = _NOBODY
-        self.deadline = _NEVER
+        self.turn: Turn = _NOBODY
+        self.deadline: float = _NEVER
         self._delay = 0.0
-        self.isPaused = False
+        self.isPaused: bool = False
 
     def clientsTurn(self) -> None:
         """A command was answered, and nothing is pending: L{turnTo} for the most frequent case."""

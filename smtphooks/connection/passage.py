@@ -243,7 +243,7 @@ class _Running:
 
     def __init__(self, passing: Passing, stage: Filter | Inspection, runner: HookRunner, clock: IReactorTime) -> None:
         self.stage = stage
-        self.isOver = False
+        self.isOver: bool = False
         self._passing = passing
         self._runner = runner
         self._clock = clock

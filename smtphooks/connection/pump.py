@@ -17,12 +17,14 @@ from twisted.python.failure import Failure
 from smtphooks import replies
 from smtphooks.connection.driver import Driver
 from smtphooks.connection.encryption import Encryption
-from smtphooks.connection.message import Stage
+from smtphooks.connection.message import MessageReceiver, Stage
 from smtphooks.connection.pacing import Pacing
+from smtphooks.connection.replier import Replier
 from smtphooks.connection.runner import HookRunner
 from smtphooks.connection.server import Server
 from smtphooks.connection.state import ConnectionState, Phase, Want
 from smtphooks.connection.transcript import Transcript
+from smtphooks.connection.writer import ReplyWriter
 from smtphooks.dialogue.engine import Dialogue
 from smtphooks.dialogue.steps import (
     AbandonMessage,
@@ -37,9 +39,10 @@ from smtphooks.dialogue.steps import (
     Verdict,
     Wait,
 )
-from smtphooks.hooks import SITUATIONS
+from smtphooks.hooktable import SITUATIONS
 from smtphooks.replies import Reply
 from smtphooks.session import Session
+from smtphooks.syntax.wire import Wire
 
 # To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every command.
 _OPEN, _LOST, _LINE, _MESSAGE, _READING = Phase.OPEN, Phase.LOST, Want.LINE, Want.MESSAGE, Stage.READING
@@ -86,22 +89,22 @@ class Pump:
         options, parts = server.options, server.parts
         self._transport = transport
         self._secureContext = server.secureContext
-        self.state = state
-        self.wire = parts.wire(options)
-        self.dialogue = Dialogue(
+        self.state: ConnectionState = state
+        self.wire: Wire = parts.wire(options)
+        self.dialogue: Dialogue = Dialogue(
             options, server.extensions, session, server.mechanisms, server.authFailures, server.hooks
         )
         runner = HookRunner(server.hooks, session, options.slowHook, options.asyncioHooks, server.context.copy())
-        self.driver = Driver(self.dialogue, runner, state, wake)
+        self.driver: Driver = Driver(self.dialogue, runner, state, wake)
         log = parts.log(session, options, server.lines)
-        self.message = parts.message(self.wire, runner, options, wake, log)
-        self.writer = parts.writer(transport, wake)
-        self.pacing = Pacing(options, server.live, transport)
-        self.encryption = Encryption(transport)
+        self.message: MessageReceiver = parts.message(self.wire, runner, options, wake, log)
+        self.writer: ReplyWriter = parts.writer(transport, wake)
+        self.pacing: Pacing = Pacing(options, server.live, transport)
+        self.encryption: Encryption = Encryption(transport)
         transcript = None
         if server.debugPeers is not None:
             transcript = Transcript(session, server.debugPeers, self.dialogue.shows, self.dialogue.hasMechanism)
-        self.replier = parts.replier(options, self.dialogue, runner, self.writer, log, transcript)
+        self.replier: Replier = parts.replier(options, self.dialogue, runner, self.writer, log, transcript)
 
     def open(self) -> None:
         """Begin the dialogue."""

@@ -63,8 +63,8 @@ class LiveConnections:
         @param clock: the reactor; looked up when it is needed first.
         """
         self.connections: set[Any] = set()
-        self.now = 0.0
-        self.isClosing = False
+        self.now: float = 0.0
+        self.isClosing: bool = False
         self._isListening = False
         self.summaries = summaries
         self._clock = clock

@@ -63,9 +63,9 @@ class Replier:
         self._runner = runner
         self._hooks = runner.hooks
         self._writer = writer
-        self.log = log
-        self.transcript = transcript
-        self.code = 0
+        self.log: EventLog = log
+        self.transcript: Transcript | None = transcript
+        self.code: int = 0
         self.decided: Envelope | None = None
 
     def put(self, reply: Reply) -> None:

@@ -23,7 +23,8 @@ from twisted.python.failure import Failure
 from smtphooks import replies
 from smtphooks.connection.calling import HookCaller, PendingAnswer, needsAsyncio
 from smtphooks.connection.coroutines import WRONG_REACTOR
-from smtphooks.hooks import HOOKS, Unavailable
+from smtphooks.hooks import Unavailable
+from smtphooks.hooktable import HOOKS
 from smtphooks.layer import labelOf
 from smtphooks.replies import SMTPError
 from smtphooks.sasl.auth import AuthResponse
@@ -66,12 +67,12 @@ class HookRunner:
         @param context: what the hooks run in; None for a copy of the one at hand.
         @param caller: that of another runner of this connection, to be shared.
         """
-        self.hooks = hooks
+        self.hooks: Any = hooks
         if caller is None:
             observer = _Observer(hooks, session)
             caller = HookCaller(slowHook, asyncioHooks, observer.isSlow, observer.cancellerRaised, context)
         self._caller = caller
-        self.session = session
+        self.session: Session = session
         self.passage: Any = getattr(hooks, "passage", None)
 
     def ask(self, hook: str | Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -38,10 +38,10 @@ class Outlet:
         @param source: what the stage reads.
         @param before: the outlet that this is the stream of; None for the client's.
         """
-        self.stream = MessageStream(
+        self.stream: MessageStream = MessageStream(
             options.size, options.rejectOversized, spoolMemory=options.spoolMemory, asks=self._asked
         )
-        self.allowance = 0
+        self.allowance: int = 0
         self.isCancelled = False
         self._source = source
         self._before = before
@@ -121,6 +121,9 @@ class Filter:
     @ivar timeout: seconds that it may take, 0 for no limit.
     """
 
+    blamed: str
+    label: str
+
     def __init__(
         self, link: Link, source: MessageStream, outlet: Outlet, runner: HookRunner, isBehindInspectors: bool = False
     ) -> None:
@@ -129,7 +132,7 @@ class Filter:
         """
         self._isBehindInspectors = isBehindInspectors
         self.label = self.blamed = link.label
-        self.timeout = link.timeout
+        self.timeout: float = link.timeout
         self.source = source
         self.outlet = outlet
         self._link = link

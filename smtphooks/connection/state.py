@@ -8,12 +8,13 @@ This module knows no transport, no dialogue and no hook.
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 
 class Phase(Enum):
     """How far a connection has come."""
 
-    __hash__ = object.__hash__  # that of Enum is Python code
+    __hash__: Any = object.__hash__  # that of Enum is Python code
 
     OPEN = "open"
     CLOSING = "closing"  # the server has written its last reply, and ignores what the client sends
@@ -24,7 +25,7 @@ class Phase(Enum):
 class Want(Enum):
     """What an open connection waits for."""
 
-    __hash__ = object.__hash__
+    __hash__: Any = object.__hash__
 
     LINE = "a command line"
     RESPONSE = "the response to a challenge"
@@ -52,13 +53,13 @@ class ConnectionState:
     __slots__ = ("hasMoved", "inputEnded", "isAborted", "isLeaving", "isWoken", "phase", "want")
 
     def __init__(self) -> None:
-        self.phase = _OPEN
-        self.want = _HOOK
-        self.hasMoved = True
-        self.isWoken = False
-        self.inputEnded = False
-        self.isLeaving = False
-        self.isAborted = False
+        self.phase: Phase = _OPEN
+        self.want: Want = _HOOK
+        self.hasMoved: bool = True
+        self.isWoken: bool = False
+        self.inputEnded: bool = False
+        self.isLeaving: bool = False
+        self.isAborted: bool = False
 
 
 def wakeNobody() -> None:

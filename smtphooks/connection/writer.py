@@ -32,6 +32,9 @@ class ReplyWriter:
 
     __slots__ = ("_resumed", "_transport", "atEndOfTurn", "isChoked", "isClosed", "unwritten")
 
+    isChoked: bool
+    isClosed: bool
+
     def __init__(self, transport: Any, resumed: Callable[[], None]) -> None:
         """
         @param resumed: called when the client reads again.
@@ -41,7 +44,7 @@ class ReplyWriter:
             getattr(transport, "reactor", None), "atEndOfTurn", None
         )
         self._resumed = resumed
-        self.unwritten = b""
+        self.unwritten: bytes = b""
         self.isChoked = self.isClosed = False
         self._transport.registerProducer(self, True)
 

@@ -18,7 +18,7 @@ import attrs
 from smtphooks.dialogue.extensions import ClientExtensions, Extensions, isDisabled
 from smtphooks.dialogue.limits import Counts, Tally
 from smtphooks.dialogue.steps import Replies, State, Task
-from smtphooks.hooks import SITUATIONS
+from smtphooks.hooktable import SITUATIONS
 from smtphooks.options import Options
 from smtphooks.replies import COMMAND_SITUATION, PARAMETER_SITUATION, Reply, SMTPError
 from smtphooks.sasl.auth import Auth
@@ -69,14 +69,14 @@ class CurrentCommand:
     __slots__ = ("attempt", "before", "hasFailed", "hostname", "lineLength", "refuser", "subject", "verb")
 
     def __init__(self) -> None:
-        self.verb = ""
-        self.lineLength = 0
+        self.verb: str = ""
+        self.lineLength: int = 0
         self.subject: str | None = None
-        self.hostname = ""
+        self.hostname: str = ""
         self.refuser: str | Callable[..., Any] = ""
         self.before: Any = None
         self.attempt: Auth | None = None
-        self.hasFailed = False
+        self.hasFailed: bool = False
 
 
 class Context:
@@ -115,17 +115,17 @@ class Context:
         mechanisms: Mechanisms,
         failuresByAddress: AuthFailures,
     ) -> None:
-        self.options = options
-        self.extensions = ClientExtensions(extensions, session)
-        self.session = session
-        self.flavour = flavour
-        self.mechanisms = mechanisms
-        self.failuresByAddress = failuresByAddress
-        self.state = _CONNECTED
-        self.command = CurrentCommand()
-        self.counts = Counts()
-        self.tally = Tally()
-        self.speaksUtf8 = False
+        self.options: Options = options
+        self.extensions: ClientExtensions = ClientExtensions(extensions, session)
+        self.session: Session = session
+        self.flavour: Flavour = flavour
+        self.mechanisms: Mechanisms = mechanisms
+        self.failuresByAddress: AuthFailures = failuresByAddress
+        self.state: State = _CONNECTED
+        self.command: CurrentCommand = CurrentCommand()
+        self.counts: Counts = Counts()
+        self.tally: Tally = Tally()
+        self.speaksUtf8: bool = False
 
     @property
     def inTransaction(self) -> bool:

@@ -73,10 +73,10 @@ class Dialogue:
             dialogue asks for every hook.
         """
         flavour = commands.LMTP if options.lmtp else commands.SMTP
-        self.context = Context(options, extensions, session, flavour, mechanisms, failuresByAddress)
+        self.context: Context = Context(options, extensions, session, flavour, mechanisms, failuresByAddress)
         self._commandLimit = options.maxCommandLength or _COMMAND_LENGTH + extensions.commandLength
         # AUTH may have longer lines than any other command, and only the line says which command it is.
-        self.lineLimit = max(self._commandLimit, AUTH_LINE_LENGTH if mechanisms else 0)
+        self.lineLimit: int = max(self._commandLimit, AUTH_LINE_LENGTH if mechanisms else 0)
         self._isEnhanced = not options.hideENHANCEDSTATUSCODES
         self._isLimited = not options.authOptional or bool(options.disabledCommands)
         self._hooks = hooks

@@ -87,15 +87,15 @@ class Extensions:
     """
 
     def __init__(self, extensions: Sequence[Extension]) -> None:
-        self.shown = [*map(_shown, extensions)]
-        self.byKeyword = {extension.keyword: extension for extension in reversed(extensions)}
-        self.mailParameters = _index(extensions, "mailParameters")
-        self.rcptParameters = _index(extensions, "rcptParameters")
-        self.commands = _index(extensions, "commands")
+        self.shown: list[_Shown] = [*map(_shown, extensions)]
+        self.byKeyword: dict[str, Extension] = {extension.keyword: extension for extension in reversed(extensions)}
+        self.mailParameters: dict[str, tuple[Extension, Any]] = _index(extensions, "mailParameters")
+        self.rcptParameters: dict[str, tuple[Extension, Any]] = _index(extensions, "rcptParameters")
+        self.commands: dict[str, tuple[Extension, Any]] = _index(extensions, "commands")
         # Not a set: a subclass of Extension may compare by its value, which cannot be hashed.
-        self.forPeers = tuple(each for each in extensions if isinstance(each, PeerExtension))
-        self.havePeers = any(each.peers is not None for each in self.forPeers)
-        self.commandLength = sum(extension.commandLength for extension in extensions)
+        self.forPeers: tuple[PeerExtension, ...] = tuple(each for each in extensions if isinstance(each, PeerExtension))
+        self.havePeers: bool = any(each.peers is not None for each in self.forPeers)
+        self.commandLength: int = sum(extension.commandLength for extension in extensions)
 
 
 class ClientExtensions:

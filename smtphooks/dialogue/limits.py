@@ -37,6 +37,13 @@ class Counts:
 
     __slots__ = ("authFailures", "errors", "junk", "messages", "unauthenticated", "unrecognized")
 
+    authFailures: int
+    errors: int
+    junk: int
+    messages: int
+    unauthenticated: int
+    unrecognized: int
+
     def __init__(self) -> None:
         self.errors = self.junk = self.unrecognized = self.unauthenticated = self.messages = self.authFailures = 0
 

@@ -21,7 +21,7 @@ from smtphooks.replies import Reply, SMTPError
 class State(Enum):
     """Where a dialogue stands; named after what the client has achieved so far (RFC 5321 section 4.1.4)."""
 
-    __hash__ = object.__hash__  # that of Enum is Python code, and every command is looked up by state
+    __hash__: Any = object.__hash__  # that of Enum is Python code, and every command is looked up by state
 
     CONNECTED = "connected"  # no greeting yet
     GREETED = "greeted"

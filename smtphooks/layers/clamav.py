@@ -22,7 +22,7 @@ from smtphooks.replies import SMTPError
 from smtphooks.session import Session
 from smtphooks.stream import MessageStream
 
-log = Logger()
+log: Logger = Logger()
 
 # A client endpoint of Twisted; a colon within an argument is escaped.
 _ARGUMENT = r"(?:\\.|[^\\:])+"

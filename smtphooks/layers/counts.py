@@ -17,7 +17,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-log = Logger()
+log: Logger = Logger()
 
 _NANOSECONDS = 10**9
 

@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 
 from smtphooks.layers.dnslist import Code, nameIn, shown, unreversed
 
-log = Logger()
+log: Logger = Logger()
 
 _A, _TXT = 1, 16  # RFC 1035 section 3.2.2, as numbers: Twisted's resolver is loaded only if it is used
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.interfaces import IReactorTime, IResolver
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from smtphooks.errors import OptionError
@@ -35,7 +35,7 @@ from smtphooks.optionkinds import isText, listOf, objectWith, option, within, wi
 from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Session
 
-log = Logger()
+log: Logger = Logger()
 
 # A client that is listed by mistake must be able to say so (RFC 5321 section 4.5.1, RFC 2142 sections 2 and 4).
 _ALWAYS_REACHED = ("postmaster", "abuse")
@@ -117,18 +117,18 @@ class DNSLists:
     @ivar resolver: a Twisted C{IResolver} in their place.
     """
 
-    clients: tuple[str, ...] = _lists()
-    helos: tuple[str, ...] = _lists()
-    senders: tuple[str, ...] = _lists()
-    allow: tuple[str, ...] = _lists()
+    clients: Sequence[str] = _lists()
+    helos: Sequence[str] = _lists()
+    senders: Sequence[str] = _lists()
+    allow: Sequence[str] = _lists()
     threshold: int = option(1, "a whole number from 1", within(1))
     timeout: float = option(
         4,
         "a number of seconds, more than 0 and at most 60",
         lambda value: type(value) in (int, float) and 0 < value <= 60,
     )
-    servers: tuple[str, ...] = listOf((), 'a list of addresses such as "127.0.0.1" or "[::1]:5353"', isText)
-    resolver: IResolver | None = objectWith("lookupAddress", "a Twisted IResolver")
+    servers: Sequence[str] = listOf((), 'a list of addresses such as "127.0.0.1" or "[::1]:5353"', isText)
+    resolver: Any = objectWith("lookupAddress", "a Twisted IResolver")
     clock: Any = attrs.field(default=None, init=False)
 
     State = _State

@@ -33,7 +33,7 @@ from smtphooks.optionkinds import count, isText, option, withOptions
 from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Session
 
-log = Logger()
+log: Logger = Logger()
 
 Condition = Callable[[Session], object]
 

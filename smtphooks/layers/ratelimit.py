@@ -9,7 +9,7 @@ This module knows no clock and not how it is counted; see C{counts.py}.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from math import ceil, inf
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from smtphooks.replies import Reply, SMTPError
 from smtphooks.session import Address, Envelope, Session
 from smtphooks.stream import MessageStream
 
-log = Logger()
+log: Logger = Logger()
 
 CONNECTIONS, MESSAGES, RECIPIENTS, OCTETS, FAILURES = "connections", "messages", "recipients", "octets", "auth failures"
 CLIENT, USER, SENDER, RECIPIENT = "client", "user", "sender", "recipient"
@@ -111,7 +111,7 @@ class RateLimit:
     @ivar counts: where counts are kept; L{MemoryCounts} unless given.
     """
 
-    limits: tuple[str, ...] = listOf((), "a list of texts", isText)
+    limits: Sequence[str] = listOf((), "a list of texts", isText)
     counts: Counts = objectWith("increment", "an object with methods check and increment")
 
     State = _State

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from smtphooks.layers.mailboxes import Listing, readListing
 
-log = Logger()
+log: Logger = Logger()
 
 _EVERY = 1.0  # seconds between two looks at the file
 # A file that was written to less than this many seconds ago may still be half written.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class Recipients:
     @ivar postmaster: C{postmaster}, alone and in every domain of ours, is always known (RFC 5321 section 4.5.1).
     """
 
-    recipients: tuple[str, ...] = listOf((), "a list of addresses", isText)
+    recipients: Sequence[str] = listOf((), "a list of addresses", isText)
     file: str | None = option(
         None,
         "the path of a file with one address a line",
@@ -96,9 +96,9 @@ class Recipients:
         isSecret=True,
     )
     query: str | None = _query("with one placeholder for the mailbox")
-    domains: tuple[str, ...] = listOf((), "a list of domains", isText)
+    domains: Sequence[str] = listOf((), "a list of domains", isText)
     domainQuery: str | None = _query("with one placeholder for the domain")
-    catchAll: tuple[str, ...] = listOf((), "a list of domains", isText)
+    catchAll: Sequence[str] = listOf((), "a list of domains", isText)
     tagSeparator: str = option(
         "",
         'a character such as "+", neither a letter nor a digit, or "" for none',
@@ -245,7 +245,7 @@ class Recipients:
             self._database.close()
 
 
-def _canonicalDomains(option_: str, domains: tuple[str, ...]) -> frozenset[str]:
+def _canonicalDomains(option_: str, domains: Sequence[str]) -> frozenset[str]:
     try:
         return frozenset(map(canonicalDomain, domains))
     except ValueError as error:

@@ -32,7 +32,7 @@ from smtphooks.replies import HEADER_TOO_LARGE, SMTPError
 from smtphooks.session import Address, Session
 from smtphooks.stream import MessageStream
 
-log = Logger()
+log: Logger = Logger()
 
 _ANSWER_OCTETS = 1024 * 1024
 _PORT = 11333

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from smtphooks.layers.authentication.dmarc import DMARCResult
     from smtphooks.layers.authentication.spf import SPFResult
 
-log = Logger()
+log: Logger = Logger()
 
 T = TypeVar("T")
 
@@ -125,14 +125,15 @@ class SenderAuthentication:
         TIMEOUT,
         "a number of seconds above 0",
         lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf"),
+        mostSeconds=3600,
     )
-    servers: Sequence[tuple[str, int]] = listOf(
+    servers: Sequence[str | tuple[str, int]] = listOf(
         (),
         'addresses of DNS servers, such as "192.0.2.53" or "[2001:db8::53]:5353"',
         _isServer,
         _serverOf,
     )
-    resolver: IResolver | None = objectWith("query", "a Twisted IResolver")
+    resolver: Any = objectWith("query", "a Twisted IResolver")
 
     clock: IReactorTime | None = attrs.field(default=None, init=False)
     _ownResolver: Any = attrs.field(default=None, init=False)
@@ -251,13 +252,11 @@ class SenderAuthentication:
         return IReactorTime(reactor)
 
     def _resolver(self) -> IResolver:
-        if self.resolver is not None:
-            return self.resolver
-        if self._ownResolver is None:
+        if self.resolver is None and self._ownResolver is None:
             from twisted.names import client
 
             # Not client.getResolver(), whose cache is unbounded: senders choose the names, the records and their TTL.
             servers = list(self.servers)
             self._ownResolver = client.Resolver(servers=servers) if servers else client.Resolver("/etc/resolv.conf")
-        resolver: IResolver = self._ownResolver
+        resolver: IResolver = self._ownResolver if self.resolver is None else self.resolver
         return resolver

@@ -24,7 +24,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self._counts = [0] * len(_EDGES)
-        self.sum = 0.0
+        self.sum: float = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count a duration."""

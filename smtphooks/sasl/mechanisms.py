@@ -274,8 +274,8 @@ class Mechanisms:
         """
         wanted = list(wanted)
         self.hasHook = hasHook
-        self.unknownUsers = UnknownUsers() if unknownUsers is None else unknownUsers
-        self.offersBinding = _ScramPlus.name in wanted
+        self.unknownUsers: UnknownUsers = UnknownUsers() if unknownUsers is None else unknownUsers
+        self.offersBinding: bool = _ScramPlus.name in wanted
         found = [_BUILT_IN[each](self) if isinstance(each, str) else each for each in wanted]
         self._byName = {mechanism.name.upper(): mechanism for mechanism in found}
 

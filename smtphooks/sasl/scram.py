@@ -106,8 +106,8 @@ class ScramServer:
         if match is None:
             raise malformed()
         flag, bindingName, authorizationId, self._bareFirst, username, self._clientNonce = match.groups()
-        self.username = unescapeName(username)
-        self.authorizationId = unescapeName(authorizationId or "")
+        self.username: str = unescapeName(username)
+        self.authorizationId: str = unescapeName(authorizationId or "")
         if required != (bindingName is not None) or (required and bindingName != _BINDING):
             raise SMTPError(f"Channel binding {_BINDING} belongs to SCRAM-SHA-256-PLUS alone", 501, "5.5.4")
         if flag == "y" and binding is not None:

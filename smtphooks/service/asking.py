@@ -14,7 +14,8 @@ from operator import itemgetter
 from smtphooks.composition import stagesOf
 from smtphooks.connection.runner import TOLD
 from smtphooks.factory import SMTPServerFactory
-from smtphooks.hooks import HOOK_NAMES, authenticates, choosesRecipients, nameOf
+from smtphooks.hooks import authenticates, choosesRecipients, nameOf
+from smtphooks.hooktable import HOOK_NAMES
 from smtphooks.layer import PASS, Layer
 from smtphooks.service.endpoints import isBeyondLoopback
 

@@ -9,6 +9,7 @@ This module knows nothing of files, of twistd, or of the reactor.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -16,7 +17,8 @@ from typing import Any, ClassVar
 import attrs
 
 from smtphooks.admission.clients import Clients
-from smtphooks.errors import OptionError
+from smtphooks.composition import doubtsAbout
+from smtphooks.errors import OptionError, OptionWarning
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.options import Options, checkOption, makeOptions, optionsWith
 from smtphooks.service.asking import maybeWarning
@@ -59,6 +61,11 @@ class Listener:
     def warning(self) -> str | None:
         """What the operator should know of it, None if nothing."""
         return maybeWarning(self.endpoint, self.factory)
+
+    @property
+    def doubts(self) -> list[str]:
+        """What the operator probably did not mean."""
+        return doubtsAbout(self.factory.options, self.factory.layers)
 
     @property
     def where(self) -> str:
@@ -167,7 +174,9 @@ def _makeListener(
         own = attrs.evolve(own, layers=layers.settings)
     explain = partial(_explained, own=own, settings=settings)
     try:
-        factory = SMTPServerFactory(**layers.named, **{**common, **loadExtensions(own.where, own.options)})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OptionWarning)  # the operator gets them as warnings of the listener
+            factory = SMTPServerFactory(**layers.named, **{**common, **loadExtensions(own.where, own.options)})
     except OptionError as error:
         raise explain(error) from None
     if not layers.haveDelivery:

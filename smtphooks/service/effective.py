@@ -58,6 +58,12 @@ def _asked(listeners: Sequence[Listener]) -> Iterator[str]:
     for name, each in zip(names, listeners, strict=True):
         if each.warning is not None:
             yield f"warning: {name}: {each.warning}"
+    doubted: dict[str, list[str]] = {}
+    for name, each in zip(names, listeners, strict=True):
+        for doubt in each.doubts:
+            doubted.setdefault(doubt, []).append(name)
+    for doubt, those in doubted.items():
+        yield f"warning: {'every listener' if 1 < len(those) == len(listeners) else ', '.join(those)}: {doubt}"
 
 
 def _top(configuration: Configuration) -> str:

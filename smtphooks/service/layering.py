@@ -13,7 +13,8 @@ from typing import Any
 import attrs
 
 from smtphooks.errors import OptionError
-from smtphooks.hooks import FURTHER, HOOK_NAMES, authenticates, faultOf, hookOf
+from smtphooks.hooks import authenticates, faultOf, hookOf
+from smtphooks.hooktable import FURTHER, HOOK_NAMES
 from smtphooks.layer import PASS, Layer
 from smtphooks.service.hiding import scrubbedFor
 from smtphooks.service.loading import lineOf, loadHooks, prepared
@@ -112,7 +113,7 @@ def _checkDelivery(settings: Sequence[HooksSettings], objects: Sequence[object])
     return bool(deliveries)
 
 
-def _makeLayer(settings: HooksSettings, hooks: object) -> Layer:
+def _makeLayer(settings: HooksSettings, hooks: Any) -> Layer:
     try:
         return Layer(hooks, **(settings.layer or {}))
     except OptionError as error:

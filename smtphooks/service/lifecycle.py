@@ -41,7 +41,7 @@ class StartFailed(Exception):
     def __init__(self, layer: str, error: BaseException) -> None:
         super().__init__(f"layer {layer} cannot start: {type(error).__name__}: {error}")
         self.layer = layer
-        self.__cause__ = error
+        self.__cause__: BaseException | None = error
 
 
 class Lifecycle:

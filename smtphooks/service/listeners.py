@@ -12,7 +12,7 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -36,7 +36,7 @@ from smtphooks.service.service import SMTPService
 from smtphooks.service.settings import ConfigError, cause
 from smtphooks.service.systemd import notify
 
-log = Logger()
+log: Logger = Logger()
 
 
 class StartError(SystemExit, Exception):
@@ -52,7 +52,7 @@ class StartError(SystemExit, Exception):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
-        self.code = 1
+        self.code: str | int | None = 1
 
 
 def endpointOf(listener: Listener, reactor: Any) -> IStreamServerEndpoint:
@@ -107,8 +107,9 @@ class Listeners(MultiService):
         for listener in configuration.listeners:
             endpoint = endpointOf(listener, reactor)
             # addService alone would leave its parent attribute unset.
+            warnings = [*([] if listener.warning is None else [listener.warning]), *listener.doubts]
             service = ListenerService(
-                listener.endpoint, endpoint, listener.factory, reactor, listener.explain, listener.warning
+                listener.endpoint, endpoint, listener.factory, reactor, listener.explain, warnings
             )
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
         self._lifecycle = Lifecycle([listener.factory for listener in configuration.listeners])
@@ -238,18 +239,18 @@ class ListenerService(SMTPService):
         factory: SMTPServerFactory,
         reactor: Any,
         explain: Callable[[OptionError], object] = str,
-        warning: str | None = None,
+        warnings: Sequence[str] = (),
     ) -> None:
         """
         @param explain: makes a sentence of an error in its options.
-        @param warning: what the operator should know when it listens.
+        @param warnings: what the operator should know when it listens.
         """
         super().__init__(endpoint, factory, reactor)
         self._lifecycle = Lifecycle([])  # that of all listeners is their parent's
         self.endpointName = endpointName
         self._explain = explain
-        self._warning = warning
-        self.isListening = False
+        self._warnings = warnings
+        self.isListening: bool = False
 
     def privilegedStartService(self) -> None:
         """
@@ -278,8 +279,8 @@ class ListenerService(SMTPService):
 
     def _logListening(self, address: str) -> None:
         log.info("listening on {endpoint} ({address})", endpoint=self.endpointName, address=address)
-        if self._warning is not None:
-            log.warn("{endpoint}: {warning}", endpoint=self.endpointName, warning=self._warning)
+        for warning in self._warnings:
+            log.warn("{endpoint}: {warning}", endpoint=self.endpointName, warning=warning)
         self.isListening = True
         if self.parent is not None:
             self.parent.listenerReady()

@@ -46,6 +46,8 @@ class Metering:
     @ivar metrics: what is served.
     """
 
+    metrics: Any
+
     def __init__(
         self,
         endpointName: str,

@@ -12,7 +12,7 @@ import socket
 
 from twisted.logger import Logger
 
-log = Logger()
+log: Logger = Logger()
 
 # Seconds that sending may block: the socket's buffer may be full.
 _TIMEOUT = 1.0

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from getopt import GetoptError
+from typing import Any
 
 import attrs
 from twisted.cred.strcred import AuthOptionMixin
@@ -91,18 +92,18 @@ class Options(UsageOptions, AuthOptionMixin):
 
     command = "twistd smtphooks"
     synopsis = "[options]"
-    longdesc = (
+    longdesc: str = (
         f"An SMTP and LMTP server decided by lifecycle hooks.  Without options it listens on {DEFAULT_ENDPOINT}, takes"
         f" mail for anyone and stores it in the Maildir ./{DEFAULT_MAILDIR}.  Flags win over the configuration file."
     )
-    optParameters = [
+    optParameters: list[list[str | None]] = [
         ["config", None, None, "Read this TOML file."],
         ["hooks", None, None, "Use these hooks: package.module:Name."],
         ["maildir", None, None, "Store messages in this Maildir."],
         ["log-format", None, "text", "Write the log as text, or as json: one object a line."],
     ]
-    supportedInterfaces = CREDENTIALS
-    optFlags = [
+    supportedInterfaces: tuple[Any, ...] | None = CREDENTIALS
+    optFlags: list[list[str | None]] = [
         ["lmtp", None, "Speak LMTP on all listeners."],
         ["check", None, "Check the configuration, print all that is in force as TOML, and exit."],
         ["traceback", None, "If the configuration is wrong, show the lines of Python that led there."],

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -32,7 +32,7 @@ from smtphooks.replies import TOO_LARGE, SMTPError
 from smtphooks.session import Address, Session
 from smtphooks.stream import MessageStream
 
-log = Logger()
+log: Logger = Logger()
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ _COPY_OCTETS = 64 * 1024
 _deliveries = count(1)
 
 
-def _pathOf(path: Any) -> str:
+def _pathOf(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str) or not text or "\0" in text:
         raise OptionError("option path is {!r}, it wants the path of a folder", path, options=["path"])

@@ -15,7 +15,8 @@ from typing import Any
 from twisted.python.failure import Failure
 
 from smtphooks.errors import OptionError
-from smtphooks.hooks import FURTHER, HOOK_NAMES, hookOf
+from smtphooks.hooks import hookOf
+from smtphooks.hooktable import FURTHER, HOOK_NAMES
 from smtphooks.replies import SMTPError
 from smtphooks.session import Session
 from smtphooks.stream import MessageStream

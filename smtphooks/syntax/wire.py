@@ -107,9 +107,9 @@ class Wire:
         self._lineEnd = b"\r\n"  # the line end that the message so far ends with, b"" if it ends within a line
         self._chunkOctets: int | None = None  # octets of a BDAT chunk still to come; None for DATA
         self._verbatim = False
-        self.isEmpty = True
-        self.messageEnded = True
-        self.bareNewlineSeen = False
+        self.isEmpty: bool = True
+        self.messageEnded: bool = True
+        self.bareNewlineSeen: bool = False
 
     def feed(self, data: bytes) -> None:
         """Buffer octets from the network."""

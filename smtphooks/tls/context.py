@@ -261,7 +261,7 @@ class SecureContext:
     """
 
     def __init__(self, options: Options) -> None:
-        self.options = options
+        self.options: Options = options
         self._hosts = _Hosts(options)
 
     def update(self, **given: Any) -> None:

@@ -54,10 +54,13 @@ class Postfix:
     @ivar port: where it accepts mail.
     """
 
-    def __init__(self, folder: Path, destinations: dict[str, str], transport: str = "lmtp", **more: object) -> None:
+    def __init__(
+        self, folder: Path, destinations: dict[str, str], transport: str = "lmtp", services: str = "", **more: object
+    ) -> None:
         """
         @param destinations: domain to the address of its server, which need not listen yet.
         @param transport: the protocol of these servers, C{"lmtp"} or C{"smtp"}.
+        @param services: further lines of master.cf.
         @param more: further settings of main.cf.
         """
         self.port = freePort()
@@ -89,7 +92,7 @@ class Postfix:
         }
         lines = [f"{name} = {value}\n" for name, value in settings.items()]
         (self._config / "main.cf").write_text("".join(lines))
-        (self._config / "master.cf").write_text(_SERVICES.format(port=self.port))
+        (self._config / "master.cf").write_text(_SERVICES.format(port=self.port) + services)
         postfix = which("postfix")
         assert postfix is not None
         self._program = Program([postfix, "-c", str(self._config), "start-fg"], os.environ, folder)

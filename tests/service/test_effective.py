@@ -192,6 +192,16 @@ class TestComments:
             "# onData: Mail",
         ]
 
+    def test_they_warn_of_seconds_that_can_only_be_milliseconds_once_for_all_listeners_that_have_them(self) -> None:
+        common = self.LAYERS.replace("[[layer]]", "socketTimeout = 60000\n[[layer]]", 1)
+        local = LISTENERS.replace("tcp:1", "tcp:1:interface=127.0.0.1").replace("tcp:2", "tcp:2:interface=127.0.0.1")
+        found = self.comments(common + local + "greetDelay = 3000\n")
+        assert [line for line in found if line.startswith("# warning: ")] == [
+            "# warning: every listener: option socketTimeout is 60000 seconds, which is 16.7 hours, did you mean 60?",
+            "# warning: listener 2 (tcp:2:interface=127.0.0.1): option greetDelay is 3000 seconds, which is 50 minutes,"
+            " did you mean 3?",
+        ]
+
     def test_they_say_it_for_each_listener_where_these_differ(self) -> None:
         text = self.LAYERS + LISTENERS.replace("tcp:1", "tcp:1:interface=127.0.0.1")
         assert self.comments(text + "[[listener.layer]]\nuse = 'mailapp:Trusting'\n") == [

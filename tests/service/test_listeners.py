@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.testing import MemoryReactorClock
 
+from smtphooks.errors import OptionWarning
 from smtphooks.service import listeners
 from smtphooks.service.checking import Configuration, configure
 from smtphooks.service.listeners import Listeners, ListenerService, StartError
@@ -42,9 +43,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def configured(*endpoints: str) -> Configuration:
-    """The default configuration with other listeners."""
-    own = [ListenerSettings(endpoint, endpoint) for endpoint in endpoints]
+def configured(*endpoints: str, **options: object) -> Configuration:
+    """The default configuration with other listeners, which have these options."""
+    own = [ListenerSettings(endpoint, endpoint, options) for endpoint in endpoints]
     return configure(attrs.evolve(defaultSettings(), listeners=own))
 
 
@@ -568,3 +569,15 @@ class TestSignals:
         before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
         self.started(SignalledReactor())
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == before
+
+
+def test_a_listener_whose_seconds_can_only_be_milliseconds_says_so_when_it_listens(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(listeners.log, "warn", lambda form, **event: lines.append(form.format(**event)))
+    service = Listeners(configured("unix:sock", closeTimeout=30000), RunningReactor())
+    service.privilegedStartService()
+    service.startService()
+    assert lines == ["unix:sock: option closeTimeout is 30000 seconds, which is 8.33 hours, did you mean 30?"]
+    assert not [each for each in recwarn if each.category is OptionWarning]

@@ -437,6 +437,13 @@ class TestTwistd:
         assert done.stdout.endswith('\n[[listener]]\nendpoint = "tcp:25"\n')
         assert done.stderr == ""
 
+    def test_check_warns_of_milliseconds_and_of_nothing_beside_its_output(self, folder: Path) -> None:
+        (folder / "smtphooks.toml").write_text("[options]\nauthOptional = true\nsocketTimeout = 60000\n")
+        done = ran("--check", "--config", str(folder / "smtphooks.toml"))
+        assert done.returncode == 0
+        assert "option socketTimeout is 60000 seconds, which is 16.7 hours, did you mean 60?\n" in done.stdout
+        assert done.stderr == ""
+
     def test_hooks_are_found_in_the_working_folder(self, folder: Path) -> None:
         (folder / "mine.py").write_text("class Hooks:\n    def onData(self, stream, session): ...\n")
         service = Program(

@@ -37,7 +37,7 @@ _BARE_CR = re.compile(rb"\r(?![ \t\n])")
 _RESULTS = re.compile(rb"authentication-results\s*:", re.IGNORECASE)
 # Comments may be in comments (RFC 5322 section 3.2.2).
 _COMMENT = rb"\((?:[^()\\]|\\.)*\)"
-for _ in range(4):
+for _level in range(4):
     _COMMENT = rb"\((?:[^()\\]|\\.|" + _COMMENT + rb")*\)"
 _COMMENTS = re.compile(rb"(?:\s|" + _COMMENT + rb")*", re.DOTALL)
 # A token or a quoted string (RFC 8601 section 2.2), or both mixed, as some readers take that too.

@@ -36,7 +36,7 @@ class BodyHash:
         @param canonicalization: C{"simple"} or C{"relaxed"}.
         @param lengths: octets of the beginnings of the canonical form whose hashes are wanted as well.
         """
-        self.octets = 0
+        self.octets: int = 0
         self._isRelaxed = canonicalization == RELAXED
         self._hash = hashlib.sha256()
         self._held = b""  # the end of what arrived, if what it means depends on what follows: white space, a CR

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from smtphooks.layers.authentication.questions import Answers, TemporaryFailure, Unknown, isName
 
-log = Logger()
+log: Logger = Logger()
 
 # pyspf's patterns take time by the square of a term's length, and for each look-up all records are evaluated again.
 # A domain has 253 octets; macros may make it of more.

@@ -1,0 +1,97 @@
+"""
+A reactor in the background: one of Twisted's that is nobody else's, and runs in a thread of its own.
+
+The process may have a reactor of its own, running or not, or none, and an asyncio loop in any thread: none of them is
+touched, and C{twisted.internet.reactor} is neither imported nor installed.
+This module knows no SMTP.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+try:
+    from twisted.internet.epollreactor import EPollReactor as _Reactor
+except ImportError:  # pragma: no cover
+    from twisted.internet.pollreactor import PollReactor as _Reactor  # type: ignore[assignment]
+
+# Seconds that the thread may take to end: longer only if a hook blocks it.
+PATIENCE = 5.0
+
+
+class _PrivateReactor(_Reactor):
+    # Another reactor of the process, if there is one, runs in the thread that C{twisted.python.threadable} knows.
+    _registerAsIOThread = False
+
+    def closeDescriptors(self) -> None:
+        """Close what a reactor keeps open for the next time, which will not come."""
+        for reader in self.removeAll():  # type: ignore[no-untyped-call]
+            reader.connectionLost(None)
+        # No reactor of Twisted's ever closes what wakes it.
+        for reader in self._internalReaders:
+            reader.connectionLost(None)
+        poller: Any = self._poller
+        if hasattr(poller, "close"):
+            poller.close()
+
+
+class BackgroundReactor:
+    """
+    A reactor, and the thread in which it runs once.
+
+    @ivar reactor: until L{start} it may be used from the thread at hand, to listen; from then on only from its own.
+    """
+
+    def __init__(self, name: str) -> None:
+        """
+        @param name: of the thread.
+        """
+        self.reactor: Any = _PrivateReactor()  # type: ignore[no-untyped-call]
+        self._process = os.getpid()
+        # A daemon, or a test that forgets to stop it would never end.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def _run(self) -> None:
+        # Signals belong to the main thread.
+        self.reactor.run(installSignalHandlers=False)
+
+    def start(self) -> None:
+        """Run it."""
+        self._thread.start()
+
+    def discard(self) -> None:
+        """It never ran, and will not."""
+        self.reactor.closeDescriptors()
+
+    @property
+    def isInherited(self) -> bool:
+        """This is a forked process: the thread is its parent's, and the descriptors are its parent's too."""
+        return self._process != os.getpid()
+
+    @property
+    def isCurrent(self) -> bool:
+        """This is its thread, which cannot wait for its own end."""
+        return threading.current_thread() is self._thread
+
+    def stop(self, end: Callable[[], object]) -> None:
+        """
+        Have its work ended, and wait for its thread.
+
+        @param end: called in the thread; it is to stop the reactor.
+        """
+        self.reactor.callFromThread(end)
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            warnings.warn(
+                f"the thread {self._thread.name} is still there {PATIENCE:g} seconds after it was told to end:"
+                " a hook blocks it",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            return
+        # Not in the thread: it may have been told to end, and have ended, before callFromThread has woken it.
+        self.reactor.closeDescriptors()

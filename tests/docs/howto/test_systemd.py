@@ -1,0 +1,56 @@
+"""docs/howto/systemd.rst: systemd accepts its files, and hands sockets to the configuration."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.howto.conftest import BIN, Page, deliver
+from tests.real.programs import ROOT, Program, freePort, requires, run, which
+
+PAGE = "systemd"
+UNITS = ["smtphooks.service", "smtphooks.socket"]
+
+
+@requires("systemd-analyze")
+def test_systemd_finds_nothing_wrong_with_the_unit_and_its_change(page: Page) -> None:
+    for unit in UNITS:
+        text = re.sub(r"/opt/smtphooks/bin/\w+", str(which("true")), (ROOT / "contrib" / unit).read_text())
+        (page.folder / unit).write_text(text)
+    done = run("systemd-analyze", "verify", "--man=no", page.folder / UNITS[0], status=None)
+    complaints = [line for line in done.stdout.decode().splitlines() if "smtphooks" in line]
+    assert (done.returncode, complaints) == (0, [])
+    page.change("smtphooks.service.d/override.conf", "MemoryMax", "MemoryMaximum")
+    done = run("systemd-analyze", "verify", "--man=no", page.folder / UNITS[0], status=None)
+    assert b"MemoryMaximum" in done.stdout, "the change is read"
+
+
+@pytest.mark.parametrize("command", ["cp contrib/smtphooks.toml", "cp contrib/smtphooks.s", "cp contrib/smtphooks.so"])
+def test_the_samples_are_there(page: Page, command: str) -> None:
+    for word in page.command(command):
+        assert not word.startswith("contrib/") or (ROOT / word).exists()
+
+
+@requires("systemd-socket-activate")
+def test_sockets_of_systemd_are_listened_on(page: Page) -> None:
+    page.change("sockets.toml", "/var/lib/smtphooks/maildir", page.folder / "maildir")
+    words = page.command("systemd-socket-activate")
+    ports = [freePort(), freePort()]
+    for old, new in zip(("127.0.0.1:2525", "127.0.0.1:4650"), ports, strict=True):
+        words[words.index(old)] = f"127.0.0.1:{new}"
+    words[words.index("smtphooks")] = str(BIN / "smtphooks")
+    # It passes on no variable of its environment but those that it is told to.
+    words.insert(1, f"--setenv=PYTHONPATH={ROOT}")
+    program = Program(words, os.environ, Path(page.folder))
+    try:
+        # The service starts with the first client, which waits for it.
+        program.waitForLine(f"Listening on 127.0.0.1:{ports[1]}")
+        assert deliver(ports[0], "ann@example.org")[0] == 250
+        program.waitForLine("listening on systemd:domain=INET:index=1")
+        assert program.terminate() == 0
+    finally:
+        program.kill()
+    assert len(list((page.folder / "maildir" / "new").iterdir())) == 1
