@@ -25,7 +25,8 @@ from smtphooks.composition import composed, doubtsAbout, layersOf, layersWith, l
 from smtphooks.connection.chain import Chain, Link
 from smtphooks.connection.eventlog import LineLimits
 from smtphooks.connection.measuring import MeasuredHooks
-from smtphooks.connection.observing import Observed, Observer
+from smtphooks.connection.observer import Observer, guarded
+from smtphooks.connection.observing import Observed
 from smtphooks.connection.passage import Passage
 from smtphooks.connection.registry import LiveConnections
 from smtphooks.connection.server import Server
@@ -155,11 +156,9 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
             return None
         hook = self._askPortal(portal)
         refusing = linksOf(self.layersWith("onAuth"), "onAuth")
-        return (
-            self._chainOf("onAuth", [*refusing, Link("onAuth of the portal", hook, layer="the portal")])
-            if refusing
-            else hook
-        )
+        if not refusing:
+            return hook
+        return self._chainOf("onAuth", [*refusing, Link("onAuth of the portal", hook, layer="the portal")])
 
     def _askPortal(self, portal: Portal) -> Callable[..., Any]:
         for method in self.options.authMethods:
@@ -186,10 +185,13 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         """
         Have an observer told what happens on connections that are made from now on; C{Metrics.observe} calls it.
 
+        What the observer raises is logged, and changes nothing else.
+
         @raise RuntimeError: if the factory has one already.
         """
         if self.server.hooks is not self:
             raise RuntimeError("this factory has an observer already")
+        observer = guarded(observer)
         self.server.hooks = MeasuredHooks(self, observer)
         self.server.parts = Observed(observer)
         self.server.admission.countIn(_Counted(observer))

@@ -19,10 +19,11 @@ from twisted.python.failure import Failure
 
 from smtphooks.connection.calling import HookCaller, PendingAnswer, Rest
 from smtphooks.connection.chain import Chain, Link
-from smtphooks.connection.observing import Observer
+from smtphooks.connection.observer import Observer
 from smtphooks.connection.passage import Passage
 from smtphooks.connection.runner import isExpected
-from smtphooks.hooks import HOOK_NAMES, hookOf
+from smtphooks.hooks import hookOf
+from smtphooks.hooktable import HOOK_NAMES
 
 # Is told how many seconds a hook has taken, and whether it has raised what is no refusal.
 Tell = Callable[[float, bool], object]

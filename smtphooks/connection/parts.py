@@ -1,32 +1,36 @@
 """
-Parts: what a connection is made of where somebody may want to be told of what it does.
+Parts: what a connection consists of, as far as an observer changes it.
 
-Nobody is told by L{Parts} itself: it makes the plain parts, which know of no observer.  A server whose connections are
-observed has other parts (C{observing}), so that one without an observer does not even ask whether there is one.
+L{Parts} makes the plain parts.  A factory with an observer has other L{Parts}, in C{observing.py}, whose parts tell it
+what happens; so the plain ones need not ask whether there is an observer, which would cost every command.
 This module knows no observer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from smtphooks.connection.eventlog import EventLog, LineLimits
 from smtphooks.connection.message import MessageReceiver
 from smtphooks.connection.replier import Replier
 from smtphooks.connection.runner import HookRunner
-from smtphooks.connection.transcript import Transcript
 from smtphooks.connection.writer import ReplyWriter
-from smtphooks.dialogue.engine import Dialogue
 from smtphooks.options import Options
 from smtphooks.session import Session
 from smtphooks.syntax.wire import Wire
 
 
 class Parts:
-    """Makes the parts of connections."""
+    """
+    Makes the parts of each connection.
+
+    @cvar replier: makes what the connection says, by a constructor like that of L{Replier}.
+    """
 
     __slots__ = ()
+
+    replier: ClassVar[type[Replier]] = Replier
 
     def turnedAway(self, option: str) -> None:
         """A client is not let in, because of this option."""
@@ -48,15 +52,3 @@ class Parts:
     ) -> MessageReceiver:
         """The message that is being received."""
         return MessageReceiver(wire, runner, options, wake)
-
-    def replier(
-        self,
-        options: Options,
-        dialogue: Dialogue,
-        runner: HookRunner,
-        writer: ReplyWriter,
-        log: EventLog,
-        transcript: Transcript | None,
-    ) -> Replier:
-        """What the server says."""
-        return Replier(options, dialogue, runner, writer, log, transcript)
