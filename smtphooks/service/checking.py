@@ -116,7 +116,7 @@ def configure(settings: Settings) -> Configuration:
     @raise ConfigError: if no server could be started with them.
     """
     if settings.metrics is not None:
-        requireExtra(f"{settings.path}")
+        requireExtra(str(settings.path))
     searchIn([folder for folder in (settings.folder, os.getcwd()) if folder is not None])
     areCommon = any(listener.layers is None for listener in settings.listeners)
     layers = makeLayers(settings.layers, settings.folder, settings.auth) if areCommon else None

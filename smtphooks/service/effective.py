@@ -55,6 +55,10 @@ def _asked(listeners: Sequence[Listener]) -> Iterator[str]:
     for name, lines in [("every listener", asked[0])] if areAlike else zip(names, asked, strict=True):
         yield f"The layers that {name} asks, in this order:"
         yield from lines
+    yield from _warnings(names, listeners)
+
+
+def _warnings(names: Sequence[str], listeners: Sequence[Listener]) -> Iterator[str]:
     for name, each in zip(names, listeners, strict=True):
         if each.warning is not None:
             yield f"warning: {name}: {each.warning}"

@@ -72,7 +72,8 @@ def metricsEndpointOf(configuration: Configuration, reactor: Any) -> IStreamServ
     """
     if configuration.metrics is None:
         return None
-    return _endpointOf(f"{configuration.path}: metrics", f"{configuration.path}", configuration.metrics, reactor)
+    where = str(configuration.path)
+    return _endpointOf(f"{where}: metrics", where, configuration.metrics, reactor)
 
 
 def _endpointOf(what: str, where: str, description: str, reactor: Any) -> IStreamServerEndpoint:
@@ -106,11 +107,11 @@ class Listeners(MultiService):
         self._observer = observer
         for listener in configuration.listeners:
             endpoint = endpointOf(listener, reactor)
-            # addService alone would leave its parent attribute unset.
-            warnings = [*([] if listener.warning is None else [listener.warning]), *listener.doubts]
+            warnings = [*filter(None, [listener.warning]), *listener.doubts]
             service = ListenerService(
                 listener.endpoint, endpoint, listener.factory, reactor, listener.explain, warnings
             )
+            # addService alone would leave its parent attribute unset.
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
         self._lifecycle = Lifecycle([listener.factory for listener in configuration.listeners])
         self._metering: Metering | None = None
@@ -185,7 +186,7 @@ class Listeners(MultiService):
         notify("STOPPING=1")
         self._lifecycle.closing()
         stopped: Deferred[Any] = MultiService.stopService(self).addCallback(lambda _: self._lifecycle.stop(self))
-        # The last to go, as it says that the service drains.
+        # Last, as /readyz says until then that the service drains.
         return stopped if self._metering is None else stopped.addBoth(self._stopMetering, self._metering)
 
     @staticmethod

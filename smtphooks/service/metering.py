@@ -1,15 +1,15 @@
 """
-Metering: the metrics of a service on an HTTP endpoint of their own.
+Metering: the HTTP endpoint of a service's metrics.
 
-It listens before anything else starts and stops after all else has stopped, so that C{/readyz} can say how far the
-service has come.  The extra C{metrics} is imported only where the configuration asks for metrics.
+It listens before the listeners start, and until they have stopped, so that C{/readyz} can say how far the service has
+come.  The extra C{metrics} is imported only where the configuration asks for metrics.
 This module knows neither flags nor configuration files, and not what is counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -19,14 +19,17 @@ from twisted.python.failure import Failure
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.service.settings import ConfigError
 
+if TYPE_CHECKING:
+    from smtphooks.metrics.metrics import Metrics
+
 _log = Logger()
 
 
 def requireExtra(where: str) -> None:
     """
-    See whether the extra is installed.
+    Check that the extra is installed.
 
-    @param where: where the key C{metrics} stands.
+    @param where: the file that has the key C{metrics}.
     @raise ConfigError: if it is not.
     """
     try:
@@ -40,13 +43,11 @@ def requireExtra(where: str) -> None:
 
 class Metering:
     """
-    The endpoint.
+    Metrics of factories, and the endpoint that serves them.
 
-    @ivar endpointName: its description, as configured.
+    @ivar endpointName: the description of the endpoint, as configured.
     @ivar metrics: what is served.
     """
-
-    metrics: Any
 
     def __init__(
         self,
@@ -56,30 +57,30 @@ class Metering:
         isReady: Callable[[], bool],
     ) -> None:
         """
-        @param factories: all that is counted, each with the description of the endpoint of its listener.
+        @param factories: the factories that are counted, each with the description of its listener's endpoint.
         @param isReady: what C{/readyz} says.
         """
         from smtphooks.metrics.metrics import Metrics
-        from smtphooks.metrics.site import QuietSite, resourceOf
+        from smtphooks.metrics.site import QuietSite
 
-        self.metrics = metrics = Metrics()
-        metrics.isReady = isReady
+        self.metrics: Metrics = Metrics()
+        self.metrics.isReady = isReady
         names: list[str] = []
         for name, factory in factories:
             names.append(name)
-            # Several listeners may have port 0, which any free port stands for.
-            metrics.observe(factory, name if names.count(name) == 1 else f"{name} ({names.count(name)})")
+            # Several listeners may have port 0, which stands for any free port.
+            self.metrics.observe(factory, name if names.count(name) == 1 else f"{name} ({names.count(name)})")
         self.endpointName = endpointName
         self._endpoint = endpoint
-        self._site = QuietSite(resourceOf(metrics))  # type: ignore[no-untyped-call]
+        self._site = QuietSite(self.metrics.resource())  # type: ignore[no-untyped-call]
         self._listening: Deferred[IListeningPort | None] | None = None
 
     def start(self, failed: Callable[[Failure], object]) -> None:
         """
         Listen.
 
-        @param failed: told of a failure that is known later.
-        @raise Exception: if one is known at once.
+        @param failed: called with the failure if the endpoint fails later.
+        @raise Exception: if it fails at once.
         """
         if self._listening is not None:
             return
