@@ -1,9 +1,8 @@
 """
-Measuring: the hooks of a factory, each of which tells an observer how long it has taken to answer.
+Measuring: the hooks of a factory, with an observer told how long each takes to answer.
 
-L{MeasuredHooks} stands in the place of the factory wherever connections look for hooks, and looks for each event at
-what the factory has then, so a hook that is set later is measured as well.  What a hook answers, raises or waits for is
-passed on as it is.
+Connections look for hooks at L{MeasuredHooks} in the place of the factory.  It looks a hook up at the factory for each
+event, so a hook that is set later is measured as well.  What a hook answers, raises or waits for is passed on as it is.
 This module knows neither sessions nor what an answer means.
 """
 
@@ -25,8 +24,8 @@ from smtphooks.connection.runner import isExpected
 from smtphooks.hooks import hookOf
 from smtphooks.hooktable import HOOK_NAMES
 
-# Is told how many seconds a hook has taken, and whether it has raised what is no refusal.
 Tell = Callable[[float, bool], object]
+"""Called when a hook has answered: how many seconds it took, and whether it raised something else than a refusal."""
 
 
 class MeasuredHooks:
@@ -38,18 +37,18 @@ class MeasuredHooks:
         """
         self._hooks = hooks
         self._observer = observer
-        self._known: dict[str, tuple[Any, Any]] = {}  # what the factory had last, and what stands for it
+        self._known: dict[str, tuple[Any, Any]] = {}  # by name: the hook as it was last, and its measured form
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._hooks, name)
 
     def measured(self, name: str) -> Any:
-        """What stands for a hook, or for the passage of messages; None where the factory has none."""
+        """The measured form of a hook, or of the passage of messages; None where the factory has none."""
         value = getattr(self._hooks, name)
         if value is None:
             return None
         original, measured = self._known.get(name, (None, None))
-        if original is not value and original != value:  # the methods of an object are made anew for each look
+        if original is not value and original != value:  # a bound method is another object each time, but equal
             measured = self._passage(value) if name == "passage" else self._hook(name, value)
             self._known[name] = (value, measured)
         return measured
@@ -83,12 +82,13 @@ def _attribute(name: str) -> property:
     return property(lambda self: self.measured(name))
 
 
+# Properties, as __getattr__ is called only after a search that fails: ten times the cost, for each event.
 for _name in (*HOOK_NAMES, "passage"):
     setattr(MeasuredHooks, _name, _attribute(_name))
 
 
 class Timed:
-    """A hook that tells how long it takes; it is equal to the hook itself, by which the log finds the layer."""
+    """A hook that is timed.  It equals the hook itself: the log finds the layer of a hook by comparing."""
 
     __slots__ = ("_function", "_name", "_tell")
 
@@ -120,7 +120,7 @@ class Timed:
 
 
 class _Waiting:
-    """The rest of a hook that answers something else than a text, or later."""
+    """What L{Rest} waits for, when a hook answers later, or something else than a text."""
 
     __slots__ = ("_answer", "_began", "_name", "_pending", "_result", "_tell")
 
@@ -133,24 +133,29 @@ class _Waiting:
         self._pending: PendingAnswer | None = None
 
     def goOn(self, caller: HookCaller) -> bool:
-        """Begin; whether the answer is there."""
+        """Begin; True if the answer is there."""
         result, self._result = self._result, None
         answer = caller.settle(self._name, result)
         if type(answer) is PendingAnswer:
             self._pending = answer
             return False
         self._ended(answer)
-        answer = None  # A failure knows this frame by its traceback, and must not be known by it.
+        answer = None  # A failure refers to this frame by its traceback; referring back would be a cycle.
         return True
 
     @property
     def answer(self) -> Any:
-        """Its answer, once it is there; it is looked at once, and not kept for the same reason."""
+        """Its answer, once it is there.  It is read once, and not kept: that would be a cycle as well."""
         answer, self._answer = self._answer, None
         return answer
 
     def begin(self, fired: Callable[[Any], object], raised: Callable[[Failure], object]) -> None:
-        """Have the answer told, once it is there."""
+        """
+        Wait for the answer.
+
+        @param fired: called with it.
+        @param raised: never called; a failure is an answer too.
+        """
         pending = self._pending
         assert pending is not None
 
@@ -208,5 +213,5 @@ class _Filtering:
 
 
 def _isFault(failure: Failure) -> bool:
-    """It is neither a refusal, nor how a hook ends when its connection does."""
+    """It is neither a refusal nor the end of a hook whose connection has ended."""
     return not isExpected(failure)

@@ -20,7 +20,7 @@ Labels = tuple[str, ...]
 
 class Counts:
     """
-    Those of one factory, which tells them what happens: they are its C{Observer}.
+    The counts of one factory, as the C{Observer} of its connections.
 
     @ivar factory: that factory.
     """
@@ -28,7 +28,7 @@ class Counts:
     def __init__(self, factory: SMTPServerFactory) -> None:
         self.factory = factory
         self._connections = self._received = self._sent = self._octets = self._recipients = 0
-        # What can be known before it happens is there from the start, or its first increase could not be seen.
+        # Labels that are known beforehand begin at 0: Prometheus sees no increase in a series that begins at 1.
         self._turnedAway: Counter[Labels] = Counter({("maxClients",): 0, ("maxClientsPerAddress",): 0})
         self._transactions: Counter[Labels] = Counter(dict.fromkeys((ACCEPTED, REFUSED, ABANDONED), 0))
         self._messages: Counter[Labels] = Counter(dict.fromkeys((ACCEPTED, REFUSED, UNANSWERED), 0))

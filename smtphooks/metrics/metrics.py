@@ -30,7 +30,7 @@ class Metrics(Collector):
 
     It must be asked on the reactor's thread, as L{resource} does.
 
-    @ivar isReady: tells whether clients are served: whether all factories listen, unless something else is set.
+    @ivar isReady: whether clients are served; by itself, whether all factories listen.  It may be replaced.
     """
 
     def __init__(self) -> None:

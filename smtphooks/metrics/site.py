@@ -1,9 +1,9 @@
 """
-The site: what is served over HTTP, to Prometheus and to whoever watches the process.
+The site: what is served over HTTP, to Prometheus and to health checks.
 
-C{/metrics} has what is registered with C{prometheus_client} as well: the process, Python, and metrics of hooks.
-Numbers are read on the reactor's thread, so that they fit one another, and become text on another, which keeps no
-client waiting.
+C{/metrics} has what is registered with C{prometheus_client} as well: the process, Python, and metrics of hooks.  The
+numbers of a scrape are read at one moment, on the reactor's thread; another thread makes text of them, so that no
+client waits for that.
 This module knows no factory.
 """
 
@@ -61,15 +61,11 @@ class _Scrape(Resource):
 
 
 class _Taken(Collector):
-    """Metrics as they were, and those that are registered elsewhere."""
+    """Metrics as they were at one moment, and those that are registered with C{prometheus_client}."""
 
     def __init__(self, metrics: list[Metric]) -> None:
         self._metrics = metrics
         self._names = {metric.name for metric in metrics}
-
-    def describe(self) -> Iterable[Metric]:
-        """The registry asks for it, as it would collect twice otherwise."""
-        return []
 
     def collect(self) -> Iterable[Metric]:
         yield from self._metrics
