@@ -15,9 +15,11 @@ from twisted.internet.interfaces import IReactorTime
 
 from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
-from smtphooks.hooks import HOOK_NAMES, authenticates, hookOf
+from smtphooks.hooks import authenticates, hookOf
+from smtphooks.hooktable import HOOK_NAMES
 from smtphooks.layer import Layer
 from smtphooks.options import Options
+from smtphooks.optiontypes import FactoryOptions
 from smtphooks.testing.certificates import authority, pairFor
 from smtphooks.testing.recording import takeAll
 from smtphooks.testing.scripting import Script
@@ -26,13 +28,15 @@ from smtphooks.tls.certificates import loadCertificates
 
 # What a test wants and a server on the Internet must not have.  The name is one that needs no look-up, and a look-up of
 # Twisted's would run on the reactor of the process.
-_DEFAULTS = {"name": "localhost", "allowInsecureAuth": True, "disableReverseLookup": True}
+DEFAULTS: FactoryOptions = {"name": "localhost", "allowInsecureAuth": True, "disableReverseLookup": True}
 
 EXPIRED, WRONG_NAME, CUT = _BROKEN = ("expired", "wrong name", "cut")
 
 
 class Configuration:
     """
+    What a test asked for, checked.
+
     @ivar options: the L{Options} in force.
     @ivar cutsHandshakes: TLS handshakes are to be cut.
     @raise OptionError: for what is wrong, in the words of a factory.
@@ -47,7 +51,7 @@ class Configuration:
         self.cutsHandshakes: bool = brokenTLS == CUT
         named = {name: given[name] for name in HOOK_NAMES if given.get(name) is not None}
         options = {name: value for name, value in given.items() if name not in HOOK_NAMES}
-        options = {**_DEFAULTS, "authOptional": users is None, **options}
+        options = {**DEFAULTS, "authOptional": users is None, **options}
         layers: Sequence[Any] = hooks if isinstance(hooks, (list, tuple)) else [] if hooks is None else [hooks]
         objects = [layer.hooks if isinstance(layer, Layer) else layer for layer in layers]
         self._hasDelivery = any(hookOf(each, "onData") for each in objects)
@@ -56,6 +60,7 @@ class Configuration:
         # A factory of exactly what was given finds what is wrong with it.
         found = SMTPServerFactory(hooks, **options, **named)
         self.options: Options = found.options
+        self._hasOwnPair = self.options.cert is not None
         self._given = {**options, **self._pair(brokenTLS)}
         self._named = named
         self._layers = list(layers)
@@ -68,7 +73,6 @@ class Configuration:
             self._layers.append(Users(users))
 
     def _pair(self, brokenTLS: str | None) -> dict[str, str]:
-        self._hasOwnPair = self.options.cert is not None
         if not self._hasOwnPair:
             pair = pairFor(self.options.name, brokenTLS == EXPIRED, brokenTLS == WRONG_NAME)
             return {"key": pair.key, "cert": pair.certificate}

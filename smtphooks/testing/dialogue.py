@@ -23,21 +23,15 @@ from typing_extensions import Unpack
 
 from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
-from smtphooks.hooks import HOOK_NAMES, AsyncioCoroutine
+from smtphooks.hooks import AsyncioCoroutine
+from smtphooks.hooktable import HOOK_NAMES
 from smtphooks.layer import GivenHooks
 from smtphooks.optiontypes import FactoryOptions
 from smtphooks.session import Session
 from smtphooks.testing.answer import Answer, NoReply, maybeLater
 from smtphooks.testing.client import Client, Steps
+from smtphooks.testing.configuration import DEFAULTS
 from smtphooks.testing.memory import MemoryTransport, ReceivedReply
-
-# Those of SMTPServerThread, so that a test of hooks may begin with one and go on with the other.
-_DEFAULTS: FactoryOptions = {
-    "name": "localhost",
-    "authOptional": True,
-    "allowInsecureAuth": True,
-    "disableReverseLookup": True,
-}
 
 # The server delays the reply to a failed AUTH by 16 seconds at most.
 _LONGEST_DELAY = 16
@@ -99,7 +93,8 @@ class Dialogue:
                 options=["secure"],
             )
         self.clock: Clock = Clock()
-        given: FactoryOptions = {**_DEFAULTS, **options}
+        # As with SMTPServerThread, so that a test of hooks may begin with one and go on with the other.
+        given: FactoryOptions = {**DEFAULTS, "authOptional": True, **options}
         self.factory: SMTPServerFactory = SMTPServerFactory(hooks, **given)
         self.factory.clock = self.clock
         self._timeout = timeout

@@ -234,8 +234,8 @@ class SMTPServerThread:
 
         @raise OptionError: for a command that there is not, a code that refuses nothing, and so on; so with the others.
         """
-        fault = Fail(verb, code, times, recipient)
-        self._faults.add(fault if text is None else Fail(verb, code, times, recipient, text))
+        given = {} if text is None else {"text": text}
+        self._faults.add(Fail(verb, code, times, recipient, **given))
 
     def drop(self, after: str, times: int | None = None) -> None:
         """Close the connection in place of the reply to a command; the arguments are those of L{Drop}."""
