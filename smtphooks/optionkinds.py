@@ -116,8 +116,8 @@ def seconds(default: float, most: float = _HOUR) -> Any:
     A duration.
 
     @param most: the greatest number that is meant in seconds.  A greater one is taken as given, and L{doubtsOf} says
-        that it was probably meant in milliseconds, as those of Node's libraries are.  An hour leaves room for the most
-        patient timeout of a single answer, and is not four seconds.
+        that it was probably meant in milliseconds, as those of Node's libraries are.  An hour, the default, is more
+        than any timeout of a single answer needs, and less than four seconds are in milliseconds.
     """
     infinity = float("inf")
     return option(

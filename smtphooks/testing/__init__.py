@@ -1,8 +1,8 @@
 """
 For the tests of programs that send mail, and of hooks: a real server in a thread, and a client in memory.
 
-What is here uses public names only, as the code of a user would.
-It knows nothing of pytest but in its plugin, and wants no knowledge of Twisted.
+L{SMTPServerThread} is the server, L{Dialogue} the client.  Whoever uses them need not know Twisted.
+These modules know nothing of pytest, whose plugin is C{pytest_smtphooks.py}.
 """
 
 from smtphooks.testing.answer import NoReply

@@ -1,8 +1,8 @@
 """
-Answers: what the client in memory gives for commands, to be awaited wherever its user's code runs, or taken at once.
+Answers: the replies that the client in memory waits for, to be awaited in asyncio or Twisted, or taken at once.
 
-An L{Answer} is a Deferred that a task of asyncio can await as well; one that is not there within its timeout fails, so
-that a hook that never answers fails a test and does not hang it.
+An L{Answer} is a Deferred that a task of asyncio can await as well.  It fails after a timeout, so that a hook that
+never answers fails a test and does not hang it.
 This module knows neither SMTP nor servers.
 """
 
@@ -26,9 +26,9 @@ class NoReply(Exception):
 
 class Answer(Waiting[T]):
     """
-    What is to come: C{await} it in a coroutine of asyncio or of Twisted, or use it as a Deferred.
+    A result that is to come: C{await} it in a coroutine of asyncio or of Twisted, or use it as a Deferred.
 
-    Without an event loop, and for hooks that answer at once, L{now} has it.
+    Without an event loop, and for hooks that answer at once, L{now} returns it.
     """
 
     def __init__(self, goOn: Callable[[], object], why: Callable[[], str]) -> None:

@@ -52,7 +52,7 @@ class BackgroundReactor:
         """
         self.reactor: Any = _PrivateReactor()  # type: ignore[no-untyped-call]
         self._process = os.getpid()
-        # A daemon, or a test that forgets to stop it would never end.
+        # A daemon: otherwise a test run that forgets to stop it would never end.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def _run(self) -> None:
@@ -64,7 +64,7 @@ class BackgroundReactor:
         self._thread.start()
 
     def discard(self) -> None:
-        """It never ran, and will not."""
+        """Close its descriptors; it was never started, and cannot be from here on."""
         self.reactor.closeDescriptors()
 
     @property

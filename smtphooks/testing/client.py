@@ -1,5 +1,5 @@
 """
-The client's side of the dialogue: what of that which a test says is sent as a command, and when replies to it are due.
+The client's side of the dialogue: how what a test says is sent, and when the replies to it are due.
 
 A command has its reply; the lines of a message have theirs when its end is sent, the octets of a chunk (RFC 3030) when
 the last of them is.  In: lines and octets, whole messages.  Out: a generator that yields whenever replies are due.
@@ -26,6 +26,8 @@ _END = b"\r\n.\r\n"
 
 class Client:
     """
+    What a test says, one thing after the other.
+
     @ivar isWithinAuth: a reply to AUTH, or to a response within it, is due.
     """
 

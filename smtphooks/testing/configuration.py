@@ -94,7 +94,7 @@ class Configuration:
 
     def makeFactory(self, script: Script, clock: IReactorTime) -> SMTPServerFactory:
         """The factory that was asked for, with the hooks of the script around all others."""
-        # Beside a list a factory takes no hook by name that a layer has too; beside one object it wins.
+        # A hook by name wins over that of a single object, but a factory refuses it beside a list that has it too.
         onData = {} if self._hasDelivery else {"onData": self._named["onData"]}
         factory = SMTPServerFactory([script.recorder, *self._layers], **self._given, **onData)
         for name, hook in self._named.items():

@@ -3,7 +3,7 @@ The dialogue in memory: a client for unit tests of hooks, without a socket and w
 
 C{Dialogue(hooks=MyHooks())} is a connection to a server that has these hooks; C{await dialogue("EHLO x")} says
 something, and has the replies.  The server's time is that of the dialogue, which L{Dialogue.advance} lets pass.
-This module knows no event loop by name, and no test framework.
+This module knows no test framework, and works in any event loop or in none.
 """
 
 from __future__ import annotations

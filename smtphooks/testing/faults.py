@@ -99,7 +99,7 @@ class Fail:
 @attrs.frozen
 class Drop:
     """
-    The connection is closed (by a FIN, and in TLS without its goodbye) in place of the reply to a command.
+    The connection is closed (by a FIN, in TLS without close_notify) in place of the reply to a command.
 
     What was replied before still arrives.  The command itself has been done, but a message is not taken: it has come
     whole, and its sender cannot know what became of it.

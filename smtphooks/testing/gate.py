@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 
 def _nothing() -> None:
-    """A reply means nothing to anybody but the client."""
+    """The default of C{Fate.given}."""
 
 
 @attrs.frozen

@@ -1,5 +1,5 @@
 """
-Scripting: has the faults of a script happen, by the hooks of a factory and by what becomes of its replies.
+Scripting: makes the faults of a script happen, in the hooks of a factory and in its replies.
 
 A refusal is raised where the command has a hook, so that the session is as after any refusal.  STARTTLS has none, and
 must not begin TLS: it is disabled for the moment, and its reply replaced.  All other faults are of the reply alone.
@@ -33,7 +33,7 @@ def _errorOf(fault: Fail) -> SMTPError:
 
 
 class _Disabled(list[str]):
-    """The commands that are disabled for a session, as the script wants it at this moment."""
+    """The commands that are disabled for a session; STARTTLS is among them while the script has it fail."""
 
     def __init__(self, commands: Sequence[str], faults: Faults, talk: Talk) -> None:
         super().__init__(commands)

@@ -33,7 +33,7 @@ _GRACE = 1.0
 
 
 def _end(reactor: Any, listening: IListeningPort, factory: SMTPServerFactory) -> None:
-    """Stop a reactor when its last connection, and the hooks of it, have ended; or else in a moment."""
+    """Cut all connections, and stop a reactor when they and their hooks have ended, at the latest after C{_GRACE}."""
     listening.stopListening()
     reactor.callLater(_GRACE, reactor.stop)
     for connection in tuple(factory.connections):
