@@ -194,7 +194,6 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         observer = guarded(observer)
         self.server.hooks = MeasuredHooks(self, observer)
         self.server.parts = Observed(observer)
-        self.server.admission.countIn(_Counted(observer))
 
     def doStart(self) -> None:
         """Called by Twisted when the first port begins to listen."""
@@ -236,18 +235,6 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
 
     def _seconds(self) -> float:
         return self.reactor().seconds()
-
-
-class _Counted(Clients):
-    """Tells an observer of each connection; it has no limits."""
-
-    def __init__(self, observer: Observer) -> None:
-        super().__init__()
-        self._observer = observer
-
-    def addConnection(self) -> None:
-        super().addConnection()
-        self._observer.connectionMade()
 
 
 def _unknownUsersOf(options: Options) -> UnknownUsers:

@@ -80,6 +80,7 @@ class SMTPServerProtocol(Protocol):
         server = self._server
         self._stage = Arrival(server, self, self.transport, self._admit)
         server.admission.connectionBegins()
+        server.parts.connectionMade()
         server.live.add(self)
         self._tell(self._stage.open)
 

@@ -162,6 +162,9 @@ class Observed(Parts):
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
 
+    def connectionMade(self) -> None:
+        self._observer.connectionMade()
+
     def turnedAway(self, option: str) -> None:
         self._observer.turnedAway(option)
 

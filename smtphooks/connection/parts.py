@@ -23,7 +23,7 @@ from smtphooks.syntax.wire import Wire
 
 class Parts:
     """
-    Makes the parts of each connection.
+    Makes the parts of each connection, and is told of connections that have none yet.
 
     @cvar replier: makes what the connection says, by a constructor like that of L{Replier}.
     """
@@ -31,6 +31,9 @@ class Parts:
     __slots__ = ()
 
     replier: ClassVar[type[Replier]] = Replier
+
+    def connectionMade(self) -> None:
+        """A client has connected."""
 
     def turnedAway(self, option: str) -> None:
         """A client is not let in, because of this option."""
