@@ -37,9 +37,9 @@ from smtphooks.testing.memory import MemoryTransport, ReceivedReply
 _LONGEST_DELAY = 16
 
 
-class _Script:
+class _Call:
     """
-    What one call says, and how far it has come.
+    What one call of the dialogue says, and how far it has come.
 
     @ivar waitsFor: what the replies that are due are to, None before the first.
     """
@@ -102,7 +102,7 @@ class Dialogue:
         self._isAuthPending = False
         self._isRunning = False
         self._cancelRun: Callable[[], object] | None = None
-        self._scripts: deque[_Script] = deque()
+        self._calls: deque[_Call] = deque()
         self._watchHooks()
         self._transport = MemoryTransport(peer, self._changed)
         self._client = Client(self._transport)
@@ -190,12 +190,12 @@ class Dialogue:
     # --- how it goes on ---
 
     def _begin(self, steps: Steps) -> Answer[list[ReceivedReply]]:
-        script = _Script(steps)
-        script.answer = Answer(self._run, lambda: f"no reply to {self._scripts[0].waitsFor}: {self._why()}")
-        self._scripts.append(script)
+        call = _Call(steps)
+        call.answer = Answer(self._run, lambda: f"no reply to {self._calls[0].waitsFor}: {self._why()}")
+        self._calls.append(call)
         self._run()
-        script.answer.limit(self._timeout)
-        return script.answer
+        call.answer.limit(self._timeout)
+        return call.answer
 
     def _why(self) -> str:
         if self._asked is not None:
@@ -217,29 +217,29 @@ class Dialogue:
         if cancel is not None:
             cancel()
         while not self._isRunning:
-            script = self._scripts[0] if self._scripts else None
+            call = self._calls[0] if self._calls else None
             self._isRunning = True
             try:
                 self._transport.pump()
-                if script is None or not self._isDone(script):
+                if call is None or not self._isDone(call):
                     return
             finally:
                 self._isRunning = False
-            self._scripts.popleft()
-            assert script.outcome is not None
-            script.answer.give(script.outcome)  # which may call this again
+            self._calls.popleft()
+            assert call.outcome is not None
+            call.answer.give(call.outcome)  # which may call this method again
 
-    def _isDone(self, script: _Script) -> bool:
-        while script.outcome is None:
+    def _isDone(self, call: _Call) -> bool:
+        while call.outcome is None:
             replies: list[ReceivedReply] = []
-            if script.waitsFor is not None:
+            if call.waitsFor is not None:
                 replies = self._takeReplies()
                 if not replies and not self.isClosed:
                     return False
                 if not replies:
-                    script.fail(NoReply(f"no reply to {script.waitsFor}: the connection was closed"))
+                    call.fail(NoReply(f"no reply to {call.waitsFor}: the connection was closed"))
                     break
-            script.step(replies)
+            call.step(replies)
             self._transport.pump()
         return True
 
