@@ -65,7 +65,7 @@ def copySource(folder: Path) -> Path:
     folder.mkdir()
     for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.rst", "LICENSE", "pytest_smtphooks.py"):
         shutil.copy(ROOT / name, folder)
-    for name in ("smtphooks", "twisted"):
+    for name in ("contrib", "smtphooks", "twisted"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
     return folder
 
