@@ -448,4 +448,5 @@ def test_a_sample_in_a_module_counts_for_its_folder() -> None:
         part = partOf([f"f ({path.relative_to(ROOT)}:1)"])
         assert part in set(ORDER) - {OTHER}
         if path.parent != package:
-            assert part == (LOG if "log" in path.stem else path.relative_to(package).parts[0])
+            isLog = path.stem.endswith("log") or path.stem == "logfile"
+            assert part == (LOG if isLog else path.relative_to(package).parts[0])

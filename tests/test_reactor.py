@@ -351,9 +351,9 @@ class TestInstall:
         assert said == "False"
 
     def test_it_becomes_the_reactor(self, tmp_path: Path) -> None:
-        """These are the lines of the README."""
+        """These are the lines of the documentation."""
         lines = ["import smtphooks.reactor; smtphooks.reactor.install()"]
-        assert f"``{lines[0]}``" in " ".join((ROOT / "README.rst").read_text().split())
+        assert f"``{lines[0]}``" in " ".join((ROOT / "docs" / "start.rst").read_text().split())
         assert script(*lines, PRINT_CLASS, folder=tmp_path) == "smtphooks.reactor DirectReactor"
 
     def test_a_second_reactor_is_refused_as_Twisted_does(self, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ class Server(socketserver.ThreadingTCPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Connection)
         self.requests: list[bytes] = []
+        self.begun = threading.Event()
         self.ended = threading.Event()
 
 
@@ -48,6 +49,7 @@ class Connection(socketserver.BaseRequestHandler):
             if not piece:
                 break
             octets += piece
+            self.server.begun.set()
         self.server.requests.append(octets)
         if octets.endswith(_LAST_CHUNK):
             connection.sendall(
@@ -108,6 +110,7 @@ def test_a_message_that_breaks_off_never_looks_whole(page: Page, http: Server) -
         client.envelope(b"ann@example.org")
         client.say(b"DATA", 354)
         client.socket.sendall(b"Subject: hello\r\n\r\n" + b"x" * 70 + b"\r\n")
+        assert http.begun.wait(30)  # a client that leaves before has no request made at all
     assert http.ended.wait(30)
     assert not http.requests[0].endswith(_LAST_CHUNK)
     page.stop()
