@@ -67,6 +67,14 @@ def test_page_of_a_hook_says_the_true_code(name: str) -> None:
     assert fields["Result"].astext().startswith("ignored") is not HOOKS[name].isResultUsed
 
 
+@pytest.mark.parametrize("name", ["onConnect", "onSecure"])
+def test_refused_connection_keeps_the_code_of_the_refusal(name: str) -> None:
+    assert "unless the refusal has a code of its own" in fieldsOf(name)["Refusal"].astext().replace("\n", " ")
+    situation = HOOKS[name].situation
+    assert situation is not None and situation.closes
+    assert SMTPError("Later", 421).asReply(situation).code == 421
+
+
 def fieldsOf(name: str) -> dict[str, Any]:
     return {field[0].astext(): field[1] for field in parse(DOCS / pageOf(name))[0].findall(nodes.field)}
 

@@ -36,7 +36,7 @@ NOT_RUN = [
     "sudo apt install certbot",
     'sudo certbot certonly --standalone -d mx.example.org --deploy-hook "systemctl try-restart smtphooks"',
     "sudo systemctl enable --now smtphooks",
-    "journalctl -u smtphooks -f",
+    "sudo journalctl -u smtphooks -f",
 ]
 CHECK = "smtphooks --config mx.toml --check"
 TRY = COMMANDS[COMMANDS.index("smtphooks --config mx.toml") + 1 : COMMANDS.index("sudo mkdir /etc/smtphooks")]

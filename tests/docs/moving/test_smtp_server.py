@@ -18,6 +18,8 @@ import pytest
 
 from smtphooks.hooks import FURTHER, HOOK_NAMES, Hooks
 from smtphooks.options import Options
+from smtphooks.replies import SMTPError
+from smtphooks.testing import SMTPServerThread
 from tests import support
 from tests.certificates import Authority
 from tests.docs.clients import clientOf
@@ -141,6 +143,56 @@ def test_exception_that_is_no_smtperror_is_not_shown() -> None:
 
     client = talk("MAIL FROM:<a@b.example>", authOptional=True, onMailFrom=onMailFrom)
     assert client[0].startswith("451 4.3.0 ") and "secret" not in client[0]
+
+
+@pytest.mark.parametrize("code", [421, 550])
+def test_refusal_of_onconnect_keeps_its_code_as_with_smtp_server(code: int) -> None:
+    client = support.connect(onConnect=lambda session: SMTPError("Later", code))
+    assert client.replies()[0].startswith(f"{code} ")
+    assert support.connect(onConnect=lambda session: SMTPError("No")).replies()[0].startswith("554 ")
+
+
+def test_onsecure_comes_before_onconnect_where_tls_begins_at_once() -> None:
+    called: list[str] = []
+    hooks = {name: lambda *_, name=name: called.append(name) for name in ("onConnect", "onSecure")}
+    context = ssl._create_unverified_context()
+    with (
+        SMTPServerThread(secure=True, **hooks) as server,
+        smtplib.SMTP_SSL(server.host, server.port, context=context, timeout=PATIENCE) as client,
+    ):
+        assert client.noop()[0] == 250
+    assert called == ["onSecure", "onConnect"]
+
+
+def test_domain_of_an_address_is_not_decoded() -> None:
+    client = support.connect(authOptional=True)
+    client.say("EHLO client.example", "MAIL FROM:<>", "RCPT TO:<ann@xn--mnchen-3ya.example>")
+    assert [to.address for to in client.session.envelope.rcptTo] == ["ann@xn--mnchen-3ya.example"]
+
+
+def test_addresses_beyond_ascii_need_smtputf8_and_quoted_ones_are_accepted() -> None:
+    lines = ["MAIL FROM:<>", "RCPT TO:<\u00fc@x.example>", 'RCPT TO:<"a b"@example.org>']
+    assert [reply[:3] for reply in talk(*lines, authOptional=True)] == ["250", "553", "250"]
+
+
+def test_binarymime_goes_with_chunking() -> None:
+    for hidden in (False, True):
+        client = support.connect(authOptional=True, hideCHUNKING=hidden)
+        client.feed(b"EHLO client.example\r\n")
+        offered = " ".join(client.replies())
+        assert ("CHUNKING" in offered, "BINARYMIME" in offered) == (not hidden, not hidden)
+
+
+def test_reply_to_a_failed_auth_is_delayed_by_twice_as_long_each_time() -> None:
+    client = support.connect(onAuth=lambda auth, session: None, allowInsecureAuth=True)
+    client.say("EHLO client.example")
+    for seconds in (1, 2, 4):
+        before = len(client.replies())
+        client.feed(b"AUTH PLAIN AGFubgBzZWNyZXQ=\r\n")
+        client.clock.advance(seconds - 0.1)
+        assert len(client.replies()) == before
+        client.clock.advance(0.1)
+        assert client.replies()[-1].startswith("535 ")
 
 
 def test_fields_of_a_session_are_none_before_they_are_known() -> None:
