@@ -16,7 +16,7 @@ import attrs
 
 from smtphooks.errors import OptionError
 from smtphooks.hooks import hookOf, nameOf
-from smtphooks.hooktypes import ObjectOfHooks
+from smtphooks.hooktypes import HooksOr, ObjectOfHooks
 from smtphooks.optionkinds import isText, listOf, oneOf, seconds
 from smtphooks.session import Session
 from smtphooks.syntax.networks import peersOf
@@ -68,7 +68,7 @@ class Layer:
         self.exempts = _conditionOf(self.unless) if self.unless else None
 
 
-GivenHooks: TypeAlias = ObjectOfHooks | Layer | Sequence[ObjectOfHooks | Layer] | None
+GivenHooks: TypeAlias = HooksOr[Layer | Sequence[ObjectOfHooks | Layer] | None]
 """What a factory takes as option C{hooks}."""
 
 

@@ -91,8 +91,12 @@ def byMypy(cases: Path) -> Errors:
     files = [str(path.relative_to(cases)) for path in sorted(cases.rglob("*.py"))]
     ran = run("mypy", "--config-file=mypy.ini", "--no-error-summary", "--hide-error-context", *files, folder=cases)
     assert ran.returncode in (0, 1), ran.stdout + ran.stderr
-    found = re.finditer(r"^(.+?\.py):(\d+): error: (.*)$", ran.stdout, re.MULTILINE)
-    return {(match[1], int(match[2])): match[3] for match in found}
+    found: dict[tuple[str, int], str] = {}
+    for match in re.finditer(r"^(.+?\.py):(\d+): (error|note): (.*)$", ran.stdout, re.MULTILINE):
+        place = (match[1], int(match[2]))
+        if match[3] == "error" or place in found:
+            found[place] = "\n".join(filter(None, [found.get(place), match[4]]))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +120,13 @@ def test_pyright_accepts_what_is_right_and_rejects_every_line_that_is_wrong(case
     wrong = set(marked(cases))
     assert {place: what for place, what in byPyright.items() if place not in wrong} == {}
     assert wrong - set(byPyright) == set()
+
+
+def test_the_only_hook_of_an_object_is_named_if_it_is_wrong(cases: Path, byMypy: Errors, byPyright: Errors) -> None:
+    lines = (cases / "cases" / "rejected.py").read_text().splitlines()
+    place = ("cases/rejected.py", lines.index("SMTPServerFactory(hooks=AsTheIssueSays())  # error") + 1)
+    assert 'onRcptTo: expected "OnRcptTo", got "Callable[[str], int]"' in byMypy[place]
+    assert '"onRcptTo" is an incompatible type' in byPyright[place]
 
 
 def test_there_are_wrong_lines_in_the_cases_and_on_the_page(cases: Path) -> None:

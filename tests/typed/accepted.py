@@ -28,6 +28,7 @@ from smtphooks import (
     asyncioHook,
 )
 from smtphooks.hooktypes import ObjectOfHooks, OnData, OnRcptTo
+from smtphooks.layer import GivenHooks
 from smtphooks.layers import DNSLists, Greylist, RateLimit, Recipients
 from smtphooks.optiontypes import FactoryOptions, HostOptions, ServerOptions, TLSOptions
 from smtphooks.replies import Reply
@@ -147,6 +148,8 @@ layers: list[ObjectOfHooks | Layer] = [
 layers.append(Greylist(path="greylist.sqlite"))
 layers.append(DNSLists(clients=["zen.example.org"], servers=["127.0.0.1"], resolver=resolver))
 layers.append(Recipients(recipients=["user@example.org"]))
+given: GivenHooks = [Static(), Layer(Duck()), Maildir("maildir")]
+SMTPServerFactory(given)
 SMTPServerFactory(hooks=[*layers, Layer(Duck(), unless=["authenticated"], hookTimeout=3, onFault="pass")])
 SMTPServerFactory(hooks=(Static(), Maildir("maildir")), size=1024)
 SMTPServerFactory(hooks=[Tee(Maildir("maildir"), Discard())])
