@@ -164,3 +164,10 @@ def test_an_alert_fires_for_what_it_is_for(alert: str, tmp_path: Path) -> None:
 @requires("promtool")
 def test_no_alert_fires_while_all_is_well(tmp_path: Path) -> None:
     firing(FINE, 35, tmp_path, dict.fromkeys(ALERTS, False))
+
+
+@requires("promtool")
+@pytest.mark.parametrize("minute, fires", [(5, True), (25, False)])
+def test_the_first_call_of_a_hook_may_be_the_one_that_fails(minute: int, fires: bool, tmp_path: Path) -> None:
+    series = {'smtphooks_hook_faults_total{hook="onRcptTo",layer="Box"}': "_ _ 1x40"}
+    firing(series, minute, tmp_path, {name: fires and name == "SmtphooksHookFaults" for name in ALERTS})

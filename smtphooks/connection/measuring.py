@@ -129,7 +129,7 @@ class _Waiting:
         self._name = name
         self._result = result
         self._began = began
-        self._tell = tell
+        self._tell: Tell | None = tell
         self._pending: PendingAnswer | None = None
 
     def goOn(self, caller: HookCaller) -> bool:
@@ -170,10 +170,17 @@ class _Waiting:
         """The answer is of no use any more."""
         if self._pending is not None:
             self._pending.cancel()
+        # Who hangs for good, or goes on regardless, is the slowest of all, and would be told of last or never.
+        self._tellOnce(False)
 
     def _ended(self, answer: Any) -> None:
         self._answer = answer
-        self._tell(perf_counter() - self._began, isinstance(answer, Failure) and _isFault(answer))
+        self._tellOnce(isinstance(answer, Failure) and _isFault(answer))
+
+    def _tellOnce(self, isFault: bool) -> None:
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell(perf_counter() - self._began, isFault)
 
 
 def _filter(function: Callable[..., Any], tell: Tell, *arguments: Any) -> Any:

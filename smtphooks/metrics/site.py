@@ -1,9 +1,10 @@
 """
 The site: what is served over HTTP, to Prometheus and to health checks.
 
-C{/metrics} has what is registered with C{prometheus_client} as well: the process, Python, and metrics of hooks.  The
-numbers of a scrape are read at one moment, on the reactor's thread; another thread makes text of them, so that no
-client waits for that.
+C{/metrics} has what is registered with C{prometheus_client} as well: the process, Python, and metrics of hooks.
+All of it is made on the reactor's thread.  Twisted's WSGI, by which C{prometheus_client} serves it, needs a thread of
+the reactor's pool: while hooks that block hold all of these nobody could see why, and a request at the end of the
+process could wait for a reactor that has stopped.
 This module knows no factory.
 """
 
@@ -13,8 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from prometheus_client import REGISTRY, CollectorRegistry, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from prometheus_client.twisted import MetricsResource
 from twisted.web.http import OK, SERVICE_UNAVAILABLE, Request
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -53,11 +54,12 @@ class _Scrape(Resource):
         Resource.__init__(self)
         self._metrics = metrics
 
-    def render(self, request: Request) -> int:
+    def render_GET(self, request: Request) -> bytes:
         registry = CollectorRegistry()
         registry.register(_Taken(list(self._metrics.collect())))
-        response: int = MetricsResource(registry).render(request)  # type: ignore[no-untyped-call]
-        return response
+        encode, kind = choose_encoder(request.getHeader("accept") or "")
+        request.setHeader("content-type", kind)
+        return encode(registry)
 
 
 class _Taken(Collector):

@@ -107,6 +107,27 @@ def test_a_hook_that_is_cancelled_is_no_fault() -> None:
     assert told == [False]
 
 
+def test_a_hook_that_does_not_end_when_it_is_cancelled_is_told_then_and_once() -> None:
+    told: list[bool] = []
+    waiting: Deferred[str] = Deferred()
+
+    async def regardless() -> str | None:
+        while True:
+            try:
+                return await waiting
+            except CancelledError:
+                await going
+
+    going: Deferred[None] = Deferred()
+    answer = HookCaller().call("hook", Timed("hook", regardless, lambda *of: told.append(of[1])), ())
+    answer.cancel()
+    assert not answer.isThere
+    assert told == [False]
+    going.errback(ValueError("late"))
+    assert answer.isThere
+    assert told == [False]
+
+
 def test_the_time_is_that_which_passed() -> None:
     began = time.perf_counter()
     times, client = observe(onHelo=lambda hostname, session: None)

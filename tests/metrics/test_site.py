@@ -14,15 +14,33 @@ from smtphooks.metrics.site import _Taken
 from tests.support import makeFactory
 
 
-def ask(metrics: Metrics, path: str) -> Any:
-    """The request for a path, once it has been answered; not for C{/metrics}, which needs a reactor."""
+def ask(metrics: Metrics, path: str, accept: bytes = b"*/*") -> Any:
+    """The request for a path, once it has been answered: at once, without another thread."""
     request = DummyRequest([path.encode()])
+    request.requestHeaders.setRawHeaders(b"accept", [accept])
     resource: Any = metrics.resource()
     child = resource.getChildWithDefault(path.encode(), request)
     result = child.render(request)
     assert result is not NOT_DONE_YET
     request.write(result)
     return request
+
+
+@pytest.mark.parametrize(
+    "accept, kind, last",
+    [
+        (b"*/*", "text/plain; version=0.0.4; charset=utf-8", "\n"),
+        (b"application/openmetrics-text;version=1.0.0", "application/openmetrics-text; version=1.0.0", "\n# EOF\n"),
+    ],
+)
+def test_a_scrape_waits_for_no_thread_that_hooks_may_hold(accept: bytes, kind: str, last: str) -> None:
+    metrics = Metrics()
+    metrics.observe(makeFactory(), "tcp:25")
+    request = ask(metrics, "metrics", accept)
+    (text,) = request.written
+    assert 'smtphooks_connections_total{listener="tcp:25"} 0.0' in text.decode()
+    assert text.decode().endswith(last)
+    assert request.responseHeaders.getRawHeaders("content-type")[0].startswith(kind)
 
 
 def test_health_is_that_of_the_process() -> None:
