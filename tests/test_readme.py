@@ -137,7 +137,7 @@ LINKS = re.findall(r"<(\S+)>`_", README)
 
 
 def test_it_is_one_screen() -> None:
-    assert len(README.splitlines()) <= 90
+    assert len(README.splitlines()) <= 75
 
 
 def test_all_its_links_are_absolute_so_that_they_work_on_the_package_index() -> None:

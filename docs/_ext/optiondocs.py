@@ -2,7 +2,8 @@
 The directive C{smtphooks-option}: an option as it is declared, above the prose that says what it is for.
 
 Default and wanted values are printed from the declaration in C{smtphooks.options}, so that no page can say otherwise,
-and each option has the label C{option-<name>}.
+and each option has the label C{option-<name>}.  The options of a layer or store stand in a table below a title that is
+its name: each row has the label C{option-<layer>-<name>}.
 This module knows no option by name.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 
 import attrs
 from docutils import nodes
+from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxDirective
 
 from smtphooks.options import Options
@@ -54,6 +56,28 @@ class OptionDirective(SphinxDirective):
         return [nodes.definition_list("", nodes.definition_list_item("", term, definition))]
 
 
+class OptionRows(SphinxTransform):
+    """A label for each row of a table of options."""
+
+    default_priority = 500  # before Sphinx collects the labels of a page, at 850
+
+    def apply(self, **kwargs: Any) -> None:
+        for table in self.document.findall(nodes.table):
+            head, body = table.next_node(nodes.thead), table.next_node(nodes.tbody)
+            if head is None or body is None or head.next_node(nodes.entry).astext() != "Option":
+                continue
+            section = table.parent
+            if section[0].astext() == "Options":  # on a page of one layer alone
+                section = section.parent
+            for row in body.children:
+                term = row.next_node(nodes.literal).parent
+                label = f"option-{section[0].astext()}-{row.next_node(nodes.literal).astext()}"
+                term["ids"].append(label)
+                term["names"].append(label.lower())
+                self.document.note_explicit_target(term)
+
+
 def setup(app: Any) -> dict[str, bool]:
+    app.add_transform(OptionRows)
     app.add_directive("smtphooks-option", OptionDirective)
     return {"parallel_read_safe": True}

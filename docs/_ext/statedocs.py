@@ -9,6 +9,7 @@ This module knows how each command is spelt, and not where it leads.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from html import escape
 from typing import Any, NamedTuple
 
@@ -66,24 +67,41 @@ class Transition(NamedTuple):
     after: State
 
 
-def transitions() -> list[Transition]:
-    """All that there are, in the order of the states and of the table of commands."""
-    found = {Transition(State.CONNECTED, "connected", Talk().state)}
+class Survey(NamedTuple):
+    """What a dialogue does that is sent each command in each state: where it goes, and which hooks an event asks."""
+
+    transitions: list[Transition]
+    asked: dict[str, list[str]]
+
+
+@cache
+def survey() -> Survey:
+    """All that there is, in the order of the states and of the table of commands."""
+    first = Talk()
+    found = {Transition(State.CONNECTED, "connected", first.state)}
+    asked: dict[str, list[str]] = {"connected": first.asked}
     for before, way in WAYS.items():
         for event in [*COMMANDS, "BDAT LAST"]:
             talk = Talk(isLMTP=event == "LHLO")
             for verb in way:
                 talk.say("LHLO" if event == "LHLO" and verb == "EHLO" else verb)
             assert talk.state is before
+            talk.asked = asked.setdefault(event, [])
             found |= {*talk.say(event)}
     states = [*State]
-    return sorted(found, key=lambda one: (states.index(one.before), EVENTS.index(one.event), states.index(one.after)))
+    key = lambda one: (states.index(one.before), EVENTS.index(one.event), states.index(one.after))  # noqa: E731
+    return Survey(sorted(found, key=key), {event: [*dict.fromkeys(hooks)] for event, hooks in asked.items()})
+
+
+def transitions() -> list[Transition]:
+    return survey().transitions
 
 
 class Talk:
     """A client that the server trusts, whose every command is accepted by the hooks."""
 
     def __init__(self, isLMTP: bool = False) -> None:
+        self.asked: list[str] = []
         options = Options(
             name="mx.example", authOptional=True, allowInsecureAuth=True, useXClient=True, useXForward=True, lmtp=isLMTP
         )
@@ -116,9 +134,12 @@ class Talk:
         """Answer each question until there is a reply; also the state in the middle."""
         middle = self.state
         while not isinstance(step, (Reply, tuple)):
+            if isinstance(step, (ReceiveMessage, ReceiveChunk)):
+                self.asked.append("onData")
             if isinstance(step, ReceiveMessage) or (isinstance(step, ReceiveChunk) and step.last):
                 answer: Any = Verdict((None,), None)
             elif isinstance(step, Ask):
+                self.asked.append(str(step.hook))
                 answer = "ann" if step.hook == "onAuth" else None
             else:
                 assert isinstance(step, (ReceiveChunk, DiscardChunk, AbandonMessage, StartTLS)), step
@@ -143,7 +164,7 @@ def svg(found: list[Transition]) -> str:
             labels.setdefault((one.before, one.after), []).append(one.event)
     drawn = [
         f'<rect x="{_LEFT}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6"/>'
-        + _text(_LEFT + _WIDTH // 2, y + 31, "middle", state.name)
+        + text(_LEFT + _WIDTH // 2, y + 31, "middle", state.name)
         for state, y in top.items()
     ]
     outgoing = dict.fromkeys(states, 0)
@@ -151,31 +172,37 @@ def svg(found: list[Transition]) -> str:
         start, end, label = top[before], top[after], ", ".join(events)
         if end - start == _GAP:
             x = _LEFT + _WIDTH // 2
-            drawn.append(_path(f"M{x},{start + _HEIGHT} V{end}") + _text(x + 8, start + _HEIGHT + 27, "start", label))
+            drawn.append(path(f"M{x},{start + _HEIGHT} V{end}") + text(x + 8, start + _HEIGHT + 27, "start", label))
         elif end > start:
             x, y = _LEFT - 50, start + _HEIGHT // 2
-            drawn.append(_path(f"M{_LEFT},{y} H{x} V{end + 26} H{_LEFT}") + _text(x - 6, y + _GAP, "end", label))
+            drawn.append(path(f"M{_LEFT},{y} H{x} V{end + 26} H{_LEFT}") + text(x - 6, y + _GAP, "end", label))
         else:
             y = start + 14 + 18 * outgoing[before]
             outgoing[before] += 1
             lane = _RIGHT + 260 + 24 * states.index(after)
             drawn.append(
-                _path(f"M{_RIGHT},{y} H{lane} V{end + 46} H{_RIGHT}") + _text(_RIGHT + 10, y - 3, "start", label)
+                path(f"M{_RIGHT},{y} H{lane} V{end + 46} H{_RIGHT}") + text(_RIGHT + 10, y - 3, "start", label)
             )
+    return picture("The states of the dialogue", 620, _TOP + len(states) * _GAP, drawn)
+
+
+def picture(title: str, width: int, height: int, drawn: list[str]) -> str:
+    """All of it in the colour of the text around it, so that it can be read in light and in dark mode."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 620 {_TOP + len(states) * _GAP}" role="img">'
-        "<title>The states of the dialogue</title><defs>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
+        f' style="max-width: {width}px">'
+        f"<title>{title}</title><defs>"
         '<marker id="head" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">'
         '<path d="M0,0 L8,4 L0,8 z" fill="currentColor"/></marker></defs>'
         f'<g fill="none" stroke="currentColor" font-family="sans-serif" font-size="12">{"".join(drawn)}</g></svg>'
     )
 
 
-def _path(d: str) -> str:
+def path(d: str) -> str:
     return f'<path d="{d}" marker-end="url(#head)"/>'
 
 
-def _text(x: int, y: int, anchor: str, text: str) -> str:
+def text(x: int, y: int, anchor: str, text: str) -> str:
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="currentColor" stroke="none">{escape(text)}</text>'
 
 

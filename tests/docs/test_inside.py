@@ -9,14 +9,14 @@ import pytest
 
 from smtphooks.dialogue.commands import COMMANDS
 from smtphooks.dialogue.steps import State
-from smtphooks.hooks import HOOK_NAMES
+from smtphooks.hooktable import ARGUMENTS
 from tests.pages import DOCS
 from tests.support import connect
 from tests.test_layers import FOLDERS
 
 sys.path.append(str(DOCS / "_ext"))
-from flowdocs import folderRows, hookRows
-from statedocs import LINES, WAYS, svg, transitions
+from flowdocs import flow, folderRows, folders, hookRows
+from statedocs import LINES, WAYS, survey, svg, transitions
 
 FOUND = transitions()
 DRAWN = {(one.before, one.event): one.after for one in FOUND}
@@ -63,7 +63,7 @@ def test_the_picture_has_each_state_and_each_way_between_two() -> None:
 
 
 def test_every_hook_is_in_the_table_of_hooks() -> None:
-    assert [row[0] for row in hookRows()] == [f":doc:`/hooks/{name}`" for name in HOOK_NAMES]
+    assert [row[0] for row in hookRows()] == [f":doc:`/hooks/{name}`" for name in ARGUMENTS]
 
 
 def test_every_folder_stands_behind_those_that_it_imports() -> None:
@@ -73,3 +73,29 @@ def test_every_folder_stands_behind_those_that_it_imports() -> None:
         assert {*filter(None, imports.split(", "))} <= {*seen}
         seen.append(re.sub("[`/]", "", name))
     assert sorted(seen) == FOLDERS
+
+
+def test_the_hooks_that_are_drawn_for_a_command_are_those_of_the_table_of_commands() -> None:
+    asked = survey().asked
+    for verb, command in COMMANDS.items():
+        assert not command.hook or command.hook in asked[verb]
+    assert asked["AUTH"] == ["onAuth"]
+    assert "onSecure" in asked["STARTTLS"]
+
+
+def test_the_picture_of_the_hooks_has_each_command_that_asks_one() -> None:
+    picture = flow()
+    for event, hooks in survey().asked.items():
+        for hook in hooks:
+            assert f">{hook}</text>" in picture
+            assert event == "BDAT LAST" or event in picture.replace("a client connects", "connected")
+
+
+def test_the_picture_of_the_folders_has_each_of_them() -> None:
+    picture = folders()
+    for folder in FOLDERS:
+        assert f">{folder}</text>" in picture
+
+
+def test_no_markup_of_the_docstrings_is_left_in_the_table_of_folders() -> None:
+    assert [purpose for _, purpose, _ in folderRows() if "{" in purpose] == []

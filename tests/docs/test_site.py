@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import smtphooks.layers
+import smtphooks.stores
 from tests.pages import DOCS, blocksOf
 from tests.test_readme import BASE, LINKS, ROOT
 
@@ -53,6 +56,17 @@ def test_the_links_of_the_readme_lead_into_the_site(site: Path, link: str) -> No
 def test_every_option_has_an_anchor(site: Path) -> None:
     anchors = Page((site / "options.html").read_text()).anchors
     assert {"option-size", "option-maxClients", "option-hideSTARTTLS"} <= anchors
+
+
+@pytest.mark.parametrize("name", [*smtphooks.layers.__all__, *smtphooks.stores.__all__])
+def test_every_option_of_a_layer_or_store_has_an_anchor(site: Path, name: str) -> None:
+    made = getattr(smtphooks.layers, name, None) or getattr(smtphooks.stores, name)
+    page = f"layers/{name.lower()}.html" if name in smtphooks.layers.__all__ else "stores.html"
+    anchors = Page((site / page).read_text()).anchors
+    options = {*inspect.signature(made).parameters}
+    assert {anchor for anchor in anchors if anchor.startswith(f"option-{name}-")} == {
+        f"option-{name}-{option}" for option in options
+    }
 
 
 @pytest.mark.parametrize("link", ["gone.html", "a.html#gone", "#gone", "../outside.html"])
