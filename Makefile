@@ -34,8 +34,9 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 # In a copy, so that nothing compiled stands where the sources are edited.  What is left out looks at the sources, builds
-# the package itself or measures.
-UNCOMPILED = $(patsubst %,--ignore=tests/test_%.py,benchmarks compiled contributing fuzz layers packaging)
+# the package itself, measures, or runs the programs of the documentation, which tests/real does with others.
+UNCOMPILED = $(patsubst %,--ignore=tests/%,command docs examples $(patsubst %,test_%.py,\
+    benchmarks compiled contributing fuzz layers packaging typing))
 
 test-compiled: $(VENV)/.installed-test $(VENV)/.installed-dev
 	rm -rf .compiled && mkdir .compiled && cp -R * .compiled
