@@ -113,9 +113,13 @@ class Client(smtplib.SMTP):
         """
         if isinstance(address, str):
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._use(sock)
             sock.settimeout(TIMEOUT)
-            sock.connect(address)
+            try:
+                sock.connect(address)
+            except OSError:
+                sock.close()
+                raise
+            self._use(sock)
         else:
             self._use(socket.create_connection(address, TIMEOUT))
         if tls is not None:

@@ -66,7 +66,7 @@ def showTraceback(error: BaseException) -> None:
     The texts of the errors are left out: they may hold passwords, and the sentence that follows is free of them.
     """
     chain = [error]
-    # An error may be the cause of its own cause: "except A as a: … except B as b: raise a from b".
+    # An error may be the cause of its own cause: "raise b from a", and then "raise a from b".
     while (cause := chain[0].__cause__ or chain[0].__context__) is not None and cause not in chain:
         chain.insert(0, cause)
     for each in chain:

@@ -214,6 +214,7 @@ def test_addresses_beyond_ASCII_need_SMTPUTF8(serve: Serve, tmp_path: Path) -> N
 )
 def test_what_is_wrong_is_one_sentence(tmp_path: Path, arguments: list[str | bytes], said: str) -> None:
     assert sentence(tmp_path, *arguments).startswith(f"smtphooks: {said}")
+    assert ran(tmp_path, *arguments, status=1).stdout == ""
 
 
 def test_a_server_that_leaves_is_one_sentence(tmp_path: Path) -> None:

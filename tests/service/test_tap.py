@@ -639,7 +639,7 @@ def test_a_traceback_of_errors_that_cause_one_another_ends_and_shows_no_text(
             int("gehe" + "im")
         except ValueError as first:
             try:
-                raise LookupError
+                raise LookupError from first
             except LookupError as second:
                 raise first from second
     except ValueError as error:
