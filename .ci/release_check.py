@@ -19,11 +19,20 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST, NEWEST = 10, 20
 PATIENCE = 300
+
+# What the tests of others import must need nothing that the wheel does not bring.
+FOR_TESTS = """
+import smtplib, smtphooks.testing
+with smtphooks.testing.SMTPServerThread() as server, smtplib.SMTP(server.host, server.port) as client:
+    client.sendmail("ann@example.org", ["joe@example.org"], "Subject: x")
+    assert server.messages
+"""
 
 
 def run(*command: object, folder: Path, **more: str) -> str:
@@ -64,8 +73,19 @@ def build(folder: Path) -> tuple[Path, Path]:
     (again,) = (folder / "again").glob("*.whl")
     if contents(wheel) != contents(again):
         raise SystemExit("the wheel of the sdist is not that of the tree")
+    checkFiles(wheel)
     run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel, folder=folder)
     return sdist, wheel
+
+
+def checkFiles(wheel: Path) -> None:
+    """The wheel has every module and sample that git knows, and nothing else."""
+    known = run("git", "ls-files", "smtphooks", "twisted", "contrib", "pytest_smtphooks.py", folder=ROOT).split()
+    (data,) = {name.partition(".data/")[0] for name in contents(wheel) if ".data/" in name} or {""}
+    wanted = {name.replace("contrib/", f"{data}.data/data/share/smtphooks/", 1) for name in known}
+    shipped = {name for name in contents(wheel) if ".dist-info/" not in name}
+    if wanted != shipped:
+        raise SystemExit(f"the wheel lacks {sorted(wanted - shipped)}, and has {sorted(shipped - wanted)} besides")
 
 
 def contents(wheel: Path) -> dict[str, bytes]:
@@ -92,6 +112,7 @@ def use(wheel: Path, python: str, folder: Path) -> str:
         raise SystemExit(f"{python}: twistd does not see the plugin")
     if not (environment / "share/smtphooks/smtphooks.toml").exists():
         raise SystemExit(f"{python}: the samples of contrib are not there")
+    run(binaries / "python", "-c", FOR_TESTS, folder=folder)
     receive([binaries / "twistd", "-n", "--pidfile=", "--reactor=smtphooks", "smtphooks"], folder)
     receive([binaries / "smtphooks"], folder)
     return run(binaries / "smtphooks", "--version", folder=folder).strip()
@@ -130,9 +151,13 @@ def main() -> None:
         sdist, wheel = build(folder)
         print(f"{sdist.name} and {wheel.name} are built, and twine has no complaint")
         print(f"the sdist has its tests: {collectTests(sdist, folder)}")
-        for version, python in pythons().items():
+        found = pythons()
+        for version in found:
             (folder / version).mkdir()
-            print(f"Python {version} has received messages: {use(wheel, python, folder / version)}")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            said = pool.map(lambda version: use(wheel, found[version], folder / version), found)
+            for version, hello in zip(found, said, strict=True):
+                print(f"Python {version} has received messages: {hello}")
         for target in sys.argv[1:]:
             Path(target).mkdir(exist_ok=True)
             for path in (sdist, wheel):

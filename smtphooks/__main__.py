@@ -12,22 +12,20 @@ This module knows flags of twistd's; it knows neither the configuration nor what
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.app import ReactorSelectionMixin
 from twisted.application.service import ServiceMaker
-from twisted.copyright import version as twistedVersion
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 from twisted.python.util import gidFromString, uidFromString
 from twisted.scripts._twistd_unix import ServerOptions
 from twisted.scripts.twistd import runApp
 
-from smtphooks._version import __version__
 from smtphooks.command import completion, sending
+from smtphooks.command.versions import printVersions
 from smtphooks.reactor import install
 from smtphooks.service import tap
 from smtphooks.service.reading import DEFAULT_ENDPOINT, DEFAULT_MAILDIR
@@ -127,8 +125,7 @@ class Options(tap.Options, ReactorSelectionMixin):
 
     def opt_version(self) -> None:
         """Print the versions of smtphooks, Twisted and Python, and exit."""
-        print(f"smtphooks {__version__} (Twisted {twistedVersion}, Python {platform.python_version()})")
-        raise SystemExit(0)
+        printVersions()
 
     def __str__(self) -> str:
         """The help, on one screen, of 24 lines of 80 columns; Twisted's would have a line or two for each flag."""

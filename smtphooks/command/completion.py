@@ -109,10 +109,11 @@ def _bash(commands: Mapping[str, Sequence[Flag]]) -> str:
 
 
 def _bashValue(value: str | Sequence[str]) -> str:
+    # One name a line: a name may hold blanks, which bash would split, and a * that it would expand.
     if value == FILES:
-        return 'compopt -o filenames; COMPREPLY=($(compgen -f -- "$word"));'
+        return 'compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word");'
     if value == FOLDERS:
-        return 'compopt -o filenames; COMPREPLY=($(compgen -d -- "$word"));'
+        return 'compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$word");'
     return f'COMPREPLY=($(compgen -W "{" ".join(value)}" -- "$word"));'
 
 

@@ -2,8 +2,8 @@
 C{smtphooks send}: a small client for trying a server out, which shows the dialogue.
 
 The flags and a target in, a dialogue on stdout and an exit status out: 0 if the server took the message for every
-recipient, else 1.  The standard library's client does the work; what it lacks, the replies of LMTP, is added here.
-This module knows nothing of the server that is in this package.
+recipient, else 1.  What can be wrong with a flag is said before there is a connection.
+This module knows nothing of the server that is in this package, and leaves the dialogue to C{client}.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import smtplib
 import socket
 import ssl
 import sys
+import warnings
 from collections.abc import Sequence
 from email.message import EmailMessage
+from email.policy import SMTP
 from email.utils import formatdate, make_msgid
 from getopt import GetoptError, gnu_getopt
 from itertools import chain
@@ -25,6 +27,8 @@ from typing import Any
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from smtphooks.command.client import TIMEOUT, Client, Refused, printable
+from smtphooks.command.versions import printVersions
 from smtphooks.netaddress import maybeIP, unmapped
 from smtphooks.service.settings import ConfigError, cause
 from smtphooks.service.tap import explained, oneSentence
@@ -32,8 +36,6 @@ from smtphooks.service.tap import explained, oneSentence
 DEFAULT_TARGET = "127.0.0.1:2525"
 _PASSWORD = "SMTPHOOKS_PASSWORD"
 _TLS = ("auto", "no", "starttls", "implicit")
-# Seconds for each step; RFC 5321 section 4.5.3.2 has minutes, for a client that nobody waits for.
-_TIMEOUT = 60.0
 
 
 class Options(UsageOptions):
@@ -47,7 +49,7 @@ class Options(UsageOptions):
     )
     optParameters: list[list[Any]] = [
         ["from", "f", None, "The reverse-path; <> for the null one. [default: you at this host]"],
-        ["subject", "s", "A message of smtphooks send", "The subject of the message."],
+        ["subject", "s", "A message of smtphooks send", "The subject."],
         ["file", None, None, "Send this file as it is, - for stdin, and not a short text."],
         ["tls", None, "auto", "TLS: auto (STARTTLS if offered), no, starttls, or implicit."],
         ["ca", None, None, "Trust the certificates in this PEM file."],
@@ -71,6 +73,10 @@ class Options(UsageOptions):
 
     opt_t = opt_to
 
+    def opt_version(self) -> None:
+        """Print the versions, and exit."""
+        printVersions()
+
     def parseArgs(self, target: str = DEFAULT_TARGET) -> None:
         """The server."""
         self.target = target
@@ -81,15 +87,25 @@ class Options(UsageOptions):
             raise UsageError("there is no recipient, give --to ADDRESS")
         if self["tls"] not in _TLS:
             raise UsageError(f"--tls is {self['tls']}, it wants one of {', '.join(_TLS)}")
+        if not self["subject"].isprintable():
+            raise UsageError(f"--subject is {printable(self['subject'])}, it wants one line of text")
+        if self["helo"] is not None and not (self["helo"].isascii() and self["helo"].isprintable()):
+            raise UsageError(f"--helo is {printable(self['helo'])}, it wants a name in ASCII such as mx.example.org")
+        if not all(self.recipients):
+            raise UsageError("--to is empty, it wants an address such as ann@example.org")
         for flag, address in [("--from", self.sender), *(("--to", address) for address in self.recipients)]:
-            if any(ord(character) <= 32 or character in "<>" for character in address):
-                raise UsageError(f"{flag} is {address}, it wants an address such as ann@example.org")
+            if not address.isprintable() or any(character in " <>" for character in address):
+                raise UsageError(f"{flag} is {printable(address)}, it wants an address such as ann@example.org")
 
     @property
     def sender(self) -> str:
         """The reverse-path, without angle brackets."""
         if self["from"] is None:
-            return f"{getpass.getuser()}@{socket.gethostname()}"
+            try:
+                user = getpass.getuser()
+            except (KeyError, OSError):  # a container may run as a number that nobody has given a name
+                user = f"uid{os.getuid()}"
+            return f"{user}@{socket.gethostname()}"
         return str(self["from"]).removeprefix("<").removesuffix(">")
 
 
@@ -107,15 +123,11 @@ def main(arguments: Sequence[str]) -> None:
             raise UsageError(explained(options.command, options.synonyms, error)) from None
         try:
             isTaken = send(options)
-        except smtplib.SMTPServerDisconnected as error:
-            raise ConfigError(f"{options.target} has ended the connection") from error
-        except ssl.SSLCertVerificationError as error:
-            raise ConfigError(
-                f"the certificate of {options.target} is not trusted ({error.verify_message}), give --ca FILE, or"
-                " --insecure to take any"
-            ) from error
         except (OSError, smtplib.SMTPException) as error:
-            raise ConfigError(f"{options.target}: {_reason(error)}") from error
+            raise ConfigError(_whatFailed(printable(options.target), error)) from error
+        except KeyboardInterrupt:
+            print("smtphooks: interrupted, the message may not have been sent", file=sys.stderr)
+            raise SystemExit(130) from None  # as shells have it: 128, and the number of SIGINT
     raise SystemExit(0 if isTaken else 1)
 
 
@@ -130,22 +142,34 @@ def _flagsFirst(options: Options, arguments: Sequence[str]) -> list[str]:
     return [*chain.from_iterable(words), "--", *targets]
 
 
-def _reason(error: Exception) -> str:
+def _whatFailed(target: str, error: Exception) -> str:
+    if isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError):
+        return (
+            f"{target} has not answered within {TIMEOUT:.0f} seconds; one that wants TLS from the beginning, as on port"
+            " 465, needs --tls implicit"
+        )
+    if isinstance(error, smtplib.SMTPServerDisconnected):
+        return f"{target} has ended the connection"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        what = error.verify_message.rstrip(".")
+        return f"the certificate of {target} is not trusted ({what}), give --ca FILE, or --insecure to take any"
+    if isinstance(error, ssl.SSLError):
+        what = (error.reason or "the connection has ended").replace("_", " ").lower()
+        return f"{target}: TLS fails ({what}); one that has no TLS from the beginning needs another --tls"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return cause(error)
+        return f"{target}: {error.strerror}"
+    return f"{target}: {printable(str(error))}"
 
 
 def send(options: Options) -> bool:
     """Send it; true if every recipient and the message were taken."""
+    target = _addressOf(options.target)
+    host = "localhost" if isinstance(target, str) else target[0]
     content, password = _content(options), _password(options)
-    host = "localhost" if options.target.startswith("/") else _addressOf(options.target)[0]
     tls = options["tls"]
-    client = _Client(options["helo"])
-    if options["lmtp"]:
-        client.ehlo_msg = "lhlo"
+    client = Client(options["helo"], bool(options["lmtp"]))
     try:
-        client.open(options.target, host, _context(options) if tls == "implicit" else None)
+        client.open(target, host, _context(options) if tls == "implicit" else None)
         client.hello()
         if tls == "starttls" or (tls == "auto" and client.has_extn("starttls")):
             client.secure(_context(options), host)
@@ -156,8 +180,11 @@ def send(options: Options) -> bool:
                 )
             client.logIn(options["user"], password)
         return client.transact(options.sender, options.recipients, content)
-    except _Refused:
+    except Refused:
         return False
+    except KeyboardInterrupt:
+        client.close()  # without QUIT, whose reply may be what is waited for
+        raise
     finally:
         client.leave()
 
@@ -172,7 +199,8 @@ def _context(options: Options) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=options["ca"])
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"--ca {options['ca']} cannot be read ({cause(error)}), name a PEM file") from error
+        what = cause(error) if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(f"--ca {options['ca']} cannot be read ({what}), name a PEM file") from error
     isChecked = options["tls"] != "auto" or options["ca"] is not None or options["user"] is not None
     if options["insecure"] or not isChecked:
         context.check_hostname = False
@@ -188,14 +216,12 @@ def _isLocal(sock: Any) -> bool:
     return ip is not None and unmapped(ip).is_loopback
 
 
-class _Refused(Exception):
-    """The server refuses; its reply has been shown."""
-
-
 def _content(options: Options) -> bytes:
     path = options["file"]
     if path is not None:
         try:
+            if path == "-" and sys.stdin is None:
+                raise ConfigError("--file - reads stdin, which is closed")
             if path == "-":
                 return _withLineEnds(sys.stdin.buffer.read())
             with open(path, "rb") as file:
@@ -209,7 +235,9 @@ def _content(options: Options) -> bytes:
     message["Date"] = formatdate(localtime=True)
     message["Message-ID"] = make_msgid(domain="smtphooks.invalid")
     message.set_content("This message was sent with smtphooks send.\n")
-    return message.as_bytes(policy=message.policy.clone(linesep="\r\n"))
+    # Only with SMTPUTF8 can such an address be sent at all, and encoded words would be another (RFC 6532 section 3.2).
+    isUTF8 = not all(address.isascii() for address in [options.sender, *options.recipients])
+    return message.as_bytes(policy=SMTP.clone(utf8=isUTF8))
 
 
 def _withLineEnds(octets: bytes) -> bytes:
@@ -222,132 +250,29 @@ def _password(options: Options) -> str:
     if options["user"] is None:
         return ""
     given = os.environ.get(_PASSWORD)
-    return getpass.getpass(f"password of {options['user']}: ") if given is None else given
+    if given is not None:
+        return given
+    try:
+        with warnings.catch_warnings():
+            # It would read stdin, which may be the message, and a terminal would show what is typed.
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            return getpass.getpass(f"password of {printable(options['user'])}: ")
+    except (getpass.GetPassWarning, EOFError, OSError) as error:
+        raise ConfigError(f"there is no terminal to ask for the password of --user on, set {_PASSWORD}") from error
 
 
-class _Client(smtplib.SMTP):
-    """
-    The standard library's client, which prints what it says and hears, except for what belongs to AUTH.
-
-    @ivar isLoggingIn: what is said is a secret.
-    """
-
-    isLoggingIn = False
-
-    def __init__(self, name: str | None) -> None:
-        super().__init__(local_hostname=name, timeout=_TIMEOUT)
-
-    # --- what the library calls for each command ---
-
-    def putcmd(self, cmd: str, args: str = "") -> None:
-        """Say a command."""
-        if self.isLoggingIn:
-            print(f"> AUTH {args.split()[0]} …" if cmd.upper() == "AUTH" else "> …")
-        else:
-            print(f"> {cmd.upper()} {args}".rstrip())
-        super().putcmd(cmd, args)
-
-    def getreply(self) -> tuple[int, bytes]:
-        """Hear a reply."""
-        code, text = super().getreply()
-        *others, last = text.decode("utf-8", "replace").split("\n")
-        for line in others:
-            print(f"< {code}-{line}")
-        print(f"< {code} {last}".rstrip())
-        return code, text
-
-    # --- the steps ---
-
-    def open(self, target: str, host: str, tls: ssl.SSLContext | None) -> None:
-        """Connect, and hear the greeting."""
-        if target.startswith("/"):
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.settimeout(_TIMEOUT)
-            sock.connect(target)
-        else:
-            sock = socket.create_connection(_addressOf(target), _TIMEOUT)
-        # Before the handshake, so that it is closed if that fails.
-        self._use(sock)
-        if tls is not None:
-            self._use(tls.wrap_socket(sock, server_hostname=host))
-        self._mustBe(220, self.getreply())
-
-    def hello(self) -> None:
-        """EHLO or LHLO; HELO to a server that knows no EHLO."""
-        code, _ = self.ehlo()
-        if code != 250:
-            if self.ehlo_msg == "lhlo":
-                raise _Refused
-            self._mustBe(250, self.helo())
-
-    def secure(self, tls: ssl.SSLContext, host: str) -> None:
-        """STARTTLS, after which all is asked anew (RFC 3207 section 4.2)."""
-        self._mustBe(220, self.docmd("STARTTLS"))
-        self._use(tls.wrap_socket(self.sock, server_hostname=host))
-        self.hello()
-
-    def logIn(self, user: str, password: str) -> None:
-        """AUTH, with what the server offers and the library knows."""
-        self.isLoggingIn = True
-        try:
-            self.login(user, password)
-        except smtplib.SMTPAuthenticationError:
-            raise _Refused from None
-        except smtplib.SMTPNotSupportedError as error:
-            offered = self.esmtp_features.get("auth", "").strip() or "nothing"
-            raise ConfigError(f"the server offers no AUTH that --user could use, it offers {offered}") from error
-        finally:
-            self.isLoggingIn = False
-
-    def transact(self, sender: str, recipients: Sequence[str], content: bytes) -> bool:
-        """MAIL, RCPT and DATA; true if all of it was taken."""
-        self._mustBe(250, self.mail(sender, self._parameters([sender, *recipients], content)))
-        taken = [address for address in recipients if self.rcpt(address)[0] in (250, 251)]
-        if not taken:
-            return False
-        try:
-            codes = [self.data(content)[0]]
-        except smtplib.SMTPDataError:
-            return False
-        if self.ehlo_msg == "lhlo":  # a reply for each recipient (RFC 2033 section 4.2)
-            codes += [self.getreply()[0] for _ in taken[1:]]
-        return taken == [*recipients] and all(code == 250 for code in codes)
-
-    def leave(self) -> None:
-        """Say QUIT if there is a connection, and close it."""
-        try:
-            if self.sock is not None:
-                self.quit()
-        except (OSError, smtplib.SMTPException):
-            pass  # the message has had its reply
-        finally:
-            self.close()
-
-    def _parameters(self, addresses: Sequence[str], content: bytes) -> list[str]:
-        """Those of MAIL, where the server knows them and they are needed."""
-        parameters = []
-        if self.has_extn("size"):
-            parameters.append(f"SIZE={len(content)}")
-        if not content.isascii() and self.has_extn("8bitmime"):
-            parameters.append("BODY=8BITMIME")
-        if not all(address.isascii() for address in addresses):
-            if not self.has_extn("smtputf8"):
-                raise ConfigError("the server takes no address that is not ASCII, for it offers no SMTPUTF8")
-            self.command_encoding = "utf-8"
-            parameters.append("SMTPUTF8")
-        return parameters
-
-    def _use(self, sock: socket.socket) -> None:
-        self.sock: Any = sock
-        self.file: Any = None  # made for the new socket when it is read first
-
-    def _mustBe(self, wanted: int, reply: tuple[int, bytes]) -> None:
-        if reply[0] != wanted:
-            raise _Refused
-
-
-def _addressOf(target: str) -> tuple[str, int]:
+def _addressOf(target: str) -> tuple[str, int] | str:
+    """A host and a port, or the path of a UNIX socket."""
+    if target.startswith("/"):
+        return target
     host, _, port = target.rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(f"the target is {target}, it wants HOST:PORT, or the path of a socket")
-    return host.strip("[]"), int(port)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    try:
+        host.encode("idna")  # what the socket and TLS do with it
+        number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
+    except UnicodeError:
+        number = 0
+    if not host or not 0 < number < 65536:
+        raise ConfigError(f"the target is {printable(target)}, it wants HOST:PORT, or the path of a socket")
+    return host, number

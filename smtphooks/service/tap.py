@@ -66,7 +66,8 @@ def showTraceback(error: BaseException) -> None:
     The texts of the errors are left out: they may hold passwords, and the sentence that follows is free of them.
     """
     chain = [error]
-    while (cause := chain[0].__cause__ or chain[0].__context__) is not None:
+    # An error may be the cause of its own cause: "raise b from a", and then "raise a from b".
+    while (cause := chain[0].__cause__ or chain[0].__context__) is not None and cause not in chain:
         chain.insert(0, cause)
     for each in chain:
         lines = traceback.format_tb(each.__traceback__)

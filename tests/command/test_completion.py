@@ -30,7 +30,7 @@ def script(shell: str, folder: Path) -> Path:
 
 def said(command: list[str], folder: Path) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True, timeout=PATIENCE)
-    return done.stdout.split()
+    return [line for line in done.stdout.splitlines() if line]
 
 
 def byBash(line: str, folder: Path) -> list[str]:
@@ -116,6 +116,14 @@ class TestShells:
         assert [name.rstrip("/") for name in complete("smtphooks --maildir mai", tmp_path)] == ["maildir"]
         assert complete("smtphooks --log-format j", tmp_path) == ["json"]
         assert sorted(complete("smtphooks send --tls st", tmp_path)) == ["starttls"]
+
+
+@requires("bash")
+@pytest.mark.parametrize("name", ["my mail.toml", "my*.toml"])
+def test_bash_completes_a_name_with_blanks_as_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    (tmp_path / "myother.toml").touch()
+    assert sorted(byBash("smtphooks --config my", tmp_path)) == sorted([name, "myother.toml"])
 
 
 @requires("zsh")

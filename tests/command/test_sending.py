@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import os
+import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from smtphooks.command import client, sending
+from smtphooks.testing import Drop, Fail, Garble, SMTPServerThread, Stall
 from tests.certificates import Authority
 from tests.real.programs import PATIENCE, Maildir, Program, freePort
 from tests.test_reactor import environment
@@ -67,7 +73,7 @@ def ran(
     folder: Path, *arguments: object, status: int = 0, stdin: bytes = b"", **more: str
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [*COMMAND, "send", *map(str, arguments)],
+        [*COMMAND, "send", *(each if isinstance(each, bytes) else str(each) for each in arguments)],
         capture_output=True,
         input=stdin.decode(),
         text=True,
@@ -187,16 +193,28 @@ def test_addresses_beyond_ASCII_need_SMTPUTF8(serve: Serve, tmp_path: Path) -> N
         (["x:25"], "there is no recipient, give --to ADDRESS (smtphooks send --help lists all)"),
         (["--to", "a b", "x:25"], "--to is a b, it wants an address such as ann@example.org"),
         (["--to", "a>", "x:25"], "--to is a>, it wants an address such as ann@example.org"),
-        (["--to", "a@b", "--from", "a\nb", "x:25"], "--from is a b, it wants an address such as ann@example.org"),
+        (["--to", "a@b", "--from", "a\nb", "x:25"], "--from is a\\nb, it wants an address such as ann@example.org"),
         (["--to", "a@b", "nowhere"], "the target is nowhere, it wants HOST:PORT, or the path of a socket"),
         (["--to", "a@b", "--tls", "ssl"], "--tls is ssl, it wants one of auto, no, starttls, implicit"),
         (["--to", "a@b", "--file", "none"], "--file none cannot be read (No such file or directory), name another"),
         (["--too", "a@b"], "unknown flag --too, did you mean --to? (smtphooks send --help lists all)"),
         (["--to", "a@b", "/none"], "/none: No such file or directory"),
+        (["--to", "a@b", "x:²"], "the target is x:², it wants HOST:PORT, or the path of a socket"),
+        (["--to", "a@b", "x:65536"], "the target is x:65536, it wants HOST:PORT, or the path of a socket"),
+        (["--to", "a@b", "x:" + "9" * 5000], "the target is x:999"),
+        (["--to", "a@b", "x..y:25"], "the target is x..y:25, it wants HOST:PORT, or the path of a socket"),
+        (["--to", "a@b", "-s", "a\r\nBcc: c"], "--subject is a\\r\\nBcc: c, it wants one line of text"),
+        (["--to", "a@b", "-s", "a\u2028b"], "--subject is a\\u2028b, it wants one line of text"),
+        (["--to", "a@b", "--helo", "a\r\nRSET"], "--helo is a\\r\\nRSET, it wants a name in ASCII"),
+        (["--to", "a@b", "--helo", "ü"], "--helo is ü, it wants a name in ASCII such as mx.example.org"),
+        (["--to", ""], "--to is empty, it wants an address such as ann@example.org"),
+        (["--to", "\x1b[2Ja@b"], "--to is \\x1b[2Ja@b, it wants an address such as ann@example.org"),
+        (["--to", b"\xff@b"], "--to is \\udcff@b, it wants an address such as ann@example.org"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_what_is_wrong_is_one_sentence(tmp_path: Path, arguments: list[str | bytes], said: str) -> None:
     assert sentence(tmp_path, *arguments).startswith(f"smtphooks: {said}")
+    assert ran(tmp_path, *arguments, status=1).stdout == ""
 
 
 def test_a_server_that_leaves_is_one_sentence(tmp_path: Path) -> None:
@@ -230,3 +248,161 @@ def test_a_traceback_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
     assert said.startswith("Traceback of FileNotFoundError:\n") and said.endswith(
         "smtphooks: /none: No such file or directory\n"
     )
+
+
+# --- servers that go wrong ---
+
+
+def test_a_reply_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    garbled = [b"hello\r\n", b"25\r\n", b"2" * 9000 + b"\r\n"]
+    with SMTPServerThread(faults=[Garble("MAIL", octets, times=1) for octets in garbled]) as server:
+        address = f"127.0.0.1:{server.port}"
+        for _ in garbled:
+            assert sentence(tmp_path, "--to", "ann@mx.test", address).startswith(
+                f"smtphooks: {address}: it speaks no SMTP, for "
+            )
+
+
+@pytest.mark.parametrize("verb", ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"])
+def test_a_refusal_at_any_step_is_status_1_and_no_sentence(tmp_path: Path, verb: str) -> None:
+    with SMTPServerThread(faults=[Fail(verb, 554), Fail("HELO", 554)]) as server:
+        shown = lines(tmp_path, "--to", "ann@mx.test", f"127.0.0.1:{server.port}", status=1)
+        assert any(line.startswith("< 554") for line in shown)
+        assert not server.messages
+
+
+@pytest.mark.parametrize("verb", ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"])
+def test_a_connection_that_is_cut_at_any_step_is_one_sentence(tmp_path: Path, verb: str) -> None:
+    with SMTPServerThread(faults=[Drop(verb)]) as server:
+        address = f"127.0.0.1:{server.port}"
+        assert sentence(tmp_path, "--to", "ann@mx.test", address) == f"smtphooks: {address} has ended the connection"
+
+
+def test_what_a_server_says_cannot_control_the_terminal(tmp_path: Path) -> None:
+    with SMTPServerThread(faults=[Garble("MAIL", b"550-\x1b[2J\x9b\r\n550 \xff\r\n")]) as server:
+        shown = lines(tmp_path, "--to", "ann@mx.test", f"127.0.0.1:{server.port}", status=1)
+    assert "< 550-\\x1b[2J\\x9b" in shown and "< 550 \\xff" in shown
+
+
+def test_TLS_to_a_port_without_it_is_one_sentence(tmp_path: Path) -> None:
+    with SMTPServerThread() as server:
+        address = f"127.0.0.1:{server.port}"
+        assert sentence(tmp_path, "--to", "ann@mx.test", "--tls=implicit", address).startswith(
+            f"smtphooks: {address}: TLS fails ("
+        )
+
+
+def test_a_server_that_does_not_answer_has_not_ended_the_connection(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one that waits for TLS from the beginning."""
+    monkeypatch.setattr(client, "TIMEOUT", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(SystemExit) as ended:
+        sending.main(["--to", "a@b", f"127.0.0.1:{listening.getsockname()[1]}"])
+    assert "has not answered within " in str(ended.value) and "--tls implicit" in str(ended.value)
+    assert "QUIT" not in capsys.readouterr().out
+
+
+# --- AUTH ---
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
+@pytest.mark.parametrize("password", ["pässwörd €", "plain"])
+def test_user_and_password_may_be_beyond_ASCII(tmp_path: Path, mechanism: str, password: str) -> None:
+    with SMTPServerThread(users={"jörg": password}, authMethods=[mechanism], allowInsecureAuth=True) as server:
+        address = f"127.0.0.1:{server.port}"
+        sent = ["--to", "ann@mx.test", "--tls=no", "--user", "jörg", address]
+        shown = lines(tmp_path, *sent, SMTPHOOKS_PASSWORD=password)
+        assert f"> AUTH {mechanism} …" in shown
+        assert lines(tmp_path, *sent, status=1, SMTPHOOKS_PASSWORD="")
+        assert lines(tmp_path, *sent, status=1, SMTPHOOKS_PASSWORD="wrong")
+
+
+def test_a_server_that_repeats_the_password_does_not_show_it(tmp_path: Path) -> None:
+    response = base64.b64encode(b"\0ann\0geheim")
+    echo = b"535 AUTH PLAIN " + response + b" geheim\r\n"
+    with SMTPServerThread(
+        users={"ann": "geheim"}, authMethods=["PLAIN"], allowInsecureAuth=True, faults=[Garble("AUTH", echo)]
+    ) as server:
+        sent = ["--to", "ann@mx.test", "--tls=no", "--user", "ann", f"127.0.0.1:{server.port}", "--traceback"]
+        shown = lines(tmp_path, *sent, status=1, SMTPHOOKS_PASSWORD="geheim")
+    assert "< 535 AUTH PLAIN … …" in shown
+
+
+def test_a_password_that_nobody_can_be_asked_for_is_one_sentence(tmp_path: Path) -> None:
+    """It is not read from stdin, where a message may be."""
+    done = subprocess.run(
+        [*COMMAND, "send", "--to", "a@b", "--user", "ann", "127.0.0.1:1"],
+        input="geheim\n", capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=PATIENCE,
+        start_new_session=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "smtphooks: there is no terminal to ask for the password of --user on, set SMTPHOOKS_PASSWORD\n"
+    )
+
+
+# --- the process ---
+
+
+@pytest.mark.parametrize("redirection", [">&-", "> /dev/full", "| true"])
+def test_the_message_is_sent_though_nobody_reads_the_dialogue(tmp_path: Path, redirection: str) -> None:
+    with SMTPServerThread() as server:
+        command = shlex.join([*COMMAND, "send", "--to", "ann@mx.test", f"127.0.0.1:{server.port}"])
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {command} {redirection}"],
+            capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=PATIENCE,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(server.messages) == 1
+
+
+def test_an_interrupt_ends_it_at_once_with_one_sentence(tmp_path: Path) -> None:
+    with SMTPServerThread(faults=[Stall("MAIL"), Stall("QUIT")]) as server:
+        program = Program(
+            [*COMMAND, "send", "--to", "ann@mx.test", f"127.0.0.1:{server.port}"], environment(), tmp_path
+        )
+        program.waitForLine("> MAIL")
+        os.kill(program.pid, signal.SIGINT)
+        program.waitForLine("smtphooks: interrupted")
+        assert program.wait() == 130
+
+
+def test_a_user_without_a_name_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container."""
+
+    def getuser() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("getpass.getuser", getuser)
+    options = sending.Options()
+    options.parseOptions(["--to", "a@b"])  # type: ignore[no-untyped-call]
+    assert options.sender.startswith(f"uid{os.getuid()}@")
+
+
+def test_an_address_is_sent_as_it_was_given(tmp_path: Path) -> None:
+    with SMTPServerThread() as server:
+        shown = lines(tmp_path, "--to", "ann(x)@mx.test", f"127.0.0.1:{server.port}", status=1)
+    assert "> RCPT TO:<ann(x)@mx.test>" in shown
+
+
+def test_an_address_beyond_ASCII_stands_in_the_header_as_it_is(tmp_path: Path) -> None:
+    with SMTPServerThread() as server:
+        lines(tmp_path, "--to", "jörg@mx.test", f"127.0.0.1:{server.port}")
+        (message,) = server.messages
+        assert "To: jörg@mx.test\r\n".encode() in message.octets
+
+
+def test_the_versions_are_those_of_the_command() -> None:
+    for arguments in (["send", "--version"], ["--version"]):
+        done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment(), check=True)
+        assert done.stdout.startswith("smtphooks ")
+
+
+def test_the_help_fits_a_screen() -> None:
+    for arguments in (["send", "--help"], ["--help"]):
+        done = subprocess.run(
+            [*COMMAND, *arguments], capture_output=True, text=True, env={**environment(), "COLUMNS": "80"}, check=True
+        )
+        shown = done.stdout.splitlines()
+        assert len(shown) < 24 and all(len(line) <= 80 for line in shown)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import smtplib
 import sys
 import urllib.request
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -93,4 +93,6 @@ def test_the_probes_ask_the_paths_of_the_page() -> None:
 def test_the_extra_of_the_page_is_there() -> None:
     commands = [line for block in blocksOf(PAGE, "console") for line in block.text.splitlines()]
     assert commands == ["$ pip install 'smtphooks[metrics]'"]
-    assert re.search(r"^metrics =\n    prometheus_client", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert config["options.extras_require"]["metrics"].startswith("\nprometheus_client")

@@ -9,6 +9,7 @@ import smtplib
 import subprocess
 import sys
 from collections.abc import Iterator
+from configparser import ConfigParser
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -106,7 +107,9 @@ def test_every_command_is_known_to_this_file() -> None:
 
 
 def test_extra_that_is_installed_is_the_one_of_the_layer() -> None:
-    assert "\nauthentication =\n" in (ROOT / "setup.cfg").read_text()
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert "authentication" in config["options.extras_require"]
 
 
 def test_check_says_what_the_page_shows(folder: Path) -> None:

@@ -629,3 +629,24 @@ class Parser:
 
 parser = Parser()
 """
+
+
+def test_a_traceback_of_errors_that_cause_one_another_ends_and_shows_no_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        try:
+            int("gehe" + "im")
+        except ValueError as first:
+            try:
+                raise LookupError from first
+            except LookupError as second:
+                raise first from second
+    except ValueError as error:
+        tap.showTraceback(error)
+    shown = capsys.readouterr().err
+    assert [line for line in shown.splitlines() if line.startswith("Traceback of")] == [
+        "Traceback of LookupError:",
+        "Traceback of ValueError:",
+    ]
+    assert "geheim" not in shown
