@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
 
+from smtphooks.currentreactor import deferToThread
 from smtphooks.replies import SMTPError
 
 T = TypeVar("T")

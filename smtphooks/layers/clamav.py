@@ -16,6 +16,7 @@ import attrs
 from twisted.internet.endpoints import clientFromString
 from twisted.logger import Logger
 
+from smtphooks.currentreactor import currentReactor
 from smtphooks.layers.exchange import Answer, Request, ScannerFault, ask
 from smtphooks.optionkinds import count, isText, line, option, seconds, withOptions
 from smtphooks.replies import SMTPError
@@ -88,8 +89,7 @@ class ClamAV:
         @raise ScannerFault: if clamd gives no verdict.
         @raise Exception: of the stream.
         """
-        from twisted.internet import reactor
-
+        reactor = currentReactor()
         state = session.of(self)
         state.isScanned, state.virus = False, None
         request = Request(

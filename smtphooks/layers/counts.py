@@ -17,6 +17,8 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from smtphooks.currentreactor import currentReactor
+
 log: Logger = Logger()
 
 _NANOSECONDS = 10**9
@@ -144,9 +146,7 @@ class MemoryCounts:
     def _time(self) -> int:
         clock = self.clock
         if clock is None:
-            from twisted.internet import reactor
-
-            clock = self.clock = IReactorTime(reactor)
+            clock = self.clock = IReactorTime(currentReactor())
         # The reactor's clock is that of the wall, which may be set back: nobody must wait for it to catch up.
         # (As a product of floats, a time of today would be rounded to 256 nanoseconds.)
         numerator, denominator = clock.seconds().as_integer_ratio()

@@ -17,6 +17,7 @@ from twisted.enterprise import adbapi
 from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
 from twisted.python.failure import Failure
 
+from smtphooks.currentreactor import currentReactor
 from smtphooks.hooks import Unavailable
 
 T = TypeVar("T")
@@ -75,6 +76,7 @@ class Database:
         self._prepare = prepare
         self._free = DeferredSemaphore(connections)
         self._pool: adbapi.ConnectionPool | None = None
+        self._reactor: Any = None  # that of the pool
 
     def run(self, work: Callable[..., T], *arguments: object) -> Deferred[T]:
         """
@@ -100,13 +102,16 @@ class Database:
         return result
 
     def _begin(self, work: Callable[..., T], arguments: tuple[object, ...]) -> Deferred[T]:
-        if self._pool is None:
+        reactor = currentReactor()
+        if self._pool is None or self._reactor is not reactor:
+            self._reactor = reactor
             self._pool = adbapi.ConnectionPool(
                 self._module,
                 *self._positional,
                 cp_min=1,
                 cp_max=self._connections,
                 cp_name=self.name,
+                cp_reactor=reactor,
                 cp_openfun=None if self._prepare is None else self._prepareOrClose,
                 **self._named,
             )

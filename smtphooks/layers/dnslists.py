@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from smtphooks.currentreactor import currentReactor
 from smtphooks.errors import OptionError
 from smtphooks.layers.dnsanswers import Answer, ListLookups
 from smtphooks.layers.dnslist import (
@@ -256,9 +257,7 @@ class DNSLists:
     def _lookUpsNow(self) -> ListLookups:
         if self._lookUps is None:
             if self.clock is None:
-                from twisted.internet import reactor
-
-                self.clock = IReactorTime(reactor)
+                self.clock = IReactorTime(currentReactor())
             self._lookUps = ListLookups(self.resolver, self._servers, self.clock, self.timeout)
         return self._lookUps
 

@@ -20,6 +20,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from smtphooks.currentreactor import currentReactor
 from smtphooks.errors import OptionError
 from smtphooks.layers.database import SQLITE, Database
 from smtphooks.layers.mailboxes import POSTMASTER, Listing, canonicalDomain, canonicalLocal, hasRoute, listingOf
@@ -182,11 +183,8 @@ class Recipients:
         return Database(name, module, connect, connections=_CONNECTIONS)
 
     def _seconds(self) -> float:
-        if self.clock is not None:
-            return self.clock.seconds()
-        from twisted.internet import reactor
-
-        return IReactorTime(reactor).seconds()
+        clock = IReactorTime(currentReactor()) if self.clock is None else self.clock
+        return clock.seconds()
 
     def onRcptTo(self, address: Address, session: Session) -> Deferred[None] | None:
         """

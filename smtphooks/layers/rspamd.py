@@ -21,6 +21,7 @@ from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 
+from smtphooks.currentreactor import currentReactor
 from smtphooks.errors import OptionError
 from smtphooks.header import HEADER_OCTETS, HeaderEnd
 from smtphooks.layers.exchange import Answer, Request, ScannerFault, ask
@@ -193,8 +194,7 @@ class Rspamd:
         return f"rspamd at {self.url}"
 
     async def _ask(self, stream: MessageStream, octets: int, session: Session) -> Answer:
-        from twisted.internet import reactor
-
+        reactor = currentReactor()
         request = Request(
             opening=self._opening(octets, session),
             before=lambda octets: b"",

@@ -17,6 +17,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime, IResolver
 from twisted.logger import Logger
 
+from smtphooks.currentreactor import currentReactor
 from smtphooks.errors import OptionError
 from smtphooks.layers.authentication.questions import TIMEOUT, Answers, settled
 from smtphooks.netaddress import maybeIP
@@ -245,11 +246,7 @@ class SenderAuthentication:
         return await settled(check, answers, self._resolver(), self._clock(), timeout)
 
     def _clock(self) -> IReactorTime:
-        if self.clock is not None:
-            return self.clock
-        from twisted.internet import reactor
-
-        return IReactorTime(reactor)
+        return IReactorTime(currentReactor()) if self.clock is None else self.clock
 
     def _resolver(self) -> IResolver:
         if self.resolver is None and self._ownResolver is None:

@@ -21,10 +21,10 @@ from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtphooks.currentreactor import deferToThread
 from smtphooks.disk import refusalFor
 from smtphooks.errors import OptionError
 from smtphooks.header import maybeSeparator

@@ -8,11 +8,14 @@ This module knows no SMTP.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
+
+from smtphooks.currentreactor import setReactor
 
 try:
     from twisted.internet.epollreactor import EPollReactor as _Reactor
@@ -26,6 +29,12 @@ PATIENCE = 5.0
 class _PrivateReactor(_Reactor):
     # Another reactor of the process, if there is one, runs in the thread that C{twisted.python.threadable} knows.
     _registerAsIOThread = False
+
+    def _initThreadPool(self) -> None:
+        super()._initThreadPool()
+        # As the reactor's own thread is one.
+        pool: Any = self.threadpool
+        pool.threadFactory = functools.partial(threading.Thread, daemon=True)
 
     def closeDescriptors(self) -> None:
         """Close what a reactor keeps open for the next time, which will not come."""
@@ -56,6 +65,7 @@ class BackgroundReactor:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def _run(self) -> None:
+        setReactor(self.reactor)
         # Signals belong to the main thread.
         self.reactor.run(installSignalHandlers=False)
 

@@ -52,6 +52,10 @@ def _isWhole(value: object, least: int, most: float) -> bool:
     return type(value) is int and least <= value <= most
 
 
+def _isBare(address: str) -> bool:
+    return bool(address) and not set(address) & set("<>")
+
+
 def _isDuration(value: object) -> bool:
     return value is None or (isinstance(value, (int, float)) and type(value) is not bool and 0 <= value < float("inf"))
 
@@ -83,6 +87,12 @@ class Fail:
     text: str = attrs.field(default="Refused on demand", validator=_wants("one line of text", isLine))
 
     def __attrs_post_init__(self) -> None:
+        if self.recipient is not None and not (isinstance(self.recipient, str) and _isBare(self.recipient)):
+            raise OptionError(
+                "recipient of Fail is {!r}, it wants an address without angle brackets",
+                self.recipient,
+                options=["recipient"],
+            )
         if self.recipient is not None and self.verb not in ("RCPT", DATA):
             raise OptionError(
                 f"recipient of Fail is {{!r}} with {self.verb}, it wants RCPT or DATA",

@@ -148,6 +148,10 @@ class Gate(Protocol):
         """C{ITLSTransport}"""
         self._do(partial(self._beginTLS, contextFactory))
 
+    def getHandle(self) -> Any:
+        """C{ITCPTransport}: that of TLS; None without it, also when the connection and its socket are gone."""
+        return self.transport.getHandle() if self.transport is not self._socket else None
+
     def loseConnection(self) -> None:
         """C{ITransport}"""
         # A server that turns a client away before it has a session announces nothing.

@@ -46,6 +46,18 @@ class ReceivedMessage(EmailMessage):
     session: Session
     octets: bytes
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReceivedMessage:
+        # Python's generator copies a message whose charset it does not know.  A session cannot be copied like that.
+        copied = ReceivedMessage(_POLICY)
+        for name, value in vars(self).items():
+            isShared = name in ("envelope", "octets", "session")
+            setattr(copied, name, value if isShared else copy.deepcopy(value, memo))
+        return copied
+
+    def __repr__(self) -> str:
+        recipients = ", ".join(map(str, self.envelope.rcptTo))
+        return f"<ReceivedMessage from {self.envelope.mailFrom} for {recipients}: {self['Subject']!r}>"
+
 
 def frozen(session: Session) -> Session:
     """The session as it is now, for what happens to it later to change nothing."""

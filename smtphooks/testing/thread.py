@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping
@@ -48,8 +49,9 @@ class SMTPServerThread:
     It takes every option and every hook of L{SMTPServerFactory}, and some of its own.  It is a context manager, which
     calls L{start} and L{stop}; after C{stop} its messages are still there, and it may start anew.
 
-    Hooks run in the server's thread.  Of Twisted they may use what needs no reactor: that of the process, which
-    C{deferToThread} and most clients look up, is not the server's, and may not run.
+    Hooks run in the server's thread.  The layers and stores of smtphooks use its reactor.  Hooks of one's own may use of
+    Twisted what needs no reactor: that of the process, which Twisted's C{deferToThread} and most clients look up, is
+    not the server's, and may not run.
 
     As any server of smtphooks it answers a failed AUTH a second late, and later each time.
 
@@ -135,7 +137,7 @@ class SMTPServerThread:
     def _listen(self, reactor: Any) -> None:
         host, port, unix = self._wanted
         if unix is False:
-            self._listening = reactor.listenTCP(port, self._gates, interface=host)
+            self._listening = reactor.listenTCP(port, self._gates, backlog=socket.SOMAXCONN, interface=host)
             address: Any = self._listening.getHost()
             self.port = address.port
             return

@@ -13,6 +13,7 @@ import pytest
 from smtphooks import OptionError
 from smtphooks.testing import SMTPServerThread
 from smtphooks.testing.certificates import Pair, authority, pairFor
+from tests.conftest import Logged
 
 MESSAGE = "Subject: Hello\r\n\r\n"
 
@@ -88,6 +89,16 @@ def test_a_handshake_that_is_cut() -> None:
             client.sendmail("ann@example.org", ["bob@example.org"], MESSAGE)
     with SMTPServerThread(brokenTLS="cut", secure=True) as server, pytest.raises((ssl.SSLError, ConnectionError)):
         smtplib.SMTP_SSL("localhost", server.port, timeout=10, context=trusting(server))
+
+
+def test_a_connection_that_ends_in_place_of_tls_is_no_crash(logged: Logged) -> None:
+    with SMTPServerThread(brokenTLS="cut") as server, pytest.raises((ssl.SSLError, ConnectionError)):
+        sendUpgraded(server, trusting(server))
+    with SMTPServerThread() as server:
+        server.drop(after="STARTTLS")
+        with pytest.raises(smtplib.SMTPServerDisconnected):
+            sendUpgraded(server, trusting(server))
+    assert not logged
 
 
 def test_an_unknown_way_to_break_tls_is_an_error() -> None:

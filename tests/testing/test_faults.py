@@ -19,6 +19,7 @@ from smtphooks.testing.faults import Faults, verbsOf
         (lambda: Fail("RCPT", "450"), "code of Fail is '450'"),
         (lambda: Fail("RCPT", 450, times=0), "times of Fail is 0, it wants a whole number, 1 or more, or None"),
         (lambda: Fail("MAIL", 450, recipient="a@example.org"), "with MAIL, it wants RCPT or DATA"),
+        (lambda: Fail("RCPT", 450, recipient="<a@example.org>"), "it wants an address without angle brackets"),
         (lambda: Fail("RCPT", 450, text="a\r\nb"), "it wants one line of text"),
         (lambda: Fail(None, 450), "verb of Fail is None, it wants the name of a command"),
         (lambda: Drop("MAIL", times=True), "times of Drop is True"),

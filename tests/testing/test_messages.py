@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import smtplib
 from email.message import EmailMessage
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtphooks import Envelope, Session
+from smtphooks.testing import SMTPServerThread
 from smtphooks.testing.messages import ReceivedMessage, frozen, receivedMessage
 
 
@@ -63,3 +66,25 @@ def test_a_frozen_session_does_not_change_with_the_session() -> None:
     session.state["a"] = 2
     assert (copied.user, copied.state, copied.id) == ("ann", {"a": 1}, session.id)
     assert copied.envelope is not session.envelope
+
+
+def test_a_message_can_be_copied_as_pythons_generator_does_for_some_charsets() -> None:
+    [message] = _received(b"Subject: Hello\r\nContent-Type: text/plain; charset=nope\r\n\r\n\xff\r\n")
+    copied = copy.deepcopy(message)
+    del copied["Subject"]
+    assert message["Subject"] == "Hello"
+    assert copied.session is message.session
+    with pytest.raises(LookupError, match="nope"):
+        str(message)
+
+
+def test_a_message_shows_its_envelope_and_its_subject() -> None:
+    [message] = _received(b"Subject: Hello\r\n\r\n")
+    assert repr(message) == "<ReceivedMessage from ann@example.org for bob@example.org: 'Hello'>"
+
+
+def _received(octets: bytes) -> list[ReceivedMessage]:
+    with SMTPServerThread() as server:
+        with smtplib.SMTP(server.host, server.port) as client:
+            client.sendmail("ann@example.org", "bob@example.org", octets)
+        return server.messages
