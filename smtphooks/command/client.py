@@ -58,7 +58,7 @@ class Client(smtplib.SMTP):
     @ivar isLoggingIn: what is said is a secret.
     """
 
-    isLoggingIn = False
+    isLoggingIn: bool = False
 
     def __init__(self, name: str | None, isLMTP: bool) -> None:
         super().__init__(local_hostname=name, timeout=TIMEOUT)

@@ -49,8 +49,8 @@ class SMTPServerThread:
     It takes every option and every hook of L{SMTPServerFactory}, and some of its own.  It is a context manager, which
     calls L{start} and L{stop}; after C{stop} its messages are still there, and it may start anew.
 
-    Hooks run in the server's thread.  The layers and stores of smtphooks use its reactor.  Hooks of one's own may use of
-    Twisted what needs no reactor: that of the process, which Twisted's C{deferToThread} and most clients look up, is
+    Hooks run in the server's thread.  The layers and stores of smtphooks use its reactor.  Hooks of one's own may use
+    of Twisted what needs no reactor: that of the process, which Twisted's C{deferToThread} and most clients look up, is
     not the server's, and may not run.
 
     As any server of smtphooks it answers a failed AUTH a second late, and later each time.
