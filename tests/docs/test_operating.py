@@ -44,7 +44,7 @@ def test_all_flags_of_send_are_documented_with_their_letters() -> None:
     documented = set()
     for entries in rowsOf(COMMAND, "Flag of send"):
         documented |= {name.lstrip("-") for name in re.findall(r"--?[\w-]+", entries[0].astext())}
-    assert documented == {*sending.Options().synonyms} - {"help", "version"}
+    assert documented == {*sending.Options().synonyms}
 
 
 @pytest.mark.parametrize("keywords", [xClientKeywords, xForwardKeywords])
