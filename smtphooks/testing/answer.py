@@ -40,12 +40,23 @@ class Answer(Waiting[T]):
         self._goOn = goOn
         self._why = why
         self._timer: Callable[[], object] | None = None
+        self._isAwaited = False
+
+    def addBoth(self, *arguments: Any, **named: Any) -> Any:
+        """C{Deferred}: by this, or by C{addCallbacks}, an answer is awaited."""
+        self._isAwaited = True
+        return super().addBoth(*arguments, **named)
+
+    def addCallbacks(self, *arguments: Any, **named: Any) -> Any:
+        """C{Deferred}"""
+        self._isAwaited = True
+        return super().addCallbacks(*arguments, **named)
 
     def limit(self, seconds: float) -> None:
         """Fail after that many seconds, if an event loop runs; without one nothing can wait."""
         if not self.called:
             self._timer = maybeLater(seconds, lambda: self._timeOut(seconds))
-            self.addBoth(self._settled)
+            super().addBoth(self._settled)
 
     def _settled(self, result: Any) -> Any:
         self._stopTimer()
@@ -58,9 +69,8 @@ class Answer(Waiting[T]):
 
     def _timeOut(self, seconds: float) -> None:
         self._timer = None
-        # Beside that of L{limit}: the callback of whoever awaits it.  Without one the failure would only be logged.
-        callbacks: Any = self.callbacks
-        if not self.called and len(callbacks) > 1:
+        # A failure that nobody awaits would only be logged.
+        if not self.called and self._isAwaited:
             self.errback(Failure(NoReply(f"{self._why()} (waited for {seconds:g} seconds)")))
 
     def give(self, result: T | Failure) -> None:

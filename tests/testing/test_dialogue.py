@@ -25,9 +25,6 @@ from tests.conftest import Logged
 MAIL = "MAIL FROM:<a@b.example>"
 RCPT = "RCPT TO:<c@d.example>"
 
-# The reactor swallows what warnings as errors would raise in its timers.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 def plain(user: str, password: str) -> str:
     return "AUTH PLAIN " + base64.b64encode(f"\0{user}\0{password}".encode()).decode()
