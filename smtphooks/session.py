@@ -271,6 +271,22 @@ class Session:
         return state
 
     @property
+    def verdicts(self) -> dict[str, Any]:
+        """
+        What layers found out about the current message, for those who take it on.
+
+        It has, by the name of a layer's class, what the state of the layer has as C{summary}, made of what JSON has.
+        Left out are layers without one, or with None, and those whose state names another C{transaction}: a layer that
+        exempts the client from now on still has its state of the message before.
+        """
+        return {
+            type(owner).__name__: state.summary
+            for owner, state in self._slots or ()
+            if getattr(state, "summary", None) is not None
+            and getattr(state, "transaction", self.transaction) == self.transaction
+        }
+
+    @property
     def transmissionType(self) -> str:
         """The "with" protocol name of this transaction, as registered with IANA (RFC 3848 and RFC 6531 section 4.3)."""
         if self.openingCommand == "HELO" or (self.openingCommand is None and not self.lmtp):

@@ -51,10 +51,17 @@ class ClamAVState:
 
     @ivar isScanned: there is a verdict.
     @ivar virus: the name of the virus, or None.
+    @ivar transaction: the number of the transaction whose message it is.
     """
 
     isScanned: bool = False
     virus: str | None = None
+    transaction: int = 0
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """For L{Session.verdicts}."""
+        return {"virus": self.virus} if self.isScanned else None
 
 
 @withOptions
@@ -91,7 +98,7 @@ class ClamAV:
         """
         reactor = currentReactor()
         state = session.of(self)
-        state.isScanned, state.virus = False, None
+        state.isScanned, state.virus, state.transaction = False, None, session.transaction
         request = Request(
             opening=b"zINSTREAM\0",
             before=struct.Struct(">L").pack,

@@ -66,10 +66,25 @@ class RspamdState:
 
     @ivar verdict: all of it, or None.
     @ivar changes: the changes to the header.
+    @ivar transaction: the number of the transaction whose message it is.
     """
 
     verdict: RspamdVerdict | None = None
     changes: HeaderChanges = attrs.field(factory=HeaderChanges)
+    transaction: int = 0
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """For L{Session.verdicts}."""
+        verdict = self.verdict
+        if verdict is None:
+            return None
+        return {
+            "action": verdict.action,
+            "score": verdict.score,
+            "requiredScore": verdict.requiredScore,
+            "symbols": dict(verdict.symbols),
+        }
 
 
 def _isURL(value: object) -> bool:
@@ -150,7 +165,7 @@ class Rspamd:
         """
         state = session.of(self)
         # Changes for the message before must not be made to this one.
-        state.verdict, state.changes = None, HeaderChanges()
+        state.verdict, state.changes, state.transaction = None, HeaderChanges(), session.transaction
         spool = await stream.spool()
         try:
             if 0 < self.sizeLimit < spool.length:

@@ -61,6 +61,21 @@ class Findings:
     dmarc: DMARCResult | None = None
     transaction: int = 0
 
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """For L{Session.verdicts}."""
+        found = {
+            "spf": self.spf and {"result": self.spf.result, "domain": self.spf.domain},
+            "helo": self.helo and {"result": self.helo.result, "domain": self.helo.domain},
+            "dkim": [
+                {"result": each.result, "domain": each.domain, "selector": each.selector} for each in self.dkim or ()
+            ],
+            "arc": self.arc and {"result": self.arc.result, "sealers": list(self.arc.sealers)},
+            "dmarc": self.dmarc
+            and {"result": self.dmarc.result, "domain": self.dmarc.domain, "policy": self.dmarc.policy},
+        }
+        return found if any(found.values()) else None
+
     def begin(self, transaction: int) -> None:
         """Of another transaction nothing is known."""
         self.helo = self.spf = self.dkim = self.arc = self.dmarc = None
