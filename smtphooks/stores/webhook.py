@@ -68,7 +68,7 @@ class Webhook:
     @raise OptionError: for a wrong value, a file that cannot be read, or if treq is not installed.
     """
 
-    url: str = aURL(attrs.NOTHING, isPositional=True)
+    url: str = aURL(attrs.NOTHING)
     token: str | None = aToken()
     secret: str | bytes | None = aSecret()
     spool: bool = flag(False)

@@ -48,9 +48,9 @@ def _shownURL(value: object) -> object:
     return originOf(value) if _isURL(value) else NotShown("no such URL")
 
 
-def aURL(default: Any, **facts: Any) -> Any:
+def aURL(default: Any) -> Any:
     """Where requests are sent to."""
-    return option(default, _WANTS_URL, _isURL, show=_shownURL, **facts)
+    return option(default, _WANTS_URL, _isURL, show=_shownURL)
 
 
 def isDuration(value: Any) -> bool:
