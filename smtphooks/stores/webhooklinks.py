@@ -140,6 +140,7 @@ class _Endpoint:
 
     def connect(self, protocolFactory: Any) -> Any:
         """As C{IStreamClientEndpoint} has it."""
+        protocolFactory.noisy = False
         factory = _Factory(protocolFactory, self._links)
         return self._endpoint.connect(factory).addCallback(lambda link: link.wrappedProtocol)
 
