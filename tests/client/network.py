@@ -48,6 +48,7 @@ class Server:
         self.contents = 0
         self.said = 0
         self.ends: list[tuple[str, int]] = []
+        self.isSilent = False
         self.line: Line
         self._octets = b""
         self._recipients = 0
@@ -125,8 +126,8 @@ class Server:
             words = text.split(" ")
             self._chunk, self._isLast = int(words[1]), words[-1] == "LAST"
         elif verb == "QUIT":
-            self.say("QUIT", "221 2.0.0 bye")
-            self.line.close()
+            if self.say("QUIT", "221 2.0.0 bye"):
+                self.line.close()
         else:
             self._recipients = 0 if verb in ("RSET", "MAIL") else self._recipients
             self.say(verb, "250 2.0.0 ok")
@@ -136,9 +137,11 @@ class Server:
         given = self.replies.get(label, text)
         if isinstance(given, list):
             given = given.pop(0) if given else text
-        if given is None:
+        if given is None or self.isSilent:
+            self.isSilent = True
             return ""
         octets = f"{given}\r\n".encode() if isinstance(given, str) else given
+        self.isSilent = not octets.endswith(b"\n")
         self.said += len(octets)
         self.ends.append((label, self.said))
         self.line.toClient(octets)
@@ -269,6 +272,7 @@ class Network(Clock):
     def connectUNIX(self, path: str, factory: Any, timeout: float = 30, checkPID: bool = False) -> Any:
         connector = Connector(self, factory)
         factory.doStart()
+        factory.startedConnecting(connector)
         if not self.hangs:
             self.soon(connector.connect)
         return connector
@@ -304,6 +308,9 @@ class Connector:
         line.protocol = self.factory.buildProtocol(UNIXAddress("/server"))
         line.protocol.makeConnection(line)
         server.connected()
+
+    def getDestination(self) -> Any:
+        return UNIXAddress("/server")
 
     def stopConnecting(self) -> None:
         self.isOver = True

@@ -54,7 +54,9 @@ def test_with_PIPELINING_commands_go_out_at_once() -> None:
     assert Talk(pipelines=True).ask("MAIL", "RCPT 1", "RCPT 2", "DATA") == b"MAIL\r\nRCPT 1\r\nRCPT 2\r\nDATA\r\n"
 
 
-@pytest.mark.parametrize("last", ["EHLO x", "HELO x", "LHLO x", "DATA", "STARTTLS", "AUTH PLAIN x", "XCLIENT A=b", "QUIT"])
+@pytest.mark.parametrize(
+    "last", ["EHLO x", "HELO x", "LHLO x", "DATA", "STARTTLS", "AUTH PLAIN x", "XCLIENT A=b", "QUIT"]
+)
 def test_nothing_follows_a_command_that_is_the_last_of_its_group(last: str) -> None:
     talk = Talk(pipelines=True)
     assert talk.ask("RSET", last.lower(), "MAIL") == f"RSET\r\n{last.lower()}\r\n".encode()

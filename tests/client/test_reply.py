@@ -12,9 +12,7 @@ from smtphooks.client.reply import NoReply, ReceivedReply, ReplyReader
 from tests.support import cutUp
 
 TEXTS = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=40)
-REPLIES = st.lists(
-    st.tuples(st.integers(200, 599), st.lists(TEXTS, min_size=1, max_size=4)), min_size=1, max_size=5
-)
+REPLIES = st.lists(st.tuples(st.integers(200, 599), st.lists(TEXTS, min_size=1, max_size=4)), min_size=1, max_size=5)
 
 
 def readAll(pieces: list[bytes]) -> list[ReceivedReply]:

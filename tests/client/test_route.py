@@ -31,7 +31,20 @@ def test_a_text_says_where_the_server_is(text: str, host: str, port: int, path: 
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":25", "mx.test:", "mx.test:0", "mx.test:65536", "mx.test:²", "mx test:25", "::1", "::1:25", "a:b:25", "[]:25"]
+    "text",
+    [
+        "",
+        ":25",
+        "mx.test:",
+        "mx.test:0",
+        "mx.test:65536",
+        "mx.test:²",
+        "mx test:25",
+        "::1",
+        "::1:25",
+        "a:b:25",
+        "[]:25",
+    ],
 )
 def test_another_text_is_an_error(text: str) -> None:
     with pytest.raises(OptionError, match="the server is"):
@@ -111,7 +124,9 @@ def test_connections_are_counted_by_the_server_whatever_is_said_to_it() -> None:
 
 
 def test_a_certificate_is_verified_where_TLS_must_be() -> None:
-    kinds = {tls: Route(host="mx.test", tls=tls).mustVerify for tls in ("none", "opportunistic", "required", "implicit")}
+    kinds = {
+        tls: Route(host="mx.test", tls=tls).mustVerify for tls in ("none", "opportunistic", "required", "implicit")
+    }
     assert kinds == {"none": False, "opportunistic": False, "required": True, "implicit": True}
 
 
