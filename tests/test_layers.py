@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "tls": {"syntax", "sasl", "options"},
     "connection": {"syntax", "sasl", "hooks", "options", "dialogue", "admission", "tls"},
     "server": {"syntax", "sasl", "hooks", "options", "dialogue", "admission", "tls", "connection"},
-    "stores": {"hooks"},
+    "stores": {"hooks", "options"},
     "layers": {"hooks", "options", "syntax"},
     "metrics": {"hooks", "options", "server"},
     "testing": {"hooks", "options", "tls", "server"},
