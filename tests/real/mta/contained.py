@@ -207,10 +207,10 @@ class Server:
     def kill(self) -> None:
         """Send SIGKILL to all of its processes, also paused ones."""
         if self._program is not None:
-            # The first process of a namespace takes all others along, before unshare ends.
+            # The first process of a namespace takes all others along; unshare waits until they have ended.
             for pid in _children(self._program.pid):
                 os.kill(pid, signal.SIGKILL)
-            self._program.kill()
+            self._program.wait()
             self._earlier += self._program.output
             self._program = None
 
