@@ -39,7 +39,7 @@ NOBODY = f"nobody@{DOMAIN}"  # 5xx to RCPT
 LATER = f"later@{DOMAIN}"  # 4xx to RCPT
 
 # Everything in these tests is far smaller, except what is sent to be refused.
-MAX_SIZE = 20_000_000
+MAX_SIZE = 8_000_000
 
 _NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
 

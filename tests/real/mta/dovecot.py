@@ -40,7 +40,7 @@ class Dovecot(Server):
         place = f"{self._maildir}/full::userdb_quota=maildir:all userdb_quota_rule=*:bytes=10"
         (self.folder / "full").write_text(f"{FULL}::65534:65534::{place}\n")
         (self.folder / "refused").write_text(f"{NOBODY}:::::::\n")
-        (self.folder / "later").write_text(f"{LATER}:::::::\n")
+        (self.folder / "later").write_text(f"{LATER}::65534:65534::{self._maildir}/later::userdb_tempfail=later\n")
         keys = self.folder / "keys/default/HS256"
         keys.mkdir(parents=True)
         (keys / "default").write_text(base64.b64encode(_TOKEN_KEY).decode())
