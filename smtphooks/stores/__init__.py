@@ -6,6 +6,7 @@ They import only what users' own hooks can import, and know nothing of options a
 
 from smtphooks.stores.discard import Discard
 from smtphooks.stores.maildir import Maildir
+from smtphooks.stores.relay import Relay
 from smtphooks.stores.tee import Tee
 
-__all__ = ["Discard", "Maildir", "Tee"]
+__all__ = ["Discard", "Maildir", "Relay", "Tee"]
