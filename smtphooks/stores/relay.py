@@ -110,6 +110,7 @@ class Relay:
     _client: SMTPClient | None = attrs.field(default=None, init=False, repr=False)
 
     State = RelayState
+    wantsToBeLast = True
 
     def __attrs_post_init__(self) -> None:
         self._upstreams = Upstreams(self.upstream, self._routeTo, self.retryTime)
