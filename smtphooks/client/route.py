@@ -7,8 +7,8 @@ This module knows no connection.
 
 from __future__ import annotations
 
+import platform
 import re
-import socket
 from importlib.util import find_spec
 from typing import Any
 
@@ -94,7 +94,7 @@ class Route:
     authMethods: tuple[str, ...] = listOf((), f"a list of {', '.join(MECHANISMS)}", _isMechanism, toUpper)
     allowInsecureAuth: bool = option(False, "{true!r} or {false!r}", lambda value: isinstance(value, bool))
     xClient: tuple[tuple[str, str], ...] = listOf((), _ATTRIBUTE_WANTS, _isAttribute)
-    name: str = option(socket.gethostname, "a host name", _isName)
+    name: str = option(platform.node, "a host name", _isName)
 
     def __attrs_post_init__(self) -> None:
         if bool(self.host) == (self.path is not None):
