@@ -383,9 +383,10 @@ class Connection(Protocol):
         for line in reply.split("\n"):
             self._show("<", line)
         self._isLeaving = self._isLeaving or reply.code == 421  # RFC 5321 section 3.8: it closes the connection now
+        isEarly = self._isSending  # and not since whoever waits has heard this
         if not waiting.called:
             waiting.callback(reply)
-        if self._isSending:
+        if isEarly:
             self._makeRoom()  # it has heard enough of the message, and may never read on
 
     def _show(self, direction: str, line: str) -> None:
