@@ -11,24 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtphooks.awaiting import Waiting
 from smtphooks.client.conversation import Conversation
-from smtphooks.client.errors import ClientError, Unreachable
+from smtphooks.client.errors import ClientError, Refused, TLSFailed, Unreachable
 from smtphooks.client.opening import ENCRYPT, HEAR, Opened, Say, opening
 from smtphooks.client.reply import NoReply, ReceivedReply
 from smtphooks.client.route import Route
 from smtphooks.client.timeouts import Timeouts
-from smtphooks.client.tls import creatorFor
+from smtphooks.client.tls import creatorFor, whyUntrusted
 from smtphooks.netaddress import maybeIP, unmapped
 
 Transcript = Callable[[str, str], object]
-"""Is told C{">"} and what is said, C{"<"} and each line of a reply; secrets are left out."""
+"""Is told C{">"} and what is said, C{"<"} and each line of a reply; what is secret is C{"…"}, in replies as well."""
 
 LOST = "the connection is lost"
 
@@ -58,6 +58,7 @@ class Connection(Protocol):
         self._timeouts = timeouts
         self._clock = clock
         self._transcript = transcript
+        self._secrets: set[str] = {text for text in (route.password, route.token) if text}
         self._waiting: list[Waiting[Any]] = []
         self._deadline: Any = None
         self._handshake: Waiting[None] | None = None
@@ -102,6 +103,9 @@ class Connection(Protocol):
                 step = steps.send(await self._do(step))
         except StopIteration:
             self.conversation.pipelines = "PIPELINING" in self.extensions
+        except Refused:
+            self.quit()
+            raise
         except BaseException:
             self.abort()
             raise
@@ -113,8 +117,13 @@ class Connection(Protocol):
         if step is HEAR:
             return await self.hear("the greeting", self._timeouts.greeting)
         assert isinstance(step, Say)
-        shown = f"{step.label} …" if step.isSecret else step.line.decode("utf-8", "replace")
-        return await self.ask(step.label, step.line, self._timeouts.command, shown)
+        if step.shown is None:
+            return await self.ask(step.label, step.line, self._timeouts.command)
+        said = step.line.decode().split()
+        self._secrets.update(said[2:] if said[:1] == ["AUTH"] else said)
+        reply = await self.ask(step.label, step.line, self._timeouts.command, step.shown)
+        # Its text goes into errors, and these into logs; a challenge must stay what it is.
+        return reply if reply.code == 334 else ReceivedReply(*map(self._withoutSecrets, reply.split("\n")))
 
     def ask(self, label: str, line: bytes, seconds: float, shown: str | None = None) -> Waiting[ReceivedReply]:
         """
@@ -228,11 +237,11 @@ class Connection(Protocol):
 
     def _timedOut(self, what: str, seconds: float) -> None:
         self._deadline = None
-        self.abort(Unreachable(f"{self.route} has not {what} within {seconds:g} seconds"))
+        self.abort(because(Unreachable(f"{self.route} has not {what} within {seconds:g} seconds"), TimeoutError()))
 
     # --- TLS ---
 
-    def _encrypt(self) -> Deferred[None]:
+    def _encrypt(self) -> Waiting[None]:
         creator = creatorFor(self.route)
         if self.conversation.hasUnread:
             # RFC 3207 section 4.2: what stands behind the reply to STARTTLS in the clear is an attacker's.
@@ -240,7 +249,13 @@ class Connection(Protocol):
         self._handshake = waiting = self._newWaiting()
         transport: Any = self.transport
         if self.lost is None:
-            transport.startTLS(creator)
+            # As Twisted's transports begin TLS, but on the reactor at hand, which need not be that of the process.
+            factory = TLSMemoryBIOFactory(creator, True, None, self._clock)  # type: ignore[arg-type]
+            tls: Any = factory.protocol(factory, self, False)
+            transport.unregisterProducer()
+            self.transport = transport.protocol = tls
+            tls.makeConnection(transport)
+            tls.registerProducer(self, True)
             self._restart()
         return waiting
 
@@ -276,7 +291,7 @@ class Connection(Protocol):
         try:
             conversation.receive(data)
         except NoReply as error:
-            self.abort(Unreachable(f"{self.route} speaks no SMTP: {error}"))
+            self.abort(because(Unreachable(f"{self.route} speaks no SMTP: {error}"), error))
             return
         if conversation.unasked is not None:
             self.abort(Unreachable(f"{self.route} has ended the connection: {conversation.unasked}"))
@@ -287,10 +302,13 @@ class Connection(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """C{IProtocol}."""
         due = self.conversation.next
-        what = f"{LOST} before the reply to {due.label}" if due is not None else LOST
         if self._handshake is not None:
-            what = "TLS fails"
-        self._lose(Unreachable(f"{self.route}: {what} ({_causeOf(reason)})"))
+            untrusted = whyUntrusted(self.transport)
+            error: ClientError = TLSFailed(f"{self.route}: TLS fails ({untrusted or _causeOf(reason)})", untrusted)
+        else:
+            what = f"{LOST} before the reply to {due.label}" if due is not None else LOST
+            error = Unreachable(f"{self.route}: {what} ({_causeOf(reason)})")
+        self._lose(because(error, reason.value))
         if not self.closed.called:
             self.closed.callback(None)
 
@@ -334,7 +352,12 @@ class Connection(Protocol):
 
     def _show(self, direction: str, line: str) -> None:
         if self._transcript is not None:
-            self._transcript(direction, line)
+            self._transcript(direction, self._withoutSecrets(line) if direction == "<" else line)
+
+    def _withoutSecrets(self, text: str) -> str:
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            text = text.replace(secret, "…")
+        return text
 
     def _flush(self) -> None:
         isIdle = self._deadline is None
@@ -344,6 +367,12 @@ class Connection(Protocol):
             transport.write(octets)
             if isIdle:
                 self._restart()
+
+
+def because(error: ClientError, cause: BaseException | None) -> ClientError:
+    """An error with its cause, as C{raise … from} gives it one."""
+    error.__cause__ = cause
+    return error
 
 
 def _isLocal(address: Any) -> bool:

@@ -52,6 +52,30 @@ class Unreachable(ClientError):
         return SMTPError("The next server cannot be reached now, please try again later", *self._codes)
 
 
+class TLSFailed(Unreachable):
+    """
+    TLS did not come about.
+
+    @ivar untrusted: why the certificate of the server is not trusted; None if that was not the cause.
+    """
+
+    def __init__(self, what: str, untrusted: str | None = None) -> None:
+        super().__init__(what)
+        self.untrusted: str | None = untrusted
+
+
+class NoMechanism(Unreachable):
+    """
+    The server offers no mechanism of AUTH that the credentials are good for.
+
+    @ivar isInTheClear: it offers one, which would show the password to whoever reads on the way.
+    """
+
+    def __init__(self, what: str, isInTheClear: bool) -> None:
+        super().__init__(what)
+        self.isInTheClear: bool = isInTheClear
+
+
 class NotOffered(ClientError):
     """The server does not offer what the message needs."""
 

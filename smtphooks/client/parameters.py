@@ -27,6 +27,9 @@ _DSN = frozenset({"RET", "ENVID", "NOTIFY", "ORCPT"})
 _PARAMETER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 _VALUE = re.compile(r"[!-<>-~\x80-\U0010ffff]+")
 
+# Nothing in it ends an address within a line: whether it is one is for the server to say.
+_PLAIN = re.compile(r"[^\s<>\"\\\x00-\x1f\x7f]+")
+
 _NO_UTF8 = "The next server does not take internationalized mail (SMTPUTF8)"
 
 
@@ -64,14 +67,15 @@ def rcptLine(address: str, arguments: Arguments, extensions: Mapping[str, str], 
 
 
 def _check(address: str, isUTF8: bool, isReverse: bool) -> None:
-    parse = parseReversePath if isReverse else parseForwardPath
-    try:
-        # As the line has it: a source route or a second pair of brackets is not what an address is.
-        path = parse(f"<{address}>", utf8=True, lenient=True)
-    except SMTPError as error:
-        raise ValueError(f"{address!r} is no address: {error.message}") from None
-    if "\r" in address or "\n" in address or path is None:
-        raise ValueError(f"{address!r} is no address")
+    if _PLAIN.fullmatch(address) is None:
+        parse = parseReversePath if isReverse else parseForwardPath
+        try:
+            # As the line has it: a second pair of brackets is not what an address is.
+            path = parse(f"<{address}>", utf8=True, lenient=True)
+        except SMTPError as error:
+            raise ValueError(f"{address!r} is no address: {error.message}") from None
+        if "\r" in address or "\n" in address or path is None:
+            raise ValueError(f"{address!r} is no address")
     if not address.isascii() and not isUTF8:
         raise ValueError(f"{address!r} is not ASCII, and the message is sent without the parameter SMTPUTF8")
 

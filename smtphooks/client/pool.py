@@ -8,6 +8,7 @@ This module knows no transaction.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, DeferredList
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.error import TimeoutError as ConnectTimeoutError
 from twisted.internet.protocol import Factory
 
 from smtphooks.awaiting import Waiting
@@ -95,7 +97,7 @@ class Pool:
             connection.quit()
         rest = [each.closed for those in self._open.values() for each in those if isinstance(each, Connection)]
         if rest:
-            await DeferredList([_whenFired(each) for each in rest])
+            await DeferredList([_whenFired(each) for each in rest], consumeErrors=True)
 
     # --- inside ---
 
@@ -160,7 +162,7 @@ class Pool:
                 if isinstance(error, CancelledError):
                     raise
                 what = " ".join(str(error).split()) or type(error).__name__
-                raise Unreachable(f"{route} cannot be reached: {what}") from error
+                raise Unreachable(f"{route} cannot be reached: {what}") from _causeOf(error)
             those.add(connection)
             connection.closed.addCallback(lambda _: self._isGone(connection))
             await connection.open()
@@ -203,6 +205,14 @@ class Pool:
             turns.popleft().callback(None)
         if not turns:
             self._turns.pop(peer, None)
+
+
+def _causeOf(error: Exception) -> Exception:
+    """Twisted's errors as those of Python that every program knows."""
+    number = getattr(error, "osError", None)
+    if isinstance(error, ConnectTimeoutError):
+        return TimeoutError()
+    return OSError(number, os.strerror(number)) if isinstance(number, int) else error
 
 
 def _whenFired(closed: Waiting[None]) -> Waiting[None]:
