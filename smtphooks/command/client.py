@@ -16,7 +16,12 @@ from typing import Any, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from smtphooks.client import ReceivedReply, Refused, Route, SMTPClient, Timeouts, Transaction
+from smtphooks.client.client import SMTPClient
+from smtphooks.client.errors import Refused
+from smtphooks.client.reply import ReceivedReply
+from smtphooks.client.route import Route
+from smtphooks.client.timeouts import Timeouts
+from smtphooks.client.transaction import Transaction
 from smtphooks.privatereactor import PrivateReactor
 
 T = TypeVar("T")

@@ -25,11 +25,10 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from smtphooks.client import ClientError, NotOffered, Route, Unreachable
 from smtphooks.client.content import withLineEnds
-from smtphooks.client.errors import NoMechanism, TLSFailed
+from smtphooks.client.errors import ClientError, NoMechanism, NotOffered, TLSFailed, Unreachable
 from smtphooks.client.reply import NoReply
-from smtphooks.client.route import IMPLICIT, NONE, OPPORTUNISTIC, REQUIRED
+from smtphooks.client.route import IMPLICIT, NONE, OPPORTUNISTIC, REQUIRED, Route
 from smtphooks.client.tls import creatorFor
 from smtphooks.command import client
 from smtphooks.command.client import TIMEOUT, printable
