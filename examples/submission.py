@@ -23,7 +23,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
-from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
+from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from smtphooks import (
     Address,
@@ -38,8 +38,6 @@ from smtphooks import (
     Unavailable,
 )
 from smtphooks.client import ClientError, ReceivedReply, SMTPClient, Unreachable, errorOf, routeTo
-
-log = Logger()
 
 ITERATIONS, SALT_OCTETS = 100_000, 16
 
@@ -107,11 +105,6 @@ class Submission:
             transaction.abandon()
 
 
-class Listening(SMTPService):
-    def listeningStarted(self, port: Any) -> None:
-        log.info("listening on {address}", address=port.getHost())
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Take mail of users, and hand it on to a Postfix.")
     parser.add_argument("users", type=Path, help="the file of users")
@@ -146,7 +139,7 @@ async def main(reactor: Any, given: argparse.Namespace) -> None:
         size=26214400,
         hideCHUNKING=True,  # or else BINARYMIME is offered, and Postfix takes no such message
     )
-    service = Listening(given.listen, factory)
+    service = SMTPService(given.listen, factory)
     service.startService()
     # SIGTERM stops the service first: idle clients get 421, transactions finish.
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
