@@ -77,12 +77,19 @@ async def _send(reactor: Any, route: Route, sender: str, recipients: Sequence[st
 
 async def _finish(transaction: Transaction, recipients: Sequence[str], content: bytes) -> bool:
     try:
-        replies = [await transaction.rcpt(address) for address in recipients]
+        replies = [await _recipient(transaction, address) for address in recipients]
         if transaction.accepted:
             replies += await transaction.data(content)
         return transaction.accepted > 0 and all(map(_isTaken, replies))
     finally:
         transaction.abandon()
+
+
+async def _recipient(transaction: Transaction, address: str) -> ReceivedReply:
+    """RCPT with an address as it was given, of whatever form: that is what a server may be tried out with."""
+    reply = await transaction.connection.ask("RCPT", f"RCPT TO:<{address}>".encode(), TIMEOUT)
+    transaction.accepted += _isTaken(reply)
+    return reply
 
 
 def _isTaken(reply: ReceivedReply) -> bool:

@@ -27,9 +27,10 @@ from twisted.python.usage import UsageError
 
 from smtphooks.client.content import withLineEnds
 from smtphooks.client.errors import ClientError, NoMechanism, NotOffered, TLSFailed, Unreachable
+from smtphooks.client.parameters import mailLine
 from smtphooks.client.reply import NoReply
 from smtphooks.client.route import IMPLICIT, NONE, OPPORTUNISTIC, REQUIRED, Route
-from smtphooks.client.tls import creatorFor
+from smtphooks.client.tls import encryptionFor
 from smtphooks.command import client
 from smtphooks.command.client import TIMEOUT, printable
 from smtphooks.command.versions import printVersions
@@ -100,6 +101,11 @@ class Options(UsageOptions):
         for flag, address in [("--from", self.sender), *(("--to", address) for address in self.recipients)]:
             if not address.isprintable() or any(character in " <>" for character in address):
                 raise UsageError(f"{flag} is {printable(address)}, it wants an address such as ann@example.org")
+        try:
+            mailLine(self.sender, {"SMTPUTF8": True}, {"SMTPUTF8": ""}, False)
+        except ValueError:
+            sender = printable(self.sender)
+            raise UsageError(f"--from is {sender}, it wants an address such as ann@example.org") from None
 
     @property
     def sender(self) -> str:
@@ -150,11 +156,11 @@ def _flagsFirst(options: Options, arguments: Sequence[str]) -> list[str]:
 
 def _whatFailed(target: str, error: ClientError) -> str:
     why = error.__cause__
-    if isinstance(error, TLSFailed) and error.untrusted is not None:
-        what = error.untrusted
+    if isinstance(error, TLSFailed) and error.isUntrusted:
+        what = error.why.replace("its certificate", "it", 1)
         return f"the certificate of {target} is not trusted ({what}), give --ca FILE, or --insecure to take any"
     if isinstance(error, TLSFailed):
-        return f"{printable(str(error))}; one that has no TLS from the beginning needs another --tls"
+        return f"{target}: TLS fails ({error.why}); one that has no TLS from the beginning needs another --tls"
     if isinstance(error, NoMechanism) and error.isInTheClear:
         return "a password would be sent in the clear, have the server offer STARTTLS, or give --insecure"
     if isinstance(error, NotOffered) and error.asError().enhancedCode == "5.6.7":
@@ -208,7 +214,7 @@ def _route(options: Options) -> Route:
         raise ConfigError(printable(str(error))) from error
     if ca is not None:
         try:
-            creatorFor(route)
+            encryptionFor(route)
         except Unreachable as error:
             what = cause(error.__cause__) if error.__cause__ is not None else error
             raise ConfigError(f"--ca {printable(ca)} cannot be read ({what}), name a PEM file") from error
@@ -243,14 +249,20 @@ def _password(options: Options) -> str | None:
     """Asked for before there is a connection, which would not wait for long."""
     if options["user"] is None:
         return None
-    given = os.environ.get(_PASSWORD)
-    if given is not None:
-        return given
+    password = os.environ.get(_PASSWORD)
+    if password is None:
+        password = _askedPassword(options["user"])
+    if not password:  # RFC 4616 section 2 has none of these
+        raise ConfigError(f"the password of --user is empty, set {_PASSWORD}")
+    return password
+
+
+def _askedPassword(user: str) -> str:
     try:
         with warnings.catch_warnings():
             # It would read stdin, which may be the message, and a terminal would show what is typed.
             warnings.simplefilter("error", getpass.GetPassWarning)
-            return getpass.getpass(f"password of {printable(options['user'])}: ")
+            return getpass.getpass(f"password of {printable(user)}: ")
     except (getpass.GetPassWarning, EOFError, OSError) as error:
         raise ConfigError(f"there is no terminal to ask for the password of --user on, set {_PASSWORD}") from error
 

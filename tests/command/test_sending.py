@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 
+from smtphooks.client.transports import isLocal
 from smtphooks.command import client, sending
 from smtphooks.testing import Drop, Fail, Garble, SMTPServerThread, Stall
 from tests.certificates import Authority
@@ -172,8 +173,8 @@ def test_a_certificate_is_checked_where_TLS_is_asked_for(serve: Serve, tmp_path:
     address = serve(f'authOptional = true\nkey = "key.pem"\ncert = "cert.pem"{secure}')
     assert lines(tmp_path, "--to", "ann@mx.test", f"--tls={tls}", "--ca", "ca.pem", address)
     assert sentence(tmp_path, "--to", "ann@mx.test", f"--tls={tls}", address) == (
-        f"smtphooks: the certificate of {address} is not trusted (unable to get local issuer certificate), give --ca"
-        " FILE, or --insecure to take any"
+        f"smtphooks: the certificate of {address} is not trusted (it is signed by no authority that is trusted here),"
+        " give --ca FILE, or --insecure to take any"
     )
     assert lines(tmp_path, "--to", "ann@mx.test", f"--tls={tls}", "--insecure", address)
 
@@ -209,6 +210,9 @@ def test_addresses_beyond_ASCII_need_SMTPUTF8(serve: Serve, tmp_path: Path) -> N
         (["--to", "a@b", "--helo", "a\r\nRSET"], "--helo is a\\r\\nRSET, it wants a name in ASCII"),
         (["--to", "a@b", "--helo", "ü"], "--helo is ü, it wants a name in ASCII such as mx.example.org"),
         (["--to", ""], "--to is empty, it wants an address such as ann@example.org"),
+        (["--to", "a@b", "--from", "ann(x)@b"], "--from is ann(x)@b, it wants an address such as ann@example.org"),
+        (["--to", "a@b", "--helo", "a b"], "--helo is a b, it wants a name in ASCII such as mx.example.org"),
+        (["--to", "a@b", "x y:25"], "the target is x y:25, it wants HOST:PORT, or the path of a socket"),
         (["--to", "\x1b[2Ja@b"], "--to is \\x1b[2Ja@b, it wants an address such as ann@example.org"),
         (["--to", b"\xff@b"], "--to is \\udcff@b, it wants an address such as ann@example.org"),
     ],
@@ -229,11 +233,9 @@ def test_a_server_that_leaves_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_password_does_not_travel_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
     """But within this machine it may."""
-    from smtphooks.client.connection import _isLocal
-
-    assert all(_isLocal(IPv4Address("TCP", host, 25)) for host in ("127.0.0.1", "::ffff:127.0.0.1", "::1"))
-    assert _isLocal(UNIXAddress(None)) and not _isLocal(IPv4Address("TCP", "192.0.2.1", 25))
-    monkeypatch.setattr("smtphooks.client.connection._isLocal", lambda address: False)
+    assert all(isLocal(IPv4Address("TCP", host, 25)) for host in ("127.0.0.1", "::ffff:127.0.0.1", "::1"))
+    assert isLocal(UNIXAddress(None)) and not isLocal(IPv4Address("TCP", "192.0.2.1", 25))
+    monkeypatch.setattr("smtphooks.client.connection.isLocal", lambda address: False)
     monkeypatch.setenv("SMTPHOOKS_PASSWORD", "secret")
     with SMTPServerThread(users={"ann": "secret"}, authMethods=["PLAIN", "LOGIN"]) as server:
         arguments = ["--to", "a@b", "--tls=no", "--user", "ann", f"127.0.0.1:{server.port}"]
@@ -297,7 +299,7 @@ def test_with_a_CA_even_TLS_that_is_only_offered_must_be_trusted(serve: Serve, t
     with SMTPServerThread(brokenTLS="expired") as server:
         (tmp_path / "own.pem").write_text(server.certificate)
         said = sentence(tmp_path, "--to", "a@b", "--ca", "own.pem", f"127.0.0.1:{server.port}")
-        assert "is not trusted (certificate has expired)" in said
+        assert "is not trusted (it has expired)" in said
 
 
 def test_what_a_server_does_not_take_is_not_sent(tmp_path: Path) -> None:
@@ -379,7 +381,9 @@ def test_user_and_password_may_be_beyond_ASCII(tmp_path: Path, mechanism: str, p
         sent = ["--to", "ann@mx.test", "--tls=no", "--user", "jörg", address]
         shown = lines(tmp_path, *sent, SMTPHOOKS_PASSWORD=password)
         assert f"> AUTH {mechanism} …" in shown
-        assert lines(tmp_path, *sent, status=1, SMTPHOOKS_PASSWORD="")
+        assert sentence(tmp_path, *sent, SMTPHOOKS_PASSWORD="") == (
+            "smtphooks: the password of --user is empty, set SMTPHOOKS_PASSWORD"
+        )
         assert lines(tmp_path, *sent, status=1, SMTPHOOKS_PASSWORD="wrong")
 
 
