@@ -66,8 +66,8 @@ class SMTPClient:
         @param idleTimeout: seconds that a connection is kept for the next message; 0 to close it at once.
         @param timeouts: None for those of RFC 5321 section 4.5.3.2.
         @param reactor: None for that of the current thread.
-        @param transcript: is told of each line, as C{transcript(">", line)} and C{transcript("<", line)}; of secrets
-            it is not told.
+        @param transcript: is told of each line, as C{transcript(">", line)} and C{transcript("<", line)}, with C{"…"}
+            in the place of secrets.
         """
         reactorOf = currentReactor if reactor is None else lambda: reactor
         self._timeouts = timeouts or Timeouts()

@@ -146,7 +146,8 @@ class Connection(Protocol):
         if self.lost is None:
             isSecret = shown is not None
             if isSecret:
-                self._shown.add(line.rpartition(b" ")[2].decode("utf-8", "replace"))
+                words = line.decode("utf-8", "replace").split(" ")
+                self._shown.add(*(words[2:] if len(words) > 1 else words))  # AUTH has a mechanism, a response has none
             self.conversation.ask(label, line, seconds, lambda reply: self._answer(waiting, reply, isSecret))
             self._shown.said(line.decode("utf-8", "replace") if shown is None else shown)
             self._flush()
@@ -381,9 +382,10 @@ class Connection(Protocol):
         if isSecret and reply.code != 334:
             reply = ReceivedReply(*self._shown.withoutSecrets(reply).split("\n"))
         self._isLeaving = self._isLeaving or reply.code == 421  # RFC 5321 section 3.8: it closes the connection now
+        isEarly = self._isSending  # and not since whoever waits has heard this
         if not waiting.called:
             waiting.callback(reply)
-        if self._isSending:
+        if isEarly:
             self._makeRoom()  # it has heard enough of the message, and may never read on
 
     def _flush(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Callable, Generator
+from importlib.util import find_spec
 from typing import Any
 
 from smtphooks.client.route import Route
@@ -78,14 +79,6 @@ def _affordable(challenge: str) -> str:
     return challenge
 
 
-def _hasScramp() -> bool:
-    try:
-        import scramp  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 # In the order in which they are tried: those first that do not hand the password to the server.
 _WITH_PASSWORD: dict[str, Callable[[Route], Exchange]] = {
     "SCRAM-SHA-256": _scram,
@@ -112,5 +105,5 @@ def mechanismsFor(route: Route, isPrivate: bool) -> dict[str, Callable[[Route], 
         for name in wanted
         if name in known
         and (isPrivate or route.allowInsecureAuth or name not in _NEVER_IN_THE_CLEAR)
-        and (name != "SCRAM-SHA-256" or _hasScramp())
+        and (name != "SCRAM-SHA-256" or find_spec("scramp") is not None)
     }

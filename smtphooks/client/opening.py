@@ -35,11 +35,18 @@ _KEYWORD = re.compile("([A-Za-z0-9][A-Za-z0-9_-]*)(?:[ =]|\\Z)")
 
 
 class Say(NamedTuple):
-    """Say this line, and have the reply sent; a transcript has C{shown} in its place if it is secret."""
+    """Say this line, and have the reply sent; a transcript has C{shown} in its place."""
 
     line: bytes
     label: str
-    shown: str | None = None
+    isSecret: bool = False
+
+    @property
+    def shown(self) -> str | None:
+        """None for the line itself; of AUTH the mechanism, and of the responses to it nothing."""
+        if not self.isSecret:
+            return None
+        return f"{self.label} …" if b" " in self.line else "…"
 
 
 class Do(NamedTuple):
@@ -193,13 +200,13 @@ def _exchange(exchange: Exchange, mechanism: str) -> Generator[Step, Any, Receiv
     initial = None if response is None else base64.b64encode(response) or b"="
     if initial is not None and len(line) + len(initial) + 3 <= _AUTH_OCTETS:
         line, initial = line + b" " + initial, None
-    reply: ReceivedReply = yield Say(line, f"AUTH {mechanism}", f"AUTH {mechanism} …")
+    reply: ReceivedReply = yield Say(line, f"AUTH {mechanism}", isSecret=True)
     if initial is not None and reply.code == 334:
-        reply = yield Say(initial, "AUTH", "…")
+        reply = yield Say(initial, "AUTH", isSecret=True)
     try:
         while reply.code == 334:
             response = exchange.send(_challengeOf(reply))
-            reply = yield Say(base64.b64encode(response or b""), "AUTH", "…")
+            reply = yield Say(base64.b64encode(response or b""), "AUTH", isSecret=True)
     except StopIteration:
         yield Say(b"*", "AUTH")
         raise Unproven(f"AUTH {mechanism} does not end where it should") from None

@@ -8,6 +8,8 @@ This module knows no connection.
 from __future__ import annotations
 
 import platform
+import re
+from importlib.util import find_spec
 from typing import Any
 
 import attrs
@@ -18,6 +20,10 @@ from smtphooks.optionkinds import isText, listOf, oneOf, option, pem, toUpper, w
 
 NONE, OPPORTUNISTIC, REQUIRED, IMPLICIT = "none", "opportunistic", "required", "implicit"
 _TLS = (NONE, OPPORTUNISTIC, REQUIRED, IMPLICIT)
+
+MECHANISMS = ("SCRAM-SHA-256", "CRAM-MD5", "PLAIN", "LOGIN", "XOAUTH2")
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
 _ATTRIBUTE_WANTS = "a list of pairs, the name of an attribute and its text"
 
@@ -32,7 +38,11 @@ def _isName(value: Any) -> bool:
 
 def _isCredential(value: Any) -> bool:
     # RFC 4616 and XOAUTH2 have NUL and SOH between their fields: neither is part of one.
-    return isText(value) and value.isprintable() and value != ""
+    return isText(value) and value != "" and _CONTROLS.search(value) is None
+
+
+def _isMechanism(value: Any) -> bool:
+    return value in MECHANISMS
 
 
 def _secret(value: Any) -> Any:
@@ -83,7 +93,7 @@ class Route:
     user: str | None = option(None, "a text without control characters", _isCredential)
     password: str | None = option(None, "a text without control characters", _isCredential, show=_secret)
     token: str | None = option(None, "a text without control characters", _isCredential, show=_secret)
-    authMethods: tuple[str, ...] = listOf((), "a list of mechanisms such as PLAIN", isText, toUpper)
+    authMethods: tuple[str, ...] = listOf((), f"a list of {', '.join(MECHANISMS)}", _isMechanism, toUpper)
     allowInsecureAuth: bool = option(False, "{true!r} or {false!r}", lambda value: isinstance(value, bool))
     xClient: tuple[tuple[str, str], ...] = listOf((), _ATTRIBUTE_WANTS, _isAttribute)
     name: str = option(platform.node, "a host name", _isName)
@@ -93,6 +103,11 @@ class Route:
             raise OptionError("options host and path are both given or both missing, give one", options=["host"])
         if (self.user is None) != (self.password is None and self.token is None):
             raise OptionError("option user is given without password or token, or these without it", options=["user"])
+        if "SCRAM-SHA-256" in self.authMethods and find_spec("scramp") is None:
+            raise OptionError(
+                "option authMethods has SCRAM-SHA-256, which wants the package scramp: pip install smtphooks[scram]",
+                options=["authMethods"],
+            )
         if (self.key is None) != (self.cert is None):
             raise OptionError("options key and cert are given one without the other", options=["key", "cert"])
 
