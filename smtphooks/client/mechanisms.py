@@ -27,22 +27,27 @@ class Unproven(Exception):
     """The server does not prove that it knows the password, or says what is no challenge of this mechanism."""
 
 
+def _octets(text: str | None) -> bytes:
+    """In UTF-8 (RFC 4616 section 2), and octets of a command line or an environment that are none as they are."""
+    return str(text).encode("utf-8", "surrogateescape")
+
+
 def _plain(route: Route) -> Exchange:
     """RFC 4616."""
-    yield f"\0{route.user}\0{route.password}".encode()
+    yield b"\0%b\0%b" % (_octets(route.user), _octets(route.password))
 
 
 def _login(route: Route) -> Exchange:
     yield None
-    yield str(route.user).encode()
-    yield str(route.password).encode()
+    yield _octets(route.user)
+    yield _octets(route.password)
 
 
 def _cramMD5(route: Route) -> Exchange:
     """RFC 2195 section 2."""
     challenge = yield None
-    digest = hmac.new(str(route.password).encode(), challenge, "md5").hexdigest()
-    yield f"{route.user} {digest}".encode()
+    digest = hmac.new(_octets(route.password), challenge, "md5").hexdigest()
+    yield b"%b %b" % (_octets(route.user), digest.encode())
 
 
 def _xoauth2(route: Route) -> Exchange:

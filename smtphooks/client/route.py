@@ -65,6 +65,7 @@ class Route:
     @ivar tls: C{"none"}; C{"opportunistic"}, STARTTLS where it is offered, with any certificate (RFC 7435);
         C{"required"}, STARTTLS and a certificate that is verified; C{"implicit"}, TLS from the first octet on
         (RFC 8314) and a certificate that is verified.
+    @ivar verify: the certificate must be verified, or any will do.  None: as C{tls} says.
     @ivar ca: PEM, or the path of a file: trust only certificates that these have signed.  None: those that the system
         trusts.
     @ivar key: PEM, or the path of a file: the key of our own certificate; C{cert} that certificate.
@@ -84,6 +85,7 @@ class Route:
     path: str | None = option(None, "the path of a UNIX socket", lambda value: isText(value) and value != "")
     lmtp: bool = option(False, "{true!r} or {false!r}", lambda value: isinstance(value, bool))
     tls: str = oneOf(OPPORTUNISTIC, '"none", "opportunistic", "required" or "implicit"', _TLS)
+    verify: bool | None = option(None, "{true!r} or {false!r}", lambda value: isinstance(value, bool))
     ca: str | bytes | None = pem()
     key: str | bytes | None = pem()
     cert: str | bytes | None = pem()
@@ -120,7 +122,7 @@ class Route:
     @property
     def mustVerify(self) -> bool:
         """A certificate that cannot be verified ends the connection."""
-        return self.tls in (REQUIRED, IMPLICIT)
+        return self.tls in (REQUIRED, IMPLICIT) if self.verify is None else self.verify
 
 
 def routeTo(target: str, **rest: Any) -> Route:

@@ -276,3 +276,24 @@ def test_a_mechanism_without_its_package_says_what_to_install(monkeypatch: pytes
     with pytest.raises(OptionError, match=r"smtphooks\[scram\]"):
         routeFor(password=PASSWORD, authMethods=["SCRAM-SHA-256"])
     assert builtins.isinstance(routeFor(password=PASSWORD), Route)
+
+
+# --- more than one mechanism ---
+
+
+@pytest.mark.parametrize(
+    ("refusal", "tried"),
+    [
+        ("504 5.5.4 Unrecognized", ["AUTH CRAM-MD5", "AUTH PLAIN"]),
+        ("534 5.7.9 Too weak", ["AUTH CRAM-MD5", "AUTH PLAIN"]),
+        ("535 5.7.8 Wrong", ["AUTH CRAM-MD5"]),
+        ("454 4.7.0 Later", ["AUTH CRAM-MD5"]),
+    ],
+)
+def test_another_mechanism_is_tried_where_the_server_does_not_take_this_one(refusal: str, tried: list[str]) -> None:
+    """But not where the password is wrong: a server may count attempts."""
+    said, error = openByScript(
+        routeFor(password=PASSWORD), "220 x", "250-x\n250 AUTH CRAM-MD5 PLAIN", refusal, "535 5.7.8 Wrong"
+    )
+    assert [" ".join(each.split(" ")[:2]) for each in said if each.startswith("AUTH")] == tried
+    assert isinstance(error, Refused) and not secretsIn(str(error))

@@ -61,6 +61,7 @@ def test_another_text_is_an_error(text: str) -> None:
         {"host": "mx test"},
         {"host": "mx.test\r\n"},
         {"host": "mx.test", "tls": "maybe"},
+        {"host": "mx.test", "verify": "no"},
         {"host": "mx.test", "user": "ann"},
         {"host": "mx.test", "password": "x"},
         {"host": "mx.test", "user": "ann\0root", "password": "x"},
@@ -86,6 +87,7 @@ def test_a_route_is_a_value_and_every_field_of_it_counts() -> None:
         "port": 26,
         "lmtp": True,
         "tls": "required",
+        "verify": True,
         "ca": "/ca",
         "servername": "x.test",
         "authMethods": ("PLAIN",),
@@ -128,6 +130,8 @@ def test_a_certificate_is_verified_where_TLS_must_be() -> None:
         tls: Route(host="mx.test", tls=tls).mustVerify for tls in ("none", "opportunistic", "required", "implicit")
     }
     assert kinds == {"none": False, "opportunistic": False, "required": True, "implicit": True}
+    assert Route(host="mx.test", verify=True).mustVerify
+    assert not Route(host="mx.test", tls="required", verify=False).mustVerify
 
 
 def test_our_own_name_is_that_of_the_host() -> None:
