@@ -171,7 +171,8 @@ async def test_a_program_that_reads_all_before_it_ends_counts_by_its_status_alon
     "script, reply",
     [
         ("echo; echo 'No such mailbox'; echo more; exit 67", (550, "5.1.1", "No such mailbox")),
-        ("echo 'on stderr' >&2; exit 75", (451, "4.3.0", "on stderr")),
+        ("echo 'on stderr' >&2; exit 67", (550, "5.1.1", "on stderr")),
+        ("echo 'on stderr, for the log' >&2; exit 75", (451, "4.3.0", "Temporary failure")),
         ("echo 'on stderr' >&2; echo out; exit 75", (451, "4.3.0", "out")),
         ("echo '5.2.2 Mailbox full'; exit 67", (550, "5.2.2", "Mailbox full")),
         ("echo '4.2.2 Mailbox full'; exit 67", (550, "5.1.1", "4.2.2 Mailbox full")),
