@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from smtphooks import MessageStream, OptionError, Session, SMTPError, Unavailable
 from smtphooks.session import Address, Envelope
 from smtphooks.stores import Command
+from smtphooks.stores.commandprocess import CommandProcess
 from tests.conftest import Logged
 from tests.support import ENVELOPE, Client, connect
 
@@ -92,7 +93,13 @@ async def test_the_program_gets_the_message_behind_a_Received_field(tmp_path: Pa
 @ensureDeferred
 async def test_line_ends_are_LF_wherever_the_message_is_cut_and_those_of_a_binary_one_stay(tmp_path: Path) -> None:
     command = shell(f"cat > {tmp_path}/got")
-    await deliver(command, b"A: b\r", b"\n\r", b"\nc\r")
+    stream = streamOf(isWhole=False)
+    ended = Deferred.fromCoroutine(command.onData(stream, sessionWith()))
+    for chunk in (b"A: b\r", b"\n\r", b"\nc\r"):
+        stream.append(chunk)
+        await until(lambda: not stream.buffered)
+    stream.append(b"", isLast=True)
+    await ended
     assert (tmp_path / "got").read_bytes().endswith(b"A: b\n\nc\r")
     await deliver(command, TEXT, session=sessionWith(BODY="BINARYMIME"))
     assert (tmp_path / "got").read_bytes().endswith(TEXT)
@@ -213,6 +220,13 @@ async def test_a_daemon_that_would_read_on_is_not_trusted(tmp_path: Path) -> Non
     with pytest.raises(Unavailable, match="before it had read the whole message"):
         await ended
     assert not (tmp_path / "got").exists()
+
+
+def test_of_what_a_program_writes_only_the_beginning_is_kept() -> None:
+    process = CommandProcess("x", Clock())
+    for _ in range(1000):
+        process.childDataReceived(1, b"y" * 1000)
+    assert process._received[1] == b"y" * 4096
 
 
 # --- A message that is not whole ---
