@@ -32,6 +32,8 @@ OTHERS = {"ini", "javascript", "sh", "sql", "text", "json", "yaml", "nginx", "ht
 # Blocks that need more than the files of their page, each with the test that runs them.
 ELSEWHERE: dict[tuple[str, str], str] = {
     ("howto/asyncio.rst", "inside.py"): "tests/docs/howto/test_asyncio.py",  # it runs a loop of its own, for ever
+    # It names a user and a program that not every system has.
+    ("howto/delivery-by-a-program.rst", "lda.toml"): "tests/docs/howto/test_delivery_by_a_program.py",
     ("howto/submission.rst", "scram.toml"): "tests/docs/howto/test_submission.py",  # the page makes its secret first
 }
 
