@@ -39,6 +39,9 @@ class Exim(Server):
         # -q: what is in the queue after a kill is delivered at once.
         return [_program(), "-C", self.folder / "exim.conf", "-bdf", "-q10s"]
 
+    def _hasQueue(self) -> bool:
+        return any((self.folder / "spool/input").rglob("*-H"))
+
     def _logged(self) -> str:
         return "".join(file.read_text(errors="replace") for file in sorted((self.folder / "log").glob("*log")))
 
