@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IHandshakeListener, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -117,11 +118,13 @@ class Connection(Protocol):
                 step = steps.send(await self._do(step))
         except StopIteration:
             self.conversation.pipelines = "PIPELINING" in self.extensions
-        except (Refused, NotOffered):
-            self.quit()
-            raise
-        except BaseException:
-            self.abort()
+        except BaseException as error:
+            if isinstance(error, ClientError):
+                error.isOpening = True
+            if isinstance(error, (Refused, NotOffered)):
+                self.quit()
+            else:
+                self.abort()
             raise
 
     async def _do(self, step: Any) -> ReceivedReply | None:
@@ -263,7 +266,13 @@ class Connection(Protocol):
         if self.lost is None:
             self._handshake = waiting
             self._restart()
-            transport.startTLS(encryption)
+            # As Twisted's transports begin TLS, but on the reactor at hand, which need not be that of the process.
+            factory = TLSMemoryBIOFactory(encryption, True, None, self._clock)  # type: ignore[arg-type]
+            tls: Any = factory.protocol(factory, self, False)
+            transport.unregisterProducer()
+            self.transport = transport.protocol = tls
+            tls.makeConnection(transport)
+            tls.registerProducer(self, True)
         return waiting
 
     def handshakeCompleted(self) -> None:

@@ -37,6 +37,7 @@ class Transaction:
     @ivar accepted: how many recipients the server has accepted.
     @ivar isInChunks: the message goes with BDAT (RFC 3030), since it is binary; any other one goes with DATA, which
         each server has.
+    @ivar mailReply: what it has answered to MAIL.
     """
 
     def __init__(self, connection: Connection, timeouts: Timeouts, release: Callable[[Connection], object]) -> None:
@@ -45,6 +46,7 @@ class Transaction:
         """
         self.connection: Connection = connection
         self.accepted: int = 0
+        self.mailReply: ReceivedReply | None = None
         self._timeouts = timeouts
         self._release = release
         self.isInChunks: bool = False
@@ -81,7 +83,11 @@ class Transaction:
         named = inUpperCase(arguments)
         self._isUTF8 = "SMTPUTF8" in named
         self.isInChunks = str(named.get("BODY", "")).upper() == "BINARYMIME"
-        return self.connection.ask("MAIL", line, self._timeouts.command)
+        return self.connection.ask("MAIL", line, self._timeouts.command).addCallback(self._note)  # type: ignore[return-value]
+
+    def _note(self, reply: ReceivedReply) -> ReceivedReply:
+        self.mailReply = reply
+        return reply
 
     def rcpt(self, address: str, arguments: Arguments | None = None) -> Waiting[ReceivedReply]:
         """

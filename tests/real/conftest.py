@@ -15,6 +15,7 @@ from tests.real.mta.exim import Exim
 from tests.real.mta.opensmtpd import OpenSMTPD
 from tests.real.mta.postfix import PostfixServer
 from tests.real.programs import HOOKS, Certificates, Maildir, Service, freePort, table, tcp, toml
+from tests.real.rabbitmq import RabbitMQ, StartRabbitMQ, brokers
 from tests.secrets import PASSWORD, secretsIn
 
 
@@ -153,3 +154,23 @@ def exim(_exim: Exim) -> Exim:
 def openSMTPD(_openSMTPD: OpenSMTPD) -> OpenSMTPD:
     """OpenSMTPD as a server, without messages."""
     return running(_openSMTPD)
+
+
+@pytest.fixture(scope="session")
+def startRabbitMQ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartRabbitMQ]:
+    """Start brokers, each with settings of its own, which take seconds to start; all run until the tests end."""
+    with brokers(tmp_path_factory.mktemp("rabbitmq")) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def sharedRabbitMQ(startRabbitMQ: StartRabbitMQ) -> RabbitMQ:
+    """The broker of all tests; each test has queues of its own in it."""
+    return startRabbitMQ()
+
+
+@pytest.fixture
+def rabbitmq(sharedRabbitMQ: RabbitMQ) -> RabbitMQ:
+    """The broker of all tests, which runs, whatever the test before has done to it."""
+    sharedRabbitMQ.revive()
+    return sharedRabbitMQ
