@@ -198,6 +198,7 @@ class TestDovecot:
         assert [stored.recipients for stored in dovecot.waitFor()] == [(RECIPIENT,)]
 
     def test_it_takes_mail_at_a_UNIX_socket(self, dovecot: Dovecot) -> None:
+        assert dovecot.path is not None
         with smtplib.LMTP(dovecot.path) as client:
             client.sendmail(SENDER, [RECIPIENT], MESSAGE)
         assert [stored.recipients for stored in dovecot.waitFor()] == [(RECIPIENT,)]

@@ -66,7 +66,7 @@ async def test_chunks_have_a_reply_for_each_recipient(dovecot: Dovecot, client: 
     transaction = await client.begin(routeOf(dovecot), SENDER)
     for name in (RECIPIENT, FULL, CAROL):
         await transaction.rcpt(name)
-    transaction._arguments = {"BODY": "BINARYMIME"}
+    transaction.isInChunks = True
     assert [reply.code for reply in await transaction.data(message)] == [250, 552, 250]
     assert all(each.content.endswith(b"\r\n" + message) for each in dovecot.waitFor(2))
 

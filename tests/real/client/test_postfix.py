@@ -135,8 +135,9 @@ class TestWhatAMessageNeeds:
         message = HEADER + b"\r\n" + b".\r\n" * (size // 3)
         transaction = await client.begin(routeOf(postfixServer), SENDER)
         await transaction.rcpt(RECIPIENT)
-        transaction._arguments = {"BODY": "BINARYMIME"}
+        transaction.isInChunks = True
         assert [reply.code for reply in await transaction.data(message)] == [250]
+        assert talk.said("DATA") == []
         assert postfixServer.waitFor()[0].content.endswith(b"\r\n" + message)
         assert (await client.send(routeOf(postfixServer), SENDER, [RECIPIENT], MESSAGE)).isWhole
         assert talk.connections == 1

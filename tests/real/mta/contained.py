@@ -206,7 +206,7 @@ class Server:
     def _isUp(self) -> bool:
         if not self.isRunning:
             raise AssertionError(f"{type(self).__name__} does not start:\n{self.log()}")
-        return all(map(_greets, [self.port, *filter(None, [self.path])]))
+        return _greets(self.port) and (self.path is None or _greets(self.path))
 
     def kill(self) -> None:
         """Send SIGKILL to all of its processes, also paused ones."""
