@@ -209,8 +209,11 @@ class TestUnpacking:
         folder = unpacked()
         if folder is None:
             pytest.skip("nothing is unpacked")
+        # "make test-compiled" runs in a copy without it, in a folder of the clone.
+        scripts = [place / ".ci/unpack-mtas" for place in (ROOT, ROOT.parent)]
+        script = next(filter(Path.is_file, scripts))
         before = folder.stat()
-        done = run("env", f"SMTPHOOKS_MTAS={folder}", ROOT / ".ci/unpack-mtas")
+        done = run("env", f"SMTPHOOKS_MTAS={folder}", script)
         assert done.stdout == b""
         assert folder.stat() == before
 
