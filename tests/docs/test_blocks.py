@@ -148,7 +148,9 @@ def prepare(page: str, folder: Path) -> None:
 
 
 def makeFiles(text: str, folder: Path, pair: Pair) -> None:
-    """Make the files that a text names."""
+    """Make the files that a text names, and the folder that claims are kept in."""
+    for name in re.findall(r'^claims = "([^"]+)"', text, re.MULTILINE):
+        (folder / name).mkdir()
     for name in re.findall(r'"(?:file:)?([^"\s:]*(?:\.pem|\.txt|\.db|\.secret)|(?:[^"\s:]*/)?passwd)"', text):
         make(folder / name, pair)
 
