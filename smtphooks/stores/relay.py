@@ -43,7 +43,7 @@ from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Session
 from smtphooks.stores.relayidentity import xClientOf, xForwardOf
 from smtphooks.stores.relayresults import Content, Result, resultOf, resultsFor, textOf, worst
-from smtphooks.stores.relaystate import RelayState, faultOf, within, withReceived
+from smtphooks.stores.relaystate import RelayState, faultOf, mailArgumentsOf, within
 from smtphooks.stores.upstreams import WANTS, Group, Upstream, Upstreams
 from smtphooks.stream import MessageStream
 
@@ -99,7 +99,7 @@ class Relay:
     allowInsecureAuth: bool = flag(False)
     xClient: bool = flag(False)
     xForward: bool = flag(False)
-    connections: int = count(20, "connections")
+    connections: int = count(50, "connections")
     connectTimeout: float = seconds(30)
     timeout: float = seconds(120)
     dataTimeout: float = seconds(300)
@@ -111,6 +111,7 @@ class Relay:
 
     State = RelayState
     wantsToBeLast = True
+    needsOnlyData = True  # for Tee: without the other hooks the whole transaction is that of onData
 
     def __attrs_post_init__(self) -> None:
         self._upstreams = Upstreams(self.upstream, self._routeTo, self.retryTime)
@@ -200,7 +201,7 @@ class Relay:
         @raise Unavailable: if no server can be used.
         """
         sender = session.envelope.mailFrom or Address("")
-        arguments, clock = withReceived(sender.args), currentReactor()
+        arguments, clock = mailArgumentsOf(sender, session), currentReactor()
         xForward = xForwardOf(session) if self.xForward else None
 
         async def attempt(upstream: Upstream) -> Transaction:
@@ -280,13 +281,19 @@ class Relay:
                     raise
         # The connection was cut while the client took its time, or other hooks have changed the envelope.
         state.end()
-        refusals = [await self._maybeRefusal(address, session) for address in recipients]
+        asking = self._refusals(recipients, session)
+        refusals = await within(
+            self.timeout, asking, currentReactor(), "upstream has not accepted all recipients again"
+        )
         refused = [refusal for refusal in refusals if refusal is not None]
         transaction = state.transaction
         if transaction is None or len(refused) == len(recipients) or (refused and not session.lmtp):
             # Over SMTP the client gets one reply, and nobody must have the message where that refuses.
             return list(refused)
         return self._results(await transaction.data(content), refusals)
+
+    async def _refusals(self, recipients: list[Address], session: Session) -> list[SMTPError | None]:
+        return [await self._maybeRefusal(address, session) for address in recipients]
 
     async def _maybeRefusal(self, address: Address, session: Session) -> SMTPError | None:
         try:

@@ -30,7 +30,8 @@ class Tee:
     Hooks that store every message twice, C{smtphooks.stores.Tee}.
 
     If the second store fails, the client sends the message again, and the first has it twice: none is lost.
-    Of the stores' other hooks only C{onStart} and C{onStop} are called.
+    Of the stores' other hooks only C{onStart} and C{onStop} are called.  A store that can do without the others that it
+    has says C{needsOnlyData = True}.
     """
 
     # These are hooks only where one of the stores has them.
@@ -41,7 +42,7 @@ class Tee:
         """
         @param a: an object with C{onData}, asked first.
         @param b: the other one.
-        @raise OptionError: if one has no C{onData}, or a further hook, which would not be called.
+        @raise OptionError: if one has no C{onData}, or a further hook that it needs, which would not be called.
         """
         for name, store in (("a", a), ("b", b)):
             if hookOf(store, "onData") is None:
@@ -52,7 +53,7 @@ class Tee:
                     options=[name],
                 )
             for hook in (*HOOK_NAMES, *FURTHER):
-                if hook not in _CALLED and hookOf(store, hook):
+                if hook not in _CALLED and hookOf(store, hook) and not _needsOnlyData(store):
                     raise OptionError(
                         f"option {name} has {hook}, which Tee would not call, put it into a layer of its own",
                         options=[name],
@@ -97,6 +98,11 @@ class Tee:
         if isinstance(first, list) and first and all(isinstance(each, BaseException) for each in first):
             return first
         return _together(first, await _answerOf(b, spool.open(), session))
+
+
+def _needsOnlyData(store: Any) -> bool:
+    """Does it do without its other hooks?"""
+    return getattr(store, "needsOnlyData", False) is True
 
 
 async def _settled(result: Any) -> Any:
