@@ -318,16 +318,25 @@ def test_what_hooks_make_of_the_envelope_is_what_upstream_gets(relays: Relays) -
     assert [str(each) for each in upstream.waitFor().envelope.rcptTo] == ["ann@example.org"]
 
 
-def test_within_tee_it_takes_the_envelope_of_the_message(relays: Relays) -> None:
+def test_two_within_tee_both_have_what_both_accept(relays: Relays) -> None:
     one, other = relays.upstream(), relays.upstream()
-    front = relays.upstream(Tee(Relay(at(one)), Relay(at(other))))
-    client = relays.client(front)
-    assert client.send("ann@example.org", "joe@example.org").startswith("250")
-    for upstream in (one, other):
-        assert [str(each) for each in upstream.waitFor().envelope.rcptTo] == ["ann@example.org", "joe@example.org"]
     other.fail("RCPT", 550, recipient="joe@example.org")
+    client = relays.client(relays.upstream(Tee(Relay(at(one)), Relay(at(other)))))
+    assert [reply[:3] for reply in client.begin("ann@example.org", "joe@example.org")[2:]] == ["250", "550"]
+    assert client.message().startswith("250")
+    for upstream in (one, other):
+        assert [str(each) for each in upstream.waitFor().envelope.rcptTo] == ["ann@example.org"]
+
+
+def test_without_its_other_hooks_the_transaction_is_that_of_the_message(relays: Relays) -> None:
+    upstream = relays.upstream()
+    relay = Relay(at(upstream))
+    client = relays.client(relays.upstream(onData=relay.onData))
+    assert client.send("ann@example.org", "joe@example.org").startswith("250")
+    assert [str(each) for each in upstream.waitFor().envelope.rcptTo] == ["ann@example.org", "joe@example.org"]
+    upstream.fail("RCPT", 550, recipient="joe@example.org")
     assert client.send("ann@example.org", "joe@example.org").startswith("550")
-    assert (len(one.messages), len(other.messages)) == (2, 1)
+    assert len(upstream.messages) == 1
 
 
 # --- what upstream cannot take ---
