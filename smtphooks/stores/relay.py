@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from smtphooks.client.client import SMTPClient
 from smtphooks.client.errors import ClientError, Unreachable, errorOf
+from smtphooks.client.mechanisms import mechanismsFor
 from smtphooks.client.route import Route, routeTo
 from smtphooks.client.timeouts import Timeouts
 from smtphooks.client.tls import encryptionFor
@@ -117,6 +118,7 @@ class Relay:
         for group in self._upstreams.groups:
             for upstream in group.upstreams:
                 _checkTLS(upstream.route)
+                _checkMechanisms(upstream.route)
 
     def _routeTo(self, text: str) -> Route:
         names = ("lmtp", "tls", "ca", "key", "cert", "servername", "user", "password", "token")
@@ -329,3 +331,16 @@ def _checkTLS(route: Route) -> None:
         except Unreachable as error:
             names = [name for name in ("ca", "key", "cert") if getattr(route, name)]
             raise OptionError(f"options {', '.join(names)} cannot be used: {error}", options=names) from None
+
+
+def _checkMechanisms(route: Route) -> None:
+    """
+    Look whether there is any way to authenticate.
+
+    @raise OptionError: if there is none.
+    """
+    if route.user is not None and not mechanismsFor(route, isPrivate=True):
+        wants = "XOAUTH2 for a token" if route.token is not None else "SCRAM-SHA-256, CRAM-MD5, PLAIN or LOGIN"
+        raise OptionError(
+            f"option authMethods is {{!r}}, it wants {wants}", [*route.authMethods], options=["authMethods"]
+        )

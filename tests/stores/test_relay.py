@@ -406,6 +406,15 @@ def test_a_message_that_has_come_round_too_often_is_refused(relays: Relays, coun
     assert len(upstream.messages) == (reply == "250")
 
 
+def test_without_a_limit_on_hops_the_header_is_not_looked_at(relays: Relays) -> None:
+    client = relays.between(relays.upstream(), hopLimit=0)
+    client.begin()
+    assert client.message(*["X-Long: " + "x" * 900] * 400, "", "text").startswith("250")
+    client = relays.between(relays.upstream())
+    client.begin()
+    assert client.message(*["X-Long: " + "x" * 900] * 400, "", "text").startswith("552 5.3.4")
+
+
 # --- who we are, and who the client is ---
 
 
@@ -601,6 +610,8 @@ def test_a_refused_sender_is_not_asked_about_at_another_server(relays: Relays) -
         ({"upstream": "mx:25", "tls": "always"}, "option tls"),
         ({"upstream": "mx:25", "user": "ann"}, "option user is given without password"),
         ({"upstream": "mx:25", "ca": "/nowhere/ca.pem"}, "options ca cannot be used"),
+        ({"upstream": "mx:25", "user": "ann", "token": "x", "authMethods": ["PLAIN"]}, "it wants XOAUTH2"),
+        ({"upstream": "mx:25", "user": "ann", "password": "x", "authMethods": ["NTLM"]}, "it wants SCRAM-SHA-256"),
         ({"upstream": "mx:25", "hoplimit": 3}, "did you mean hopLimit?"),
         ({}, "option upstream is missing"),
     ],
