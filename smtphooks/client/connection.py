@@ -116,8 +116,6 @@ class Connection(Protocol):
         except StopIteration:
             self.conversation.pipelines = "PIPELINING" in self.extensions
         except BaseException as error:
-            if isinstance(error, ClientError):
-                error.isOpening = True
             if isinstance(error, (Refused, NotOffered)):
                 self.quit()
             else:
