@@ -64,8 +64,8 @@ def withOptions(cls: type[_T]) -> type[_T]:
     """
     Make a class whose constructor takes options by name: its fields, each declared by its kind.
 
-    What is not declared so keeps out of the constructor with C{attrs.field(init=False)}.  Two objects are equal only if
-    they are the same.
+    Those that must be given may be given by position as well, in their order.  What is not declared so keeps out of the
+    constructor with C{attrs.field(init=False)}.  Two objects are equal only if they are the same.
     """
     made: Any = attrs.define(kw_only=True, eq=False, slots=False)(cls)
     make = made.__init__
@@ -76,8 +76,12 @@ def withOptions(cls: type[_T]) -> type[_T]:
         for name in given:
             if name not in known:
                 raise OptionError(unknownName("option", name, known), options=[name])
-        missing = [field.alias for field in attrs.fields(made) if field.init and field.default is attrs.NOTHING]
-        for name in missing:
+        required = [field.alias for field in attrs.fields(made) if field.init and field.default is attrs.NOTHING]
+        if len(positional) <= len(required):
+            byPosition = dict(zip(required, positional, strict=False))
+            if byPosition.keys().isdisjoint(given):
+                given, positional = {**byPosition, **given}, ()
+        for name in required:
             if name not in given:
                 wants = attrs.fields_dict(made)[name].metadata.get("wants", "a value")
                 raise OptionError(f"option {name} is missing, it wants {wants}", options=[name])

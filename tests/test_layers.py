@@ -31,15 +31,16 @@ MAY_IMPORT = {
     "tls": {"syntax", "sasl", "options"},
     "connection": {"syntax", "sasl", "hooks", "options", "dialogue", "admission", "tls"},
     "server": {"syntax", "sasl", "hooks", "options", "dialogue", "admission", "tls", "connection"},
-    "stores": {"hooks"},
+    "client": {"syntax", "options", "tls"},
+    "stores": {"hooks", "options", "client"},
     "layers": {"hooks", "options", "syntax"},
     "metrics": {"hooks", "options", "server"},
-    "testing": {"hooks", "options", "tls", "server"},
+    "testing": {"hooks", "options", "tls", "server", "client"},
     "service": {
         *("syntax", "sasl", "hooks", "options", "dialogue", "admission", "tls", "connection", "server", "metrics"),
     },
     "reactor": set(),
-    "command": {"service", "reactor"},
+    "command": {"service", "reactor", "client"},
 }
 # The modules at the root that belong to another layer than the values.
 ROOT = {

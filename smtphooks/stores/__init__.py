@@ -7,5 +7,6 @@ They import only what users' own hooks can import, and know nothing of options a
 from smtphooks.stores.discard import Discard
 from smtphooks.stores.maildir import Maildir
 from smtphooks.stores.tee import Tee
+from smtphooks.stores.webhook import Webhook
 
-__all__ = ["Discard", "Maildir", "Tee"]
+__all__ = ["Discard", "Maildir", "Tee", "Webhook"]

@@ -1,0 +1,229 @@
+"""
+The client: messages in, the replies of servers out; it keeps connections and uses them again.
+
+Rule: a message is tried a second time only where a connection that had been used before turned out to have gone stale,
+before the first octet of the message was sent, and once.
+This module knows no store and no hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from smtphooks.awaiting import Waiting
+from smtphooks.client.connection import Connection, Transcript
+from smtphooks.client.errors import Refused, Unreachable
+from smtphooks.client.parameters import Arguments, xtext
+from smtphooks.client.pool import Pool
+from smtphooks.client.reply import ReceivedReply
+from smtphooks.client.route import Route
+from smtphooks.client.timeouts import Timeouts
+from smtphooks.client.transaction import Transaction, mustBePositive
+from smtphooks.currentreactor import currentReactor
+
+
+@attrs.frozen
+class Delivery:
+    """
+    What became of a message.
+
+    @ivar refused: the reply to RCPT of each recipient that was refused, by its number in the list, from 0.
+    @ivar replies: the reply to the message; with LMTP one for each recipient that was not refused.
+    """
+
+    refused: Mapping[int, ReceivedReply]
+    replies: Sequence[ReceivedReply]
+
+    @property
+    def isWhole(self) -> bool:
+        """Every recipient has it."""
+        return not self.refused and bool(self.replies) and all(200 <= each.code < 300 for each in self.replies)
+
+
+class SMTPClient:
+    """
+    A client of SMTP and LMTP servers, C{smtphooks.client.SMTPClient}.
+
+    One client keeps all connections of its user, by L{Route}.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: int = 20,
+        idleTimeout: float = 60.0,
+        timeouts: Timeouts | None = None,
+        reactor: Any = None,
+        transcript: Transcript | None = None,
+    ) -> None:
+        """
+        @param connections: the most connections to one server; others wait for their turn.  0 for no limit.
+        @param idleTimeout: seconds that a connection is kept for the next message; 0 to close it at once.
+        @param timeouts: None for those of RFC 5321 section 4.5.3.2.
+        @param reactor: None for that of the current thread.
+        @param transcript: is told of each line, as C{transcript(">", line)} and C{transcript("<", line)}; of secrets
+            it is not told.
+        """
+        reactorOf = currentReactor if reactor is None else lambda: reactor
+        self._timeouts = timeouts or Timeouts()
+        self._pool = Pool(connections, idleTimeout, self._timeouts, reactorOf, transcript)
+
+    async def begin(
+        self,
+        route: Route,
+        mailFrom: str,
+        mailArgs: Arguments | None = None,
+        xForward: Mapping[str, str] | None = None,
+    ) -> Transaction:
+        """
+        Begin a transaction: the server has accepted MAIL.
+
+        @param mailFrom: the reverse-path without brackets, empty for the null one.
+        @param mailArgs: parameters of MAIL, as C{Address.args} has them.
+        @param xForward: attributes for XFORWARD, where the server offers it.
+        @raise ClientError: if the server cannot be reached or refuses, or does not offer what the message needs.
+        @raise ValueError: if an argument cannot be said.
+        """
+        connection, isUsed = await self._pool.take(route)
+        try:
+            return await self._begin(connection, mailFrom, mailArgs or {}, xForward)
+        except (Unreachable, Refused) as error:
+            if not (isUsed and _isStale(error)):
+                raise
+        connection, _ = await self._pool.take(route, isFresh=True)
+        return await self._begin(connection, mailFrom, mailArgs or {}, xForward)
+
+    async def _begin(
+        self, connection: Connection, mailFrom: str, mailArgs: Arguments, xForward: Mapping[str, str] | None
+    ) -> Transaction:
+        transaction = self._newTransaction(connection)
+        try:
+            await self._forward(connection, xForward)
+            mustBePositive(f"{connection.route} refuses MAIL", await transaction.mail(mailFrom, mailArgs))
+        except BaseException:
+            transaction.abandon()
+            raise
+        return transaction
+
+    def _newTransaction(self, connection: Connection) -> Transaction:
+        connection.messages += 1
+        return Transaction(connection, self._timeouts, self._pool.give)
+
+    async def _forward(self, connection: Connection, attributes: Mapping[str, str] | None) -> None:
+        """Tell with XFORWARD who the client is (Postfix's XFORWARD_README)."""
+        offered = connection.extensions.get("XFORWARD", "").upper().split()
+        words = [f"{name}={xtext(value)}" for name, value in (attributes or {}).items() if name.upper() in offered]
+        for word in words:
+            reply = await connection.ask("XFORWARD", f"XFORWARD {word}".encode(), self._timeouts.command)
+            mustBePositive(f"{connection.route} refuses XFORWARD", reply)
+
+    async def send(
+        self,
+        route: Route,
+        mailFrom: str,
+        rcptTo: Sequence[str],
+        content: bytes | AsyncIterable[bytes],
+        *,
+        mailArgs: Arguments | None = None,
+        rcptArgs: Sequence[Arguments] = (),
+        xForward: Mapping[str, str] | None = None,
+    ) -> Delivery:
+        """
+        Send a message; it goes to those recipients that the server accepts.
+
+        MAIL has SIZE, BODY=8BITMIME and SMTPUTF8 where the message that is given whole, or an address, wants them.
+
+        @param rcptArgs: parameters of RCPT for each recipient, or none.
+        @raise ClientError: if the server cannot be reached, or refuses MAIL.
+        @raise BaseException: what the content raises.
+        """
+        arguments = _argumentsFor(mailFrom, rcptTo, content, mailArgs or {})
+        connection, isUsed = await self._pool.take(route)
+        attempt = _Attempt(self, mailFrom, rcptTo, rcptArgs, arguments, xForward)
+        try:
+            return await attempt.run(self._newTransaction(connection), content)
+        except (Unreachable, Refused) as error:
+            if not isUsed or attempt.hasBegunContent or not _isStale(error):
+                raise
+        connection, _ = await self._pool.take(route, isFresh=True)
+        return await attempt.run(self._newTransaction(connection), content)
+
+    async def close(self) -> None:
+        """Close all connections; those with a transaction when that has ended."""
+        await self._pool.close()
+
+
+class _Attempt:
+    """
+    A whole message on one connection.
+
+    @ivar hasBegunContent: the server has asked for the message.
+    """
+
+    def __init__(
+        self,
+        client: SMTPClient,
+        mailFrom: str,
+        rcptTo: Sequence[str],
+        rcptArgs: Sequence[Arguments],
+        mailArgs: Arguments,
+        xForward: Mapping[str, str] | None,
+    ) -> None:
+        self.hasBegunContent: bool = False
+        self._client = client
+        self._mailFrom = mailFrom
+        self._recipients = [(address, rcptArgs[i] if i < len(rcptArgs) else {}) for i, address in enumerate(rcptTo)]
+        self._mailArgs = mailArgs
+        self._xForward = xForward
+
+    async def run(self, transaction: Transaction, content: bytes | AsyncIterable[bytes]) -> Delivery:
+        """Say it all."""
+        try:
+            await self._client._forward(transaction.connection, self._xForward)
+            refused = await self._envelope(transaction)
+            if len(refused) == len(self._recipients):
+                transaction.abandon()
+                return Delivery(refused, [])
+            self.hasBegunContent = True
+            return Delivery(refused, await transaction.data(content))
+        except BaseException:
+            transaction.abandon()
+            raise
+
+    async def _envelope(self, transaction: Transaction) -> dict[int, ReceivedReply]:
+        """MAIL and RCPT, all at once where the server pipelines."""
+        route, isAtOnce = transaction.connection.route, transaction.connection.conversation.pipelines
+        mail = transaction.mail(self._mailFrom, self._mailArgs)
+        if not isAtOnce:
+            mustBePositive(f"{route} refuses MAIL", await mail)
+        asked: list[Waiting[ReceivedReply]] = [transaction.rcpt(*each) for each in self._recipients]
+        try:
+            if isAtOnce:
+                mustBePositive(f"{route} refuses MAIL", await mail)
+            replies = [await each for each in asked]
+        except BaseException:
+            for each in asked:
+                each.addErrback(lambda failure: None)
+            raise
+        return {i: reply for i, reply in enumerate(replies) if not 200 <= reply.code < 300}
+
+
+def _isStale(error: Unreachable | Refused) -> bool:
+    """Has the server, or something on the way, ended a connection that was kept?"""
+    return error.reply is None or error.reply.code == 421
+
+
+def _argumentsFor(
+    mailFrom: str, rcptTo: Sequence[str], content: bytes | AsyncIterable[bytes], given: Arguments
+) -> dict[str, str | bool]:
+    arguments = dict(given)
+    if isinstance(content, bytes):
+        arguments.setdefault("SIZE", str(len(content)))
+        if not content.isascii():
+            arguments.setdefault("BODY", "8BITMIME")
+    if not all(address.isascii() for address in (mailFrom, *rcptTo)):
+        arguments.setdefault("SMTPUTF8", True)
+    return arguments

@@ -1,0 +1,78 @@
+"""
+What can go wrong between a client and a server, each with what to tell whoever waits for the message to be taken.
+
+This module knows no connection, and not who asks.
+"""
+
+from __future__ import annotations
+
+from smtphooks.client.reply import ReceivedReply
+from smtphooks.replies import SMTPError
+
+
+class ClientError(Exception):
+    """
+    A message, or a part of a dialogue, came to nothing.
+
+    @ivar reply: the L{ReceivedReply} that says so, or None if there is none.
+    @ivar isPermanent: trying again will not help.
+    """
+
+    reply: ReceivedReply | None = None
+    isPermanent: bool = False
+    _codes: tuple[int, str] = (451, "4.4.1")
+
+    def asError(self) -> SMTPError:
+        """The refusal for a client of ours whose message this is; a text of ours names no host."""
+        code, enhancedCode = self._codes
+        return SMTPError(str(self), code, enhancedCode)
+
+
+class Refused(ClientError):
+    """The server refuses: C{reply} says why."""
+
+    def __init__(self, what: str, reply: ReceivedReply) -> None:
+        super().__init__(f"{what}: {' '.join(str(reply).splitlines())}")
+        self.reply: ReceivedReply = reply
+        self.isPermanent: bool = reply.isPermanent
+
+    def asError(self) -> SMTPError:
+        """The server's own refusal; C{421} and C{521}, which are about its connection with us, as one of a message."""
+        return errorOf(self.reply)
+
+
+class Unreachable(ClientError):
+    """
+    There is no connection, or none that can be used: refused, cut, timed out, without the TLS that must be, or with
+    what speaks no SMTP.
+    """
+
+    def asError(self) -> SMTPError:
+        """Temporary, whatever it is; the cause is for the operator."""
+        return SMTPError("The next server cannot be reached now, please try again later", *self._codes)
+
+
+class NotOffered(ClientError):
+    """The server does not offer what the message needs."""
+
+    isPermanent = True
+
+    def __init__(self, what: str, code: int = 554, enhancedCode: str = "5.6.3") -> None:
+        super().__init__(what)
+        self._codes: tuple[int, str] = (code, enhancedCode)
+
+
+def errorOf(reply: ReceivedReply) -> SMTPError:
+    """
+    The refusal that a reply is, for a client of ours.
+
+    A connection of that client is not to be closed because one of ours is: 421 becomes 451.  What refuses nothing where
+    it ought to, or is no code of RFC 5321, is temporary.
+    """
+    code = reply.code
+    if code == 421 or code < 400:
+        return SMTPError(reply.text or "Not now", 451, "4.3.0" if code < 400 else reply.enhancedCode or "4.3.2")
+    enhancedCode = reply.enhancedCode
+    if enhancedCode is not None and int(enhancedCode[0]) != code // 100:
+        enhancedCode = None
+    return SMTPError(" ".join(reply.lines).strip() or "Refused", code, enhancedCode)

@@ -1,0 +1,125 @@
+"""
+The commands of a transaction: addresses and parameters in, lines out.
+
+Rules: a line holds what was given and nothing else, whatever octets an address has; no parameter goes to a server that
+does not offer its extension.  What the message cannot do without is L{NotOffered} then; what only tells the server more
+is left out.
+This module knows no connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from smtphooks.client.errors import NotOffered
+from smtphooks.replies import SMTPError
+from smtphooks.syntax.grammar import parseForwardPath, parseReversePath
+
+Arguments = Mapping[str, "str | bool"]
+
+_NOT_XTEXT = re.compile(r"[^!-*,-<>-~]")
+
+# RFC 3461 section 4: these hold xtext, as AUTH does (RFC 4954 section 5).
+_XTEXT = frozenset({"ENVID", "AUTH"})
+_DSN = frozenset({"RET", "ENVID", "NOTIFY", "ORCPT"})
+
+_PARAMETER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
+_VALUE = re.compile(r"[!-<>-~\x80-\U0010ffff]+")
+
+_NO_UTF8 = "The next server does not take internationalized mail (SMTPUTF8)"
+
+
+def xtext(text: str) -> str:
+    """A text as xtext (RFC 3461 section 4)."""
+    return _NOT_XTEXT.sub(lambda match: "".join(f"+{octet:02X}" for octet in match[0].encode()), text)
+
+
+def mailLine(address: str, arguments: Arguments, extensions: Mapping[str, str], isVerified: bool) -> bytes:
+    """
+    The command MAIL.
+
+    @param address: the reverse-path without brackets, empty for the null one.
+    @param arguments: as C{Address.args} has them.
+    @param extensions: what the server offers, by keyword.
+    @param isVerified: the connection is encrypted, to a server whose certificate is verified.
+    @raise NotOffered: if the server does not offer what the message needs.
+    @raise ValueError: if the address or an argument cannot be said.
+    """
+    isUTF8 = "SMTPUTF8" in arguments
+    _check(address, isUTF8, isReverse=True)
+    _mustOffer(arguments, extensions, isVerified)
+    return _line(f"MAIL FROM:<{address}>", arguments, extensions)
+
+
+def rcptLine(address: str, arguments: Arguments, extensions: Mapping[str, str], isUTF8: bool) -> bytes:
+    """
+    The command RCPT.
+
+    @param isUTF8: MAIL had the parameter SMTPUTF8.
+    @raise ValueError: if the address or an argument cannot be said.
+    """
+    _check(address, isUTF8, isReverse=False)
+    return _line(f"RCPT TO:<{address}>", arguments, extensions)
+
+
+def _check(address: str, isUTF8: bool, isReverse: bool) -> None:
+    parse = parseReversePath if isReverse else parseForwardPath
+    try:
+        # As the line has it: a source route or a second pair of brackets is not what an address is.
+        path = parse(f"<{address}>", utf8=True, lenient=True)
+    except SMTPError as error:
+        raise ValueError(f"{address!r} is no address: {error.message}") from None
+    if "\r" in address or "\n" in address or path is None:
+        raise ValueError(f"{address!r} is no address")
+    if not address.isascii() and not isUTF8:
+        raise ValueError(f"{address!r} is not ASCII, and the message is sent without the parameter SMTPUTF8")
+
+
+def _mustOffer(arguments: Arguments, extensions: Mapping[str, str], isVerified: bool) -> None:
+    if "SMTPUTF8" in arguments and "SMTPUTF8" not in extensions:
+        raise NotOffered(_NO_UTF8, 550, "5.6.7")  # RFC 6531 section 3.5 and RFC 5248 section 2.4
+    body = str(arguments.get("BODY", "7BIT")).upper()
+    if body == "8BITMIME" and "8BITMIME" not in extensions:
+        raise NotOffered("The next server takes no 8-bit message (8BITMIME)")  # RFC 6152 section 3
+    if body == "BINARYMIME" and not {"BINARYMIME", "CHUNKING"} <= extensions.keys():
+        raise NotOffered("The next server takes no binary message (BINARYMIME)")  # RFC 3030 section 3
+    if "REQUIRETLS" in arguments and not (isVerified and "REQUIRETLS" in extensions):
+        # RFC 8689 section 4.2.1
+        raise NotOffered("The next server does not promise to keep to TLS (REQUIRETLS)", 550, "5.7.30")
+    limit, size = extensions.get("SIZE", ""), str(arguments.get("SIZE", ""))
+    if limit.isdigit() and size.isdigit() and 0 < int(limit) < int(size):
+        raise NotOffered(f"The next server takes no message of more than {limit} octets", 552, "5.3.4")
+
+
+def _line(command: str, arguments: Arguments, extensions: Mapping[str, str]) -> bytes:
+    words = [command]
+    for keyword, value in arguments.items():
+        keyword = keyword.upper()
+        if not _isOffered(keyword, extensions):
+            continue
+        if value is True:
+            words.append(keyword)
+            continue
+        text = str(value)
+        if keyword == "ORCPT":
+            kind, _, address = text.partition(";")
+            text = f"{kind};{address if kind.lower() == 'utf-8' else xtext(address)}"
+        elif keyword in _XTEXT and text != "<>":
+            text = xtext(text)
+        if _PARAMETER.fullmatch(keyword) is None or _VALUE.fullmatch(text) is None:
+            raise ValueError(f"{keyword}={value!r} is no parameter")
+        words.append(f"{keyword}={text}")
+    return " ".join(words).encode()
+
+
+def _isOffered(keyword: str, extensions: Mapping[str, str]) -> bool:
+    """
+    Is this for the server?
+
+    BODY=7BIT says what is so without it, and SIZE and DSN only help; whoever needs more has been told by now.  What is
+    of no extension known here goes where the server offers an extension of that name.
+    """
+    if keyword == "BODY":
+        return "8BITMIME" in extensions or "BINARYMIME" in extensions
+    return ("DSN" if keyword in _DSN else keyword) in extensions
