@@ -138,9 +138,10 @@ class ToProcess(Delivery):
 
 
 class ToEndpoint(ToProcess):
-    """An HTTP endpoint that keeps each message in a file."""
+    """An HTTP endpoint that keeps each message in a file, and has it while it comes from the client."""
 
     name = "Webhook"
+    further = "connectTimeout = 1\ntimeout = 2\nbreakerPause = 0.5\n"
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
@@ -148,7 +149,8 @@ class ToEndpoint(ToProcess):
         self._folder = makeFolder(place.kept / "posted")
 
     def store(self) -> str:
-        return f'use = "smtphooks.stores:Webhook"\nurl = "http://{self.place.there}:{self._port}/"\n'
+        url = f"http://{self.place.there}:{self._port}/"
+        return f'use = "smtphooks.stores:Webhook"\nurl = "{url}"\n' + self.further
 
     def runOther(self) -> Program:
         arguments = [self.place.there, str(self._port), self._folder]
@@ -158,6 +160,13 @@ class ToEndpoint(ToProcess):
 
     def arrived(self) -> Arrived:
         return keeping.takeAll(self._folder)
+
+
+class ToSignedEndpoint(ToEndpoint):
+    """The same with a secret: the message is received whole first."""
+
+    name = "Webhook, signed"
+    further = ToEndpoint.further + 'secret = "0123456789abcdef"\n'
 
 
 class ToProgram(Delivery):
@@ -192,7 +201,7 @@ class ToProgram(Delivery):
                 continue  # it has ended meanwhile
 
 
-DELIVERIES: list[type[Delivery]] = [ToMaildir]
+DELIVERIES: list[type[Delivery]] = [ToMaildir, ToEndpoint, ToSignedEndpoint]
 
 
 def makeFolder(path: Path) -> str:

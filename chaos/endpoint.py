@@ -43,13 +43,10 @@ class Inbox(Resource):
 
 def recipientsOf(request: Request) -> list[str]:
     """The recipients, as Webhook names them in a header."""
-    header = request.getHeader(HEADER)
+    header = request.getHeader("Smtphooks-Description")
     assert header is not None, "the request has no description"
     described = json.loads(header)
     return [str(recipient) for recipient in described["envelope"]["rcptTo"]]
-
-
-HEADER = "x-smtphooks"
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 The load: clients on many connections that note exactly what they were told of every message.
 
 In: the ports of the receiver.  Out: L{Ledger.tell}, once for every copy.
-Commands go one by one or in a pipeline, messages by DATA or by BDAT, to one recipient or to two; every third client speaks
-LMTP.  Now and then one leaves within a message.  A client whose connection is cut opens another one.
+Commands go one by one or in a pipeline, messages by DATA or by BDAT, to one recipient or to two; every third client
+speaks LMTP.  Now and then one leaves within a message.  A client whose connection is cut opens another one.
 This module knows no store and no faults.
 """
 

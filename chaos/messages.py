@@ -1,8 +1,8 @@
 """
 Messages that tell whether they are whole: each names itself, its length and its digest in its header.
 
-In: an identity and a generator of random numbers.  Out: octets to send; and of octets that were found, whose they are and
-whether every one of them is there.
+In: an identity and a generator of random numbers.  Out: octets to send; and of octets that were found, whose they are
+and whether every one of them is there.
 This module knows no protocol, no server and no store.
 """
 

@@ -1,8 +1,8 @@
 """
 The network between the receiver and the other side: two namespaces of Linux and a pair of virtual Ethernet devices.
 
-In: what is to be broken.  Out: a network on which that is so.  The process itself is moved into namespaces of its own first
-(network, mounts, processes): nothing that is done here is seen by the machine, and nothing outlives it.
+In: what is to be broken.  Out: a network on which that is so.  The process itself is moved into namespaces of its own
+first (network, mounts, processes): nothing that is done here is seen by the machine, and nothing outlives it.
 This module knows no store, no load and no rounds.
 """
 
