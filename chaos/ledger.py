@@ -1,10 +1,10 @@
 """
-What clients were told of each copy of a message, what the other side has, and what follows of both.
+What clients were told at each attempt to send a copy of a message, what the other side has, and what follows of both.
 
 In: replies and losses, as the clients see them, and what was found.  Out: counts, and a sentence for each copy that is
 lost, half or was never answered.
 Rule: a copy is one message for one recipient.  What had a 250 must be found whole at least once; what had not may be
-found or not, but never in part.
+found or not, but never in part.  A client may try several times, and is told something each time.
 This module knows no sockets, no store and no faults.
 """
 
@@ -20,7 +20,7 @@ from chaos.messages import Found
 
 
 class Told(Enum):
-    """What a client knows of a copy in the end."""
+    """What a client knows of a copy at the end of an attempt."""
 
     TAKEN = "250"
     LATER = "4xx"
@@ -41,9 +41,9 @@ class Counts(NamedTuple):
     """
     The result of a cell.
 
-    @ivar told: how many copies had which end.
+    @ivar told: how many attempts had which end.
     @ivar found: how many copies are at the other side, at least once.
-    @ivar again: how many copies are there besides, because a client or a store tried a second time.
+    @ivar again: how many are there besides, because a client or a store tried a second time.
     @ivar half: how many are there in part.
     @ivar lost: how many had a 250 and are not there.
     """
@@ -67,30 +67,34 @@ class Ledger:
     """Notes of all clients of a cell; they come from many threads."""
 
     def __init__(self) -> None:
-        self._told: dict[Copy, Told] = {}
+        self._told: Counter[Told] = Counter()
+        self._silent: list[Copy] = []
+        self._promised: set[Copy] = set()
         self._found: Counter[Copy] = Counter()
         self._half: list[str] = []
         self._news = threading.Condition()
-        self._taken = 0
 
     @property
     def taken(self) -> int:
         """The number of copies that had a 250 so far."""
         with self._news:
-            return self._taken
+            return len(self._promised)
 
     def tell(self, copy: Copy, told: Told) -> None:
-        """Note what a client was told of a copy; it is told once."""
+        """Note what a client was told of a copy."""
         with self._news:
-            assert copy not in self._told, copy
-            self._told[copy] = told
-            self._taken += told is Told.TAKEN
-            self._news.notify_all()
+            assert copy not in self._promised, f"{copy} was sent again after its 250"
+            self._told[told] += 1
+            if told is Told.TAKEN:
+                self._promised.add(copy)
+                self._news.notify_all()
+            elif told is Told.SILENT:
+                self._silent.append(copy)
 
     def waitFor(self, taken: int, seconds: float) -> bool:
         """Wait until this many copies had a 250."""
         with self._news:
-            return self._news.wait_for(lambda: self._taken >= taken, seconds)
+            return self._news.wait_for(lambda: len(self._promised) >= taken, seconds)
 
     def find(self, found: Found, recipients: Iterable[str]) -> None:
         """Note what is at the other side."""
@@ -103,19 +107,17 @@ class Ledger:
     def missing(self) -> list[Copy]:
         """The copies that had a 250 and have not been found."""
         with self._news:
-            return [copy for copy, told in self._told.items() if told is Told.TAKEN and copy not in self._found]
+            return sorted(copy for copy in self._promised if copy not in self._found)
 
     def counts(self) -> Counts:
         """The counts, once all clients have ended."""
-        told = Counter(self._told.values())
         found = len(self._found)
-        return Counts(told, found, self._found.total() - found, len(self._half), len(self.missing()))
+        return Counts(self._told, found, self._found.total() - found, len(self._half), len(self.missing()))
 
     def complaints(self) -> list[str]:
         """A sentence for each copy that is not as promised, and for what was found of nobody."""
-        silent = [copy for copy, told in self._told.items() if told is Told.SILENT]
         return [
             *(f"{copy.identity} for {copy.recipient} had a 250 and is lost" for copy in self.missing()),
             *(f"{identity or 'what has no name'} is there in part" for identity in self._half),
-            *(f"{copy.identity} for {copy.recipient} was never answered" for copy in silent),
+            *(f"{copy.identity} for {copy.recipient} was never answered" for copy in self._silent),
         ]

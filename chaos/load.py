@@ -3,7 +3,8 @@ The load: clients on many connections that note exactly what they were told of e
 
 In: the ports of the receiver.  Out: L{Ledger.tell}, once for every copy.
 Commands go one by one or in a pipeline, messages by DATA or by BDAT, to one recipient or to two; every third client
-speaks LMTP.  Now and then one leaves within a message.  A client whose connection is cut opens another one.
+speaks LMTP.  Now and then one leaves within a message.  A client whose connection is cut opens another one; what was cut, or had a
+4xx, it tries again, as the queue of a client does.
 This module knows no store and no faults.
 """
 
@@ -25,7 +26,8 @@ PATIENCE = 60.0
 RECIPIENTS = ("first@there.example", "second@there.example")
 _LEAVING = 8  # a client leaves within every eighth message
 _PAUSE = 0.02  # the most seconds between two messages of a client
-_AGAIN = 0.05  # the seconds before a client connects again
+_AGAIN = 0.1  # the most seconds before it tries again
+_TRIES = 3  # of a message
 _CHUNKS = 3
 
 
@@ -60,6 +62,50 @@ class Load:
         return [client.complaint for client in self._clients if client.complaint]
 
 
+class _Message(NamedTuple):
+    """
+    A message that is to be sent.
+
+    @ivar tries: how often it was sent already.
+    """
+
+    identity: str
+    recipients: list[str]
+    content: bytes
+    tries: int = 0
+
+
+class _Attempt:
+    """
+    One try to send a message.
+
+    @ivar pending: the copies of which nothing is known yet.
+    """
+
+    def __init__(self, message: _Message, ledger: Ledger) -> None:
+        self.message = message
+        self.pending = [Copy(message.identity, recipient) for recipient in message.recipients]
+        self._ledger = ledger
+        self._again: list[str] = []
+
+    def tell(self, copy: Copy, told: Told) -> None:
+        """Note what became of a copy."""
+        self.pending.remove(copy)
+        self._ledger.tell(copy, told)
+        if told in (Told.LATER, Told.CUT):
+            self._again.append(copy.recipient)
+
+    def end(self, told: Told) -> None:
+        """Note what became of all other copies."""
+        for copy in list(self.pending):
+            self.tell(copy, told)
+
+    def next(self) -> _Message | None:
+        """What is to be tried again."""
+        tries = self.message.tries + 1
+        return self.message._replace(recipients=self._again, tries=tries) if self._again and tries < _TRIES else None
+
+
 class _Malformed(Exception):
     """A reply is none."""
 
@@ -79,56 +125,61 @@ class _Client:
         self._ledger = ledger
         self._chooser = random.Random(name)
         self._count = 0
+        self._again: _Message | None = None
         self.complaint = ""
 
     def run(self, stopping: threading.Event) -> None:
         while not stopping.is_set():
             try:
                 with _Connection(self._port, self._lmtp) as connection:
-                    while not stopping.is_set() and self._deliver(connection):
-                        time.sleep(self._chooser.uniform(0, _PAUSE))
+                    while not stopping.is_set() and self._deliver(connection, self._next()):
+                        time.sleep(self._chooser.uniform(0, _AGAIN if self._again else _PAUSE))
             except _Malformed as error:
                 self.complaint = f"{self._name}: {error}"
                 return
             except OSError:
-                stopping.wait(_AGAIN)
+                stopping.wait(self._chooser.uniform(0, _AGAIN))
 
-    def _deliver(self, connection: _Connection) -> bool:
+    def _next(self) -> _Message:
+        """The message that is to be tried again, or another one."""
+        again, self._again = self._again, None
+        if again:
+            return again
+        self._count += 1
+        identity = f"{self._name}-{self._count}"
+        recipients = list(RECIPIENTS[: self._chooser.choice((1, 1, 2))])
+        return _Message(identity, recipients, compose(identity, self._chooser))
+
+    def _deliver(self, connection: _Connection, message: _Message) -> bool:
         """
         Send one message, and note what becomes of it.
 
         @return: whether the connection can be used further.
         """
-        self._count += 1
-        identity = f"{self._name}-{self._count}"
-        copies = [Copy(identity, recipient) for recipient in RECIPIENTS[: self._chooser.choice((1, 1, 2))]]
-        content = compose(identity, self._chooser)
-        pending = dict.fromkeys(copies)
+        attempt = _Attempt(message, self._ledger)
         try:
             # The first ones leave soon, so that a short load has it as well.
-            if (self._count + self._number) % _LEAVING == 3:
-                self._leave(connection, pending, content)
-                self._tell(pending, list(pending), Told.LEFT)
+            if message.tries == 0 and (self._count + self._number) % _LEAVING == 3:
+                self._leave(connection, attempt)
+                attempt.end(Told.LEFT)
                 return False
-            self._transact(connection, pending, content)
+            self._transact(connection, attempt)
         except TimeoutError:
-            self._tell(pending, list(pending), Told.SILENT)
+            attempt.end(Told.SILENT)
             raise
         except OSError:
-            self._tell(pending, list(pending), Told.CUT)
+            attempt.end(Told.CUT)
             raise
+        finally:
+            self._again = attempt.next()
         return True
 
-    def _tell(self, pending: dict[Copy, None], copies: list[Copy], told: Told) -> None:
-        for copy in copies:
-            del pending[copy]
-            self._ledger.tell(copy, told)
-
-    def _transact(self, connection: _Connection, pending: dict[Copy, None], content: bytes) -> None:
+    def _transact(self, connection: _Connection, attempt: _Attempt) -> None:
         chunked = self._chooser.random() < 0.4
-        accepted = self._open(connection, pending, [] if chunked else [b"DATA"])
+        accepted = self._open(connection, attempt, [] if chunked else [b"DATA"])
+        content = attempt.message.content
         if chunked and accepted:
-            done = self._sendChunks(connection, accepted, pending, content)
+            done = self._sendChunks(connection, content)
         elif not chunked and connection.code == 354:
             # Where no recipient is left, an empty message is refused: RFC 5321 section 3.3 lets DATA get a 354.
             connection.send(content.replace(b"\r\n.", b"\r\n..") + b".\r\n" if accepted else b".\r\n")
@@ -136,23 +187,22 @@ class _Client:
         else:
             done = False
         if not done:
-            self._tell(pending, list(pending), toldBy(connection.code))
+            attempt.end(toldBy(connection.code))
             connection.send(b"RSET\r\n")
             connection.reply()
         elif self._lmtp:
             for copy in accepted:
-                self._tell(pending, [copy], toldBy(connection.reply()))
+                attempt.tell(copy, toldBy(connection.reply()))
         else:
-            code = connection.reply()
-            self._tell(pending, accepted, toldBy(code))
+            attempt.end(toldBy(connection.reply()))
 
-    def _open(self, connection: _Connection, pending: dict[Copy, None], last: list[bytes]) -> list[Copy]:
+    def _open(self, connection: _Connection, attempt: _Attempt, last: list[bytes]) -> list[Copy]:
         """
         Send the commands, at once or one by one; the code of the last reply is that of C{connection}.
 
         @return: the copies whose recipients were accepted; the others have been told.
         """
-        copies = list(pending)
+        copies = list(attempt.pending)
         commands = [b"MAIL FROM:<sender@here.example>"]
         commands += [b"RCPT TO:<%b>" % copy.recipient.encode() for copy in copies] + last
         if self._chooser.random() < 0.5:
@@ -164,19 +214,17 @@ class _Client:
                 connection.send(command + b"\r\n")
                 codes.append(connection.reply())
         if codes[0] != 250:
-            self._tell(pending, copies, toldBy(codes[0]))
+            attempt.end(toldBy(codes[0]))
             return []
         accepted = []
         for copy, code in zip(copies, codes[1:], strict=False):
             if code == 250:
                 accepted.append(copy)
             else:
-                self._tell(pending, [copy], toldBy(code))
+                attempt.tell(copy, toldBy(code))
         return accepted
 
-    def _sendChunks(
-        self, connection: _Connection, accepted: list[Copy], pending: dict[Copy, None], content: bytes
-    ) -> bool:
+    def _sendChunks(self, connection: _Connection, content: bytes) -> bool:
         """Send the message as chunks; False if it was refused before the last one."""
         step = len(content) // _CHUNKS + 1
         chunks = [content[first : first + step] for first in range(0, len(content), step)]
@@ -187,9 +235,10 @@ class _Client:
                 return False
         return True
 
-    def _leave(self, connection: _Connection, pending: dict[Copy, None], content: bytes) -> None:
+    def _leave(self, connection: _Connection, attempt: _Attempt) -> None:
         """Send a message without its end, and go, politely or not."""
-        if self._open(connection, pending, [b"DATA"]) and connection.code == 354:
+        content = attempt.message.content
+        if self._open(connection, attempt, [b"DATA"]) and connection.code == 354:
             part = content[: self._chooser.randrange(len(content))]
             connection.send(part.replace(b"\r\n.", b"\r\n.."))
         if self._chooser.random() < 0.5:
