@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from chaos import keeping
 from chaos.load import Ports
+from chaos.messages import recognize
 from chaos.place import Place, freePort
 from tests.real.programs import Program
 
@@ -169,6 +170,34 @@ class ToSignedEndpoint(ToEndpoint):
     further = ToEndpoint.further + 'secret = "0123456789abcdef"\n'
 
 
+class ToBoth(ToEndpoint):
+    """A Maildir and then an endpoint.  What only one of them has did not arrive."""
+
+    name = "Tee"
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._maildir = place.kept / "maildir"
+        self._stored: set[tuple[str, str]] = set()
+        self._posted: set[tuple[str, str]] = set()
+
+    def store(self) -> str:
+        # The keys of a store, as a table in one line.
+        b = ", ".join(super().store().splitlines())
+        a = f'use = "smtphooks.stores:Maildir", path = "{self._maildir}"'
+        return f'use = "smtphooks.stores:Tee"\na = {{{a}}}\nb = {{{b}}}\n'
+
+    def arrived(self) -> Arrived:
+        stored, posted = maildirArrived(self._maildir), super().arrived()
+        for arrived, here, there in ((stored, self._stored, self._posted), (posted, self._posted, self._stored)):
+            for recipients, octets in arrived:
+                found = recognize(octets)
+                copies = {(found.identity, recipient) for recipient in recipients}
+                here |= copies
+                if not found.isWhole or copies & there:
+                    yield [recipient for _, recipient in copies & there], octets
+
+
 class ToProgram(Delivery):
     """A program for each message; those that run are the other side."""
 
@@ -181,7 +210,7 @@ class ToProgram(Delivery):
 
     def store(self) -> str:
         program = [sys.executable, "-S", str(Path(__file__).with_name("program.py")), self._folder]
-        return f'use = "smtphooks.stores:Command"\nargv = {program}\n'
+        return f'use = "smtphooks.stores:Command"\nargv = {program}\ntimeout = 2\n'
 
     def arrived(self) -> Arrived:
         for recipients, octets in keeping.takeAll(self._folder):
@@ -194,14 +223,14 @@ class ToProgram(Delivery):
         self.signalOther(signal.SIGTERM)
 
     def signalOther(self, number: int) -> None:
-        for pid in descendants(self.receiver.pid):
+        for pid in leaves(self.receiver.pid):
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
                 continue  # it has ended meanwhile
 
 
-DELIVERIES: list[type[Delivery]] = [ToMaildir, ToEndpoint, ToSignedEndpoint]
+DELIVERIES: list[type[Delivery]] = [ToMaildir, ToEndpoint, ToSignedEndpoint, ToProgram, ToBoth]
 
 
 def makeFolder(path: Path) -> str:
@@ -227,8 +256,8 @@ def maildirArrived(maildir: Path) -> Arrived:
         path.unlink()
 
 
-def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that these have."""
+def leaves(pid: int) -> list[int]:
+    """Of the processes that a process has started, and those that these have, the ones that have none."""
     found = []
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
@@ -236,5 +265,5 @@ def descendants(pid: int) -> list[int]:
         except FileNotFoundError:
             continue
         for child in pids:
-            found += [child, *descendants(child)]
+            found += leaves(child) or [child]
     return found

@@ -3,8 +3,8 @@ The load: clients on many connections that note exactly what they were told of e
 
 In: the ports of the receiver.  Out: L{Ledger.tell}, once for every copy.
 Commands go one by one or in a pipeline, messages by DATA or by BDAT, to one recipient or to two; every third client
-speaks LMTP.  Now and then one leaves within a message.  A client whose connection is cut opens another one; what was cut, or had a
-4xx, it tries again, as the queue of a client does.
+speaks LMTP.  Now and then one leaves within a message.  A client tries again what was cut or had a 4xx, as its
+queue would.
 This module knows no store and no faults.
 """
 
