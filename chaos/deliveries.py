@@ -40,6 +40,21 @@ lmtp = true
 """
 
 
+_UPSTREAM = """
+[options]
+authOptional = true
+closeTimeout = 2
+
+[[listener]]
+endpoint = "tcp:{port}:interface={there}"
+lmtp = {lmtp}
+
+[[layer]]
+use = "smtphooks.stores:Maildir"
+path = "{maildir}"
+"""
+
+
 class Delivery:
     """
     A receiver with a store, without another side unless a subclass has one.
@@ -138,6 +153,41 @@ class ToProcess(Delivery):
         os.kill(self.other.pid, number)
 
 
+class ToServer(ToProcess):
+    """A second smtphooks, which stores in a Maildir; the connections to it are encrypted, as it offers that."""
+
+    name = "Relay"
+    lmtp = False
+    tls = "opportunistic"
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._port = freePort()
+        self._maildir = place.kept / "maildir"
+
+    def store(self) -> str:
+        what = f'use = "smtphooks.stores:Relay"\nupstream = "{self.place.there}:{self._port}"\n'
+        limits = "connectTimeout = 1\ntimeout = 2\ndataTimeout = 2\n"
+        return what + f'lmtp = {str(self.lmtp).lower()}\ntls = "{self.tls}"\n' + limits
+
+    def runOther(self) -> Program:
+        configuration = _UPSTREAM.format(
+            there=self.place.there, port=self._port, lmtp=str(self.lmtp).lower(), maildir=self._maildir
+        )
+        return self.place.serve("upstream", configuration, there=True)
+
+    def arrived(self) -> Arrived:
+        return maildirArrived(self._maildir)
+
+
+class ToLMTPServer(ToServer):
+    """The same over LMTP, and in the clear."""
+
+    name = "Relay to LMTP"
+    lmtp = True
+    tls = "none"
+
+
 class ToEndpoint(ToProcess):
     """An HTTP endpoint that keeps each message in a file, and has it while it comes from the client."""
 
@@ -230,7 +280,7 @@ class ToProgram(Delivery):
                 continue  # it has ended meanwhile
 
 
-DELIVERIES: list[type[Delivery]] = [ToMaildir, ToEndpoint, ToSignedEndpoint, ToProgram, ToBoth]
+DELIVERIES: list[type[Delivery]] = [ToMaildir, ToServer, ToLMTPServer, ToEndpoint, ToSignedEndpoint, ToProgram, ToBoth]
 
 
 def makeFolder(path: Path) -> str:

@@ -102,7 +102,9 @@ class Connection(Protocol):
                 step = steps.send(await self._do(step))
         except StopIteration:
             self.conversation.pipelines = "PIPELINING" in self.extensions
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, ClientError):
+                error.isOpening = True
             self.abort()
             raise
 
@@ -241,6 +243,10 @@ class Connection(Protocol):
         transport: Any = self.transport
         if self.lost is None:
             transport.startTLS(creator)
+            # Twisted would delay small writes by the reactor of the process, which may not be the one that runs here.
+            aggregator: Any = getattr(transport.protocol, "_aggregator", None)
+            if hasattr(aggregator, "_clock"):
+                aggregator._clock = self._clock
             self._restart()
         return waiting
 

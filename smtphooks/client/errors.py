@@ -16,10 +16,12 @@ class ClientError(Exception):
 
     @ivar reply: the L{ReceivedReply} that says so, or None if there is none.
     @ivar isPermanent: trying again will not help.
+    @ivar isOpening: it came before any transaction could begin, so it is about the server and not about a message.
     """
 
     reply: ReceivedReply | None = None
     isPermanent: bool = False
+    isOpening: bool = False
     _codes: tuple[int, str] = (451, "4.4.1")
 
     def asError(self) -> SMTPError:

@@ -31,6 +31,7 @@ class Transaction:
 
     @ivar connection: the one that it is on.
     @ivar accepted: how many recipients the server has accepted.
+    @ivar mailReply: what it has answered to MAIL.
     """
 
     def __init__(self, connection: Connection, timeouts: Timeouts, release: Callable[[Connection], object]) -> None:
@@ -39,6 +40,7 @@ class Transaction:
         """
         self.connection: Connection = connection
         self.accepted: int = 0
+        self.mailReply: ReceivedReply | None = None
         self._timeouts = timeouts
         self._release = release
         self._arguments: Arguments = {}
@@ -70,7 +72,11 @@ class Transaction:
         """
         line = mailLine(address, arguments, self.extensions, self.isVerified)
         self._arguments = arguments
-        return self.connection.ask("MAIL", line, self._timeouts.command)
+        return self.connection.ask("MAIL", line, self._timeouts.command).addCallback(self._note)  # type: ignore[return-value]
+
+    def _note(self, reply: ReceivedReply) -> ReceivedReply:
+        self.mailReply = reply
+        return reply
 
     def rcpt(self, address: str, arguments: Arguments | None = None) -> Waiting[ReceivedReply]:
         """
