@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from chaos.deliveries import DELIVERIES, Delivery
+from chaos.deliveries import Delivery
 from chaos.faults import FAULTS, ISOLATED
 from chaos.liar import LIARS
+from chaos.matrix import DELIVERIES
 from chaos.network import Network, isolate
 from chaos.run import SHORT, Result, Size, faultsOf, play, table
 

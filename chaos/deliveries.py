@@ -280,9 +280,6 @@ class ToProgram(Delivery):
                 continue  # it has ended meanwhile
 
 
-DELIVERIES: list[type[Delivery]] = [ToMaildir, ToServer, ToLMTPServer, ToEndpoint, ToSignedEndpoint, ToProgram, ToBoth]
-
-
 def makeFolder(path: Path) -> str:
     path.mkdir()
     return str(path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from chaos.network import THERE, Disk, Network
@@ -46,12 +47,16 @@ class Place:
         if self._disk:
             self._disk.close()
 
-    def run(self, *arguments: str, there: bool = False) -> Program:
-        """Start a program, here or at the other side."""
+    def run(self, *arguments: str, there: bool = False, environment: Mapping[str, str] | None = None) -> Program:
+        """
+        Start a program, here or at the other side.
+
+        @param environment: that of the program; if None one in which Python finds smtphooks and this package.
+        """
         command, descriptors = list(arguments), []
         if there and self._network:
             command, descriptors = self._network.there(*arguments), [self._network.descriptor]
-        return Program(command, environment(), self.folder, descriptors)
+        return Program(command, environment or _ofPython(), self.folder, descriptors)
 
     def serve(self, name: str, configuration: str, there: bool = False) -> Program:
         """Start smtphooks, and wait until it listens."""
@@ -68,8 +73,7 @@ class Place:
         return program
 
 
-def environment() -> dict[str, str]:
-    """That of a program of Python which imports this package and smtphooks."""
+def _ofPython() -> dict[str, str]:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from chaos import keeping
-from chaos.deliveries import DELIVERIES, Delivery
+from chaos.deliveries import Delivery
 from chaos.ledger import Copy, Counts, Ledger, Told
+from chaos.matrix import DELIVERIES
 from chaos.messages import LEAST, MOST, Found, compose, recognize
 from chaos.run import Result, faultsOf, table
 from tests.real.programs import ROOT

@@ -7,7 +7,7 @@ This module knows no connection.
 
 from __future__ import annotations
 
-import socket
+import platform
 from typing import Any
 
 import attrs
@@ -75,7 +75,7 @@ class Route:
     authMethods: tuple[str, ...] = listOf((), "a list of mechanisms such as PLAIN", isText, toUpper)
     allowInsecureAuth: bool = option(False, "{true!r} or {false!r}", lambda value: isinstance(value, bool))
     xClient: tuple[tuple[str, str], ...] = listOf((), _ATTRIBUTE_WANTS, _isAttribute)
-    name: str = option(socket.gethostname, "a host name", _isWord)
+    name: str = option(platform.node, "a host name", _isWord)
 
     def __attrs_post_init__(self) -> None:
         if bool(self.host) == (self.path is not None):

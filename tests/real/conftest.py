@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.real.programs import HOOKS, Certificates, Maildir, Service, freePort, table, tcp, toml
+from tests.real.rabbitmq import RabbitMQ, StartRabbitMQ, brokers
 from tests.secrets import secretsIn
 
 
@@ -92,3 +93,23 @@ def startService(tmp_path: Path, maildir: Maildir) -> Iterator[StartService]:
         assert status == 0, service.output
         # Passwords, tokens and SASL responses of the clients.
         assert not secretsIn(service.output), service.output
+
+
+@pytest.fixture(scope="session")
+def startRabbitMQ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartRabbitMQ]:
+    """Start brokers, each with settings of its own, which take seconds to start; all run until the tests end."""
+    with brokers(tmp_path_factory.mktemp("rabbitmq")) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def sharedRabbitMQ(startRabbitMQ: StartRabbitMQ) -> RabbitMQ:
+    """The broker of all tests; each test has queues of its own in it."""
+    return startRabbitMQ()
+
+
+@pytest.fixture
+def rabbitmq(sharedRabbitMQ: RabbitMQ) -> RabbitMQ:
+    """The broker of all tests, which runs, whatever the test before has done to it."""
+    sharedRabbitMQ.revive()
+    return sharedRabbitMQ
