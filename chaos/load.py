@@ -26,7 +26,7 @@ PATIENCE = 60.0
 RECIPIENTS = ("first@there.example", "second@there.example")
 _LEAVING = 8  # a client leaves within every eighth message
 _PAUSE = 0.02  # the most seconds between two messages of a client
-_AGAIN = 0.1  # the most seconds before it tries again
+_AGAIN = 0.2  # the most seconds before it tries again
 _TRIES = 3  # of a message
 _CHUNKS = 3
 
