@@ -81,4 +81,4 @@ bench-check: $(VENV)/.installed $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks check
 
 clean:
-	rm -rf $(VENV) .bench .compiled .fuzz build dist docs/_build *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .compiled .fuzz .mtas build dist docs/_build *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

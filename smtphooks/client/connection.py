@@ -11,26 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtphooks.awaiting import Waiting
 from smtphooks.client.conversation import Conversation
-from smtphooks.client.errors import ClientError, Unreachable
+from smtphooks.client.errors import ClientError, NotOffered, Refused, Unreachable
 from smtphooks.client.opening import ENCRYPT, HEAR, Opened, Say, opening
 from smtphooks.client.reply import NoReply, ReceivedReply
 from smtphooks.client.route import Route
 from smtphooks.client.timeouts import Timeouts
-from smtphooks.client.tls import creatorFor
-from smtphooks.netaddress import maybeIP, unmapped
+from smtphooks.client.tls import Encryption, encryptionFor
+from smtphooks.client.transports import LOST, causeOf, isLocal
 
 Transcript = Callable[[str, str], object]
 """Is told C{">"} and what is said, C{"<"} and each line of a reply; secrets are left out."""
-
-LOST = "the connection is lost"
 
 _QUIT_SECONDS = 5.0
 
@@ -43,26 +41,39 @@ class Connection(Protocol):
     @ivar route: what it was made for.
     @ivar messages: transactions so far.
     @ivar lost: why it cannot be used any more, or None.
+    @ivar hasFailedTLS: it was lost while TLS began.
+    @ivar isPaused: the server does not read as fast as is written.
     @ivar closed: fires with None when the transport is gone.
     """
 
     def __init__(
-        self, route: Route, timeouts: Timeouts, clock: IReactorTime, transcript: Transcript | None = None
+        self,
+        route: Route,
+        timeouts: Timeouts,
+        clock: IReactorTime,
+        transcript: Transcript | None = None,
+        avoidsTLS: bool = False,
     ) -> None:
+        """
+        @param avoidsTLS: do without TLS that need not be, as it has failed with this server.
+        """
         self.route: Route = route
         self.messages: int = 0
         self.lost: ClientError | None = None
+        self.hasFailedTLS: bool = False
+        self.isPaused: bool = False
         self.closed: Waiting[None] = Waiting()
         self.conversation: Conversation = Conversation()
-        self._opened = Opened()
+        self._opened = Opened(avoidsTLS=avoidsTLS)
         self._timeouts = timeouts
         self._clock = clock
         self._transcript = transcript
-        self._waiting: list[Waiting[Any]] = []
+        self._waiting: dict[Waiting[Any], None] = {}
         self._deadline: Any = None
         self._handshake: Waiting[None] | None = None
+        self._encryption: Encryption | None = None
+        self._early: list[bytes] = []  # what has arrived with the end of the handshake
         self._room: Waiting[None] | None = None
-        self._isPaused = False
         self._isSending = False  # the content of a message, to whose end the reply is due
         self._isLeaving = False  # one of the two has said goodbye
         self._isClosing = False  # TLS waits for the server to say that it closes as well
@@ -85,7 +96,12 @@ class Connection(Protocol):
     @property
     def isUsable(self) -> bool:
         """A transaction may begin."""
-        return self.lost is None and not self._isLeaving and self.conversation.isQuiet
+        return not self.isLeaving and self.conversation.isQuiet
+
+    @property
+    def isLeaving(self) -> bool:
+        """It is lost, or about to be closed."""
+        return self.lost is not None or self._isLeaving
 
     # --- what is said ---
 
@@ -105,7 +121,10 @@ class Connection(Protocol):
         except BaseException as error:
             if isinstance(error, ClientError):
                 error.isOpening = True
-            self.abort()
+            if isinstance(error, (Refused, NotOffered)):
+                self.quit()
+            else:
+                self.abort()
             raise
 
     async def _do(self, step: Any) -> ReceivedReply | None:
@@ -115,7 +134,7 @@ class Connection(Protocol):
         if step is HEAR:
             return await self.hear("the greeting", self._timeouts.greeting)
         assert isinstance(step, Say)
-        shown = f"{step.label} …" if step.isSecret else step.line.decode("utf-8", "replace")
+        shown = f"{step.label} …" if step.isSecret else None
         return await self.ask(step.label, step.line, self._timeouts.command, shown)
 
     def ask(self, label: str, line: bytes, seconds: float, shown: str | None = None) -> Waiting[ReceivedReply]:
@@ -123,13 +142,14 @@ class Connection(Protocol):
         Say a command.
 
         @param label: what an error calls it.
-        @param shown: what the transcript is told in place of the line.
+        @param shown: what the transcript is told in place of the line, which is secret.
         @return: fires with the reply; fails with L{Unreachable}.
         @raise ValueError: if it is more than a line.
         """
         waiting = self._newWaiting()
         if self.lost is None:
-            self.conversation.ask(label, line, seconds, lambda reply: self._answer(waiting, reply))
+            secret = "" if shown is None else line.rpartition(b" ")[2].decode("utf-8", "replace")
+            self.conversation.ask(label, line, seconds, lambda reply: self._answer(waiting, reply, secret))
             self._show(">", line.decode("utf-8", "replace") if shown is None else shown)
             self._flush()
         return waiting
@@ -166,7 +186,7 @@ class Connection(Protocol):
         """
         if self.lost is not None:
             raise self.lost
-        if self._isPaused:
+        if self.isPaused:
             self._room = self._newWaiting()
             self._restart()
             await self._room
@@ -184,6 +204,7 @@ class Connection(Protocol):
     def _leave(self) -> None:
         self._isClosing = True
         transport: Any = self.transport
+        transport.unregisterProducer()  # as long as there is one, Twisted does not close TLS
         transport.loseConnection()
 
     def abort(self, reason: ClientError | None = None) -> None:
@@ -197,7 +218,7 @@ class Connection(Protocol):
         if self.lost is None:
             self.lost = reason
         self._relax()
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         for each in waiting:
             if not each.called:
                 each.errback(self.lost)
@@ -230,46 +251,63 @@ class Connection(Protocol):
 
     def _timedOut(self, what: str, seconds: float) -> None:
         self._deadline = None
+        self.hasFailedTLS = self._handshake is not None
         self.abort(Unreachable(f"{self.route} has not {what} within {seconds:g} seconds"))
 
     # --- TLS ---
 
-    def _encrypt(self) -> Deferred[None]:
-        creator = creatorFor(self.route)
+    def _encrypt(self) -> Waiting[None]:
         if self.conversation.hasUnread:
             # RFC 3207 section 4.2: what stands behind the reply to STARTTLS in the clear is an attacker's.
             raise Unreachable(f"{self.route} sends octets in the clear behind its reply to STARTTLS")
-        self._handshake = waiting = self._newWaiting()
+        self._encryption = encryption = encryptionFor(self.route)
+        waiting = self._newWaiting()
         transport: Any = self.transport
         if self.lost is None:
-            transport.startTLS(creator)
-            # Twisted would delay small writes by the reactor of the process, which may not be the one that runs here.
-            aggregator: Any = getattr(transport.protocol, "_aggregator", None)
-            if hasattr(aggregator, "_clock"):
-                aggregator._clock = self._clock
+            self._handshake = waiting
             self._restart()
+            # As Twisted's transports begin TLS, but on the reactor at hand, which need not be that of the process.
+            factory = TLSMemoryBIOFactory(encryption, True, None, self._clock)  # type: ignore[arg-type]
+            tls: Any = factory.protocol(factory, self, False)
+            transport.unregisterProducer()
+            self.transport = transport.protocol = tls
+            tls.makeConnection(transport)
+            tls.registerProducer(self, True)
         return waiting
 
     def handshakeCompleted(self) -> None:
         """
-        C{IHandshakeListener}: Twisted calls this also where the certificate was not what it must be, and then ends the
-        connection in the next turn of the reactor.
+        C{IHandshakeListener}: Twisted may call this also where it has just ended the connection, and tells of the end
+        in the next turn of the reactor.
         """
         clock: Any = self._clock
-        clock.callLater(0, self._isEncrypted)
+        clock.callLater(0, lambda: clock.callLater(0, self._isEncrypted))
 
     def _isEncrypted(self) -> None:
-        handshake, self._handshake = self._handshake, None
-        if handshake is not None and self.lost is None:
-            self._restart()
-            handshake.callback(None)
+        handshake, encryption = self._handshake, self._encryption
+        if handshake is None or encryption is None or self.lost is not None:
+            return
+        if not encryption.isAccepted:
+            self._failTLS(encryption.fault or "its certificate was not verified")
+            return
+        self._handshake = None
+        self._waiting.pop(handshake, None)
+        self._restart()
+        handshake.callback(None)
+        early, self._early = b"".join(self._early), []
+        if early:
+            self.dataReceived(early)
+
+    def _failTLS(self, what: str) -> None:
+        self.hasFailedTLS = True
+        self.abort(Unreachable(f"{self.route}: TLS fails, {what}"))
 
     # --- the transport tells its protocol, and its producer ---
 
     def connectionMade(self) -> None:
         """C{IProtocol}."""
         transport: Any = self.transport
-        self._opened.isPrivate = _isLocal(transport.getPeer())
+        self._opened.isPrivate = isLocal(transport.getPeer())
         transport.registerProducer(self, True)
         if self.lost is not None:
             transport.abortConnection()
@@ -277,6 +315,9 @@ class Connection(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """C{IProtocol}."""
         if self.lost is not None:
+            return
+        if self._handshake is not None:  # a server that greets at once may do so with the last octets of TLS
+            self._early.append(data)
             return
         conversation, due = self.conversation, self.conversation.next
         try:
@@ -292,51 +333,60 @@ class Connection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """C{IProtocol}."""
-        due = self.conversation.next
+        due, cause = self.conversation.next, causeOf(reason)
+        if self._handshake is not None and self.lost is None:
+            fault = self._encryption.fault if self._encryption is not None else None
+            self._failTLS(fault or cause)
         what = f"{LOST} before the reply to {due.label}" if due is not None else LOST
-        if self._handshake is not None:
-            what = "TLS fails"
-        self._lose(Unreachable(f"{self.route}: {what} ({_causeOf(reason)})"))
+        self._lose(Unreachable(f"{self.route}: {what} ({cause})"))
         if not self.closed.called:
             self.closed.callback(None)
 
     def pauseProducing(self) -> None:
         """C{IPushProducer}: the server does not read as fast as a message is written."""
-        self._isPaused = True
+        self.isPaused = True
 
     def resumeProducing(self) -> None:
         """C{IPushProducer}: it reads on."""
-        self._isPaused = False
-        room, self._room = self._room, None
-        if room is not None:
-            self._restart()
-            room.callback(None)
+        self.isPaused = False
+        self._makeRoom()
 
     def stopProducing(self) -> None:
         """C{IPushProducer}: the connection is about to be lost."""
 
     # --- inside ---
 
+    def _makeRoom(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.called:
+            self._waiting.pop(room, None)
+            self._restart()
+            room.callback(None)
+
     def _newWaiting(self) -> Waiting[Any]:
         waiting: Waiting[Any] = Waiting(self._cancelled)
         if self.lost is not None:
             waiting.errback(self.lost)
         else:
-            self._waiting = [each for each in self._waiting if not each.called]
-            self._waiting.append(waiting)
+            self._waiting[waiting] = None
         return waiting
 
     def _cancelled(self, waiting: Any) -> None:
         """Whoever waits gives up: what the server does from now on is in doubt."""
-        self._waiting = [each for each in self._waiting if each is not waiting]
+        self._waiting.pop(waiting, None)
         self.abort()
 
-    def _answer(self, waiting: Waiting[ReceivedReply], reply: ReceivedReply) -> None:
+    def _answer(self, waiting: Waiting[ReceivedReply], reply: ReceivedReply, secret: str = "") -> None:
+        self._waiting.pop(waiting, None)
+        if len(secret) > 3 and secret in reply:  # some servers tell in an error what they do not understand
+            reply = ReceivedReply(*(line.replace(secret, "…") for line in reply.split("\n")))
         for line in reply.split("\n"):
             self._show("<", line)
         self._isLeaving = self._isLeaving or reply.code == 421  # RFC 5321 section 3.8: it closes the connection now
         if not waiting.called:
             waiting.callback(reply)
+        if self._isSending:
+            self._makeRoom()  # it has heard enough of the message, and may never read on
 
     def _show(self, direction: str, line: str) -> None:
         if self._transcript is not None:
@@ -350,19 +400,3 @@ class Connection(Protocol):
             transport.write(octets)
             if isIdle:
                 self._restart()
-
-
-def _isLocal(address: Any) -> bool:
-    """Does nothing that is said leave the machine?"""
-    host = getattr(address, "host", None)
-    ip = maybeIP(host) if host is not None else None
-    return host is None or (ip is not None and unmapped(ip).is_loopback)
-
-
-def _causeOf(reason: Failure) -> str:
-    """What ended a connection, in one line."""
-    error: Any = reason.value
-    details = getattr(error, "args", ())
-    if type(error).__module__.startswith("OpenSSL") and details and isinstance(details[0], list):
-        return ", ".join(str(each[-1]) for each in details[0]) or "the connection has ended"
-    return " ".join(str(error).split()) or type(error).__name__

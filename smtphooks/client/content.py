@@ -10,13 +10,9 @@ This module knows no connection.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 
 _BARE_CR = re.compile(rb"\r(?!\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_HIGH = re.compile(rb"[\x80-\xff]")
-
-_PIECE = 65536
 
 
 class DataEncoder:
@@ -58,9 +54,3 @@ class DataEncoder:
         """What ends the message."""
         rest = b" " if self._endsWithCR else b""
         return rest + (b".\r\n" if self._atLineStart and not rest else b"\r\n.\r\n")
-
-
-async def piecesOf(content: bytes) -> AsyncIterator[bytes]:
-    """A message that is there whole, in pieces between which others have their turn."""
-    for start in range(0, len(content), _PIECE):
-        yield content[start : start + _PIECE]

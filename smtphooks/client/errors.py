@@ -24,6 +24,10 @@ class ClientError(Exception):
     isOpening: bool = False
     _codes: tuple[int, str] = (451, "4.4.1")
 
+    def __init__(self, what: str) -> None:
+        # A server may say what it likes, and a log is read in a terminal.
+        super().__init__(" ".join("".join(c if c.isprintable() else " " for c in what).split()))
+
     def asError(self) -> SMTPError:
         """The refusal for a client of ours whose message this is; a text of ours names no host."""
         code, enhancedCode = self._codes
@@ -34,7 +38,7 @@ class Refused(ClientError):
     """The server refuses: C{reply} says why."""
 
     def __init__(self, what: str, reply: ReceivedReply) -> None:
-        super().__init__(f"{what}: {' '.join(str(reply).splitlines())}")
+        super().__init__(f"{what}: {reply}")
         self.reply: ReceivedReply = reply
         self.isPermanent: bool = reply.isPermanent
 
@@ -55,12 +59,11 @@ class Unreachable(ClientError):
 
 
 class NotOffered(ClientError):
-    """The server does not offer what the message needs."""
-
-    isPermanent = True
+    """The server does not offer what the message needs; temporary where the operator of one of the two can help."""
 
     def __init__(self, what: str, code: int = 554, enhancedCode: str = "5.6.3") -> None:
         super().__init__(what)
+        self.isPermanent: bool = code >= 500
         self._codes: tuple[int, str] = (code, enhancedCode)
 
 
@@ -68,13 +71,11 @@ def errorOf(reply: ReceivedReply) -> SMTPError:
     """
     The refusal that a reply is, for a client of ours.
 
-    A connection of that client is not to be closed because one of ours is: 421 becomes 451.  What refuses nothing where
-    it ought to, or is no code of RFC 5321, is temporary.
+    A connection of that client is not to be closed because one of ours is: 421 becomes 451, and 521 (RFC 7504) 554.
+    What refuses nothing where it ought to is temporary.
     """
-    code = reply.code
-    if code == 421 or code < 400:
-        return SMTPError(reply.text or "Not now", 451, "4.3.0" if code < 400 else reply.enhancedCode or "4.3.2")
-    enhancedCode = reply.enhancedCode
-    if enhancedCode is not None and int(enhancedCode[0]) != code // 100:
-        enhancedCode = None
-    return SMTPError(" ".join(reply.lines).strip() or "Refused", code, enhancedCode)
+    code = {421: 451, 521: 554}.get(reply.code, reply.code)
+    text = " ".join(reply.lines).strip()
+    if code < 400:
+        return SMTPError(text or "Not now", 451, "4.3.0")
+    return SMTPError(text or "Refused", code, reply.enhancedCode or ("4.3.2" if reply.code == 421 else None))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
@@ -20,11 +21,13 @@ from smtphooks.client.errors import NotOffered, Refused, Unreachable
 from smtphooks.client.mechanisms import Exchange, Unproven, mechanismsFor
 from smtphooks.client.parameters import xtext
 from smtphooks.client.reply import ReceivedReply
-from smtphooks.client.route import IMPLICIT, NONE, REQUIRED, Route
+from smtphooks.client.route import IMPLICIT, OPPORTUNISTIC, REQUIRED, Route
 
 # RFC 4954 section 4 has 12288 for the line of AUTH; RFC 5321 section 4.5.3.1.4 has 512 for any other.
 _AUTH_OCTETS = 12288
 _LINE_OCTETS = 512
+
+_KEYWORD = re.compile("([A-Za-z0-9][A-Za-z0-9_-]*)(?:[ =]|\\Z)")
 
 
 class Say(NamedTuple):
@@ -55,11 +58,13 @@ class Opened:
 
     @ivar isSecure: the connection is encrypted.
     @ivar isPrivate: what is said cannot be read on the way: it is encrypted, or leaves the machine at no time.
+    @ivar avoidsTLS: TLS that is only taken because it is there has failed on the connection before this one.
     @ivar extensions: what it offers: upper-case keyword to parameters.
     """
 
     isSecure: bool = False
     isPrivate: bool = False
+    avoidsTLS: bool = False
     extensions: dict[str, str] = attrs.field(factory=dict)
 
 
@@ -77,7 +82,7 @@ def opening(route: Route, opened: Opened) -> Steps:
     greeting = yield HEAR
     _mustBe(220, greeting, f"{route} does not want this connection")
     yield from _hello(route, opened, name)
-    if route.tls not in (NONE, IMPLICIT):
+    if route.tls == REQUIRED or (route.tls == OPPORTUNISTIC and not opened.avoidsTLS):
         yield from _encrypt(route, opened, name)
     if route.xClient:
         name = yield from _introduce(route, opened)
@@ -107,12 +112,13 @@ def extensionsIn(reply: ReceivedReply) -> dict[str, str]:
     extensions: dict[str, str] = {}
     # The text of EHLO has no enhanced code, but may look as if it did.
     for line in str(reply).split("\n")[1:]:
-        keyword, _, parameters = line[4:].replace("=", " ", 1).strip().partition(" ")
+        found = _KEYWORD.match(line, 4)
+        if found is None:
+            continue
+        keyword, parameters = found[1].upper(), line[found.end() :].strip()
         # Some servers have a second line for old clients, AUTH=PLAIN beside AUTH PLAIN.
-        known = extensions.get(keyword.upper(), "")
-        extensions[keyword.upper()] = (
-            f"{known} {parameters.strip()}".strip() if keyword.upper() == "AUTH" else parameters
-        )
+        known = extensions.get(keyword, "") if keyword == "AUTH" else ""
+        extensions[keyword] = f"{known} {parameters}".strip()
     return extensions
 
 
@@ -125,7 +131,7 @@ def _encrypt(route: Route, opened: Opened, name: str) -> Steps:
             opened.extensions = {}
             yield from _hello(route, opened, name)
             return
-        if route.tls == REQUIRED:
+        if route.tls == REQUIRED or reply.code == 421:
             raise Refused(f"{route} refuses STARTTLS", reply)
     if route.tls == REQUIRED:
         raise Unreachable(f"{route} does not offer STARTTLS, which must be")
@@ -139,7 +145,7 @@ def _introduce(route: Route, opened: Opened) -> Generator[Step, Any, str]:
     words = [f"{name}={xtext(value)}" for name, value in route.xClient if name.upper() in offered]
     line, lines = "XCLIENT", []
     for word in words:
-        if len(line) + len(word) + 3 > _LINE_OCTETS:
+        if len(line) + len(word) + 3 > _LINE_OCTETS and line != "XCLIENT":
             lines.append(line)
             line = "XCLIENT"
         line += f" {word}"
@@ -175,11 +181,10 @@ def _exchange(exchange: Exchange, mechanism: str) -> Generator[Step, Any, Receiv
     response = next(exchange)
     line = f"AUTH {mechanism}".encode()
     initial = None if response is None else base64.b64encode(response) or b"="
-    if initial is not None and len(line) + len(initial) + 3 <= _AUTH_OCTETS:
+    isInLine = initial is not None and len(line) + len(initial) + 3 <= _AUTH_OCTETS
+    if initial is not None and isInLine:
         line, initial = line + b" " + initial, None
-    elif response is None:
-        initial = None
-    reply: ReceivedReply = yield Say(line, f"AUTH {mechanism}", isSecret=True)
+    reply: ReceivedReply = yield Say(line, f"AUTH {mechanism}", isSecret=isInLine)
     if initial is not None and reply.code == 334:
         reply = yield Say(initial, "AUTH", isSecret=True)
     try:

@@ -26,6 +26,15 @@ def _isWord(value: Any) -> bool:
     return isText(value) and value.isprintable() and value != "" and " " not in value
 
 
+def _isName(value: Any) -> bool:
+    return _isWord(value) and value.isascii()
+
+
+def _isCredential(value: Any) -> bool:
+    # RFC 4616 and XOAUTH2 have NUL and SOH between their fields: neither is part of one.
+    return isText(value) and value.isprintable() and value != ""
+
+
 def _secret(value: Any) -> Any:
     return "(not shown)" if value is not None else None
 
@@ -69,13 +78,13 @@ class Route:
     key: str | bytes | None = pem()
     cert: str | bytes | None = pem()
     servername: str | None = option(None, "a host name", _isWord)
-    user: str | None = option(None, "a text", lambda value: isText(value) and value != "")
-    password: str | None = option(None, "a text", isText, show=_secret)
-    token: str | None = option(None, "a text", isText, show=_secret)
+    user: str | None = option(None, "a text without control characters", _isCredential)
+    password: str | None = option(None, "a text without control characters", _isCredential, show=_secret)
+    token: str | None = option(None, "a text without control characters", _isCredential, show=_secret)
     authMethods: tuple[str, ...] = listOf((), "a list of mechanisms such as PLAIN", isText, toUpper)
     allowInsecureAuth: bool = option(False, "{true!r} or {false!r}", lambda value: isinstance(value, bool))
     xClient: tuple[tuple[str, str], ...] = listOf((), _ATTRIBUTE_WANTS, _isAttribute)
-    name: str = option(platform.node, "a host name", _isWord)
+    name: str = option(platform.node, "a host name", _isName)
 
     def __attrs_post_init__(self) -> None:
         if bool(self.host) == (self.path is not None):

@@ -226,6 +226,8 @@ class _Delivery:
             return refusal
         received = session.receivedHeader(recipients[0] if len(recipients) == 1 else None)
         stream.prepend(received.encode(errors="replace"))
+        if self._budget.left == 0:
+            raise Unavailable(f"{self._store.name} has no time left for this recipient")
         process = self._process = self._store.begin()
         try:
             outcome = await process.run(currentReactor(), what, stream, self._budget)

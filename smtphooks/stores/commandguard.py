@@ -1,8 +1,8 @@
 """
 The guard of a program that takes a message: a small program of its own between the server and that program.
 
-In: the message on descriptor 0, and one octet on descriptor 4 when it is whole.  Out: one line on descriptor 3 that
-says how the program ended.
+In: the message on descriptor 0; on descriptor 4 a W when it is whole, or a K to end it all.  Out: one line on
+descriptor 3 that says how the program ended.
 Rule: the program sees the end of a message only if the message is whole.  If the server is killed, the guard kills the
 program, which would otherwise take the part that it has got for the whole.
 This module knows no mail, imports nothing of smtphooks, and is run as a script: C{python -I -S}.
@@ -85,9 +85,10 @@ def _pass(pid: int, ours: int, woken: int) -> tuple[int, bool]:
     """
     data = b""
     isWhole = isEnded = isPassed = False
+    isWatched = True
     while True:
         reading = [woken]
-        if not isWhole:
+        if isWatched:
             reading.append(_CONTROL)
         if not (data or isEnded):
             reading.append(_MESSAGE)
@@ -98,8 +99,10 @@ def _pass(pid: int, ours: int, woken: int) -> tuple[int, bool]:
             if ended:
                 return status, isPassed
         if _CONTROL in ready:
-            isWhole = bool(os.read(_CONTROL, 1))
-            if not isWhole:  # the server is gone, or wants this
+            told = os.read(_CONTROL, 16)
+            isWatched = bool(told)
+            isWhole = isWhole or b"W" in told
+            if b"K" in told or not (told or isWhole):  # the server wants it, or has gone
                 os.killpg(0, signal.SIGKILL)
         if _MESSAGE in ready:
             data = os.read(_MESSAGE, _BLOCK)

@@ -188,8 +188,7 @@ class CommandProcess(ProcessProtocol):
     def _finish(self) -> None:
         """The pipe has taken the message."""
         self._isWhole = True
-        if not self.isOver and _CONTROL in self._open:
-            self.transport.writeToChild(_CONTROL, b"\n")
+        self._tell(b"W")
         self._close()
 
     async def _restOfOutput(self) -> None:
@@ -247,8 +246,12 @@ class CommandProcess(ProcessProtocol):
         try:
             os.killpg(pid, number)
         except (ProcessLookupError, PermissionError):
-            # The guard has not yet begun; it ends by itself when it finds this closed.
-            self.transport.closeChildFD(_CONTROL)
+            # The guard has not yet begun; it does this itself then.
+            self._tell(b"K")
+
+    def _tell(self, word: bytes) -> None:
+        if _CONTROL in self._open:
+            self.transport.writeToChild(_CONTROL, word)
 
     def _hangUp(self) -> None:
         self._close()

@@ -20,7 +20,7 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 
 from smtphooks.client.route import Route
-from smtphooks.client.tls import creatorFor
+from smtphooks.client.tls import encryptionFor
 from smtphooks.currentreactor import currentReactor
 from smtphooks.hooks import Unavailable
 from smtphooks.stores.rabbitmqaddress import NodeAddress
@@ -142,8 +142,8 @@ class Link:
         )
         endpoint: Any = HostnameEndpoint(reactor, address.host, address.port)
         if address.isSecure:
-            creator = creatorFor(Route(host=address.host, port=address.port, tls="implicit", ca=self._target.ca))
-            endpoint = wrapClientTLS(creator, endpoint)
+            encryption = encryptionFor(Route(host=address.host, port=address.port, tls="implicit", ca=self._target.ca))
+            endpoint = wrapClientTLS(encryption, endpoint)
         protocol = _protocolClass()(parameters, custom_reactor=reactor)
         factory = Factory.forProtocol(lambda: protocol)
         factory.noisy = False

@@ -20,7 +20,7 @@ from smtphooks.client.client import SMTPClient
 from smtphooks.client.errors import ClientError, Unreachable, errorOf
 from smtphooks.client.route import Route, routeTo
 from smtphooks.client.timeouts import Timeouts
-from smtphooks.client.tls import creatorFor
+from smtphooks.client.tls import encryptionFor
 from smtphooks.client.transaction import Transaction
 from smtphooks.currentreactor import currentReactor
 from smtphooks.errors import OptionError
@@ -110,6 +110,7 @@ class Relay:
     _client: SMTPClient | None = attrs.field(default=None, init=False, repr=False)
 
     State = RelayState
+    wantsToBeLast = True
 
     def __attrs_post_init__(self) -> None:
         self._upstreams = Upstreams(self.upstream, self._routeTo, self.retryTime)
@@ -318,7 +319,7 @@ def _checkTLS(route: Route) -> None:
     """
     if route.tls != "none" and (route.ca or route.key):
         try:
-            creatorFor(route)
+            encryptionFor(route)
         except Unreachable as error:
             names = [name for name in ("ca", "key", "cert") if getattr(route, name)]
             raise OptionError(f"options {', '.join(names)} cannot be used: {error}", options=names) from None

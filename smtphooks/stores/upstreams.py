@@ -185,7 +185,7 @@ def _upstreamOf(place: Any, routeOf: Callable[[str], Route]) -> Upstream:
     priority, weight = table.get("priority", 0), table.get("weight", 1)
     if not _isWhole(priority, 0) or not _isWhole(weight, 1):
         raise OptionError(
-            "option upstream is {!r}, its priority is a whole number from 0 and its weight one from 1",
+            "option upstream is {!r}, its priority is a whole number from 0, its weight one from 1",
             dict(table),
             options=["upstream"],
         )

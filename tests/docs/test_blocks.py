@@ -160,7 +160,12 @@ def make(file: Path, pair: Pair) -> None:
     if file.suffix == ".pem":
         file.write_text(pair.key if "key" in file.name else pair.cert)
     else:
-        texts = {"passwd": "ann:correct horse\n", "scram.secret": "0123456789abcdef\n"}
+        texts = {
+            "passwd": "ann:correct horse\n",
+            "scram.secret": "0123456789abcdef\n",
+            "webhook.secret": "0123456789abcdef\n",
+            "token.txt": "0123456789abcdef\n",
+        }
         file.write_text(texts.get(file.name, "ann@example.org\n"))
 
 

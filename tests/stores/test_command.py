@@ -180,7 +180,9 @@ async def test_a_program_that_reads_all_before_it_ends_counts_by_its_status_alon
     ],
 )
 @ensureDeferred
-async def test_the_first_line_that_it_writes_is_the_text_of_the_refusal(script: str, reply: tuple[int, str, str]) -> None:
+async def test_the_first_line_that_it_writes_is_the_text_of_the_refusal(
+    script: str, reply: tuple[int, str, str]
+) -> None:
     with pytest.raises(SMTPError) as caught:
         await deliver(shell("cat >/dev/null;" + script))
     error = caught.value
@@ -198,11 +200,7 @@ async def test_what_leaves_children_with_the_pipes_holds_nothing_up(tmp_path: Pa
 @ensureDeferred
 async def test_a_daemon_that_would_read_on_is_not_trusted(tmp_path: Path) -> None:
     """Its parent says 0 before anybody has the message, and it may see no end of it."""
-    script = (
-        "import os, sys\n"
-        "if os.fork(): os._exit(0)\n"
-        f"sys.stdin.buffer.read(); open({str(tmp_path / 'got')!r}, 'w')"
-    )
+    script = f"import os, sys\nif os.fork(): os._exit(0)\nsys.stdin.buffer.read(); open({str(tmp_path / 'got')!r}, 'w')"
     command = Command([sys.executable, "-c", script])
     stream = streamOf(LARGE, isWhole=False)
     ended = Deferred.fromCoroutine(command.onData(stream, sessionWith()))
@@ -309,6 +307,7 @@ async def test_one_that_ignores_SIGTERM_is_killed(tmp_path: Path) -> None:
     with pytest.raises(CancelledError):
         await waiting
     await command.onStop(None)
+    assert not command._processes
 
 
 @ensureDeferred
@@ -318,7 +317,8 @@ async def test_one_that_does_not_read_is_killed_but_not_for_the_time_in_which_th
     command.clock = clock
     stream = streamOf(LARGE, isWhole=False)
     ended = Deferred.fromCoroutine(command.onData(stream, sessionWith()))
-    await until(lambda: not stream.buffered)
+    (process,) = command._processes
+    await until(lambda: process._isDrained)
     clock.advance(100)
     assert not ended.called
     while stream.buffered < 65536:
@@ -338,9 +338,7 @@ async def test_so_many_run_at_the_same_time_and_others_wait_for_some_time(tmp_pa
         waitTimeout=10,
     )
     command.clock = clock
-    ended = [
-        Deferred.fromCoroutine(command.onData(streamOf(TEXT), sessionWith(sender=sender))) for sender in "abc"
-    ]
+    ended = [Deferred.fromCoroutine(command.onData(streamOf(TEXT), sessionWith(sender=sender))) for sender in "abc"]
     await until(lambda: len(os.listdir(tmp_path)) == 2)
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
     clock.advance(11)
@@ -466,7 +464,7 @@ async def test_an_address_becomes_no_option(argument: str, session: Session, cod
 @ensureDeferred
 async def test_thousands_of_recipients_are_as_many_calls_as_their_list_needs(tmp_path: Path) -> None:
     recipients = [f"{'x' * 50}{index}@{'y' * 60}.test" for index in range(1500)]
-    command = shell(f"cat >/dev/null; echo \"$$RECIPIENTS\" >> {tmp_path}/got; echo x >> {tmp_path}/calls")
+    command = shell(f'cat >/dev/null; echo "$$RECIPIENTS" >> {tmp_path}/got; echo x >> {tmp_path}/calls')
     assert await deliver(command, session=sessionWith(*recipients)) is None
     assert (tmp_path / "got").read_text().split() == recipients
     assert (tmp_path / "calls").read_text() == "x\n" * 6
@@ -488,9 +486,7 @@ CHOOSE = (
 @ensureDeferred
 async def test_with_lmtp_each_recipient_has_its_own_run_and_result(logged: Logged) -> None:
     with capturedLogs() as events:
-        results = await deliver(
-            shell(CHOOSE), LARGE, session=sessionWith("a@x", "b@x", "c@x", "d@x", "a@x", lmtp=True)
-        )
+        results = await deliver(shell(CHOOSE), LARGE, session=sessionWith("a@x", "b@x", "c@x", "d@x", "a@x", lmtp=True))
     assert [each and (each.responseCode, str(each)) for each in results] == [
         None,
         (550, "no b"),
@@ -516,18 +512,21 @@ async def test_with_smtp_the_worst_result_is_the_reply(recipients: list[str], sa
 
 
 @ensureDeferred
-async def test_all_runs_for_a_message_share_its_time() -> None:
+async def test_all_runs_for_a_message_share_its_time(logged: Logged) -> None:
     clock = Clock()
     command = shell("cat >/dev/null; exec sleep 1000", timeout=30)
     command.clock = clock
     ended = Deferred.fromCoroutine(command.onData(streamOf(TEXT), sessionWith("a@x", "b@x", lmtp=True)))
-    await until(lambda: bool(command._processes))
-    await deferLater(reactor, 0.2)  # type: ignore[arg-type]
-    while not ended.called:
-        clock.advance(31)
-        await deferLater(reactor, 0.01)  # type: ignore[arg-type]
+    await until(lambda: any(process._isWhole for process in command._processes))
+    clock.advance(31)
     results = await ended
     assert results is not None
+    assert logged.takeTexts() == [
+        "/bin/sh did not end in time, and was killed [S]",
+        "/bin/sh has no time left for this recipient [S]",
+    ]
+    clock.advance(6)  # the program may have begun too late for the first signal
+    await until(lambda: not command._processes)
     assert [each and each.responseCode for each in results] == [451, 451]
 
 

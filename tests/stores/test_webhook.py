@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import time
+from contextlib import suppress
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, ensureDeferred
+from twisted.internet.defer import CancelledError, ensureDeferred, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import deferLater
+from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 
 from smtphooks.hooks import Unavailable
 from smtphooks.replies import SMTPError
+from smtphooks.session import Address
+from smtphooks.stores import Webhook
 from tests.layers.scanners import Message, isTidy
 from tests.secrets import TOKEN
 from tests.stores.webhooks import (
     LAST_CHUNK,
     MESSAGE,
     OK,
+    PATIENCE,
     SECRET,
     Post,
     Request,
@@ -133,7 +139,7 @@ async def test_a_connection_is_kept_for_the_next_message(webhook):
     (talk,) = webhook.talks
     talk.received = b""
     result = ensureDeferred(store.onData(Message(MESSAGE), makeSession()))
-    await talk.has(LAST_CHUNK)
+    await talk.has(LAST_CHUNK).addTimeout(PATIENCE, reactor)
     talk.answer(OK)
     await result
     assert len(webhook.talks) == 1
@@ -146,7 +152,7 @@ async def test_cookies_are_not_kept(webhook):
     (talk,) = webhook.talks
     talk.received = b""
     result = ensureDeferred(store.onData(Message(MESSAGE), makeSession()))
-    await talk.has(LAST_CHUNK)
+    await talk.has(LAST_CHUNK).addTimeout(PATIENCE, reactor)
     assert b"ookie" not in talk.received
     talk.answer(OK)
     await result
@@ -289,10 +295,10 @@ async def test_an_interim_answer_ends_nothing(webhook):
     talk = await post.has(b"one")
     talk.answer(b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\nHTTP/1.1 102 Pro")
     message.append(b"two\r\n")
-    await talk.has(b"two")
+    await talk.has(b"two").addTimeout(PATIENCE, reactor)
     talk.answer(b"cessing\r\n\r\n")
     message.append(b"three\r\n")
-    await talk.has(b"three")
+    await talk.has(b"three").addTimeout(PATIENCE, reactor)
     message.end()
     await post.answered(OK)
     assert Request(talk.received).body.endswith(b"one\r\ntwo\r\nthree\r\n")
@@ -447,3 +453,279 @@ async def test_a_webhook_that_accepts_no_connection_is_a_fault(webhook, monkeypa
     assert await fault(post) == (
         "webhook at http://192.0.2.1 cannot be reached: it accepted no connection within 3 seconds"
     )
+
+
+# --- many recipients ---
+
+
+def many(number):
+    return [f"recipient-number-{index:04}@department-{index:04}.example.com" for index in range(number)]
+
+
+async def answeredInTurn(webhook, post, answers):
+    """Answer one request after the other; the requests."""
+    talk, requests = await post.has(b"Hello.\r\n"), []
+    for octets in answers:
+        await talk.has(b"Hello.\r\n").addTimeout(PATIENCE, reactor)
+        requests.append(Request(talk.received))
+        talk.received = b""
+        talk.answer(octets)
+    assert len(webhook.talks) == 1
+    return requests
+
+
+@pytest_twisted.ensureDeferred
+async def test_recipients_beyond_one_request_go_with_another(webhook):
+    recipients = many(130)
+    post = Post(webhook, session=makeSession(*recipients))
+    requests = await answeredInTurn(webhook, post, [answer("200 OK", str(index)) for index in range(3)])
+    assert await post.result == "2"
+    told = [json.loads(request.fields["smtphooks-description"])["envelope"]["rcptTo"] for request in requests]
+    assert [len(each) for each in told] == [len(r.fields["smtphooks-rcpt-to"].split(",")) for r in requests]
+    assert [recipient for each in told for recipient in each] == recipients
+    assert len({request.fields["idempotency-key"] for request in requests}) == 3
+    assert len({request.body for request in requests}) == 1
+    for request in requests:
+        assert sum(len(f"{name}: {value}\r\n") for name, value in request.fields.items()) < 8000
+
+
+@pytest_twisted.ensureDeferred
+async def test_over_smtp_the_first_refusal_is_that_of_all(webhook):
+    post = Post(webhook, session=makeSession(*many(130)))
+    assert len(await answeredInTurn(webhook, post, [OK, answer("403 No")])) == 2
+    assert await refused(post, b"", b"") == (550, "5.7.1", "Message refused")
+
+
+@pytest_twisted.ensureDeferred
+async def test_over_lmtp_each_request_answers_for_its_recipients(webhook):
+    post = Post(webhook, session=makeSession(*many(130), lmtp=True))
+    with capturedLogs() as events:
+        requests = await answeredInTurn(webhook, post, [OK, answer("403 No"), answer("500 Crashed")])
+        results = await post.result
+    counts = [len(request.fields["smtphooks-rcpt-to"].split(",")) for request in requests]
+    assert len(results) == sum(counts) == 130
+    assert results[: counts[0]] == [None] * counts[0]
+    refusals = [(error.responseCode, error.enhancedCode) for error in results[counts[0] :]]
+    assert refusals == [(550, "5.7.1")] * counts[1] + [(451, "4.3.0")] * counts[2]
+    assert [event["log_level"] for event in events if "cannot decide" in event["log_format"]] == [LogLevel.error]
+
+
+@pytest_twisted.ensureDeferred
+async def test_over_lmtp_one_request_answers_for_all(webhook):
+    assert await Post(webhook, session=makeSession("a@x", "b@x", lmtp=True)).answered(answer("200 OK", "hi")) == "hi"
+
+
+# --- connections that were left ---
+
+
+async def nextOnSameConnection(webhook, **options):
+    """A post on a connection that carried one before."""
+    store = storeOf(webhook, **options)
+    after = b"Hello.\r\n"
+    await Post(webhook, store=store).answered(OK, after)
+    (talk,) = webhook.talks
+    talk.received = b""
+    post = Post(webhook, store=store)
+    await talk.has(after).addTimeout(PATIENCE, reactor)
+    return post, talk
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_spooled_message_is_sent_again_if_an_idle_connection_was_closed(webhook):
+    post, talk = await nextOnSameConnection(webhook, spool=True)
+    talk.transport.abortConnection()
+    assert await post.answered(answer("200 OK", "again"), b"Hello.\r\n") == "again"
+    first, second = (Request(each.received) for each in webhook.talks)
+    assert first.fields == second.fields and first.body == second.body
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_streamed_message_is_not_sent_again(webhook):
+    post, talk = await nextOnSameConnection(webhook)
+    talk.transport.abortConnection()
+    assert "has closed an idle connection" in await fault(post)
+    assert len(webhook.talks) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_is_not_sent_again_once_an_answer_has_begun(webhook):
+    post, talk = await nextOnSameConnection(webhook, spool=True)
+    talk.answer(b"HTTP/1.1 200")
+    talk.transport.loseConnection()
+    assert "gives no answer" in await fault(post)
+    assert len(webhook.talks) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_is_not_sent_again_on_a_new_connection(webhook):
+    post = Post(webhook, spool=True)
+    talk = await post.has(b"Hello.\r\n")
+    talk.transport.abortConnection()
+    assert "gives no answer" in await fault(post)
+    assert len(webhook.talks) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_to_no_request_ends_its_connection(webhook):
+    store = storeOf(webhook)
+    await Post(webhook, store=store).answered(OK)
+    webhook.talks[0].answer(answer("408 Request Timeout"))
+    await webhook.talks[0].closed
+    await Post(webhook, store=store).answered(OK)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left_after_onStop(webhook):
+    store = storeOf(webhook)
+    await Post(webhook, store=store).answered(OK)
+    pending = Post(webhook, store=store)
+    before = reactor.getDelayedCalls()
+    await store.onStop(None)
+    assert not [call for call in reactor.getDelayedCalls() if call in before and "_removeConnection" in str(call)]
+    with suppress(Unavailable):
+        await pending.result
+    await webhook.talks[0].closed
+    await Post(webhook, store=store).answered(OK)  # and it begins anew
+
+
+# --- the breaker ---
+
+
+def closing(status):
+    return answer(status, Connection="close")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_webhook_that_is_down_is_asked_seldom_and_comes_back_by_itself(webhook):
+    store = storeOf(webhook, breakerFailures=2, breakerPause=10)
+    for _ in range(2):
+        assert await fault(Post(webhook, store=store), closing("503 Busy")) == f"{nameOf(webhook)} answers 503"
+    assert (
+        await fault(Post(webhook, store=store)) == f"{nameOf(webhook)} is down, it will be tried again in 10.0 seconds"
+    )
+    assert len(webhook.talks) == 2
+    store.clock.advance(10)
+    assert await fault(Post(webhook, store=store), closing("503 Busy")) == f"{nameOf(webhook)} answers 503"
+    assert "is down" in await fault(Post(webhook, store=store))
+    store.clock.advance(10)
+    for _ in range(2):
+        assert await Post(webhook, store=store).answered(closing("200 OK")) is None
+
+
+@pytest.mark.parametrize("status", ["500 Crashed", "401 No", "404 No", "200 OK"])
+@pytest_twisted.ensureDeferred
+async def test_a_webhook_that_answers_is_not_down(webhook, status):
+    store = storeOf(webhook, breakerFailures=1)
+    with suppress(Unavailable, SMTPError):
+        await Post(webhook, store=store).answered(closing(status))
+    assert await Post(webhook, store=store).answered(closing("200 OK")) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_clients_that_leave_say_nothing_of_the_webhook(webhook):
+    store = storeOf(webhook, breakerFailures=1)
+    post = Post(webhook, Message(b"one\r\n", isWhole=False), store=store)
+    await post.has(b"one")
+    post.message.fail(Failure(ConnectionLost()))
+    with suppress(ConnectionLost):
+        await post.result
+    assert await Post(webhook, store=store).answered(OK) is None
+
+
+# --- recipients ---
+
+
+class Question:
+    def __init__(self, webhook, store=None, recipient="ann@example.com", **options):
+        self.store = store or storeOf(webhook, recipientURL=f"http://127.0.0.1:{webhook.port}/recipient", **options)
+        self._accepted = webhook.talk()
+        self.result = ensureDeferred(self.store.onRcptTo(Address(recipient), makeSession()))
+
+    async def answered(self, octets):
+        talk = await self._accepted.addTimeout(PATIENCE, reactor)
+        await talk.has(b"}").addTimeout(PATIENCE, reactor)
+        talk.answer(octets)
+        return await self.result
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_recipient_is_asked_for(webhook):
+    question = Question(webhook, recipient='b"e@example.com', token=TOKEN, secret=SECRET)
+    assert await question.answered(answer("200 OK", "Welcome")) == "Welcome"
+    request = Request(webhook.talks[0].received)
+    assert request.line == "POST /recipient HTTP/1.1"
+    assert request.fields["content-type"] == "application/json"
+    assert request.fields["authorization"] == f"Bearer {TOKEN}"
+    assert json.loads(request.body) == {"recipient": 'b"e@example.com'}
+    signed = "\n".join([request.fields["smtphooks-timestamp"], "", "", hashlib.sha256(request.body).hexdigest()])
+    expected = hmac.new(SECRET.encode(), signed.encode(), "sha256").hexdigest()
+    assert request.fields["smtphooks-signature"] == f"v1={expected}"
+
+
+@pytest.mark.parametrize(
+    "status, code, enhanced, text",
+    [
+        (400, 550, "5.1.3", "Recipient refused"),
+        (403, 550, "5.7.1", "Recipient refused"),
+        (404, 550, "5.1.1", "No such recipient"),
+        (406, 550, "5.7.1", "Recipient refused"),
+        (410, 550, "5.2.1", "Recipient does not take mail any more"),
+        (413, 552, "5.2.2", "Mailbox full"),
+        (422, 550, "5.1.3", "Recipient refused"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_recipient_may_be_refused_and_that_is_remembered(webhook, status, code, enhanced, text):
+    question = Question(webhook)
+    results = [question.answered(answer(f"{status} No")), question.store.onRcptTo(Address("ann@example.com"), None)]
+    for result in results:
+        with pytest.raises(SMTPError) as caught:
+            await result
+        error = caught.value
+        assert (error.responseCode, error.enhancedCode, error.message) == (code, enhanced, text)
+    assert webhook.talks[0].received.count(b"POST ") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_recipient_is_asked_for_again_after_the_time(webhook):
+    question = Question(webhook, recipientCacheTime=30)
+    await question.answered(answer("200 OK"))
+    store = question.store
+    store.clock.advance(29.9)
+    assert await store.onRcptTo(Address("ann@example.com"), makeSession()) is None
+    store.clock.advance(0.2)
+    webhook.talks[0].received = b""
+    later = Question(webhook, store)
+    later._accepted = succeed(webhook.talks[0])
+    with pytest.raises(SMTPError):
+        await later.answered(answer("404 Gone"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fault_about_a_recipient_is_not_remembered(webhook):
+    question = Question(webhook)
+    with pytest.raises(Unavailable, match="answers 500"):
+        await question.answered(answer("500 Crashed"))
+    webhook.talks[0].received = b""
+    later = Question(webhook, question.store)
+    later._accepted = succeed(webhook.talks[0])
+    assert await later.answered(answer("200 OK", "fine")) == "fine"
+
+
+def test_without_a_url_for_recipients_there_is_no_such_hook():
+    assert Webhook("http://127.0.0.1/").onRcptTo is None
+
+
+# --- logs and options ---
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_posted_is_logged_without_path_and_query(webhook):
+    with capturedLogs() as events:
+        post = Post(webhook)
+        await post.answered(OK)
+    (event,) = [event for event in events if event["log_namespace"].startswith("smtphooks.stores")]
+    assert event["log_format"].format(**event) == (
+        f"posted to http://127.0.0.1:{webhook.port}, which answers 204: {len(MESSAGE)} octets [{post.session.id}]"
+    )
+    assert event["peer"] == "192.0.2.1"

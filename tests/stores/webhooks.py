@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest_twisted
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
 
@@ -15,6 +16,9 @@ from tests.layers.scanners import Message, Scanner, Talk
 
 MESSAGE = b"Subject: hello\r\n\r\nHello.\r\n"
 SECRET = "0123456789abcdef-secret"
+
+# Only a test that fails waits so many seconds.
+PATIENCE = 10
 
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 LAST_CHUNK = b"\r\n0\r\n\r\n"
@@ -86,8 +90,8 @@ class Post:
 
     async def has(self, *octets: bytes) -> Talk:
         """The connection, once the webhook has got these octets."""
-        self._talk = talk = self._talk or await self._accepted
-        await talk.has(*octets)
+        self._talk = talk = self._talk or await self._accepted.addTimeout(PATIENCE, reactor)
+        await talk.has(*octets).addTimeout(PATIENCE, reactor)
         return talk
 
     async def answered(self, octets: bytes, after: bytes = LAST_CHUNK, closes: bool = False) -> Any:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.docs.howto.conftest import Page, deliver
+from tests.real.mta.postfix import Postfix
 from tests.real.programs import Maildir, Program, Service, eventually, freePort, requires, tcp
-from tests.real.test_postfix import Postfix
 
 PAGE = "content-filter"
 PROGRAM = b"Subject: hello\r\n\r\nThis program cannot be run in DOS mode\r\n"
