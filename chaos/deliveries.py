@@ -73,6 +73,8 @@ class Delivery:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.ports = Ports(freePort(), freePort())
+        self._receivers: list[Program] = []
+        self._taken = 0
 
     @classmethod
     def missing(cls) -> str | None:
@@ -99,6 +101,13 @@ class Delivery:
     def startReceiver(self) -> None:
         configuration = _RECEIVER.format(ports=self.ports) + "[[layer]]\n" + self.store()
         self.receiver = self.place.serve("receiver", configuration)
+        self._receivers.append(self.receiver)
+
+    def takeOutput(self) -> str:
+        """What all receivers have logged that was not taken yet."""
+        output = "".join(receiver.output for receiver in self._receivers)
+        start, self._taken = self._taken, len(output)
+        return output[start:]
 
     def startOther(self) -> None:
         """Start the other side, and wait until it listens."""
@@ -165,8 +174,13 @@ class ToServer(ToProcess):
         self._port = freePort()
         self._maildir = place.kept / "maildir"
 
+    @property
+    def upstream(self) -> str:
+        """Where it listens."""
+        return f"{self.place.there}:{self._port}"
+
     def store(self) -> str:
-        what = f'use = "smtphooks.stores:Relay"\nupstream = "{self.place.there}:{self._port}"\n'
+        what = f'use = "smtphooks.stores:Relay"\nupstream = "{self.upstream}"\n'
         limits = "connectTimeout = 1\ntimeout = 2\ndataTimeout = 2\n"
         return what + f'lmtp = {str(self.lmtp).lower()}\ntls = "{self.tls}"\n' + limits
 
@@ -290,16 +304,16 @@ def withCRLF(octets: bytes) -> bytes:
     return octets.replace(b"\n", b"\r\n")
 
 
-_DELIVERED_TO = re.compile(rb"^(?:Delivered-To|X-Original-To): (.*)$", re.MULTILINE)
+_DELIVERED_TO = re.compile(rb"^Delivered-To: (.*)$", re.MULTILINE)
 
 
 def maildirArrived(maildir: Path) -> Arrived:
-    """What is in C{new/} of a Maildir."""
-    for path in (maildir / "new").glob("*"):
+    """What is in C{new/} of a Maildir, or of several in a folder, each of the recipient that its name says."""
+    for path in maildir.glob("**/new/*"):
         octets = path.read_bytes()
         header = octets.partition(b"\n\n")[0]
-        recipients = dict.fromkeys(recipient.decode() for recipient in _DELIVERED_TO.findall(header))
-        yield list(recipients), withCRLF(octets)
+        recipients = [recipient.decode() for recipient in _DELIVERED_TO.findall(header)]
+        yield recipients or [path.parent.parent.name], withCRLF(octets)
         path.unlink()
 
 

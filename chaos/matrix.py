@@ -17,8 +17,9 @@ from chaos.deliveries import (
     ToServer,
     ToSignedEndpoint,
 )
+from chaos.mailservers import ToDovecot, ToPostfix
 
 DELIVERIES: list[type[Delivery]] = [
-    *(ToMaildir, ToServer, ToLMTPServer),
+    *(ToMaildir, ToServer, ToLMTPServer, ToPostfix, ToDovecot),
     *(ToEndpoint, ToSignedEndpoint, ToBroker, ToBrokerByClaims, ToProgram, ToBoth),
 ]

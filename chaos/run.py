@@ -10,6 +10,7 @@ This module knows no details of stores and none of faults.
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,10 @@ from chaos.network import Network
 from chaos.place import Place
 
 _OF_PART = {"receiver": RECEIVER, "other": OTHER, "network": NETWORK, "disk": DISK}
+
+
+# With the line that says where; its own lines are indented, as the log does it.
+_TRACEBACK = re.compile(r"^.*\n\s*Traceback .*\n(?:\s.*\n)*", re.MULTILINE)
 
 
 class Size(NamedTuple):
@@ -96,15 +101,12 @@ class _Cell:
         self._load.start()
         for number in range(self._size.rounds):
             if not self._round():
-                self._complaints.append(
-                    f"nothing gets through in round {number + 1}:\n{self._delivery.receiver.output}"
-                )
+                self._complaints.append(f"nothing gets through in round {number + 1}")
                 break
         self._load.stop()
         self._account()
-        output = self._delivery.receiver.output
-        if "Traceback" in output:
-            self._complaints.append(f"the receiver logged a traceback:\n{output[output.index('Traceback') :]}")
+        for traceback in _TRACEBACK.findall(self._delivery.takeOutput()):
+            self._complaints.append(f"the receiver logged\n{traceback}")
         complaints = [*self._complaints, *self._load.complaints(), *self._ledger.complaints()]
         return Result(self._delivery.name, self._name, self._ledger.counts(), complaints)
 

@@ -208,18 +208,17 @@ class Transaction:
                 if encoder.is8bit and not takes8bit:
                     raise NotOffered("The next server takes no 8-bit message (8BITMIME)")
                 if replies[0].called:
-                    return self._answeredEarly(replies)
+                    break
                 connection.write(octets)
                 await connection.drained()
-            if replies[0].called:
-                return self._answeredEarly(replies)
-            connection.write(encoder.finish())
-            connection.endContent()
         except BaseException as error:
-            if isinstance(error, Unreachable) and replies[0].called:
-                return self._answeredEarly(replies)
-            _dismiss(replies)
-            raise
+            if not (isinstance(error, Unreachable) and replies[0].called):
+                _dismiss(replies)
+                raise
+        if replies[0].called:
+            return self._answeredEarly(replies)
+        connection.write(encoder.finish())
+        connection.endContent()
         return await _all(replies)
 
     def _answeredEarly(self, replies: list[Waiting[ReceivedReply]]) -> list[ReceivedReply]:
