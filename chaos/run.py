@@ -41,7 +41,7 @@ class Size(NamedTuple):
     @ivar broken: the least and the most seconds until it is mended.
     """
 
-    rounds: int = 8
+    rounds: int = 4
     clients: int = 12
     before: int = 100
     broken: tuple[float, float] = (0.05, 3.0)

@@ -1,4 +1,4 @@
-"""A connection that the transport has lost: its users are told, and nothing that they still do reaches the transport."""
+"""A connection that the transport has lost: its users are told, and what they still do does not reach the transport."""
 
 from __future__ import annotations
 
