@@ -1,82 +1,18 @@
 """
-The command line: C{python -m chaos} plays all cells and prints the table; its exit status is 1 if a cell is not good.
+C{python -m chaos}: the command, in namespaces of its own where the machine has them.
 
-This module combines the others and does nothing else.
+This module imports nothing of the command before it is there, as it begins once more there.
 """
 
 from __future__ import annotations
 
-import argparse
-import random
 import sys
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
 
-from chaos.deliveries import Delivery
-from chaos.faults import FAULTS, ISOLATED
-from chaos.liar import LIARS
-from chaos.matrix import DELIVERIES
-from chaos.network import Network, isolate
-from chaos.run import SHORT, Result, Size, faultsOf, play, table
-
-
-def main(arguments: Sequence[str]) -> int:
-    # A seed that nobody gave is chosen before this begins once more in namespaces.
-    options = _parse(arguments)
-    if options.seed is None:
-        options.seed = random.randrange(1_000_000)
-        arguments = [*arguments, "--seed", str(options.seed)]
-    reason = isolate(arguments)
-    network = None if reason else Network()
-    print(f"seed {options.seed}", flush=True)
-    size = SHORT if options.short else Size(rounds=options.rounds)
-    results: list[Result] = []
-    for delivery in _deliveries(options.delivery):
-        missing = delivery.missing()
-        if missing:
-            print(f"{delivery.name}: skipped, {missing}", flush=True)
-            continue
-        faults = faultsOf(delivery, options.fault)
-        if reason:
-            for name in faults.keys() & ISOLATED:
-                print(f"{delivery.name}, {name}: skipped, no namespaces ({reason})", flush=True)
-                del faults[name]
-        with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-            for result in play(delivery, faults, Path(folder), network, options.seed, size):
-                _show(result)
-                results.append(result)
-    if not results:
-        print("there was nothing to play")
-        return 1
-    print(table(results))
-    return int(any(result.complaints for result in results))
-
-
-def _show(result: Result) -> None:
-    counts = result.counts
-    print(
-        f"{result.delivery}, {result.fault}: {counts.sent} sent, {counts.found} found, {counts.lost} lost",
-        *(f"  {complaint}" for complaint in result.complaints),
-        sep="\n",
-        flush=True,
-    )
-
-
-def _deliveries(wanted: Sequence[str]) -> list[type[Delivery]]:
-    return [delivery for delivery in DELIVERIES + LIARS if delivery.name in wanted] if wanted else DELIVERIES
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m chaos", description="break deliveries under load, lose nothing")
-    names = [delivery.name for delivery in DELIVERIES + LIARS]
-    parser.add_argument("--delivery", action="append", choices=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--fault", action="append", choices=list(FAULTS), metavar="NAME", help=", ".join(FAULTS))
-    parser.add_argument("--rounds", type=int, default=Size().rounds, metavar="N", help="default: %(default)s")
-    parser.add_argument("--seed", type=int, metavar="N", help="of all that is random; printed if it is not given")
-    parser.add_argument("--short", action="store_true", help="one short round a cell, as the suite plays them")
-    return parser.parse_args(arguments)
-
+from chaos.network import isolate
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    reason = isolate(sys.argv[1:])
+
+    from chaos.command import main
+
+    sys.exit(main(sys.argv[1:], reason))

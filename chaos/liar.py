@@ -47,12 +47,12 @@ class Careless(Hasty):
 
 
 class Frugal(Hasty):
-    """Stores all but the last octet of a large message."""
+    """Stores all but the last octet of a message."""
 
     async def onData(self, stream: MessageStream, session: Session) -> None:
         octets = await stream.read()
         recipients = [str(address) for address in session.envelope.rcptTo]
-        keeping.keep(self._folder, recipients, octets[:-1] if len(octets) > 10_000 else octets)
+        keeping.keep(self._folder, recipients, octets[:-1])
 
 
 class _Lying(Delivery):
