@@ -41,7 +41,7 @@ class Size(NamedTuple):
     @ivar broken: the least and the most seconds until it is mended.
     """
 
-    rounds: int = 4
+    rounds: int = 3
     clients: int = 12
     before: int = 100
     broken: tuple[float, float] = (0.05, 3.0)
@@ -99,11 +99,13 @@ class _Cell:
 
     def play(self) -> Result:
         self._load.start()
-        for number in range(self._size.rounds):
-            if not self._round():
-                self._complaints.append(f"nothing gets through in round {number + 1}")
-                break
-        self._load.stop()
+        try:
+            for number in range(self._size.rounds):
+                if not self._round():
+                    self._complaints.append(f"nothing gets through in round {number + 1}")
+                    break
+        finally:
+            self._load.stop()
         self._account()
         for traceback in _TRACEBACK.findall(self._delivery.takeOutput()):
             self._complaints.append(f"the receiver logged\n{traceback}")
