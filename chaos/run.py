@@ -134,15 +134,15 @@ class _Cell:
             time.sleep(0.1)
 
 
-_HEADINGS = ["delivery", "what is broken", "sent", *(told.value for told in Told), "found", "again", "half", "lost"]
+HEADINGS = ["delivery", "what is broken", "sent", *(told.value for told in Told), "found", "again", "half", "lost"]
 
 
 def table(results: Sequence[Result]) -> str:
     """The counts of all cells, and their sums, as a table of reStructuredText."""
     rows = [[result.delivery, result.fault, *_numbersOf(result.counts)] for result in results]
-    sums = [str(sum(int(row[column]) for row in rows)) for column in range(2, len(_HEADINGS))]
-    rows = [_HEADINGS, *rows, ["all", "", *sums]]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    sums = [str(sum(int(row[column]) for row in rows)) for column in range(2, len(HEADINGS))]
+    rows = [HEADINGS, *rows, ["all", "", *sums]]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = [
         "  ".join(
             [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
