@@ -148,7 +148,7 @@ def test_octets_that_arrive_alone_give_the_same_result(name: str) -> None:
 
 
 def test_a_recipient_whose_reply_was_cut_has_a_temporary_one_and_the_others_have_theirs() -> None:
-    total, ends = octetsOf("LMTP, pipelined")
+    _total, ends = octetsOf("LMTP, pipelined")
     assert len(ends) == 2
     for octets in range(ends[0], ends[1]):
         network = Network(serverFor("LMTP, pipelined"))
