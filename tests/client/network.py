@@ -113,7 +113,7 @@ class Server:
         self._recipients = 0
 
     def command(self, verb: str, text: str) -> None:
-        if verb in ("EHLO", "LHLO") and not (verb in self.replies):
+        if verb in ("EHLO", "LHLO") and verb not in self.replies:
             lines = ["server.test", *self.extensions]
             shown = [f"250-{line}" for line in lines[:-1]] + [f"250 {lines[-1]}"]
             self.say(verb, "\r\n".join(shown))

@@ -14,7 +14,7 @@ from smtphooks.client.parameters import mailLine, rcptLine, xtext
 from smtphooks.syntax.grammar import maybeXtext, parseForwardPath, parseParameters, parseReversePath, splitPath
 from tests.support import connect
 
-ALL = {name: "" for name in ("SIZE", "8BITMIME", "SMTPUTF8", "DSN", "BINARYMIME", "CHUNKING", "AUTH", "REQUIRETLS")}
+ALL = dict.fromkeys(("SIZE", "8BITMIME", "SMTPUTF8", "DSN", "BINARYMIME", "CHUNKING", "AUTH", "REQUIRETLS"), "")
 
 HOSTILE = st.text(st.sampled_from('ab@.<>" \\\r\n\0\t:;,=+[]äß\u202e\u2028\ud800'), max_size=12) | st.text(max_size=12)
 ADDRESSES = st.sampled_from(["", "a@b.test", '"a b"@c.test', "postmaster", "ä@ö.test"]) | HOSTILE
