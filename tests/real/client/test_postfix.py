@@ -229,3 +229,16 @@ class TestWhoTheClientIs:
                 f"orig_queue_id=QUEUE{number}", f"orig_client=mail{number}.sender.example[192.0.2.{number}]"
             )
         assert talk.connections == 1
+        assert len(talk.said("XFORWARD")) == 2
+
+    @pytest_twisted.ensureDeferred
+    async def test_attributes_that_fill_more_than_a_line_are_told_in_several(
+        self, postfixServer: PostfixServer, client: SMTPClient, talk: Talk
+    ) -> None:
+        name = ".".join(["n" * 60] * 4)
+        attributes = {"NAME": name, "ADDR": "192.0.2.1", "HELO": " ".join(["h" * 60] * 4), "IDENT": "i" * 200}
+        assert (await client.send(routeOf(postfixServer), SENDER, [RECIPIENT], MESSAGE, xForward=attributes)).isWhole
+        lines = talk.said("XFORWARD")
+        assert len(lines) == 2
+        assert all(len(line) <= 510 for line in lines)
+        postfixServer.waitForLine(f"orig_client={name}[192.0.2.1]")

@@ -183,7 +183,9 @@ class Server:
         # The shell is the first process, which reaps the orphans of the namespace: not each server would.
         script = " && ".join(shlex.join(map(str, line)) for line in lines)
         libraries = [*sorted(map(str, (unpacked() or Path("none")).glob("usr/lib/*-linux-gnu")))]
-        environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(libraries), "LC_ALL": "C"}
+        environment = {**os.environ, "LC_ALL": "C"}
+        if libraries:
+            environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
         environment["PATH"] = f"{environment.get('PATH', os.defpath)}:/usr/sbin:/sbin"
         # The second command keeps the shell from becoming the first one's process.
         self._program = Program([*_NAMESPACES, "sh", "-c", f"{script}; exit $?"], environment, self.folder)
@@ -366,10 +368,11 @@ def modeOf(file: Path) -> int:
 
 
 def _children(pid: int) -> set[int]:
-    children = set()
-    for file in Path("/proc").glob(f"{pid}/task/*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            children |= set(map(int, file.read_text().split()))
+    children: set[int] = set()
+    # A process and its threads may end at any time.
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            children.update(map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split()))
     return children
 
 
