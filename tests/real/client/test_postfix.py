@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from smtphooks.client import NotOffered, Refused, Route, SMTPClient, Unreachable
+from smtphooks.client import NotOffered, Refused, Route, SMTPClient
 from tests.real.client.conftest import Talk, routeOf
 from tests.real.client.test_every import HEADER, MESSAGE, RECIPIENT, SENDER
 from tests.real.mta.contained import DOMAIN, USER
@@ -79,14 +79,6 @@ class TestAUTH:
         postfixServer.waitForLine(f"sasl_method=XOAUTH2, sasl_username={USER}")
         with pytest.raises(Refused, match="535"):
             await client.begin(route(-600), SENDER)
-
-    @pytest_twisted.ensureDeferred
-    async def test_a_mechanism_that_is_not_offered_is_not_tried(
-        self, postfixServer: PostfixServer, client: SMTPClient
-    ) -> None:
-        route = routeOf(postfixServer, user=USER, password=PASSWORD, authMethods=["NTLM"])
-        with pytest.raises(Unreachable, match="no mechanism for user ann"):
-            await client.begin(route, SENDER)
 
     @pytest_twisted.ensureDeferred
     async def test_users_share_no_connection(
