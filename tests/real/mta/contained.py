@@ -182,7 +182,8 @@ class Server:
         lines = [*self._accountMounts(), *self._mounts(), self._command()]
         # The shell is the first process, which reaps the orphans of the namespace: not each server would.
         script = " && ".join(shlex.join(map(str, line)) for line in lines)
-        libraries = [*sorted(map(str, (unpacked() or Path("none")).glob("usr/lib/*-linux-gnu")))]
+        root = unpacked() or self.folder
+        libraries = [str(folder) for place in ("lib", "usr/lib") for folder in (root / place).glob("*-linux-gnu")]
         environment = {**os.environ, "LC_ALL": "C"}
         if libraries:
             environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
@@ -197,7 +198,8 @@ class Server:
         for name, line in (("passwd", "{0}:x:{1}:{1}::/nonexistent:/usr/sbin/nologin\n"), ("group", "{0}:x:{1}:\n")):
             own = self.folder / name
             added = "".join(line.format(user, number) for user, number in self._accounts.items())
-            own.write_text(Path("/etc", name).read_text() + added)
+            # In front, where they are found first if the machine has users of these names.
+            own.write_text(added + Path("/etc", name).read_text())
             yield ["mount", "--bind", own, f"/etc/{name}"]
 
     @property
@@ -215,7 +217,7 @@ class Server:
         if self._program is not None:
             # The first process of a namespace takes all others along; unshare waits until they have ended.
             for pid in _children(self._program.pid):
-                os.kill(pid, signal.SIGKILL)
+                _send(signal.SIGKILL, pid)
             self._program.wait()
             self._earlier += self._program.output
             self._program = None
@@ -225,7 +227,7 @@ class Server:
         assert self._program is not None
         for shell in _children(self._program.pid):
             for server in _children(shell):
-                os.kill(server, signal.SIGTERM)
+                _send(signal.SIGTERM, server)
         self._program.wait()
         self.kill()
 
@@ -253,8 +255,7 @@ class Server:
         # Again, until no process is left that was born meanwhile.
         while new := _descendants(self._program.pid) - done:
             for pid in new:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
+                _send(number, pid)
             done |= new
 
     # What it has done.
@@ -357,6 +358,12 @@ def _greets(place: int | str) -> bool:
 def _accepts(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _send(number: signal.Signals, pid: int) -> None:
+    # It may have ended by itself.
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def modeOf(file: Path) -> int:
