@@ -222,6 +222,7 @@ class Relay:
         except ValueError as error:
             raise SMTPError("This sender cannot be passed on", 553, "5.1.7") from error
         state.transaction, state.group, state.sender = transaction, group, session.envelope.mailFrom
+        state.server = transaction.connection.route
         return transaction
 
     async def _ask(self, address: Address, session: Session) -> str | None:
@@ -257,7 +258,7 @@ class Relay:
             raise faultOf(error) from error
         finally:
             state.end()
-        self._logRelayed(results, stream, session)
+        self._logRelayed(results, stream, session, state.server)
         if session.lmtp:
             return results
         result = worst(results)
@@ -306,11 +307,12 @@ class Relay:
     def _results(self, replies: list[Any], refusals: list[SMTPError | None]) -> list[Result]:
         return resultsFor([resultOf(reply) for reply in replies], refusals, self.lmtp)
 
-    def _logRelayed(self, results: list[Result], stream: MessageStream, session: Session) -> None:
+    def _logRelayed(self, results: list[Result], stream: MessageStream, session: Session, server: object) -> None:
         accepted = [result for result in results if isinstance(result, str)]
         if accepted:
             log.info(
-                "relayed to {recipients} recipients: {octets} octets, {reply} [{session}]",
+                "relayed to {server} for {recipients} recipients: {octets} octets, {reply} [{session}]",
+                server=str(server),
                 session=session.id,
                 peer=session.remoteAddress,
                 recipients=len(accepted),
