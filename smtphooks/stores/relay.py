@@ -16,9 +16,11 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from smtphooks.awaiting import Waiting
 from smtphooks.client.client import SMTPClient
 from smtphooks.client.errors import ClientError, Unreachable, errorOf
 from smtphooks.client.mechanisms import mechanismsFor
+from smtphooks.client.place import waitingFor
 from smtphooks.client.route import Route, routeTo
 from smtphooks.client.timeouts import Timeouts
 from smtphooks.client.tls import encryptionFor
@@ -153,27 +155,27 @@ class Relay:
             self._client = SMTPClient(connections=self.connections, timeouts=timeouts)
         return self._client
 
-    # --- hooks: Deferreds, as a coroutine of an asyncio task could not await those of the client ---
+    # --- hooks: Twisted runs their coroutines, also where those of others are tasks of asyncio ---
 
-    def onMailFrom(self, address: Address, session: Session) -> Deferred[str | None]:
+    def onMailFrom(self, address: Address, session: Session) -> Waiting[str | None]:
         """
         Begin upstream, if there is just one for all recipients.
 
         @return: what upstream answers; it fails with L{SMTPError} or L{Unavailable}.
         """
-        return Deferred.fromCoroutine(self._mail(session))
+        return waitingFor(Deferred.fromCoroutine(self._mail(session)))
 
-    def onRcptTo(self, address: Address, session: Session) -> Deferred[str | None]:
+    def onRcptTo(self, address: Address, session: Session) -> Waiting[str | None]:
         """Ask upstream for a recipient; as L{onMailFrom}."""
-        return Deferred.fromCoroutine(self._ask(address, session))
+        return waitingFor(Deferred.fromCoroutine(self._ask(address, session)))
 
-    def onData(self, stream: MessageStream, session: Session) -> Deferred[str | list[Result]]:
+    def onData(self, stream: MessageStream, session: Session) -> Waiting[str | list[Result]]:
         """
         Send the message.
 
         @return: what upstream answers; over LMTP for each recipient, in order.
         """
-        return Deferred.fromCoroutine(self._deliver(stream, session))
+        return waitingFor(Deferred.fromCoroutine(self._deliver(stream, session)))
 
     def onReset(self, session: Session) -> None:
         """The client gives its transaction up."""
