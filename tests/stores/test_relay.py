@@ -171,6 +171,17 @@ def test_a_transaction_that_upstream_has_cut_meanwhile_takes_no_recipient(relays
     logged.takeTexts()
 
 
+@pytest.mark.parametrize("kind", ["drop", "garble"])
+def test_a_message_of_which_octets_have_been_sent_is_not_sent_again(relays: Relays, kind: str, logged: Logged) -> None:
+    upstream = relays.upstream()
+    {"drop": upstream.drop, "garble": upstream.garble}[kind]("DATA", *[b"hello\r\n"] * (kind == "garble"), times=1)
+    client = relays.between(upstream)
+    client.begin()
+    assert client.message().startswith("451 4.3.0")
+    assert not upstream.messages
+    logged.takeTexts()
+
+
 # --- the client ---
 
 
