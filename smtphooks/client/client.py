@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from smtphooks.awaiting import Waiting
-from smtphooks.client.connection import Connection, Transcript
+from smtphooks.client.connection import Connection
 from smtphooks.client.errors import Refused, Unreachable
 from smtphooks.client.parameters import Arguments, inUpperCase, rcptLine, xtext
 from smtphooks.client.pool import Pool
@@ -23,6 +23,7 @@ from smtphooks.client.route import Route
 from smtphooks.client.sources import Content, chunksOf
 from smtphooks.client.timeouts import Timeouts
 from smtphooks.client.transaction import Transaction, mustBePositive
+from smtphooks.client.transcript import Transcript
 from smtphooks.currentreactor import currentReactor
 
 
@@ -65,8 +66,8 @@ class SMTPClient:
         @param idleTimeout: seconds that a connection is kept for the next message; 0 to close it at once.
         @param timeouts: None for those of RFC 5321 section 4.5.3.2.
         @param reactor: None for that of the current thread.
-        @param transcript: is told of each line, as C{transcript(">", line)} and C{transcript("<", line)}; of secrets
-            it is not told.
+        @param transcript: is told of each line, as C{transcript(">", line)} and C{transcript("<", line)}, with C{"…"}
+            in the place of secrets.
         """
         reactorOf = currentReactor if reactor is None else lambda: reactor
         self._timeouts = timeouts or Timeouts()

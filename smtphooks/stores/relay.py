@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from smtphooks.client.client import SMTPClient
 from smtphooks.client.errors import ClientError, Unreachable, errorOf
+from smtphooks.client.mechanisms import mechanismsFor
 from smtphooks.client.route import Route, routeTo
 from smtphooks.client.timeouts import Timeouts
 from smtphooks.client.tls import encryptionFor
@@ -43,7 +44,7 @@ from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Session
 from smtphooks.stores.relayidentity import xClientOf, xForwardOf
 from smtphooks.stores.relayresults import Content, Result, resultOf, resultsFor, textOf, worst
-from smtphooks.stores.relaystate import RelayState, faultOf, within, withReceived
+from smtphooks.stores.relaystate import RelayState, faultOf, mailArgumentsOf, within
 from smtphooks.stores.upstreams import WANTS, Group, Upstream, Upstreams
 from smtphooks.stream import MessageStream
 
@@ -99,7 +100,7 @@ class Relay:
     allowInsecureAuth: bool = flag(False)
     xClient: bool = flag(False)
     xForward: bool = flag(False)
-    connections: int = count(20, "connections")
+    connections: int = count(50, "connections")
     connectTimeout: float = seconds(30)
     timeout: float = seconds(120)
     dataTimeout: float = seconds(300)
@@ -117,6 +118,7 @@ class Relay:
         for group in self._upstreams.groups:
             for upstream in group.upstreams:
                 _checkTLS(upstream.route)
+                _checkMechanisms(upstream.route)
 
     def _routeTo(self, text: str) -> Route:
         names = ("lmtp", "tls", "ca", "key", "cert", "servername", "user", "password", "token")
@@ -200,7 +202,7 @@ class Relay:
         @raise Unavailable: if no server can be used.
         """
         sender = session.envelope.mailFrom or Address("")
-        arguments, clock = withReceived(sender.args), currentReactor()
+        arguments, clock = mailArgumentsOf(sender, session), currentReactor()
         xForward = xForwardOf(session) if self.xForward else None
 
         async def attempt(upstream: Upstream) -> Transaction:
@@ -280,13 +282,19 @@ class Relay:
                     raise
         # The connection was cut while the client took its time, or other hooks have changed the envelope.
         state.end()
-        refusals = [await self._maybeRefusal(address, session) for address in recipients]
+        asking = self._refusals(recipients, session)
+        refusals = await within(
+            self.timeout, asking, currentReactor(), "upstream has not accepted all recipients again"
+        )
         refused = [refusal for refusal in refusals if refusal is not None]
         transaction = state.transaction
         if transaction is None or len(refused) == len(recipients) or (refused and not session.lmtp):
             # Over SMTP the client gets one reply, and nobody must have the message where that refuses.
             return list(refused)
         return self._results(await transaction.data(content), refusals)
+
+    async def _refusals(self, recipients: list[Address], session: Session) -> list[SMTPError | None]:
+        return [await self._maybeRefusal(address, session) for address in recipients]
 
     async def _maybeRefusal(self, address: Address, session: Session) -> SMTPError | None:
         try:
@@ -323,3 +331,16 @@ def _checkTLS(route: Route) -> None:
         except Unreachable as error:
             names = [name for name in ("ca", "key", "cert") if getattr(route, name)]
             raise OptionError(f"options {', '.join(names)} cannot be used: {error}", options=names) from None
+
+
+def _checkMechanisms(route: Route) -> None:
+    """
+    Look whether there is any way to authenticate.
+
+    @raise OptionError: if there is none.
+    """
+    if route.user is not None and not mechanismsFor(route, isPrivate=True):
+        wants = "XOAUTH2 for a token" if route.token is not None else "SCRAM-SHA-256, CRAM-MD5, PLAIN or LOGIN"
+        raise OptionError(
+            f"option authMethods is {{!r}}, it wants {wants}", [*route.authMethods], options=["authMethods"]
+        )

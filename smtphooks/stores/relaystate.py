@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from smtphooks.client.errors import ClientError, NotOffered, Unreachable, errorOf
 from smtphooks.client.transaction import Transaction
 from smtphooks.hooks import Unavailable
-from smtphooks.session import Address, Envelope
+from smtphooks.session import Address, Envelope, Session
 from smtphooks.stores.upstreams import Group, isOfServer
 
 # The Received field is not in the size that the client declares.
@@ -54,10 +54,15 @@ class RelayState:
         return transaction if isSame else None
 
 
-def withReceived(arguments: Any) -> dict[str, str | bool]:
-    """The parameters of MAIL, with a size that has our own field in it."""
+def mailArgumentsOf(sender: Address, session: Session) -> dict[str, str | bool]:
+    """The parameters of MAIL for upstream."""
+    arguments = dict(sender.args)
     size = arguments.get("SIZE")
-    return {**arguments, "SIZE": str(int(size) + _RECEIVED_OCTETS)} if isinstance(size, str) else dict(arguments)
+    if isinstance(size, str):
+        arguments["SIZE"] = str(int(size) + _RECEIVED_OCTETS)
+    if session.user is None and "AUTH" in arguments:
+        arguments["AUTH"] = "<>"  # RFC 4954 section 5: the word of a client that has not authenticated does not count
+    return arguments
 
 
 def faultOf(error: ClientError) -> Exception:

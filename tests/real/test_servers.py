@@ -198,6 +198,7 @@ class TestDovecot:
         assert [stored.recipients for stored in dovecot.waitFor()] == [(RECIPIENT,)]
 
     def test_it_takes_mail_at_a_UNIX_socket(self, dovecot: Dovecot) -> None:
+        assert dovecot.path is not None
         with smtplib.LMTP(dovecot.path) as client:
             client.sendmail(SENDER, [RECIPIENT], MESSAGE)
         assert [stored.recipients for stored in dovecot.waitFor()] == [(RECIPIENT,)]
@@ -208,8 +209,11 @@ class TestUnpacking:
         folder = unpacked()
         if folder is None:
             pytest.skip("nothing is unpacked")
+        # "make test-compiled" runs in a copy without it, in a folder of the clone.
+        scripts = [place / ".ci/unpack-mtas" for place in (ROOT, ROOT.parent)]
+        script = next(filter(Path.is_file, scripts))
         before = folder.stat()
-        done = run("env", f"SMTPHOOKS_MTAS={folder}", ROOT / ".ci/unpack-mtas")
+        done = run("env", f"SMTPHOOKS_MTAS={folder}", script)
         assert done.stdout == b""
         assert folder.stat() == before
 

@@ -3,11 +3,16 @@
 import importlib.util
 
 import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure
 
 from smtphooks.errors import OptionError
+from smtphooks.session import Address, Envelope, Session
 from smtphooks.stores import RabbitMQ
 from smtphooks.stores.claims import FolderClaims
 from smtphooks.stores.s3 import S3Claims
+from tests.layers.scanners import Message
 from tests.secrets import PASSWORD, TOKEN
 
 URL = "amqp://mx.example"
@@ -69,3 +74,33 @@ def test_a_missing_library_is_named(monkeypatch):
     with pytest.raises(OptionError) as caught:
         RabbitMQ(URL)
     assert "smtphooks[rabbitmq]" in str(caught.value)
+
+
+# --- a message that is no whole one never comes to a broker ---
+
+
+class NoBroker:
+    async def link(self):
+        raise AssertionError("asked for a link")
+
+
+async def failureOf(message):
+    store = RabbitMQ(URL)
+    store._publisher = NoBroker()
+    with pytest.raises(Exception) as caught:
+        await store.onData(message, Session(localName="mx.example", envelope=Envelope(Address(""), [Address("a@b.c")])))
+    return caught.value
+
+
+@ensureDeferred
+async def test_a_message_above_the_size_of_the_server_is_not_published():
+    message = Message(isWhole=False, size=100)
+    message.append(b"x" * 101)
+    assert (await failureOf(message)).responseCode == 552
+
+
+@ensureDeferred
+async def test_a_message_that_was_cut_is_not_published():
+    message = Message(b"Subject: x\r\n", isWhole=False)
+    message.fail(Failure(ConnectionLost()))
+    assert isinstance(await failureOf(message), ConnectionLost)

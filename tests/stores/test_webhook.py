@@ -146,6 +146,19 @@ async def test_a_connection_is_kept_for_the_next_message(webhook):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_webhook_may_have_an_IPv6_address(webhook):
+    listening = reactor.listenTCP(0, webhook, interface="::1")
+    try:
+        url = f"http://[::1]:{listening.getHost().port}"
+        assert await Post(webhook, url=f"{url}/a%20b?c=%41").answered(OK) is None
+    finally:
+        await listening.stopListening()
+    request = Request(webhook.talks[0].received)
+    assert request.line == "POST /a%20b?c=%41 HTTP/1.1"
+    assert f"http://{request.fields['host']}" == url
+
+
+@pytest_twisted.ensureDeferred
 async def test_cookies_are_not_kept(webhook):
     store = storeOf(webhook)
     await Post(webhook, store=store).answered(answer("200 OK", Set_Cookie="a=b"))

@@ -10,7 +10,7 @@ import pytest_twisted
 from smtphooks.client import NotOffered, Refused, SMTPClient
 from tests.real.client.conftest import Talk, routeOf
 from tests.real.client.test_every import HEADER, MESSAGE, RECIPIENT, SENDER
-from tests.real.mta.contained import DOMAIN, NOBODY, USER
+from tests.real.mta.contained import DOMAIN, NOBODY, USER, skipUnlessPossible
 from tests.real.mta.exim import Exim
 from tests.secrets import PASSWORD, WRONG_PASSWORD, secretsIn
 
@@ -70,11 +70,12 @@ async def test_8bit_content_is_stored_as_it_is(exim: Exim, client: SMTPClient) -
 @pytest_twisted.ensureDeferred
 async def test_chunks_are_stored_as_they_are(exim: Exim, client: SMTPClient, talk: Talk, size: int) -> None:
     """Exim offers CHUNKING without BINARYMIME, for which alone the client uses it: so it is told to."""
-    message = HEADER + b"\r\n" + (b".\r\n" * (size // 3 + 1))[:size] + b"\r\n"
+    message = HEADER + b"\r\n" + b".\r\n" * (size // 3)
     transaction = await client.begin(routeOf(exim), SENDER)
     await transaction.rcpt(RECIPIENT)
-    transaction._arguments = {"BODY": "BINARYMIME"}
+    transaction.isInChunks = True
     assert [reply.code for reply in await transaction.data(message)] == [250]
+    assert talk.said("DATA") == []
     assert exim.waitFor()[0].content.endswith(b"\r\n" + message)
     assert (await client.send(routeOf(exim), SENDER, [RECIPIENT], MESSAGE)).isWhole
     assert talk.connections == 1
@@ -103,3 +104,38 @@ async def test_XCLIENT_that_must_be_and_is_not_offered_ends_it(exim: Exim, clien
     with pytest.raises(NotOffered, match="XCLIENT"):
         await client.begin(routeOf(exim, xClient=(("ADDR", "192.0.2.7"),)), SENDER)
     assert talk.said("MAIL") == []
+
+
+class TestLimits:
+    """What a server says about connections is not about messages."""
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_connection_that_has_had_its_share_is_replaced(self, client: SMTPClient, talk: Talk) -> None:
+        skipUnlessPossible(Exim)
+        with Exim(smtp_accept_max_per_connection=2) as exim:
+            for _ in range(5):
+                assert (await client.send(routeOf(exim), SENDER, [RECIPIENT], MESSAGE)).isWhole
+            assert len(exim.waitFor(5)) == 5
+            assert talk.connections == 3
+            assert sum(line.startswith("421") for _, line in talk) == 2
+
+    @pytest_twisted.ensureDeferred
+    async def test_one_that_was_closed_for_its_silence_is_replaced(self, client: SMTPClient, talk: Talk) -> None:
+        skipUnlessPossible(Exim)
+        with Exim(smtp_receive_timeout="1s") as exim:
+            assert (await client.send(routeOf(exim), SENDER, [RECIPIENT], MESSAGE)).isWhole
+            exim.waitForLine("SMTP command timeout")
+            assert (await client.send(routeOf(exim), SENDER, [RECIPIENT], MESSAGE)).isWhole
+            assert len(exim.waitFor(2)) == 2
+            assert talk.connections == 2
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_server_that_is_full_is_one_for_later(self, client: SMTPClient) -> None:
+        skipUnlessPossible(Exim)
+        with Exim(smtp_accept_max=1) as exim:
+            transaction = await client.begin(routeOf(exim), SENDER)
+            with pytest.raises(Refused, match="421 Too many concurrent SMTP connections") as caught:
+                await client.begin(routeOf(exim), SENDER)
+            assert not caught.value.isPermanent
+            await transaction.rcpt(RECIPIENT)
+            assert [reply.code for reply in await transaction.data(MESSAGE)] == [250]

@@ -166,6 +166,10 @@ class Server:
         """The commands that mount what only this server must see."""
         return ()
 
+    def _hasQueue(self) -> bool:
+        """It has acknowledged messages that it has not delivered."""
+        return False
+
     def _logged(self) -> str:
         """What it has written to a log that is not its output."""
         return ""
@@ -202,7 +206,7 @@ class Server:
     def _isUp(self) -> bool:
         if not self.isRunning:
             raise AssertionError(f"{type(self).__name__} does not start:\n{self.log()}")
-        return all(map(_greets, [self.port, *filter(None, [self.path])]))
+        return _greets(self.port) and (self.path is None or _greets(self.path))
 
     def kill(self) -> None:
         """Send SIGKILL to all of its processes, also paused ones."""
@@ -263,6 +267,10 @@ class Server:
         eventually(lambda: len(list(self._maildir.rglob("new/*"))) >= count, f"{count} messages")
         return self.messages()
 
+    def waitUntilIdle(self) -> None:
+        """Wait until it has delivered all that it has acknowledged."""
+        eventually(lambda: not self._hasQueue(), f"an empty queue of {type(self).__name__}")
+
     def clear(self) -> None:
         """Forget the messages so far."""
         for file in self._maildir.rglob("new/*"):
@@ -311,6 +319,7 @@ def running(server: AnyServer) -> AnyServer:
         server.resume()
     else:
         server.start()
+    server.waitUntilIdle()
     server.clear()
     return server
 
@@ -346,6 +355,14 @@ def _greets(place: int | str) -> bool:
 def _accepts(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def modeOf(file: Path) -> int:
+    """The mode of a file, 0 if it is gone by now."""
+    try:
+        return file.stat().st_mode
+    except FileNotFoundError:
+        return 0
 
 
 def _children(pid: int) -> set[int]:

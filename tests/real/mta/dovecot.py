@@ -102,6 +102,12 @@ service lmtp {{
     mode = 0666
   }}
 }}
+# Otherwise an address from which wrong passwords come waits longer each time.
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
 service auth {{
   unix_listener {folder}/auth.sock {{
     mode = 0666
