@@ -19,8 +19,8 @@ from typing import ClassVar
 from chaos import keeping
 from chaos.load import Ports
 from chaos.messages import recognize
-from chaos.place import Place, freePort
-from tests.real.programs import Program
+from chaos.place import Place
+from tests.real.programs import Program, freePort
 
 Arrived = Iterator[tuple[list[str], bytes]]
 

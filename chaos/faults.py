@@ -60,37 +60,33 @@ def otherFrozen(delivery: Delivery, chooser: Random) -> Iterator[None]:
 @contextmanager
 def networkCut(delivery: Delivery, chooser: Random) -> Iterator[None]:
     """No packet gets through, and nobody is told."""
-    network = delivery.place.isolated()[0]
-    network.cut(chooser)
+    delivery.place.network.cut(chooser)
     yield
-    network.join()
+    delivery.place.network.join()
 
 
 @contextmanager
 def networkDelayed(delivery: Delivery, chooser: Random) -> Iterator[None]:
     """Packets are late, and some are lost."""
-    network = delivery.place.isolated()[0]
-    network.delay()
+    delivery.place.network.delay()
     yield
-    network.hasten()
+    delivery.place.network.hasten()
 
 
 @contextmanager
 def networkReset(delivery: Delivery, chooser: Random) -> Iterator[None]:
     """All connections to the other side are reset, twice."""
-    network = delivery.place.isolated()[0]
-    network.reset()
+    delivery.place.network.reset()
     yield
-    network.reset()
+    delivery.place.network.reset()
 
 
 @contextmanager
 def diskFull(delivery: Delivery, chooser: Random) -> Iterator[None]:
     """The disk on which messages end up is full."""
-    disk = delivery.place.isolated()[1]
-    disk.fill()
+    delivery.place.disk.fill()
     yield
-    disk.widen()
+    delivery.place.disk.widen()
 
 
 # By the names that they have in the table, and after --fault.

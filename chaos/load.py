@@ -114,7 +114,7 @@ class _Client:
     """
     One client, with one connection at a time.
 
-    @ivar complaint: a sentence, if the server broke the protocol; the client has ended then.
+    @ivar complaint: a sentence, if the server broke the protocol, or this module is wrong; the client has ended then.
     """
 
     def __init__(self, name: str, number: int, ports: Ports, ledger: Ledger) -> None:
@@ -134,11 +134,11 @@ class _Client:
                 with _Connection(self._port, self._lmtp) as connection:
                     while not stopping.is_set() and self._deliver(connection, self._next()):
                         time.sleep(self._chooser.uniform(0, _AGAIN if self._again else _PAUSE))
-            except _Malformed as error:
-                self.complaint = f"{self._name}: {error}"
-                return
             except OSError:
                 stopping.wait(self._chooser.uniform(0, _AGAIN))
+            except Exception as error:
+                self.complaint = f"{self._name}: {error!r}"
+                return
 
     def _next(self) -> _Message:
         """The message that is to be tried again, or another one."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chaos.network import THERE, Disk, Network
-from tests.real.programs import ROOT, Program, freePort
+from tests.real.programs import ROOT, Program
 
 
 class Place:
@@ -36,11 +36,17 @@ class Place:
         else:
             self.kept.mkdir()
 
-    def isolated(self) -> tuple[Network, Disk]:
-        """What can be broken only in namespaces."""
-        assert self._network is not None, "this fault needs namespaces"
-        assert self._disk is not None
-        return self._network, self._disk
+    @property
+    def network(self) -> Network:
+        """The network between both sides; there is one only in namespaces."""
+        assert self._network is not None, "there are no namespaces"
+        return self._network
+
+    @property
+    def disk(self) -> Disk:
+        """The disk of L{kept}; it can be filled only in namespaces."""
+        assert self._disk is not None, "there are no namespaces"
+        return self._disk
 
     def close(self) -> None:
         """Give the disk back."""
@@ -76,6 +82,3 @@ class Place:
 def _ofPython() -> dict[str, str]:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-
-
-__all__ = ["Place", "freePort"]

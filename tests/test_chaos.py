@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,10 +21,11 @@ from chaos import keeping
 from chaos.command import main
 from chaos.deliveries import Delivery
 from chaos.ledger import Copy, Counts, Ledger, Told
+from chaos.load import Load, Ports
 from chaos.matrix import DELIVERIES
 from chaos.messages import LEAST, MOST, Found, compose, recognize
 from chaos.run import Result, faultsOf, table
-from tests.real.programs import ROOT
+from tests.real.programs import ROOT, eventually
 
 SEED = 1
 # What a run may take at most; only one that hangs takes as long.
@@ -139,6 +143,74 @@ def test_a_folder_of_messages_has_what_was_kept_and_nothing_that_was_begun(tmp_p
     keeping.keep(str(tmp_path), ["one", "other"], b"octets\n")
     assert list(keeping.takeAll(str(tmp_path))) == [(["one", "other"], b"octets\n")]
     assert list(keeping.takeAll(str(tmp_path))) == []
+
+
+# --- the load ---
+
+
+class Server(threading.Thread):
+    """A server that gives these replies, each before the next line of a client, to one connection after the other."""
+
+    def __init__(self, *replies: bytes) -> None:
+        super().__init__(daemon=True)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.ports = Ports(*[self._listener.getsockname()[1]] * 2)
+        self._replies = replies
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rb") as lines, suppress(ConnectionError):
+                for reply in self._replies:
+                    connection.sendall(reply)
+                    lines.readline()
+
+    def stop(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.join()
+
+
+def loaded(*replies: bytes) -> tuple[Ledger, Load]:
+    """What one client notes of a server with these replies until it has noted something."""
+    server, ledger = Server(*replies), Ledger()
+    load = Load("load", server.ports, ledger, 1)
+    load.start()
+    try:
+        eventually(lambda: ledger.counts().sent or load.complaints(), "a note")
+    finally:
+        load.stop()
+        server.stop()
+    return ledger, load
+
+
+READY = (b"220 here\r\n", b"250 here\r\n")
+
+
+@pytest.mark.parametrize(
+    ("replies", "told"),
+    [
+        ((b"451 4.3.0 no\r\n",) * 100, Told.LATER),
+        ((b"550 5.0.0 no\r\n",) * 100, Told.NEVER),
+        ((b"250 Ok\r\n", b"25"), Told.CUT),
+        ((), Told.CUT),
+    ],
+)
+def test_a_client_notes_what_it_was_told(replies: tuple[bytes, ...], told: Told) -> None:
+    ledger, load = loaded(*READY, *replies)
+    assert set(ledger.counts().told) - {Told.LEFT} == {told}
+    assert load.complaints() == []
+
+
+@pytest.mark.parametrize("reply", [b"what?\r\n", b"354 Go on\r\n"])
+def test_a_client_complains_of_what_is_no_reply(reply: bytes) -> None:
+    _, load = loaded(*READY, *[reply] * 10)
+    (complaint,) = load.complaints()
+    assert "is no reply" in complaint
 
 
 # --- the matrix ---
