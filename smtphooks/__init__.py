@@ -13,7 +13,8 @@ with, at the side of that way::
     tls/         certificates, contexts, what a peer showed, why a handshake failed
     sasl/        the mechanisms of AUTH
     layers/      ready-made hooks that decide about clients, recipients and messages
-    stores/      ready-made hooks that keep messages
+    stores/      ready-made hooks that keep messages, or hand them on
+    client/      the other side of the dialogue
     metrics/     what servers do, counted for Prometheus
     testing/     for the tests of others: a server in a thread, a client in memory
     service/     twistd, the configuration file, systemd

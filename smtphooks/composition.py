@@ -90,7 +90,32 @@ def doubtsAbout(options: Options, layers: Sequence[Layer]) -> list[str]:
     doubts = [*doubtsOf(options)]
     for layer in layers:
         doubts += [f"layer {layer.name}: {doubt}" for part in (layer, layer.hooks) for doubt in doubtsOf(part)]
-    return doubts
+    return doubts + _doubtsOfOrder(layers)
+
+
+def _doubtsOfOrder(layers: Sequence[Layer]) -> list[str]:
+    """An object of hooks that has passed on by then what a hook behind it refuses says C{wantsToBeLast = True}."""
+    isFirst = (i for i, layer in enumerate(layers) if getattr(layer.hooks, "wantsToBeLast", False) is True)
+    first = next(isFirst, len(layers))
+    behind = layersWith(layers[first + 1 :], "onRcptTo") or layersWith(layers[first + 1 :], "onMailFrom")
+    if not behind:
+        return []
+    name = behind[0].name
+    return [f"layer {name} stands behind layer {layers[first].name}, which passes on what {name} may refuse, swap them"]
+
+
+def limitsOf(layers: Sequence[Layer]) -> dict[str, int]:
+    """
+    What layers want the server to advertise with LIMITS (RFC 9422), the least of each limit.
+
+    An object of hooks has C{advertisedLimits} for that, a mapping of names of limits to numbers.
+    """
+    limits: dict[str, int] = {}
+    for layer in layers:
+        given = getattr(layer.hooks, "advertisedLimits", None)
+        for name, limit in given.items() if isinstance(given, Mapping) else ():
+            limits[name] = min(limit, limits.get(name, limit))
+    return limits
 
 
 def layersWith(layers: Sequence[Layer], name: str) -> list[Layer]:

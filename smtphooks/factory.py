@@ -21,7 +21,7 @@ from typing_extensions import Unpack
 
 from smtphooks.admission.admission import Admission
 from smtphooks.admission.clients import Clients
-from smtphooks.composition import composed, doubtsAbout, layersOf, layersWith, linksOf, maybePassage
+from smtphooks.composition import composed, doubtsAbout, layersOf, layersWith, limitsOf, linksOf, maybePassage
 from smtphooks.connection.chain import Chain, Link
 from smtphooks.connection.eventlog import LineLimits
 from smtphooks.connection.measuring import MeasuredHooks
@@ -87,8 +87,9 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         named = {name: hook for name, hook in named.items() if hook is not None}
         self.options: Options = makeOptions(options, ["hooks", *HOOK_NAMES])
         self.clock: IReactorTime | None = None
+        self.layers = layersOf(hooks, named)
         self.server: Server = self._makeServer(self.options)
-        self._setHooks(hooks, named)
+        self._setHooks(named)
         if named.get("onAuth") is None and not any(authenticates(layer.hooks) for layer in self.layers):
             self.onAuth: OnAuth | None = self._maybePortalHook(self.options.portal)
         for doubt in doubtsAbout(self.options, self.layers):
@@ -100,7 +101,7 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         return Server(
             options,
             self,
-            Extensions(builtInExtensions(options, mechanisms)),
+            Extensions(builtInExtensions(options, mechanisms, limitsOf(self.layers))),
             mechanisms,
             AuthFailures(options.authFailuresPerAddress, self._seconds),
             Admission(options, self.reactor, peersOf("useProxy", options.useProxy)),
@@ -137,8 +138,7 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         """L{close} was called, and no port has begun to listen since."""
         return self.server.live.isClosing
 
-    def _setHooks(self, hooks: object, named: dict[str, Any]) -> None:
-        self.layers = layersOf(hooks, named)
+    def _setHooks(self, named: dict[str, Any]) -> None:
         self.passage = maybePassage(self.layers, self.reactor)
         for name, hook in {**composed(self.layers, self._chainOf), **named}.items():
             setattr(self, name, hook)

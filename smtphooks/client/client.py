@@ -8,20 +8,22 @@ This module knows no store and no hook.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from smtphooks.awaiting import Waiting
-from smtphooks.client.connection import Connection, Transcript
+from smtphooks.client.connection import Connection
 from smtphooks.client.errors import Refused, Unreachable
-from smtphooks.client.parameters import Arguments, xtext
+from smtphooks.client.parameters import Arguments, attributeLines, inUpperCase, rcptLine
 from smtphooks.client.pool import Pool
 from smtphooks.client.reply import ReceivedReply
 from smtphooks.client.route import Route
+from smtphooks.client.sources import Content, chunksOf
 from smtphooks.client.timeouts import Timeouts
 from smtphooks.client.transaction import Transaction, mustBePositive
+from smtphooks.client.transcript import Transcript
 from smtphooks.currentreactor import currentReactor
 
 
@@ -64,8 +66,8 @@ class SMTPClient:
         @param idleTimeout: seconds that a connection is kept for the next message; 0 to close it at once.
         @param timeouts: None for those of RFC 5321 section 4.5.3.2.
         @param reactor: None for that of the current thread.
-        @param transcript: is told of each line, as C{transcript(">", line)} and C{transcript("<", line)}; of secrets
-            it is not told.
+        @param transcript: is told of each line, as C{transcript(">", line)} and C{transcript("<", line)}, with C{"…"}
+            in the place of secrets.
         """
         reactorOf = currentReactor if reactor is None else lambda: reactor
         self._timeouts = timeouts or Timeouts()
@@ -114,10 +116,9 @@ class SMTPClient:
 
     async def _forward(self, connection: Connection, attributes: Mapping[str, str] | None) -> None:
         """Tell with XFORWARD who the client is (Postfix's XFORWARD_README)."""
-        offered = connection.extensions.get("XFORWARD", "").upper().split()
-        words = [f"{name}={xtext(value)}" for name, value in (attributes or {}).items() if name.upper() in offered]
-        for word in words:
-            reply = await connection.ask("XFORWARD", f"XFORWARD {word}".encode(), self._timeouts.command)
+        offered = connection.extensions.get("XFORWARD", "")
+        for line in attributeLines("XFORWARD", (attributes or {}).items(), offered):
+            reply = await connection.ask("XFORWARD", line, self._timeouts.command)
             mustBePositive(f"{connection.route} refuses XFORWARD", reply)
 
     async def send(
@@ -125,7 +126,7 @@ class SMTPClient:
         route: Route,
         mailFrom: str,
         rcptTo: Sequence[str],
-        content: bytes | AsyncIterable[bytes],
+        content: Content,
         *,
         mailArgs: Arguments | None = None,
         rcptArgs: Sequence[Arguments] = (),
@@ -135,11 +136,17 @@ class SMTPClient:
         Send a message; it goes to those recipients that the server accepts.
 
         MAIL has SIZE, BODY=8BITMIME and SMTPUTF8 where the message that is given whole, or an address, wants them.
+        Where the server pipelines, MAIL, RCPT and DATA go out at once (RFC 2920).
 
+        @param rcptTo: one address at least.
+        @param content: as C{Transaction.data} has it.
         @param rcptArgs: parameters of RCPT for each recipient, or none.
-        @raise ClientError: if the server cannot be reached, or refuses MAIL.
+        @raise ClientError: if the server cannot be reached, or refuses MAIL, or the message has no reply.
+        @raise ValueError: if an argument cannot be said; nothing of the message has been said then.
         @raise BaseException: what the content raises.
         """
+        if isinstance(rcptTo, str) or not rcptTo:
+            raise ValueError(f"the recipients are {rcptTo!r}, they want a list of one address at least")
         arguments = _argumentsFor(mailFrom, rcptTo, content, mailArgs or {})
         connection, isUsed = await self._pool.take(route)
         attempt = _Attempt(self, mailFrom, rcptTo, rcptArgs, arguments, xForward)
@@ -179,36 +186,67 @@ class _Attempt:
         self._mailArgs = mailArgs
         self._xForward = xForward
 
-    async def run(self, transaction: Transaction, content: bytes | AsyncIterable[bytes]) -> Delivery:
+    async def run(self, transaction: Transaction, content: Content) -> Delivery:
         """Say it all."""
+        asked: list[Waiting[ReceivedReply]] = []
         try:
+            source = chunksOf(content)
+            isUTF8 = "SMTPUTF8" in self._mailArgs
+            for address, arguments in self._recipients:  # for what they raise
+                rcptLine(address, arguments, transaction.extensions, isUTF8)
             await self._client._forward(transaction.connection, self._xForward)
-            refused = await self._envelope(transaction)
-            if len(refused) == len(self._recipients):
-                transaction.abandon()
-                return Delivery(refused, [])
-            self.hasBegunContent = True
-            return Delivery(refused, await transaction.data(content))
-        except BaseException:
-            transaction.abandon()
-            raise
-
-    async def _envelope(self, transaction: Transaction) -> dict[int, ReceivedReply]:
-        """MAIL and RCPT, all at once where the server pipelines."""
-        route, isAtOnce = transaction.connection.route, transaction.connection.conversation.pipelines
-        mail = transaction.mail(self._mailFrom, self._mailArgs)
-        if not isAtOnce:
-            mustBePositive(f"{route} refuses MAIL", await mail)
-        asked: list[Waiting[ReceivedReply]] = [transaction.rcpt(*each) for each in self._recipients]
-        try:
-            if isAtOnce:
-                mustBePositive(f"{route} refuses MAIL", await mail)
-            replies = [await each for each in asked]
+            mail = transaction.mail(self._mailFrom, self._mailArgs)
+            asked.append(mail)
+            if not transaction.connection.conversation.pipelines:
+                return await self._byTurns(transaction, mail, source)
+            asked += [transaction.rcpt(*each) for each in self._recipients]
+            if not transaction.isInChunks:
+                asked.append(transaction.askData())
+            return await self._atOnce(transaction, asked, source)
         except BaseException:
             for each in asked:
                 each.addErrback(lambda failure: None)
+            transaction.abandon()
             raise
-        return {i: reply for i, reply in enumerate(replies) if not 200 <= reply.code < 300}
+
+    async def _atOnce(
+        self, transaction: Transaction, asked: Sequence[Waiting[ReceivedReply]], source: AsyncIterator[bytes]
+    ) -> Delivery:
+        """All has been said but the message."""
+        route = transaction.connection.route
+        mail = await asked[0]
+        if mail.code == 421:
+            mustBePositive(f"{route} refuses MAIL", mail)
+        rcpt = [self._answered(route, await each) for each in asked[1 : len(self._recipients) + 1]]
+        start = await asked[-1] if not transaction.isInChunks else None
+        self.hasBegunContent = start is None or start.code == 354
+        replies = await transaction.sendContent(source, start)
+        mustBePositive(f"{route} refuses MAIL", mail)
+        return Delivery(_refusedOf(rcpt), replies)
+
+    async def _byTurns(
+        self, transaction: Transaction, mail: Waiting[ReceivedReply], source: AsyncIterator[bytes]
+    ) -> Delivery:
+        """A command goes out when the one before it has its reply."""
+        route = transaction.connection.route
+        mustBePositive(f"{route} refuses MAIL", await mail)
+        rcpt = [self._answered(route, await transaction.rcpt(*each)) for each in self._recipients]
+        if not transaction.accepted:
+            transaction.abandon()
+            return Delivery(_refusedOf(rcpt), [])
+        start = None if transaction.isInChunks else await transaction.askData()
+        self.hasBegunContent = start is None or start.code == 354
+        return Delivery(_refusedOf(rcpt), await transaction.sendContent(source, start))
+
+    def _answered(self, route: Route, reply: ReceivedReply) -> ReceivedReply:
+        """A reply to RCPT; one that ends the connection is no answer for the recipient."""
+        if reply.code == 421:
+            raise Refused(f"{route} ends the connection", reply)
+        return reply
+
+
+def _refusedOf(replies: Sequence[ReceivedReply]) -> dict[int, ReceivedReply]:
+    return {i: reply for i, reply in enumerate(replies) if not 200 <= reply.code < 300}
 
 
 def _isStale(error: Unreachable | Refused) -> bool:
@@ -216,13 +254,12 @@ def _isStale(error: Unreachable | Refused) -> bool:
     return error.reply is None or error.reply.code == 421
 
 
-def _argumentsFor(
-    mailFrom: str, rcptTo: Sequence[str], content: bytes | AsyncIterable[bytes], given: Arguments
-) -> dict[str, str | bool]:
-    arguments = dict(given)
-    if isinstance(content, bytes):
-        arguments.setdefault("SIZE", str(len(content)))
-        if not content.isascii():
+def _argumentsFor(mailFrom: str, rcptTo: Sequence[str], content: Content, given: Arguments) -> dict[str, str | bool]:
+    arguments = inUpperCase(given)
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        octets = bytes(content)
+        arguments.setdefault("SIZE", str(len(octets)))
+        if not octets.isascii():
             arguments.setdefault("BODY", "8BITMIME")
     if not all(address.isascii() for address in (mailFrom, *rcptTo)):
         arguments.setdefault("SMTPUTF8", True)

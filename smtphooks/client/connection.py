@@ -8,29 +8,24 @@ This module knows no transaction, and not what is said.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtphooks.awaiting import Waiting
 from smtphooks.client.conversation import Conversation
-from smtphooks.client.errors import ClientError, Unreachable
+from smtphooks.client.errors import ClientError, NotOffered, Refused, TLSFailed, Unreachable, because
 from smtphooks.client.opening import ENCRYPT, HEAR, Opened, Say, opening
 from smtphooks.client.reply import NoReply, ReceivedReply
 from smtphooks.client.route import Route
 from smtphooks.client.timeouts import Timeouts
-from smtphooks.client.tls import creatorFor
-from smtphooks.netaddress import maybeIP, unmapped
-
-Transcript = Callable[[str, str], object]
-"""Is told C{">"} and what is said, C{"<"} and each line of a reply; secrets are left out."""
-
-LOST = "the connection is lost"
+from smtphooks.client.tls import Encryption, encryptionFor
+from smtphooks.client.transcript import Redaction, Transcript
+from smtphooks.client.transports import LOST, causeOf, isLocal
 
 _QUIT_SECONDS = 5.0
 
@@ -43,26 +38,39 @@ class Connection(Protocol):
     @ivar route: what it was made for.
     @ivar messages: transactions so far.
     @ivar lost: why it cannot be used any more, or None.
+    @ivar hasFailedTLS: it was lost while TLS began.
+    @ivar isPaused: the server does not read as fast as is written.
     @ivar closed: fires with None when the transport is gone.
     """
 
     def __init__(
-        self, route: Route, timeouts: Timeouts, clock: IReactorTime, transcript: Transcript | None = None
+        self,
+        route: Route,
+        timeouts: Timeouts,
+        clock: IReactorTime,
+        transcript: Transcript | None = None,
+        avoidsTLS: bool = False,
     ) -> None:
+        """
+        @param avoidsTLS: do without TLS that need not be, as it has failed with this server.
+        """
         self.route: Route = route
         self.messages: int = 0
         self.lost: ClientError | None = None
+        self.hasFailedTLS: bool = False
+        self.isPaused: bool = False
         self.closed: Waiting[None] = Waiting()
         self.conversation: Conversation = Conversation()
-        self._opened = Opened()
+        self._opened = Opened(avoidsTLS=avoidsTLS)
         self._timeouts = timeouts
         self._clock = clock
-        self._transcript = transcript
-        self._waiting: list[Waiting[Any]] = []
+        self._shown = Redaction(transcript, route.password, route.token)
+        self._waiting: dict[Waiting[Any], None] = {}
         self._deadline: Any = None
         self._handshake: Waiting[None] | None = None
+        self._encryption: Encryption | None = None
+        self._early: list[bytes] = []  # what has arrived with the end of the handshake
         self._room: Waiting[None] | None = None
-        self._isPaused = False
         self._isSending = False  # the content of a message, to whose end the reply is due
         self._isLeaving = False  # one of the two has said goodbye
         self._isClosing = False  # TLS waits for the server to say that it closes as well
@@ -85,7 +93,12 @@ class Connection(Protocol):
     @property
     def isUsable(self) -> bool:
         """A transaction may begin."""
-        return self.lost is None and not self._isLeaving and self.conversation.isQuiet
+        return not self.isLeaving and self.conversation.isQuiet
+
+    @property
+    def isLeaving(self) -> bool:
+        """It is lost, or about to be closed."""
+        return self.lost is not None or self._isLeaving
 
     # --- what is said ---
 
@@ -102,8 +115,11 @@ class Connection(Protocol):
                 step = steps.send(await self._do(step))
         except StopIteration:
             self.conversation.pipelines = "PIPELINING" in self.extensions
-        except BaseException:
-            self.abort()
+        except BaseException as error:
+            if isinstance(error, (Refused, NotOffered)):
+                self.quit()
+            else:
+                self.abort()
             raise
 
     async def _do(self, step: Any) -> ReceivedReply | None:
@@ -113,22 +129,25 @@ class Connection(Protocol):
         if step is HEAR:
             return await self.hear("the greeting", self._timeouts.greeting)
         assert isinstance(step, Say)
-        shown = f"{step.label} …" if step.isSecret else step.line.decode("utf-8", "replace")
-        return await self.ask(step.label, step.line, self._timeouts.command, shown)
+        return await self.ask(step.label, step.line, self._timeouts.command, step.shown)
 
     def ask(self, label: str, line: bytes, seconds: float, shown: str | None = None) -> Waiting[ReceivedReply]:
         """
         Say a command.
 
         @param label: what an error calls it.
-        @param shown: what the transcript is told in place of the line.
+        @param shown: what the transcript is told in place of the line, which is secret.
         @return: fires with the reply; fails with L{Unreachable}.
         @raise ValueError: if it is more than a line.
         """
         waiting = self._newWaiting()
         if self.lost is None:
-            self.conversation.ask(label, line, seconds, lambda reply: self._answer(waiting, reply))
-            self._show(">", line.decode("utf-8", "replace") if shown is None else shown)
+            isSecret = shown is not None
+            if isSecret:
+                words = line.decode("utf-8", "replace").split(" ")
+                self._shown.add(*(words[2:] if len(words) > 1 else words))  # AUTH has a mechanism, a response has none
+            self.conversation.ask(label, line, seconds, lambda reply: self._answer(waiting, reply, isSecret))
+            self._shown.said(line.decode("utf-8", "replace") if shown is None else shown)
             self._flush()
         return waiting
 
@@ -164,7 +183,7 @@ class Connection(Protocol):
         """
         if self.lost is not None:
             raise self.lost
-        if self._isPaused:
+        if self.isPaused:
             self._room = self._newWaiting()
             self._restart()
             await self._room
@@ -182,20 +201,22 @@ class Connection(Protocol):
     def _leave(self) -> None:
         self._isClosing = True
         transport: Any = self.transport
+        transport.unregisterProducer()  # as long as there is one, Twisted does not close TLS
         transport.loseConnection()
 
     def abort(self, reason: ClientError | None = None) -> None:
         """Close the connection at once; the server sees that a message is not complete."""
         self._lose(reason or Unreachable(f"{self.route}: the connection was given up"))
         transport: Any = self.transport
-        if transport is not None:
+        # Twisted's TLS cannot abort a connection that it has told us is lost.
+        if transport is not None and not self.closed.called:
             transport.abortConnection()
 
     def _lose(self, reason: ClientError) -> None:
         if self.lost is None:
             self.lost = reason
         self._relax()
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         for each in waiting:
             if not each.called:
                 each.errback(self.lost)
@@ -228,42 +249,64 @@ class Connection(Protocol):
 
     def _timedOut(self, what: str, seconds: float) -> None:
         self._deadline = None
-        self.abort(Unreachable(f"{self.route} has not {what} within {seconds:g} seconds"))
+        self.hasFailedTLS = self._handshake is not None
+        self.abort(because(Unreachable(f"{self.route} has not {what} within {seconds:g} seconds"), TimeoutError()))
 
     # --- TLS ---
 
-    def _encrypt(self) -> Deferred[None]:
-        creator = creatorFor(self.route)
+    def _encrypt(self) -> Waiting[None]:
         if self.conversation.hasUnread:
             # RFC 3207 section 4.2: what stands behind the reply to STARTTLS in the clear is an attacker's.
             raise Unreachable(f"{self.route} sends octets in the clear behind its reply to STARTTLS")
-        self._handshake = waiting = self._newWaiting()
+        self._encryption = encryption = encryptionFor(self.route)
+        waiting = self._newWaiting()
         transport: Any = self.transport
         if self.lost is None:
-            transport.startTLS(creator)
+            self._handshake = waiting
             self._restart()
+            # As Twisted's transports begin TLS, but on the reactor at hand, which need not be that of the process.
+            factory = TLSMemoryBIOFactory(encryption, True, None, self._clock)  # type: ignore[arg-type]
+            tls: Any = factory.protocol(factory, self, False)
+            transport.unregisterProducer()
+            self.transport = transport.protocol = tls
+            tls.makeConnection(transport)
+            tls.registerProducer(self, True)
         return waiting
 
     def handshakeCompleted(self) -> None:
         """
-        C{IHandshakeListener}: Twisted calls this also where the certificate was not what it must be, and then ends the
-        connection in the next turn of the reactor.
+        C{IHandshakeListener}: Twisted may call this also where it has just ended the connection, and tells of the end
+        in the next turn of the reactor.
         """
         clock: Any = self._clock
-        clock.callLater(0, self._isEncrypted)
+        clock.callLater(0, lambda: clock.callLater(0, self._isEncrypted))
 
     def _isEncrypted(self) -> None:
-        handshake, self._handshake = self._handshake, None
-        if handshake is not None and self.lost is None:
-            self._restart()
-            handshake.callback(None)
+        handshake, encryption = self._handshake, self._encryption
+        if handshake is None or encryption is None or self.lost is not None:
+            return
+        if not encryption.isAccepted:
+            self._failTLS("its certificate was not verified")
+            return
+        self._handshake = None
+        self._waiting.pop(handshake, None)
+        self._restart()
+        handshake.callback(None)
+        early, self._early = b"".join(self._early), []
+        if early:
+            self.dataReceived(early)
+
+    def _failTLS(self, what: str) -> None:
+        self.hasFailedTLS = True
+        fault = self._encryption.fault if self._encryption is not None else None
+        self.abort(TLSFailed(self.route, fault or what, isUntrusted=fault is not None))
 
     # --- the transport tells its protocol, and its producer ---
 
     def connectionMade(self) -> None:
         """C{IProtocol}."""
         transport: Any = self.transport
-        self._opened.isPrivate = _isLocal(transport.getPeer())
+        self._opened.isPrivate = isLocal(transport.getPeer())
         transport.registerProducer(self, True)
         if self.lost is not None:
             transport.abortConnection()
@@ -272,11 +315,14 @@ class Connection(Protocol):
         """C{IProtocol}."""
         if self.lost is not None:
             return
+        if self._handshake is not None:  # a server that greets at once may do so with the last octets of TLS
+            self._early.append(data)
+            return
         conversation, due = self.conversation, self.conversation.next
         try:
             conversation.receive(data)
         except NoReply as error:
-            self.abort(Unreachable(f"{self.route} speaks no SMTP: {error}"))
+            self.abort(because(Unreachable(f"{self.route} speaks no SMTP: {error}"), error))
             return
         if conversation.unasked is not None:
             self.abort(Unreachable(f"{self.route} has ended the connection: {conversation.unasked}"))
@@ -286,55 +332,60 @@ class Connection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """C{IProtocol}."""
-        due = self.conversation.next
+        due, cause = self.conversation.next, causeOf(reason)
+        if self._handshake is not None and self.lost is None:
+            self._failTLS(cause)
         what = f"{LOST} before the reply to {due.label}" if due is not None else LOST
-        if self._handshake is not None:
-            what = "TLS fails"
-        self._lose(Unreachable(f"{self.route}: {what} ({_causeOf(reason)})"))
+        self._lose(because(Unreachable(f"{self.route}: {what} ({cause})"), reason.value))
         if not self.closed.called:
             self.closed.callback(None)
 
     def pauseProducing(self) -> None:
         """C{IPushProducer}: the server does not read as fast as a message is written."""
-        self._isPaused = True
+        self.isPaused = True
 
     def resumeProducing(self) -> None:
         """C{IPushProducer}: it reads on."""
-        self._isPaused = False
-        room, self._room = self._room, None
-        if room is not None:
-            self._restart()
-            room.callback(None)
+        self.isPaused = False
+        self._makeRoom()
 
     def stopProducing(self) -> None:
         """C{IPushProducer}: the connection is about to be lost."""
 
     # --- inside ---
 
+    def _makeRoom(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.called:
+            self._waiting.pop(room, None)
+            self._restart()
+            room.callback(None)
+
     def _newWaiting(self) -> Waiting[Any]:
         waiting: Waiting[Any] = Waiting(self._cancelled)
         if self.lost is not None:
             waiting.errback(self.lost)
         else:
-            self._waiting = [each for each in self._waiting if not each.called]
-            self._waiting.append(waiting)
+            self._waiting[waiting] = None
         return waiting
 
     def _cancelled(self, waiting: Any) -> None:
         """Whoever waits gives up: what the server does from now on is in doubt."""
-        self._waiting = [each for each in self._waiting if each is not waiting]
+        self._waiting.pop(waiting, None)
         self.abort()
 
-    def _answer(self, waiting: Waiting[ReceivedReply], reply: ReceivedReply) -> None:
-        for line in reply.split("\n"):
-            self._show("<", line)
+    def _answer(self, waiting: Waiting[ReceivedReply], reply: ReceivedReply, isSecret: bool = False) -> None:
+        self._waiting.pop(waiting, None)
+        self._shown.heard(reply)
+        # Some servers tell in an error what they do not understand; a challenge must stay what it is.
+        if isSecret and reply.code != 334:
+            reply = ReceivedReply(*self._shown.withoutSecrets(reply).split("\n"))
         self._isLeaving = self._isLeaving or reply.code == 421  # RFC 5321 section 3.8: it closes the connection now
+        isEarly = self._isSending  # and not since whoever waits has heard this
         if not waiting.called:
             waiting.callback(reply)
-
-    def _show(self, direction: str, line: str) -> None:
-        if self._transcript is not None:
-            self._transcript(direction, line)
+        if isEarly:
+            self._makeRoom()  # it has heard enough of the message, and may never read on
 
     def _flush(self) -> None:
         isIdle = self._deadline is None
@@ -344,19 +395,3 @@ class Connection(Protocol):
             transport.write(octets)
             if isIdle:
                 self._restart()
-
-
-def _isLocal(address: Any) -> bool:
-    """Does nothing that is said leave the machine?"""
-    host = getattr(address, "host", None)
-    ip = maybeIP(host) if host is not None else None
-    return host is None or (ip is not None and unmapped(ip).is_loopback)
-
-
-def _causeOf(reason: Failure) -> str:
-    """What ended a connection, in one line."""
-    error: Any = reason.value
-    details = getattr(error, "args", ())
-    if type(error).__module__.startswith("OpenSSL") and details and isinstance(details[0], list):
-        return ", ".join(str(each[-1]) for each in details[0]) or "the connection has ended"
-    return " ".join(str(error).split()) or type(error).__name__

@@ -10,13 +10,10 @@ This module knows no connection.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 
 _BARE_CR = re.compile(rb"\r(?!\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_HIGH = re.compile(rb"[\x80-\xff]")
-
-_PIECE = 65536
+_LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 class DataEncoder:
@@ -60,7 +57,6 @@ class DataEncoder:
         return rest + (b".\r\n" if self._atLineStart and not rest else b"\r\n.\r\n")
 
 
-async def piecesOf(content: bytes) -> AsyncIterator[bytes]:
-    """A message that is there whole, in pieces between which others have their turn."""
-    for start in range(0, len(content), _PIECE):
-        yield content[start : start + _PIECE]
+def withLineEnds(octets: bytes) -> bytes:
+    """The line ends of a file, of whatever system, as those of a message: CRLF alone (RFC 5321 section 2.3.8)."""
+    return _LINE_END.sub(b"\r\n", octets)

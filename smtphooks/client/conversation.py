@@ -82,21 +82,14 @@ class Conversation:
         self._due.append(asked)
         return asked
 
-    def withdraw(self, asked: Asked) -> bool:
-        """Do not say this; false if it has been said."""
-        if asked not in self._held:
-            return False
-        self._held.remove(asked)
-        return True
-
     def octetsToSend(self) -> bytes:
         """The commands whose turn it is."""
-        octets = b""
+        lines = []
         while self._held and self._mayGo():
             asked = self._held.popleft()
             self._due.append(asked)
-            octets += asked._octets
-        return octets
+            lines.append(asked._octets)
+        return b"".join(lines)
 
     def _mayGo(self) -> bool:
         return not self._due or (self.pipelines and not self._due[-1]._endsGroup and not self.expectsContent)

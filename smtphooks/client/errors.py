@@ -16,11 +16,17 @@ class ClientError(Exception):
 
     @ivar reply: the L{ReceivedReply} that says so, or None if there is none.
     @ivar isPermanent: trying again will not help.
+    @ivar isOpening: it came before any transaction could begin, so it is about the server and not about a message.
     """
 
     reply: ReceivedReply | None = None
     isPermanent: bool = False
+    isOpening: bool = False
     _codes: tuple[int, str] = (451, "4.4.1")
+
+    def __init__(self, what: str) -> None:
+        # A server may say what it likes, and a log is read in a terminal.
+        super().__init__(" ".join("".join(c if c.isprintable() else " " for c in what).split()))
 
     def asError(self) -> SMTPError:
         """The refusal for a client of ours whose message this is; a text of ours names no host."""
@@ -32,7 +38,7 @@ class Refused(ClientError):
     """The server refuses: C{reply} says why."""
 
     def __init__(self, what: str, reply: ReceivedReply) -> None:
-        super().__init__(f"{what}: {' '.join(str(reply).splitlines())}")
+        super().__init__(f"{what}: {reply}")
         self.reply: ReceivedReply = reply
         self.isPermanent: bool = reply.isPermanent
 
@@ -52,27 +58,56 @@ class Unreachable(ClientError):
         return SMTPError("The next server cannot be reached now, please try again later", *self._codes)
 
 
-class NotOffered(ClientError):
-    """The server does not offer what the message needs."""
+class TLSFailed(Unreachable):
+    """
+    TLS did not come about.
 
-    isPermanent = True
+    @ivar why: in a few words.
+    @ivar isUntrusted: the certificate of the server is why.
+    """
+
+    def __init__(self, server: object, why: str, isUntrusted: bool) -> None:
+        super().__init__(f"{server}: TLS fails, {why}")
+        self.why: str = why
+        self.isUntrusted: bool = isUntrusted
+
+
+class NoMechanism(Unreachable):
+    """
+    The server offers no mechanism of AUTH that the credentials are good for.
+
+    @ivar isInTheClear: it offers one, which would show the password to whoever reads on the way.
+    """
+
+    def __init__(self, what: str, isInTheClear: bool) -> None:
+        super().__init__(what)
+        self.isInTheClear: bool = isInTheClear
+
+
+class NotOffered(ClientError):
+    """The server does not offer what the message needs; temporary where the operator of one of the two can help."""
 
     def __init__(self, what: str, code: int = 554, enhancedCode: str = "5.6.3") -> None:
         super().__init__(what)
+        self.isPermanent: bool = code >= 500
         self._codes: tuple[int, str] = (code, enhancedCode)
+
+
+def because(error: Unreachable, cause: BaseException | None) -> Unreachable:
+    """An error with its cause, as C{raise … from} gives it one."""
+    error.__cause__ = cause
+    return error
 
 
 def errorOf(reply: ReceivedReply) -> SMTPError:
     """
     The refusal that a reply is, for a client of ours.
 
-    A connection of that client is not to be closed because one of ours is: 421 becomes 451.  What refuses nothing where
-    it ought to, or is no code of RFC 5321, is temporary.
+    A connection of that client is not to be closed because one of ours is: 421 becomes 451, and 521 (RFC 7504) 554.
+    What refuses nothing where it ought to is temporary.
     """
-    code = reply.code
-    if code == 421 or code < 400:
-        return SMTPError(reply.text or "Not now", 451, "4.3.0" if code < 400 else reply.enhancedCode or "4.3.2")
-    enhancedCode = reply.enhancedCode
-    if enhancedCode is not None and int(enhancedCode[0]) != code // 100:
-        enhancedCode = None
-    return SMTPError(" ".join(reply.lines).strip() or "Refused", code, enhancedCode)
+    code = {421: 451, 521: 554}.get(reply.code, reply.code)
+    text = " ".join(reply.lines).strip()
+    if code < 400:
+        return SMTPError(text or "Not now", 451, "4.3.0")
+    return SMTPError(text or "Refused", code, reply.enhancedCode or ("4.3.2" if reply.code == 421 else None))

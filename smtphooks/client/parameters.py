@@ -10,7 +10,7 @@ This module knows no connection.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from smtphooks.client.errors import NotOffered
 from smtphooks.replies import SMTPError
@@ -27,12 +27,43 @@ _DSN = frozenset({"RET", "ENVID", "NOTIFY", "ORCPT"})
 _PARAMETER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 _VALUE = re.compile(r"[!-<>-~\x80-\U0010ffff]+")
 
+# RFC 6533 section 3: what stands for itself in an internationalized address, and how the rest is written.
+_NOT_UNITEXT = re.compile(r"\\(?!x\{[0-9A-Fa-f]+\})|[^!-*,-<>-~\x80-\U0010ffff]")
+_NON_ASCII = re.compile(r"[^\x00-\x7f]")
+
+_OCTETS = re.compile("[0-9]{1,20}")
+_LINE_OCTETS = 512
+
 _NO_UTF8 = "The next server does not take internationalized mail (SMTPUTF8)"
 
 
 def xtext(text: str) -> str:
     """A text as xtext (RFC 3461 section 4)."""
     return _NOT_XTEXT.sub(lambda match: "".join(f"+{octet:02X}" for octet in match[0].encode()), text)
+
+
+def attributeLines(verb: str, attributes: Iterable[tuple[str, str]], offered: str) -> list[bytes]:
+    """
+    XCLIENT or XFORWARD, in as few commands as lines may be long (RFC 5321 section 4.5.3.1.4).
+
+    @param attributes: names and values; a server is told those that it offers.
+    @param offered: what it says behind the keyword.
+    """
+    known = offered.upper().split()
+    lines: list[bytes] = []
+    for name, value in attributes:
+        if name.upper() in known:
+            word = f" {name}={xtext(value)}".encode()
+            if lines and len(lines[-1]) + len(word) + len(b"\r\n") <= _LINE_OCTETS:
+                lines[-1] += word
+            else:
+                lines.append(verb.encode() + word)
+    return lines
+
+
+def inUpperCase(arguments: Arguments) -> dict[str, str | bool]:
+    """The arguments, their keywords in upper case."""
+    return {keyword.upper(): value for keyword, value in arguments.items()}
 
 
 def mailLine(address: str, arguments: Arguments, extensions: Mapping[str, str], isVerified: bool) -> bytes:
@@ -46,10 +77,11 @@ def mailLine(address: str, arguments: Arguments, extensions: Mapping[str, str], 
     @raise NotOffered: if the server does not offer what the message needs.
     @raise ValueError: if the address or an argument cannot be said.
     """
+    arguments = inUpperCase(arguments)
     isUTF8 = "SMTPUTF8" in arguments
     _check(address, isUTF8, isReverse=True)
     _mustOffer(arguments, extensions, isVerified)
-    return _line(f"MAIL FROM:<{address}>", arguments, extensions)
+    return _line(f"MAIL FROM:<{address}>", arguments, extensions, isUTF8)
 
 
 def rcptLine(address: str, arguments: Arguments, extensions: Mapping[str, str], isUTF8: bool) -> bytes:
@@ -60,17 +92,17 @@ def rcptLine(address: str, arguments: Arguments, extensions: Mapping[str, str], 
     @raise ValueError: if the address or an argument cannot be said.
     """
     _check(address, isUTF8, isReverse=False)
-    return _line(f"RCPT TO:<{address}>", arguments, extensions)
+    return _line(f"RCPT TO:<{address}>", inUpperCase(arguments), extensions, isUTF8)
 
 
 def _check(address: str, isUTF8: bool, isReverse: bool) -> None:
     parse = parseReversePath if isReverse else parseForwardPath
     try:
-        # As the line has it: a source route or a second pair of brackets is not what an address is.
         path = parse(f"<{address}>", utf8=True, lenient=True)
     except SMTPError as error:
         raise ValueError(f"{address!r} is no address: {error.message}") from None
-    if "\r" in address or "\n" in address or path is None:
+    # Lenient is the parser in what an address may be; a source route, or spaces around it, are none of it.
+    if address.startswith("@") or address != address.strip(" ") or (isReverse and bool(path.address) != bool(address)):
         raise ValueError(f"{address!r} is no address")
     if not address.isascii() and not isUTF8:
         raise ValueError(f"{address!r} is not ASCII, and the message is sent without the parameter SMTPUTF8")
@@ -87,30 +119,52 @@ def _mustOffer(arguments: Arguments, extensions: Mapping[str, str], isVerified: 
     if "REQUIRETLS" in arguments and not (isVerified and "REQUIRETLS" in extensions):
         # RFC 8689 section 4.2.1
         raise NotOffered("The next server does not promise to keep to TLS (REQUIRETLS)", 550, "5.7.30")
-    limit, size = extensions.get("SIZE", ""), str(arguments.get("SIZE", ""))
-    if limit.isdigit() and size.isdigit() and 0 < int(limit) < int(size):
+    limit, size = _octets(extensions.get("SIZE")), _octets(arguments.get("SIZE"))
+    if 0 < limit < size:
         raise NotOffered(f"The next server takes no message of more than {limit} octets", 552, "5.3.4")
 
 
-def _line(command: str, arguments: Arguments, extensions: Mapping[str, str]) -> bytes:
+def _octets(text: object) -> int:
+    """A number of octets; 0 for what is none."""
+    return int(str(text)) if _OCTETS.fullmatch(str(text)) else 0
+
+
+def _line(command: str, arguments: Arguments, extensions: Mapping[str, str], isUTF8: bool) -> bytes:
     words = [command]
     for keyword, value in arguments.items():
-        keyword = keyword.upper()
         if not _isOffered(keyword, extensions):
             continue
-        if value is True:
-            words.append(keyword)
-            continue
-        text = str(value)
-        if keyword == "ORCPT":
-            kind, _, address = text.partition(";")
-            text = f"{kind};{address if kind.lower() == 'utf-8' else xtext(address)}"
-        elif keyword in _XTEXT and text != "<>":
-            text = xtext(text)
-        if _PARAMETER.fullmatch(keyword) is None or _VALUE.fullmatch(text) is None:
-            raise ValueError(f"{keyword}={value!r} is no parameter")
-        words.append(f"{keyword}={text}")
+        word = keyword if value is True else f"{keyword}={_valueFor(keyword, value, isUTF8)}"
+        if _PARAMETER.fullmatch(keyword) is None:
+            raise ValueError(f"{keyword!r} is no parameter")
+        words.append(word)
     return " ".join(words).encode()
+
+
+def _valueFor(keyword: str, value: str | bool, isUTF8: bool) -> str:
+    text = value if isinstance(value, str) else ""
+    if keyword == "ORCPT":
+        kind, _, address = text.partition(";")
+        text = f"{kind};{_unitext(address, isUTF8) if kind.lower() == 'utf-8' else xtext(address)}"
+    elif keyword in _XTEXT and text != "<>":
+        text = xtext(text)
+    if _VALUE.fullmatch(text) is None or not text.isprintable() or not (isUTF8 or text.isascii()):
+        raise ValueError(f"{keyword}={value!r} is no parameter")
+    return text
+
+
+def _unitext(address: str, isUTF8: bool) -> str:
+    """
+    The original recipient of internationalized mail (RFC 6533 section 3).
+
+    Characters that were escaped where it comes from stay escaped.
+    """
+
+    def escape(match: re.Match[str]) -> str:
+        return f"\\x{{{ord(match[0]):X}}}"
+
+    text = _NOT_UNITEXT.sub(escape, address)
+    return text if isUTF8 else _NON_ASCII.sub(escape, text)
 
 
 def _isOffered(keyword: str, extensions: Mapping[str, str]) -> bool:

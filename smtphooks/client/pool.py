@@ -2,28 +2,41 @@
 A pool of connections, by routes: one that is quiet is used again, and no server has more of them than it may have.
 
 Rules: a connection is used by one transaction at a time; one about which there is any doubt is closed.  A server that
-has as many connections as it may have lets the next one wait for its turn.
-This module knows no transaction.
+has as many connections as it may have lets the next one wait for its turn, first come, first served.
+This module knows no transaction, and not how a connection comes about.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from twisted.internet.defer import CancelledError, DeferredList
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
-from twisted.internet.error import ConnectingCancelledError
-from twisted.internet.protocol import Factory
+from twisted.internet.defer import Deferred
 
 from smtphooks.awaiting import Waiting
-from smtphooks.client.connection import Connection, Transcript
+from smtphooks.client.connection import Connection
 from smtphooks.client.errors import Unreachable
+from smtphooks.client.place import Place, waitingFor
 from smtphooks.client.route import Route
 from smtphooks.client.timeouts import Timeouts
+from smtphooks.client.transcript import Transcript
 
-_NO_LIMIT = 86400.0
+Peer = tuple[str, int]
+
+
+class _Turn:
+    """
+    One that waits for a connection.
+
+    @ivar granted: what it was given: a connection that had been used, or the place for a new one.
+    """
+
+    def __init__(self, route: Route, isFresh: bool, cancelled: Callable[[_Turn], None]) -> None:
+        self.route: Route = route
+        self.isFresh: bool = isFresh
+        self.granted: Connection | Place | None = None
+        self.waiting: Waiting[None] = Waiting(lambda _: cancelled(self))
 
 
 class Pool:
@@ -52,56 +65,143 @@ class Pool:
         self._reactorOf = reactorOf
         self._transcript = transcript
         self._idle: dict[Route, list[tuple[Connection, Any]]] = {}
-        self._open: dict[tuple[str, int], set[object]] = {}
-        self._turns: dict[tuple[str, int], deque[Waiting[None]]] = {}
+        self._open: dict[Peer, set[Place]] = {}
+        self._turns: dict[Peer, deque[_Turn]] = {}
         self._isClosed = False
+        self._closing: list[Waiting[None]] = []
 
     async def take(self, route: Route, isFresh: bool = False) -> tuple[Connection, bool]:
         """
         A connection on which a transaction may begin, and whether it has been used before.
 
-        @param isFresh: none that has been used.
+        @param isFresh: none that has been used; whoever asks for that has had a turn already.
         @raise ClientError: if there is none.
         """
-        while True:
-            self._mustBeOpen(route)
-            connection = None if isFresh else self._takeIdle(route)
-            if connection is not None:
-                return connection, True
-            if self._hasRoom(route):
-                return await self._connect(route), False
-            await self._turn(route)
+        self._mustBeOpen(route)
+        turn = _Turn(route, isFresh, self._leave)
+        turns = self._turns.setdefault(route.peer, deque())
+        if isFresh:
+            turns.appendleft(turn)
+        else:
+            turns.append(turn)
+        self._serve(route.peer)
+        granted = await self._granted(turn)
+        if isinstance(granted, Connection):
+            return granted, True
+        # Twisted runs this, also where asyncio runs the rest: a step that comes a turn of the reactor later would find
+        # a greeting that has not been asked for.
+        opening = waitingFor(Deferred.fromCoroutine(granted.open()))
+        try:
+            return await opening, False
+        except BaseException:
+            opening.cancel()
+            if granted.connection is not None and granted.connection.isUsable:
+                self.give(granted.connection)
+            raise
 
     def give(self, connection: Connection) -> None:
         """The transaction on it has ended."""
-        route = connection.route
         if not connection.isUsable:
             connection.abort()
         elif self._isClosed or not self._idleTimeout:
             connection.quit()
         else:
             timer = self._reactorOf().callLater(self._idleTimeout, self._expire, connection)
-            self._idle.setdefault(route, []).append((connection, timer))
-        self._nextTurn(route.peer)
+            self._idle.setdefault(connection.route, []).append((connection, timer))
+        self._serve(connection.route.peer)
 
     async def close(self) -> None:
-        """Close all connections: those without a transaction at once, the others when theirs ends."""
+        """
+        Close all connections: those without a transaction at once, the others when theirs ends.
+
+        If it is cancelled, these are cut.
+        """
         self._isClosed = True
-        for turns in self._turns.values():
-            while turns:
-                turns.popleft().callback(None)
+        for turn in [turn for turns in self._turns.values() for turn in turns]:
+            self._leave(turn)
+            turn.waiting.errback(self._closed(turn.route))
         for connection in [each for pairs in self._idle.values() for each, _ in pairs]:
             self._forget(connection)
             connection.quit()
-        rest = [each.closed for those in self._open.values() for each in those if isinstance(each, Connection)]
-        if rest:
-            await DeferredList([_whenFired(each) for each in rest])
+        for place in [*self._places()]:
+            if not place.isOpen:
+                place.stop(self._closed(place.route))
+        if self._open:
+            waiting: Waiting[None] = Waiting(lambda _: self._cutAll())
+            self._closing.append(waiting)
+            await waiting
 
-    # --- inside ---
+    # --- turns ---
 
-    def _mustBeOpen(self, route: Route) -> None:
-        if self._isClosed:
-            raise Unreachable(f"the client of {route} is closed")
+    async def _granted(self, turn: _Turn) -> Connection | Place:
+        seconds, timer = self.timeouts.turn, None
+        if seconds and turn.granted is None:
+            timer = self._reactorOf().callLater(seconds, self._giveUp, turn, seconds)
+        try:
+            await turn.waiting
+            self._mustBeOpen(turn.route)
+        except BaseException:
+            self._leave(turn)
+            self._giveBack(turn.granted)
+            raise
+        finally:
+            if timer is not None and timer.active():
+                timer.cancel()
+        assert turn.granted is not None
+        return turn.granted
+
+    def _giveUp(self, turn: _Turn, seconds: float) -> None:
+        self._leave(turn)
+        text = f"{turn.route}: all {self._limit} connections have been busy for {seconds:g} seconds"
+        turn.waiting.errback(Unreachable(text))
+
+    def _leave(self, turn: _Turn) -> None:
+        """It waits no longer."""
+        peer = turn.route.peer
+        turns = self._turns.get(peer)
+        if turns is not None and turn in turns:
+            turns.remove(turn)
+            if not turns:
+                del self._turns[peer]
+
+    def _giveBack(self, granted: Connection | Place | None) -> None:
+        if isinstance(granted, Connection):
+            self.give(granted)
+        elif granted is not None:
+            self._free(granted)
+
+    def _serve(self, peer: Peer) -> None:
+        """Let those have their turn who can."""
+        while peer in self._turns:
+            turn = self._turns[peer][0]
+            turn.granted = self._maybeGrant(turn)
+            if turn.granted is None:
+                return
+            self._leave(turn)
+            turn.waiting.callback(None)
+
+    def _maybeGrant(self, turn: _Turn) -> Connection | Place | None:
+        route = turn.route
+        connection = None if turn.isFresh else self._takeIdle(route)
+        if connection is not None:
+            return connection
+        if self._limit and len(self._open.get(route.peer, ())) >= self._limit:
+            self._makeRoom(route.peer)
+            return None
+        place = Place(route, self.timeouts, self._reactorOf(), self._transcript, self._free)
+        self._open.setdefault(route.peer, set()).add(place)
+        return place
+
+    def _makeRoom(self, peer: Peer) -> None:
+        """Close a connection that is idle, unless another one is on its way out."""
+        those = [place.connection for place in self._open[peer]]
+        if any(each is not None and each.isLeaving for each in those):
+            return
+        idle = [each for pairs in self._idle.values() for each, _ in pairs if each.route.peer == peer]
+        if idle:
+            self._expire(idle[0])
+
+    # --- idle connections ---
 
     def _takeIdle(self, route: Route) -> Connection | None:
         while route in self._idle:
@@ -126,87 +226,35 @@ class Pool:
         self._forget(connection)
         connection.quit()
 
-    def _hasRoom(self, route: Route) -> bool:
-        """May there be another connection to this server; if need be, in place of one that is idle?"""
-        those = self._open.get(route.peer, set())
-        if not self._limit or len(those) < self._limit:
-            return True
-        for connection in [each for pairs in self._idle.values() for each, _ in pairs if each in those]:
-            self._forget(connection)
-            those.discard(connection)  # it is on its way out
-            connection.quit()
-            return True
-        return False
+    # --- all connections ---
 
-    async def _connect(self, route: Route) -> Connection:
-        reactor, timeouts = self._reactorOf(), self.timeouts
-        those = self._open.setdefault(route.peer, set())
-        place = object()
-        those.add(place)
-        connection = Connection(route, timeouts, reactor, self._transcript)
-        factory = Factory()
-        factory.noisy = False
-        factory.protocol = lambda: connection
-        if route.path is not None:
-            endpoint: Any = UNIXClientEndpoint(reactor, route.path, timeout=timeouts.connect or None)
-        else:
-            endpoint = HostnameEndpoint(reactor, route.host, route.port, timeout=timeouts.connect or _NO_LIMIT)
-        try:
-            try:
-                await endpoint.connect(factory)
-            except ConnectingCancelledError as error:
-                raise CancelledError from error
-            except Exception as error:
-                if isinstance(error, CancelledError):
-                    raise
-                what = " ".join(str(error).split()) or type(error).__name__
-                raise Unreachable(f"{route} cannot be reached: {what}") from error
-            those.add(connection)
-            connection.closed.addCallback(lambda _: self._isGone(connection))
-            await connection.open()
-        finally:
-            those.discard(place)
-            if connection not in those:
-                self._nextTurn(route.peer)
-        return connection
+    def _places(self) -> Iterator[Place]:
+        for those in self._open.values():
+            yield from those
 
-    def _isGone(self, connection: Connection) -> None:
-        self._forget(connection)
-        peer = connection.route.peer
+    def _free(self, place: Place) -> None:
+        """Its connection is gone."""
+        if place.connection is not None:
+            self._forget(place.connection)
+        peer = place.route.peer
         those = self._open.get(peer, set())
-        those.discard(connection)
+        those.discard(place)
         if not those:
             self._open.pop(peer, None)
-        self._nextTurn(peer)
+        self._serve(peer)
+        if not self._open:
+            closing, self._closing = self._closing, []
+            for waiting in closing:
+                if not waiting.called:
+                    waiting.callback(None)
 
-    async def _turn(self, route: Route) -> None:
-        """Wait until there may be room."""
-        turns = self._turns.setdefault(route.peer, deque())
-        seconds, reactor = self.timeouts.turn, self._reactorOf()
+    def _closed(self, route: Route) -> Unreachable:
+        return Unreachable(f"the client of {route} is closed")
 
-        def giveUp() -> None:
-            turns.remove(turn)
-            turn.errback(Unreachable(f"{route}: all {self._limit} connections are busy, for {seconds:g} seconds now"))
+    def _mustBeOpen(self, route: Route) -> None:
+        if self._isClosed:
+            raise self._closed(route)
 
-        turn: Waiting[None] = Waiting(lambda _: turns.remove(turn))
-        turns.append(turn)
-        timer = reactor.callLater(seconds, giveUp) if seconds else None
-        try:
-            await turn
-        finally:
-            if timer is not None and timer.active():
-                timer.cancel()
-
-    def _nextTurn(self, peer: tuple[str, int]) -> None:
-        turns = self._turns.get(peer)
-        if turns:
-            turns.popleft().callback(None)
-        if not turns:
-            self._turns.pop(peer, None)
-
-
-def _whenFired(closed: Waiting[None]) -> Waiting[None]:
-    """Fires with another Deferred, which others wait for too."""
-    waiting: Waiting[None] = Waiting()
-    closed.addCallback(lambda _: waiting.callback(None))
-    return waiting
+    def _cutAll(self) -> None:
+        for place in [*self._places()]:
+            place.stop(self._closed(place.route))

@@ -46,8 +46,9 @@ class ReceivedReply(str):
         texts = [line[4:] for line in lines]
         found = _ENHANCED.match(texts[0])
         self.enhancedCode = found[1] if found is not None and found[1][0] == lines[0][0] else None
-        prefix = self.enhancedCode or ""
-        self.lines = tuple(text.removeprefix(prefix).removeprefix(" ") if prefix else text for text in texts)
+        if self.enhancedCode is not None:
+            texts = [_withoutCode(text, self.enhancedCode) for text in texts]
+        self.lines = tuple(texts)
         return self
 
     @property
@@ -66,23 +67,33 @@ class ReceivedReply(str):
         return self.code >= 500
 
 
+def _withoutCode(text: str, enhancedCode: str) -> str:
+    """The text without its enhanced code; RFC 2034 section 4 has it on each line."""
+    found = _ENHANCED.match(text)
+    return text[found.end() :] if found is not None and found[1] == enhancedCode else text
+
+
 class ReplyReader:
     """
     Reads replies.
 
+    The work is linear in the octets, however many lines they are and however they are cut.
+
     @ivar isEmpty: no octets of a reply that has not ended are kept.
     """
 
-    __slots__ = ("_lines", "_octets", "_rest")
+    __slots__ = ("_lines", "_octets", "_rest", "_searched", "_start")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
+        self._start = 0  # of what has not been taken
+        self._searched = 0  # no line end before it
         self._lines: list[str] = []
         self._octets = 0
 
     @property
     def isEmpty(self) -> bool:
-        return not self._rest and not self._lines
+        return self._start == len(self._rest) and not self._lines
 
     def add(self, octets: bytes) -> None:
         """Octets have arrived."""
@@ -95,12 +106,15 @@ class ReplyReader:
         @raise NoReply: if what has arrived is none.
         """
         while True:
-            line, newline, rest = self._rest.partition(b"\n")
-            if len(line) > _LINE_OCTETS:
+            end = self._rest.find(b"\n", self._searched)
+            if (len(self._rest) if end < 0 else end) - self._start > _LINE_OCTETS:
                 raise NoReply("a line of a reply is too long")
-            if not newline:
+            if end < 0:
+                del self._rest[: self._start]
+                self._start, self._searched = 0, len(self._rest)
                 return None
-            self._rest = rest
+            line = bytes(self._rest[self._start : end])
+            self._start = self._searched = end + 1
             if self._take(line.removesuffix(b"\r")):
                 lines, self._lines, self._octets = self._lines, [], 0
                 return ReceivedReply(*lines)
@@ -108,7 +122,7 @@ class ReplyReader:
     def _take(self, line: bytes) -> bool:
         """Take a line; is it the last one of its reply?"""
         found = _LINE.fullmatch(line)
-        text = line.decode("utf-8", "replace")
+        text = line.decode("utf-8", "backslashreplace")
         if found is None:
             raise NoReply(f"{text[:80]!r} is no reply")
         if self._lines and self._lines[0][:3] != text[:3]:

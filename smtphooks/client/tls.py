@@ -1,7 +1,9 @@
 """
-TLS of a client: what a route wants in, what OpenSSL is told out.
+TLS of a client: what a route wants in, what OpenSSL is told out, and why a certificate was not accepted.
 
-A certificate is verified by Twisted and service_identity, or not at all where TLS is only taken because it is there.
+Rule: a certificate is either verified, by OpenSSL up to an authority and by service_identity for the name, where doubt
+is refusal; or not at all, where TLS is only taken because it is there.  Twisted's own C{optionsForClientTLS} takes a
+certificate without any name for that of every server.
 This module knows no connection, and not when TLS begins.
 """
 
@@ -10,15 +12,16 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from OpenSSL import SSL
+from OpenSSL.crypto import X509
+from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import (
     Certificate,
     CertificateOptions,
-    PrivateCertificate,
-    optionsForClientTLS,
     platformTrust,
     trustRootFromCertificates,
 )
@@ -27,20 +30,88 @@ from zope.interface import implementer
 from smtphooks.client.errors import Unreachable
 from smtphooks.client.route import Route
 from smtphooks.netaddress import maybeIP
-from smtphooks.tls.certificates import loadCertificates
+from smtphooks.tls.certificates import loadCertificates, loadKeyPair
+
+# X509_V_ERR_… of OpenSSL, in the words of an operator.
+_UNTRUSTED = "its certificate is signed by no authority that is trusted here"
+_FAULTS = {
+    9: "its certificate is not valid yet",
+    10: "its certificate has expired",
+    18: "its certificate is signed by itself, and not trusted here",
+    19: _UNTRUSTED,
+    20: _UNTRUSTED,
+    21: _UNTRUSTED,
+    23: "its certificate has been revoked",
+    26: "its certificate is not for a server",
+}
 
 
-def creatorFor(route: Route) -> Any:
+@implementer(IOpenSSLClientConnectionCreator)
+class Encryption:
     """
-    What makes the TLS of a connection.
+    The TLS of one connection.
 
-    @raise Unreachable: if a file of the route cannot be used.
+    @ivar fault: why the certificate of the server is not accepted, as far as it is known; None otherwise.
     """
+
+    def __init__(self, context: SSL.Context, name: str, verifies: bool) -> None:
+        """
+        @param name: of the server.
+        """
+        self.fault: str | None = None
+        self._context = context
+        self._name = name
+        self._verifies = verifies
+        self._isVerified = False
+
+    @property
+    def isAccepted(self) -> bool:
+        """After the handshake: the certificate is what it must be."""
+        return self._isVerified or not self._verifies
+
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
+        """Called by Twisted."""
+        connection = SSL.Connection(self._context, None)
+        if maybeIP(self._name) is None:  # RFC 6066 section 3: not for addresses
+            connection.set_tlsext_host_name(_inASCII(self._name))
+        if self._verifies:
+            connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verify)
+        return connection
+
+    def _verify(self, connection: Any, certificate: Any, number: int, depth: int, isSound: int) -> bool:
+        """Called by OpenSSL, with the certificate of an authority first and that of the server, depth 0, last."""
+        if not isSound:
+            self.fault = self.fault or _FAULTS.get(number, f"its certificate is not sound (error {number} of OpenSSL)")
+            return False
+        if depth == 0:
+            check = verify_certificate_hostname if maybeIP(self._name) is None else verify_certificate_ip_address
+            try:
+                check(certificate.to_cryptography(), self._name)
+            except Exception:  # a name that does not fit, none at all, or one that cannot be read
+                self.fault = f"its certificate is not for {self._name}"
+                return False
+            self._isVerified = True
+        return True
+
+
+def encryptionFor(route: Route) -> Encryption:
+    """
+    The TLS of a connection.
+
+    @raise Unreachable: if a file of the route, or its name, cannot be used.
+    """
+    name = nameOf(route)
     try:
         octets = [value if value is None else _read(value) for value in (route.ca, route.key, route.cert)]
-        return _creator(route.servername or route.host or route.name, route.mustVerify, *octets)
-    except Exception as error:  # OSError, OptionError, and whatever OpenSSL raises
+        _inASCII(name)
+        return Encryption(_context(route.mustVerify, *octets), name, route.mustVerify)
+    except Exception as error:  # OSError, OptionError, UnicodeError, and whatever OpenSSL raises
         raise Unreachable(f"TLS to {route} cannot begin: {error or type(error).__name__}") from error
+
+
+def nameOf(route: Route) -> str:
+    """The name that the certificate is to be for."""
+    return (route.servername or route.host or route.name).rstrip(".")
 
 
 def _read(value: str | bytes) -> bytes:
@@ -48,36 +119,26 @@ def _read(value: str | bytes) -> bytes:
     return data if b"-----BEGIN" in data else Path(os.fsdecode(value)).read_bytes()
 
 
+def _inASCII(name: str) -> bytes:
+    return name.encode() if name.isascii() else name.encode("idna")
+
+
 # To read the certificates that the system trusts takes longer than a handshake.
 @lru_cache(maxsize=64)
-def _creator(name: str, verifies: bool, ca: bytes | None, key: bytes | None, cert: bytes | None) -> Any:
-    own: Any = None if key is None or cert is None else PrivateCertificate.loadPEM(key + b"\n" + cert)
-    if not verifies:
-        options: Any = CertificateOptions() if own is None else own.options()
-        return _Unverified(options.getContext(), name)
-    trusted: Any = platformTrust()
-    if ca is not None:
-        trusted = trustRootFromCertificates([Certificate(_asOpenSSL(each)) for each in loadCertificates("ca", ca)])
-    return optionsForClientTLS(name, trustRoot=trusted, clientCertificate=own)
-
-
-def _asOpenSSL(certificate: Any) -> Any:
-    from OpenSSL.crypto import X509
-
-    return X509.from_cryptography(certificate)
-
-
-@implementer(IOpenSSLClientConnectionCreator)
-class _Unverified:
-    """TLS with any certificate; a server may choose one by the name it is called by (SNI)."""
-
-    def __init__(self, context: SSL.Context, name: str) -> None:
-        self._context = context
-        self._name = name
-
-    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
-        """Called by Twisted."""
-        connection = SSL.Connection(self._context, None)
-        if maybeIP(self._name) is None:  # RFC 6066 section 3: not for addresses
-            connection.set_tlsext_host_name(self._name.encode("idna"))
-        return connection
+def _context(verifies: bool, ca: bytes | None, key: bytes | None, cert: bytes | None) -> Any:
+    arguments: dict[str, Any] = {}
+    if verifies and ca is None:
+        arguments["trustRoot"] = platformTrust()
+    elif verifies and ca is not None:
+        trusted = [Certificate(X509.from_cryptography(each)) for each in loadCertificates("ca", ca)]
+        arguments["trustRoot"] = trustRootFromCertificates(trusted)
+    options: Any = CertificateOptions(**arguments)
+    context = options.getContext()
+    files: Any = SimpleNamespace(key=key, cert=cert)
+    pair = loadKeyPair(files)
+    if pair is not None:
+        context.use_certificate(pair.chain[0])
+        for issuer in pair.chain[1:]:
+            context.add_extra_chain_cert(issuer)
+        context.use_privatekey(pair.key)
+    return context

@@ -8,7 +8,7 @@ This module knows options as values; it knows neither the state of the dialogue 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from smtphooks.dialogue import xclient
@@ -21,8 +21,14 @@ from smtphooks.session import Session
 from smtphooks.syntax import grammar
 
 
-def builtInExtensions(options: Options, mechanisms: Mechanisms = NO_MECHANISMS) -> list[Extension]:
-    """The extensions that the options put in force, in the order in which EHLO shows them, and the user's own."""
+def builtInExtensions(
+    options: Options, mechanisms: Mechanisms = NO_MECHANISMS, limits: Mapping[str, int] | None = None
+) -> list[Extension]:
+    """
+    The extensions that the options put in force, in the order in which EHLO shows them, and the user's own.
+
+    @param limits: for LIMITS, beside those of the options: name to number.
+    """
     offered = [
         (not options.hidePIPELINING, Extension("PIPELINING")),
         (not options.hideSize, _size(options)),
@@ -36,7 +42,7 @@ def builtInExtensions(options: Options, mechanisms: Mechanisms = NO_MECHANISMS) 
         (not options.hideCHUNKING, _chunking("CHUNKING", options)),
         (_hasBinary(options), _chunking("BINARYMIME", options)),
         *((True, extension) for extension in xclient.extensionsOf(options)),
-        (not options.hideLIMITS, Extension("LIMITS", _limits(options))),
+        (not options.hideLIMITS, Extension("LIMITS", _limits(options, limits or {}))),
     ]
     return [extension for isOffered, extension in offered if isOffered] + list(options.extensions)
 
@@ -194,7 +200,9 @@ _DSN = Extension(
 # --- LIMITS (RFC 9422) ---
 
 
-def _limits(options: Options) -> str | None:
+def _limits(options: Options, others: Mapping[str, int]) -> str | None:
     # Section 4.
     limits = {"MAILMAX": options.maxTransactions, "RCPTMAX": options.maxRecipients}
+    for name, value in others.items():
+        limits[name] = min(value, limits.get(name) or value)
     return " ".join(f"{name}={value}" for name, value in limits.items() if value) or None

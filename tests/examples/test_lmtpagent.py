@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.examples.conftest import StartExample
+from tests.real.mta.postfix import Postfix
 from tests.real.programs import Client, Maildir, freePort, requires
-from tests.real.test_postfix import Postfix
 
 CONTENT = b"Subject: hello\r\n\r\n.\r\nhello\r\n"
 

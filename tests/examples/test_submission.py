@@ -18,8 +18,8 @@ from scramp import ScramClient
 
 from tests.examples.conftest import EXAMPLES, Example, StartExample
 from tests.real.conftest import StartService
+from tests.real.mta.postfix import Postfix
 from tests.real.programs import PATIENCE, ROOT, Certificates, Maildir, freePort, requires, run
-from tests.real.test_postfix import Postfix
 from tests.secrets import PASSWORD, UNICODE_PASSWORD, WRONG_PASSWORD
 
 ANN, JO, CONTENT = "ann@example.org", "jo@example.org", b"Subject: hello\r\n\r\n.\r\nhello\r\n"

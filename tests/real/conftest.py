@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.real.mta.contained import USER, running, skipUnlessPossible
+from tests.real.mta.dovecot import Dovecot
+from tests.real.mta.exim import Exim
+from tests.real.mta.opensmtpd import OpenSMTPD
+from tests.real.mta.postfix import PostfixServer
 from tests.real.programs import HOOKS, Certificates, Maildir, Service, freePort, table, tcp, toml
-from tests.secrets import secretsIn
+from tests.real.rabbitmq import RabbitMQ, StartRabbitMQ, brokers
+from tests.secrets import PASSWORD, secretsIn
 
 
 class Running(NamedTuple):
@@ -92,3 +99,78 @@ def startService(tmp_path: Path, maildir: Maildir) -> Iterator[StartService]:
         assert status == 0, service.output
         # Passwords, tokens and SASL responses of the clients.
         assert not secretsIn(service.output), service.output
+
+
+@pytest.fixture(scope="session")
+def mailServers() -> Iterator[ExitStack]:
+    """What stops the mail servers when all tests are done: starting them for each test would take too long."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def _dovecot(mailServers: ExitStack) -> Dovecot:
+    skipUnlessPossible(Dovecot)
+    return mailServers.enter_context(Dovecot({USER: PASSWORD}))
+
+
+@pytest.fixture(scope="session")
+def _postfixServer(mailServers: ExitStack, _dovecot: Dovecot) -> PostfixServer:
+    skipUnlessPossible(PostfixServer)
+    return mailServers.enter_context(PostfixServer(_dovecot.saslSocket))
+
+
+@pytest.fixture(scope="session")
+def _exim(mailServers: ExitStack) -> Exim:
+    skipUnlessPossible(Exim)
+    return mailServers.enter_context(Exim({USER: PASSWORD}))
+
+
+@pytest.fixture(scope="session")
+def _openSMTPD(mailServers: ExitStack) -> OpenSMTPD:
+    skipUnlessPossible(OpenSMTPD)
+    return mailServers.enter_context(OpenSMTPD({USER: PASSWORD}))
+
+
+@pytest.fixture
+def dovecot(_dovecot: Dovecot) -> Dovecot:
+    """Dovecot over LMTP, without messages."""
+    return running(_dovecot)
+
+
+@pytest.fixture
+def postfixServer(_postfixServer: PostfixServer, dovecot: Dovecot) -> PostfixServer:
+    """Postfix as a server that asks Dovecot who may authenticate, without messages."""
+    return running(_postfixServer)
+
+
+@pytest.fixture
+def exim(_exim: Exim) -> Exim:
+    """Exim as a server, without messages."""
+    return running(_exim)
+
+
+@pytest.fixture
+def openSMTPD(_openSMTPD: OpenSMTPD) -> OpenSMTPD:
+    """OpenSMTPD as a server, without messages."""
+    return running(_openSMTPD)
+
+
+@pytest.fixture(scope="session")
+def startRabbitMQ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartRabbitMQ]:
+    """Start brokers, each with settings of its own, which take seconds to start; all run until the tests end."""
+    with brokers(tmp_path_factory.mktemp("rabbitmq")) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def sharedRabbitMQ(startRabbitMQ: StartRabbitMQ) -> RabbitMQ:
+    """The broker of all tests; each test has queues of its own in it."""
+    return startRabbitMQ()
+
+
+@pytest.fixture
+def rabbitmq(sharedRabbitMQ: RabbitMQ) -> RabbitMQ:
+    """The broker of all tests, which runs, whatever the test before has done to it."""
+    sharedRabbitMQ.revive()
+    return sharedRabbitMQ

@@ -142,6 +142,11 @@ class Program:
             found = said()
         assert found, f"it never said {parts}:\n{self.output}"
 
+    @property
+    def isRunning(self) -> bool:
+        """It has not ended."""
+        return self._process.poll() is None
+
     def terminate(self) -> int:
         """Send SIGTERM; the exit status."""
         if self._process.poll() is None:

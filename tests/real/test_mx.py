@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.layers.authentication.signing import RECORD
+from tests.real.mta.postfix import Postfix
 from tests.real.programs import (
     PATIENCE,
     ROOT,
@@ -35,7 +36,6 @@ from tests.real.programs import (
 )
 from tests.real.test_clamav import VIRUSES, Clamd
 from tests.real.test_opendkim import startNames, startOpenDKIM
-from tests.real.test_postfix import Postfix
 
 pytestmark = [
     requires("postfix", "postqueue", "opendkim", "clamd", "swaks"),

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.layers.authentication.signing import PRIVATE, RECORD
+from tests.real.mta.postfix import Postfix
 from tests.real.programs import ROOT, Maildir, Program, Service, eventually, freePort, requires, run, tcp, which
-from tests.real.test_postfix import Postfix
 
 pytestmark = [
     requires("opendkim", "postfix"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import smtplib
 import tempfile
 from collections import Counter
@@ -15,7 +14,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.real.conftest import StartService
-from tests.real.programs import Maildir, Program, eventually, freePort, requires, run, tcp, which
+from tests.real.mta.postfix import Postfix
+from tests.real.programs import Maildir, freePort, requires, run, tcp
 
 CONTENT = b"Subject: load\n\n" + b"".join(b"%s%d %s\n" % (b"." * (n % 4), n, b"x" * n) for n in range(100))
 
@@ -45,104 +45,6 @@ def test_messages_of_twenty_parallel_sessions_are_all_stored_whole(
     # -N numbers the recipients: 500 different ones, so none is missing.
     assert len({message.deliveredTo[0] for message in messages}) == 500
     assert maildir.isTidy()
-
-
-class Postfix:
-    """
-    An instance that accepts mail over SMTP and relays it to other servers, one for each domain.
-
-    @ivar port: where it accepts mail.
-    """
-
-    def __init__(
-        self, folder: Path, destinations: dict[str, str], transport: str = "lmtp", services: str = "", **more: object
-    ) -> None:
-        """
-        @param destinations: domain to the address of its server, which need not listen yet.
-        @param transport: the protocol of these servers, C{"lmtp"} or C{"smtp"}.
-        @param services: further lines of master.cf.
-        @param more: further settings of main.cf.
-        """
-        self.port = freePort()
-        self._config = folder / "etc"
-        for new in (self._config, folder / "spool", folder / "data"):
-            new.mkdir()
-        # Postfix requires that its own user owns the data directory.
-        shutil.chown(folder / "data", "postfix")
-        transports = ", ".join(f"{{ {domain} = {transport}:{place} }}" for domain, place in destinations.items())
-        settings = {
-            "compatibility_level": "3.6",
-            "queue_directory": folder / "spool",
-            "data_directory": folder / "data",
-            "maillog_file": "/dev/stdout",
-            "myhostname": "postfix.example",
-            "mydestination": "",
-            "mynetworks": "127.0.0.0/8",
-            "inet_interfaces": "127.0.0.1",
-            "inet_protocols": "ipv4",
-            "disable_dns_lookups": "yes",
-            "smtpd_peername_lookup": "no",
-            "alias_maps": "",
-            "local_recipient_maps": "",
-            "notify_classes": "",
-            "relay_domains": ", ".join(destinations),
-            "relay_recipient_maps": "",
-            "transport_maps": f"inline:{{ {transports} }}",
-            **more,
-        }
-        lines = [f"{name} = {value}\n" for name, value in settings.items()]
-        (self._config / "main.cf").write_text("".join(lines))
-        (self._config / "master.cf").write_text(_SERVICES.format(port=self.port) + services)
-        postfix = which("postfix")
-        assert postfix is not None
-        self._program = Program([postfix, "-c", str(self._config), "start-fg"], os.environ, folder)
-        try:
-            self._program.waitForLine("daemon started")
-        except AssertionError:
-            self.stop()
-            raise
-
-    def waitForLine(self, *parts: str) -> None:
-        """Wait until its log has a line with all of these parts."""
-        self._program.waitForLine(*parts)
-
-    def flush(self) -> None:
-        """Try again to deliver all that is in its queue."""
-        run("postqueue", "-c", self._config, "-f")
-
-    def waitUntilIdle(self) -> None:
-        """Wait until its queue is empty."""
-        eventually(self._isIdle, "an empty queue of Postfix")
-
-    def _isIdle(self) -> bool:
-        return b"queue is empty" in run("postqueue", "-c", self._config, "-p").stdout
-
-    def stop(self) -> None:
-        """Stop it, with all processes that it has started."""
-        run("postfix", "-c", self._config, "stop", status=None)
-        self._program.terminate()
-
-
-# No service runs in a chroot, which would need copies of the system's files.
-_SERVICES = """\
-127.0.0.1:{port} inet n - n - - smtpd
-pickup unix n - n 60 1 pickup
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-lmtp unix - - n - - lmtp
-smtp unix - - n - - smtp
-tlsmgr unix - - n 1000? 1 tlsmgr
-error unix - - n - - error
-retry unix - - n - - error
-showq unix n - n - - showq
-postlog unix-dgram n - n - 1 postlogd
-"""
 
 
 class Route(NamedTuple):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.real.conftest import Running, StartService
+from tests.real.mta.postfix import Postfix
 from tests.real.programs import Certificates, Maildir, requires
-from tests.real.test_postfix import Postfix
 from tests.secrets import PASSWORD, WRONG_PASSWORD
 
 pytestmark = [

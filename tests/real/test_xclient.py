@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.real.conftest import Running, StartService
+from tests.real.mta.postfix import Postfix
 from tests.real.programs import PATIENCE, Certificates, Maildir, freePort, requires, tcp
-from tests.real.test_postfix import Postfix
 from tests.real.test_swaks import CONTENT, content, swaks
 from tests.real.test_swaks_tls import needs
 

@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
 from smtphooks import OptionError, SMTPError
+from smtphooks.hooks import choosesRecipients
 from smtphooks.stores import Tee
 from tests.conftest import Logged
 from tests.support import ENVELOPE, LMTP_ENVELOPE, RCPT, Mailbox, Pending, callHook, connect
@@ -172,14 +173,153 @@ def test_what_is_no_store_is_an_error(stores: Any) -> None:
         Tee(*stores)
 
 
-def test_a_store_with_a_hook_that_would_not_be_called_is_an_error() -> None:
-    class Choosy(Mailbox):
-        def onRcptTo(self, address: Any, session: Any) -> None: ...
+@pytest.mark.parametrize("hook", ["onAuth", "inspectData", "filterData"])
+def test_a_store_with_a_hook_that_would_not_be_called_is_an_error(hook: str) -> None:
+    class Choosy(Mailbox): ...
 
-    with pytest.raises(OptionError, match="option b has onRcptTo, which Tee would not call, put it into a layer of"):
+    setattr(Choosy, hook, lambda *arguments: None)
+    with pytest.raises(OptionError, match=f"option b has {hook}, which Tee would not call, put it into a layer of"):
         Tee(Mailbox(), Choosy())
 
 
 def test_stores_without_a_life_give_it_none() -> None:
     tee = Tee(Mailbox(), Mailbox())
     assert (tee.onStart, tee.onStop) == (None, None)
+
+
+# --- Stores with other hooks, as a relay has them: it asks its upstream while the client is there ---
+
+
+class Upstream(Answering):
+    """A store that writes each call into a diary, and answers to a hook what it is told to."""
+
+    def __init__(self, diary: list[str], name: str, **answers: Any) -> None:
+        super().__init__(answers.pop("onData", None))
+        self.diary = diary
+        self.name = name
+        self.answers = answers
+
+    def _call(self, hook: str) -> Any:
+        self.diary.append(f"{self.name}.{hook}")
+        answer = self.answers.get(hook)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer() if callable(answer) else answer
+
+    async def onMailFrom(self, address: Any, session: Any) -> Any:
+        return self._call("onMailFrom")
+
+    def onRcptTo(self, address: Any, session: Any) -> Any:
+        return self._call("onRcptTo")
+
+    async def onData(self, stream: Any, session: Any) -> Any:
+        self.diary.append(f"{self.name}.onData")
+        return await super().onData(stream, session)
+
+    def onReset(self, session: Any) -> Any:
+        return self._call("onReset")
+
+    async def onClose(self, session: Any) -> Any:
+        return self._call("onClose")
+
+
+def test_hooks_of_the_stores_are_called_in_their_order() -> None:
+    diary: list[str] = []
+    client = connect(hooks=[Tee(Upstream(diary, "a", onRcptTo="upstream says yes"), Upstream(diary, "b"))])
+    assert client.say(*ENVELOPE)[-1] == "250 2.1.5 upstream says yes"
+    client.say("DATA", "text", ".", "MAIL FROM:<>", "RSET")
+    client.lose()
+    assert diary == [
+        *("a.onMailFrom", "b.onMailFrom", "a.onRcptTo", "b.onRcptTo", "a.onData", "b.onData"),
+        *("a.onMailFrom", "b.onMailFrom", "a.onReset", "b.onReset", "a.onClose", "b.onClose"),
+    ]
+
+
+def test_a_hook_that_one_store_has_is_its_own() -> None:
+    diary: list[str] = []
+    upstream = Upstream(diary, "b")
+    tee: Any = Tee(Mailbox(), upstream)
+    assert tee.onRcptTo == upstream.onRcptTo
+    assert not hasattr(tee, "onHelo")
+    assert connect(hooks=[tee]).last(*ENVELOPE, "DATA", "text", ".").startswith("250")
+    assert diary == ["b.onMailFrom", "b.onRcptTo", "b.onData"]
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_recipient_is_accepted_by_both(name: str) -> None:
+    diary: list[str] = []
+    refusing = {name: {"onRcptTo": SMTPError("not here", 550)}}
+    tee = Tee(*[Upstream(diary, each, **refusing.get(each, {})) for each in "ab"])
+    client = connect(hooks=[tee])
+    assert client.last(*ENVELOPE) == "550 5.1.1 not here"
+    assert client.session.envelope.rcptTo == []
+    assert diary[2:] == (["a.onRcptTo"] if name == "a" else ["a.onRcptTo", "b.onRcptTo"])
+
+
+def test_a_hook_may_answer_late_and_be_refused_by_a_fault(logged: Logged) -> None:
+    diary: list[str] = []
+    client = connect(
+        hooks=[Tee(Upstream(diary, "a", onRcptTo=lambda: succeed("late")), Upstream(diary, "b", onRcptTo="second"))]
+    )
+    assert client.last(*ENVELOPE) == "250 2.1.5 late"
+    for name in "ab":
+        answers = {name: {"onRcptTo": False}}
+        client = connect(hooks=[Tee(*[Upstream(diary, each, **answers.get(each, {})) for each in "ab"])])
+        assert client.last(*ENVELOPE).startswith("451")
+    assert len(logged.takeFailures(TypeError)) == 2
+
+
+def test_a_sender_that_the_second_refuses_ends_the_transaction_of_the_first() -> None:
+    diary: list[str] = []
+    tee = Tee(Upstream(diary, "a"), Upstream(diary, "b", onMailFrom=SMTPError("no", 550)))
+    assert connect(hooks=[tee]).last(*ENVELOPE[:2]).startswith("550")
+    assert diary == ["a.onMailFrom", "b.onMailFrom", "a.onReset"]
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+def test_what_the_first_refuses_ends_the_transaction_of_the_second(lmtp: bool) -> None:
+    diary: list[str] = []
+    refusal = SMTPError("full", 452)
+    tee = Tee(Upstream(diary, "a", onData=[refusal] if lmtp else refusal), Upstream(diary, "b"))
+    client = connect(hooks=[tee], lmtp=lmtp)
+    assert client.last(*(LMTP_ENVELOPE if lmtp else ENVELOPE), "DATA", "text", ".").startswith("452")
+    assert diary[4:] == ["a.onData", "b.onReset"]
+
+
+def test_a_message_that_reaches_no_store_ends_the_transaction_of_both(logged: Logged) -> None:
+    diary: list[str] = []
+    tee = Tee(Upstream(diary, "a", onReset=ValueError("crash")), Upstream(diary, "b"))
+    client = connect(hooks=[tee], size=3)
+    assert client.last(*ENVELOPE, "DATA", "text", ".").startswith("552")
+    assert diary[4:] == ["a.onReset", "b.onReset"]
+    assert len(logged.takeFailures(ValueError)) == 1
+
+
+@pytest.mark.parametrize("hook", ["onReset", "onClose"])
+def test_the_second_is_told_what_the_first_crashed_at(hook: str, logged: Logged) -> None:
+    diary: list[str] = []
+    client = connect(hooks=[Tee(Upstream(diary, "a", **{hook: ValueError("crash")}), Upstream(diary, "b"))])
+    client.say(*ENVELOPE[:2], "RSET")
+    client.lose()
+    assert diary[2:] == ["a.onReset", "b.onReset", "a.onClose", "b.onClose"]
+    assert len(logged.takeFailures(ValueError)) == 1
+
+
+def test_both_observe_replies() -> None:
+    seen: list[int] = []
+
+    class Observing(Mailbox):
+        def onReply(self, verb: str, reply: Any, session: Any) -> None:
+            seen.append(reply.code)
+
+    connect(hooks=[Tee(Observing(), Observing())]).say("NOOP")
+    assert seen == [220, 220, 250, 250]
+
+
+@pytest.mark.parametrize("chooses, asked", [(None, True), (False, False)])
+def test_it_decides_on_recipients_if_one_of_its_stores_does(chooses: bool | None, asked: bool) -> None:
+    upstream: Any = Upstream([], "b")
+    if chooses is not None:
+        upstream.choosesRecipients = chooses
+    assert choosesRecipients(Tee(Mailbox(), upstream)) is asked
+    assert not choosesRecipients(Tee(Mailbox(), Mailbox()))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.docs.howto.conftest import Page, deliver
+from tests.real.mta.postfix import Postfix
 from tests.real.programs import requires
-from tests.real.test_postfix import Postfix
 
 PAGE = "lmtp-behind-postfix"
 

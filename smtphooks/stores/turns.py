@@ -1,0 +1,57 @@
+"""
+Turns: so many may do something at the same time, and others wait for their turn, in their order and not for ever.
+
+This module knows not what is done, and no mail.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from smtphooks.awaiting import Waiting
+
+
+class Turns:
+    """A number of places."""
+
+    def __init__(self, places: int) -> None:
+        """
+        @param places: 0 for no limit.
+        """
+        self._places = places
+        self._taken = 0
+        self._queue: deque[Waiting[None]] = deque()
+
+    async def take(self, timeout: float, clock: Any) -> None:
+        """
+        Wait for a place, which must be given back by L{leave}.
+
+        @param timeout: seconds to wait, 0 for no limit.
+        @raise twisted.internet.defer.TimeoutError: if there was none.
+        """
+        if not self._places or self._taken < self._places:
+            self._taken += 1
+            return
+        waiting: Waiting[None] = Waiting()
+        self._queue.append(waiting)
+        if timeout:
+            waiting.addTimeout(timeout, clock)
+        try:
+            await waiting
+        except BaseException:
+            if waiting in self._queue:
+                self._queue.remove(waiting)
+                if not waiting.called:  # the coroutine was closed: its timer goes with it
+                    waiting.addErrback(lambda failure: None)
+                    waiting.cancel()
+            raise
+
+    def leave(self, _: object = None) -> None:
+        """Give a place back: to the one that waits longest, if there is one."""
+        while self._queue:
+            waiting = self._queue.popleft()
+            if not waiting.called:
+                waiting.callback(None)
+                return
+        self._taken -= 1
