@@ -23,7 +23,7 @@ asyncioreactor.install(asyncio.new_event_loop())  # before anything imports the 
 
 from twisted.internet.defer import Deferred  # noqa: E402
 from twisted.internet.task import react  # noqa: E402
-from twisted.logger import Logger, globalLogBeginner, textFileLogObserver  # noqa: E402
+from twisted.logger import globalLogBeginner, textFileLogObserver  # noqa: E402
 
 from smtphooks import (  # noqa: E402
     Address,
@@ -35,8 +35,6 @@ from smtphooks import (  # noqa: E402
     Unavailable,
     asyncioHook,
 )
-
-log = Logger()
 
 # For a connection and between two pieces of an answer; not for a whole message, which takes as long as its client.
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
@@ -94,11 +92,6 @@ async def whole(stream: MessageStream) -> AsyncIterator[bytes]:
         raise SMTPError("Message too large", 552)
 
 
-class Listening(SMTPService):
-    def listeningStarted(self, port: Any) -> None:
-        log.info("listening on {address}", address=port.getHost())
-
-
 async def main(reactor: Any) -> None:
     parser = argparse.ArgumentParser(description="Ask an HTTP API for recipients, and hand messages to it.")
     parser.add_argument("url", help="where the API is")
@@ -112,7 +105,7 @@ async def main(reactor: Any) -> None:
         size=26214400,
         hookTimeout=300,  # for an API that reads no more
     )
-    service = Listening(given.listen, factory)
+    service = SMTPService(given.listen, factory)
     service.startService()
     # SIGTERM stops the service first: idle clients get 421, transactions finish, and then onStop is called.
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)

@@ -108,11 +108,6 @@ def rowOf(caught: Caught) -> str:
     return ROW.format(caught.number, escape(caught.subject), escape(caught.sender), recipients, len(caught.octets))
 
 
-class Listening(SMTPService):
-    def listeningStarted(self, port: Any) -> None:
-        log.info("listening on {address}", address=port.getHost())
-
-
 async def main(reactor: Any) -> None:
     parser = argparse.ArgumentParser(description="Catch all mail, and show it on a page.")
     parser.add_argument("--listen", default="tcp:2525:interface=127.0.0.1", help="an endpoint for SMTP (%(default)s)")
@@ -129,7 +124,7 @@ async def main(reactor: Any) -> None:
         hideSTARTTLS=True,  # the certificate would be one that no client trusts
         size=10485760,
     )
-    service = Listening(given.listen, factory)
+    service = SMTPService(given.listen, factory)
     service.startService()
     # SIGTERM stops the service first: idle clients get 421, transactions finish.
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)

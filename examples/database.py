@@ -22,12 +22,10 @@ from typing import Any
 from twisted.enterprise.adbapi import ConnectionLost, ConnectionPool
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
-from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
+from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from smtphooks import Address, Auth, Session, SMTPError, SMTPServerFactory, SMTPService, Unavailable
 from smtphooks.stores import Maildir
-
-log = Logger()
 
 TABLE = "CREATE TABLE IF NOT EXISTS users (address TEXT PRIMARY KEY, salt TEXT NOT NULL, hash TEXT NOT NULL)"
 
@@ -83,11 +81,6 @@ class Database:
             raise SMTPError("No such user here", 550, "5.1.1")
 
 
-class Listening(SMTPService):
-    def listeningStarted(self, port: Any) -> None:
-        log.info("listening on {address}", address=port.getHost())
-
-
 async def main(reactor: Any) -> None:
     parser = argparse.ArgumentParser(description="Take mail of users for users, who are in a database.")
     parser.add_argument("driver", choices=["sqlite3", "psycopg2"], help="the module of the database")
@@ -114,7 +107,7 @@ async def main(reactor: Any) -> None:
         size=26214400,
         hookTimeout=60,  # a database that does not answer is a 451 as well
     )
-    service = Listening(given.listen, factory)
+    service = SMTPService(given.listen, factory)
     service.startService()
     # SIGTERM stops the service first: idle clients get 421, transactions finish.
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)

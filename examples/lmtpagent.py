@@ -73,11 +73,6 @@ class Agent:
         return result if isinstance(result, str) else result[0]
 
 
-class Listening(SMTPService):
-    def listeningStarted(self, port: Any) -> None:
-        log.info("listening on {address}", address=port.getHost())
-
-
 async def main(reactor: Any) -> None:
     parser = argparse.ArgumentParser(description="Deliver mail from Postfix to Maildirs.")
     parser.add_argument("root", type=Path, help="the folder that has a folder for each domain")
@@ -86,7 +81,7 @@ async def main(reactor: Any) -> None:
     observer: Any = textFileLogObserver(sys.stdout)  # type checkers do not know the interfaces of zope
     globalLogBeginner.beginLoggingTo([observer])
     factory = SMTPServerFactory(hooks=Agent(given.root), lmtp=True, authOptional=True)
-    service = Listening(given.listen, factory)
+    service = SMTPService(given.listen, factory)
     service.startService()
     # SIGTERM stops the service first: idle clients get 421, transactions finish.
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)

@@ -15,8 +15,6 @@ import getpass
 import hashlib
 import hmac
 import os
-import re
-import smtplib
 import sys
 import unicodedata
 from base64 import b64decode, b64encode
@@ -25,8 +23,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
-from twisted.internet.threads import deferToThread
-from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
+from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from smtphooks import (
     Address,
@@ -40,13 +37,9 @@ from smtphooks import (
     SMTPService,
     Unavailable,
 )
-
-log = Logger()
+from smtphooks.client import ClientError, ReceivedReply, SMTPClient, Unreachable, errorOf, routeTo
 
 ITERATIONS, SALT_OCTETS = 100_000, 16
-
-# At the beginning of a reply of Postfix; smtphooks puts one into each of its own.
-ENHANCED_CODE = re.compile(r"^[245]\.\d{1,3}\.\d{1,3} ")
 
 
 def lineOf(user: str, password: str) -> str:
@@ -63,7 +56,11 @@ def lineOf(user: str, password: str) -> str:
 class Submission:
     def __init__(self, users: Path, upstream: str) -> None:
         self.users = users
-        self.host, _, self.port = upstream.rpartition(":")
+        self.route = routeTo(upstream)
+        self.client = SMTPClient()
+
+    async def onStop(self, service: Any) -> None:
+        await self.client.close()
 
     def onAuth(self, auth: Auth, session: Session) -> AuthResponse | None:
         try:
@@ -83,39 +80,29 @@ class Submission:
 
     async def onData(self, stream: MessageStream, session: Session) -> str:
         stream.prepend(session.receivedHeader().encode(errors="replace"))
-        message = await stream.read()
-        # smtplib blocks, so it runs in a thread.
-        code, text = await deferToThread(self.handOn, message, session.envelope, session.localName)
-        line = text.partition(b"\n")[0].decode(errors="replace")
-        if code == 250:
-            return ENHANCED_CODE.sub("", line)
-        if not 400 <= code <= 599:
-            raise Unavailable(f"the upstream server answers {code} {line}")
-        raise SMTPError(ENHANCED_CODE.sub("", line), code)
-
-    def handOn(self, message: bytes, envelope: Envelope, name: str) -> tuple[int, bytes]:
-        """Hand a message to Postfix; its reply to the message, or the first that refuses the sender or a recipient."""
-        options = " BODY=8BITMIME" * (envelope.bodyType == "8bitmime") + " SMTPUTF8" * envelope.smtpUtf8
-        commands = [f"MAIL FROM:<{envelope.mailFrom}>{options}", *(f"RCPT TO:<{to}>" for to in envelope.rcptTo)]
         try:
-            client = smtplib.SMTP(self.host, int(self.port), name, timeout=60)
-            try:
-                client.ehlo()
-                client.command_encoding = "utf-8"
-                for command in commands:
-                    code, text = client.docmd(command)
-                    if code not in (250, 251):
-                        return code, text  # all recipients or none: the client gets one reply for all
-                return client.data(message)
-            finally:
-                client.close()  # without QUIT, whose failure would say nothing of the message
-        except (OSError, smtplib.SMTPException) as error:
+            reply = await self.handOn(stream, session.envelope)
+        except Unreachable as error:
             raise Unavailable(f"the upstream server cannot be used: {error}") from error
+        except ClientError as error:
+            raise error.asError() from error  # what Postfix says, or what it does not offer
+        if reply.code != 250:
+            raise errorOf(reply)
+        return reply.text
 
-
-class Listening(SMTPService):
-    def listeningStarted(self, port: Any) -> None:
-        log.info("listening on {address}", address=port.getHost())
+    async def handOn(self, stream: MessageStream, envelope: Envelope) -> ReceivedReply:
+        """Hand a message to Postfix; its reply to the message, or the first that refuses a recipient."""
+        sender: Any = envelope.mailFrom
+        transaction = await self.client.begin(self.route, sender.address, sender.args)
+        try:
+            for recipient in envelope.rcptTo:
+                reply = await transaction.rcpt(recipient.address, recipient.args)
+                if reply.code not in (250, 251):
+                    return reply  # all recipients or none: the client gets one reply for all
+            (reply,) = await transaction.data(stream)
+            return reply
+        finally:
+            transaction.abandon()
 
 
 def parse() -> argparse.Namespace:
@@ -150,9 +137,9 @@ async def main(reactor: Any, given: argparse.Namespace) -> None:
         scramIterations=ITERATIONS,
         scramSaltLength=SALT_OCTETS,
         size=26214400,
-        hideCHUNKING=True,  # smtplib has no BDAT, and a message that needs it could not be handed on
+        hideCHUNKING=True,  # or else BINARYMIME is offered, and Postfix takes no such message
     )
-    service = Listening(given.listen, factory)
+    service = SMTPService(given.listen, factory)
     service.startService()
     # SIGTERM stops the service first: idle clients get 421, transactions finish.
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)

@@ -89,11 +89,6 @@ def asJSON(request: Any, value: object, status: int = 200) -> str:
     return json.dumps(value) + "\n"
 
 
-class Listening(SMTPService):
-    def listeningStarted(self, port: Any) -> None:
-        log.info("listening on {address}", address=port.getHost())
-
-
 async def main(reactor: Any) -> None:
     parser = argparse.ArgumentParser(description="A web application whose users receive mail.")
     parser.add_argument("maildir", type=Path, help="the Maildir that messages are stored in")
@@ -105,7 +100,7 @@ async def main(reactor: Any) -> None:
     webApp = WebApp(given.maildir)
     # Two objects of hooks: the application decides on recipients, the Maildir stores.
     factory = SMTPServerFactory(hooks=[webApp, Maildir(given.maildir)], authOptional=True, size=26214400)
-    service = Listening(given.listen, factory)
+    service = SMTPService(given.listen, factory)
     service.startService()
     # SIGTERM stops the service first: idle clients get 421, transactions finish.
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)

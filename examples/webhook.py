@@ -17,12 +17,10 @@ from typing import Any
 import treq
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
-from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
+from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.web.http_headers import Headers
 
 from smtphooks import MessageStream, Session, SMTPError, SMTPServerFactory, SMTPService, Unavailable
-
-log = Logger()
 
 # What the webhook says with its status.  Any other status is a 451 and the client tries again: a wrong token or path
 # (401, 404) is a mistake of the operator, and must not bounce mail.
@@ -68,11 +66,6 @@ class Webhook:
         raise Unavailable(f"the webhook answers {response.code}")
 
 
-class Listening(SMTPService):
-    def listeningStarted(self, port: Any) -> None:
-        log.info("listening on {address}", address=port.getHost())
-
-
 async def main(reactor: Any) -> None:
     parser = argparse.ArgumentParser(description="Hand mail to a webhook; WEBHOOK_TOKEN is sent as a bearer token.")
     parser.add_argument("url", help="where to POST messages to")
@@ -87,7 +80,7 @@ async def main(reactor: Any) -> None:
         size=given.size,
         hookTimeout=300,  # a webhook that hangs is a 451 as well
     )
-    service = Listening(given.listen, factory)
+    service = SMTPService(given.listen, factory)
     service.startService()
     # SIGTERM stops the service first: idle clients get 421, transactions finish.
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)

@@ -26,8 +26,8 @@ COMMAND = [sys.executable, "-m", "smtphooks"]
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
 
-def ran(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """The command, which must end by itself."""
+def ran(folder: Path, *arguments: object, isTraced: bool = False) -> subprocess.CompletedProcess[str]:
+    """The command, which must end by itself, and shows a traceback only where it is asked for one."""
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         capture_output=True,
@@ -37,7 +37,7 @@ def ran(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
         timeout=PATIENCE,
         check=False,
     )
-    assert "Traceback" not in done.stdout + done.stderr
+    assert isTraced or "Traceback" not in done.stdout + done.stderr
     return done
 
 
@@ -50,16 +50,8 @@ def printed(folder: Path, *arguments: object) -> str:
 
 
 def failed(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """The command, which must end by itself with status 1."""
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment(),
-        timeout=PATIENCE,
-        check=False,
-    )
+    """The command, which must end by itself with status 1, and may show a traceback."""
+    done = ran(folder, *arguments, isTraced=True)
     assert done.returncode == 1
     return done
 

@@ -14,15 +14,16 @@ from typing import Any
 import attrs
 
 from smtphooks.awaiting import Waiting
-from smtphooks.client.connection import Connection, Transcript
+from smtphooks.client.connection import Connection
 from smtphooks.client.errors import Refused, Unreachable
-from smtphooks.client.parameters import Arguments, inUpperCase, rcptLine, xtext
+from smtphooks.client.parameters import Arguments, attributeLines, inUpperCase, rcptLine
 from smtphooks.client.pool import Pool
 from smtphooks.client.reply import ReceivedReply
 from smtphooks.client.route import Route
 from smtphooks.client.sources import Content, chunksOf
 from smtphooks.client.timeouts import Timeouts
 from smtphooks.client.transaction import Transaction, mustBePositive
+from smtphooks.client.transcript import Transcript
 from smtphooks.currentreactor import currentReactor
 
 
@@ -65,8 +66,8 @@ class SMTPClient:
         @param idleTimeout: seconds that a connection is kept for the next message; 0 to close it at once.
         @param timeouts: None for those of RFC 5321 section 4.5.3.2.
         @param reactor: None for that of the current thread.
-        @param transcript: is told of each line, as C{transcript(">", line)} and C{transcript("<", line)}; of secrets
-            it is not told.
+        @param transcript: is told of each line, as C{transcript(">", line)} and C{transcript("<", line)}, with C{"…"}
+            in the place of secrets.
         """
         reactorOf = currentReactor if reactor is None else lambda: reactor
         self._timeouts = timeouts or Timeouts()
@@ -115,10 +116,9 @@ class SMTPClient:
 
     async def _forward(self, connection: Connection, attributes: Mapping[str, str] | None) -> None:
         """Tell with XFORWARD who the client is (Postfix's XFORWARD_README)."""
-        offered = connection.extensions.get("XFORWARD", "").upper().split()
-        words = [f"{name}={xtext(value)}" for name, value in (attributes or {}).items() if name.upper() in offered]
-        for word in words:
-            reply = await connection.ask("XFORWARD", f"XFORWARD {word}".encode(), self._timeouts.command)
+        offered = connection.extensions.get("XFORWARD", "")
+        for line in attributeLines("XFORWARD", (attributes or {}).items(), offered):
+            reply = await connection.ask("XFORWARD", line, self._timeouts.command)
             mustBePositive(f"{connection.route} refuses XFORWARD", reply)
 
     async def send(

@@ -8,7 +8,6 @@ This module knows no transaction, and not what is said.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IHandshakeListener, IPushProducer, IReactorTime
@@ -19,16 +18,14 @@ from zope.interface import implementer
 
 from smtphooks.awaiting import Waiting
 from smtphooks.client.conversation import Conversation
-from smtphooks.client.errors import ClientError, NotOffered, Refused, Unreachable
+from smtphooks.client.errors import ClientError, NotOffered, Refused, TLSFailed, Unreachable, because
 from smtphooks.client.opening import ENCRYPT, HEAR, Opened, Say, opening
 from smtphooks.client.reply import NoReply, ReceivedReply
 from smtphooks.client.route import Route
 from smtphooks.client.timeouts import Timeouts
 from smtphooks.client.tls import Encryption, encryptionFor
+from smtphooks.client.transcript import Redaction, Transcript
 from smtphooks.client.transports import LOST, causeOf, isLocal
-
-Transcript = Callable[[str, str], object]
-"""Is told C{">"} and what is said, C{"<"} and each line of a reply; secrets are left out."""
 
 _QUIT_SECONDS = 5.0
 
@@ -67,7 +64,7 @@ class Connection(Protocol):
         self._opened = Opened(avoidsTLS=avoidsTLS)
         self._timeouts = timeouts
         self._clock = clock
-        self._transcript = transcript
+        self._shown = Redaction(transcript, route.password, route.token)
         self._waiting: dict[Waiting[Any], None] = {}
         self._deadline: Any = None
         self._handshake: Waiting[None] | None = None
@@ -132,8 +129,7 @@ class Connection(Protocol):
         if step is HEAR:
             return await self.hear("the greeting", self._timeouts.greeting)
         assert isinstance(step, Say)
-        shown = f"{step.label} …" if step.isSecret else None
-        return await self.ask(step.label, step.line, self._timeouts.command, shown)
+        return await self.ask(step.label, step.line, self._timeouts.command, step.shown)
 
     def ask(self, label: str, line: bytes, seconds: float, shown: str | None = None) -> Waiting[ReceivedReply]:
         """
@@ -146,9 +142,12 @@ class Connection(Protocol):
         """
         waiting = self._newWaiting()
         if self.lost is None:
-            secret = "" if shown is None else line.rpartition(b" ")[2].decode("utf-8", "replace")
-            self.conversation.ask(label, line, seconds, lambda reply: self._answer(waiting, reply, secret))
-            self._show(">", line.decode("utf-8", "replace") if shown is None else shown)
+            isSecret = shown is not None
+            if isSecret:
+                words = line.decode("utf-8", "replace").split(" ")
+                self._shown.add(*(words[2:] if len(words) > 1 else words))  # AUTH has a mechanism, a response has none
+            self.conversation.ask(label, line, seconds, lambda reply: self._answer(waiting, reply, isSecret))
+            self._shown.said(line.decode("utf-8", "replace") if shown is None else shown)
             self._flush()
         return waiting
 
@@ -209,7 +208,8 @@ class Connection(Protocol):
         """Close the connection at once; the server sees that a message is not complete."""
         self._lose(reason or Unreachable(f"{self.route}: the connection was given up"))
         transport: Any = self.transport
-        if transport is not None:
+        # Twisted's TLS cannot abort a connection that it has told us is lost.
+        if transport is not None and not self.closed.called:
             transport.abortConnection()
 
     def _lose(self, reason: ClientError) -> None:
@@ -250,7 +250,7 @@ class Connection(Protocol):
     def _timedOut(self, what: str, seconds: float) -> None:
         self._deadline = None
         self.hasFailedTLS = self._handshake is not None
-        self.abort(Unreachable(f"{self.route} has not {what} within {seconds:g} seconds"))
+        self.abort(because(Unreachable(f"{self.route} has not {what} within {seconds:g} seconds"), TimeoutError()))
 
     # --- TLS ---
 
@@ -286,7 +286,7 @@ class Connection(Protocol):
         if handshake is None or encryption is None or self.lost is not None:
             return
         if not encryption.isAccepted:
-            self._failTLS(encryption.fault or "its certificate was not verified")
+            self._failTLS("its certificate was not verified")
             return
         self._handshake = None
         self._waiting.pop(handshake, None)
@@ -298,7 +298,8 @@ class Connection(Protocol):
 
     def _failTLS(self, what: str) -> None:
         self.hasFailedTLS = True
-        self.abort(Unreachable(f"{self.route}: TLS fails, {what}"))
+        fault = self._encryption.fault if self._encryption is not None else None
+        self.abort(TLSFailed(self.route, fault or what, isUntrusted=fault is not None))
 
     # --- the transport tells its protocol, and its producer ---
 
@@ -321,7 +322,7 @@ class Connection(Protocol):
         try:
             conversation.receive(data)
         except NoReply as error:
-            self.abort(Unreachable(f"{self.route} speaks no SMTP: {error}"))
+            self.abort(because(Unreachable(f"{self.route} speaks no SMTP: {error}"), error))
             return
         if conversation.unasked is not None:
             self.abort(Unreachable(f"{self.route} has ended the connection: {conversation.unasked}"))
@@ -333,10 +334,9 @@ class Connection(Protocol):
         """C{IProtocol}."""
         due, cause = self.conversation.next, causeOf(reason)
         if self._handshake is not None and self.lost is None:
-            fault = self._encryption.fault if self._encryption is not None else None
-            self._failTLS(fault or cause)
+            self._failTLS(cause)
         what = f"{LOST} before the reply to {due.label}" if due is not None else LOST
-        self._lose(Unreachable(f"{self.route}: {what} ({cause})"))
+        self._lose(because(Unreachable(f"{self.route}: {what} ({cause})"), reason.value))
         if not self.closed.called:
             self.closed.callback(None)
 
@@ -374,21 +374,18 @@ class Connection(Protocol):
         self._waiting.pop(waiting, None)
         self.abort()
 
-    def _answer(self, waiting: Waiting[ReceivedReply], reply: ReceivedReply, secret: str = "") -> None:
+    def _answer(self, waiting: Waiting[ReceivedReply], reply: ReceivedReply, isSecret: bool = False) -> None:
         self._waiting.pop(waiting, None)
-        if len(secret) > 3 and secret in reply:  # some servers tell in an error what they do not understand
-            reply = ReceivedReply(*(line.replace(secret, "…") for line in reply.split("\n")))
-        for line in reply.split("\n"):
-            self._show("<", line)
+        self._shown.heard(reply)
+        # Some servers tell in an error what they do not understand; a challenge must stay what it is.
+        if isSecret and reply.code != 334:
+            reply = ReceivedReply(*self._shown.withoutSecrets(reply).split("\n"))
         self._isLeaving = self._isLeaving or reply.code == 421  # RFC 5321 section 3.8: it closes the connection now
+        isEarly = self._isSending  # and not since whoever waits has heard this
         if not waiting.called:
             waiting.callback(reply)
-        if self._isSending:
+        if isEarly:
             self._makeRoom()  # it has heard enough of the message, and may never read on
-
-    def _show(self, direction: str, line: str) -> None:
-        if self._transcript is not None:
-            self._transcript(direction, line)
 
     def _flush(self) -> None:
         isIdle = self._deadline is None

@@ -13,6 +13,7 @@ import re
 
 _BARE_CR = re.compile(rb"\r(?!\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+_LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 class DataEncoder:
@@ -54,3 +55,8 @@ class DataEncoder:
         """What ends the message."""
         rest = b" " if self._endsWithCR else b""
         return rest + (b".\r\n" if self._atLineStart and not rest else b"\r\n.\r\n")
+
+
+def withLineEnds(octets: bytes) -> bytes:
+    """The line ends of a file, of whatever system, as those of a message: CRLF alone (RFC 5321 section 2.3.8)."""
+    return _LINE_END.sub(b"\r\n", octets)

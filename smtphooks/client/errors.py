@@ -58,6 +58,32 @@ class Unreachable(ClientError):
         return SMTPError("The next server cannot be reached now, please try again later", *self._codes)
 
 
+class TLSFailed(Unreachable):
+    """
+    TLS did not come about.
+
+    @ivar why: in a few words.
+    @ivar isUntrusted: the certificate of the server is why.
+    """
+
+    def __init__(self, server: object, why: str, isUntrusted: bool) -> None:
+        super().__init__(f"{server}: TLS fails, {why}")
+        self.why: str = why
+        self.isUntrusted: bool = isUntrusted
+
+
+class NoMechanism(Unreachable):
+    """
+    The server offers no mechanism of AUTH that the credentials are good for.
+
+    @ivar isInTheClear: it offers one, which would show the password to whoever reads on the way.
+    """
+
+    def __init__(self, what: str, isInTheClear: bool) -> None:
+        super().__init__(what)
+        self.isInTheClear: bool = isInTheClear
+
+
 class NotOffered(ClientError):
     """The server does not offer what the message needs; temporary where the operator of one of the two can help."""
 
@@ -65,6 +91,12 @@ class NotOffered(ClientError):
         super().__init__(what)
         self.isPermanent: bool = code >= 500
         self._codes: tuple[int, str] = (code, enhancedCode)
+
+
+def because(error: Unreachable, cause: BaseException | None) -> Unreachable:
+    """An error with its cause, as C{raise … from} gives it one."""
+    error.__cause__ = cause
+    return error
 
 
 def errorOf(reply: ReceivedReply) -> SMTPError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Callable, Generator
+from importlib.util import find_spec
 from typing import Any
 
 from smtphooks.client.route import Route
@@ -26,22 +27,27 @@ class Unproven(Exception):
     """The server does not prove that it knows the password, or says what is no challenge of this mechanism."""
 
 
+def _octets(text: str | None) -> bytes:
+    """In UTF-8 (RFC 4616 section 2), and octets of a command line or an environment that are none as they are."""
+    return str(text).encode("utf-8", "surrogateescape")
+
+
 def _plain(route: Route) -> Exchange:
     """RFC 4616."""
-    yield f"\0{route.user}\0{route.password}".encode()
+    yield b"\0%b\0%b" % (_octets(route.user), _octets(route.password))
 
 
 def _login(route: Route) -> Exchange:
     yield None
-    yield str(route.user).encode()
-    yield str(route.password).encode()
+    yield _octets(route.user)
+    yield _octets(route.password)
 
 
 def _cramMD5(route: Route) -> Exchange:
     """RFC 2195 section 2."""
     challenge = yield None
-    digest = hmac.new(str(route.password).encode(), challenge, "md5").hexdigest()
-    yield f"{route.user} {digest}".encode()
+    digest = hmac.new(_octets(route.password), challenge, "md5").hexdigest()
+    yield b"%b %b" % (_octets(route.user), digest.encode())
 
 
 def _xoauth2(route: Route) -> Exchange:
@@ -73,14 +79,6 @@ def _affordable(challenge: str) -> str:
     return challenge
 
 
-def _hasScramp() -> bool:
-    try:
-        import scramp  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 # In the order in which they are tried: those first that do not hand the password to the server.
 _WITH_PASSWORD: dict[str, Callable[[Route], Exchange]] = {
     "SCRAM-SHA-256": _scram,
@@ -107,5 +105,5 @@ def mechanismsFor(route: Route, isPrivate: bool) -> dict[str, Callable[[Route], 
         for name in wanted
         if name in known
         and (isPrivate or route.allowInsecureAuth or name not in _NEVER_IN_THE_CLEAR)
-        and (name != "SCRAM-SHA-256" or _hasScramp())
+        and (name != "SCRAM-SHA-256" or find_spec("scramp") is not None)
     }

@@ -17,25 +17,35 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from smtphooks.client.errors import NotOffered, Refused, Unreachable
+from smtphooks.client.errors import NoMechanism, NotOffered, Refused, Unreachable
 from smtphooks.client.mechanisms import Exchange, Unproven, mechanismsFor
-from smtphooks.client.parameters import xtext
+from smtphooks.client.parameters import attributeLines
 from smtphooks.client.reply import ReceivedReply
 from smtphooks.client.route import IMPLICIT, OPPORTUNISTIC, REQUIRED, Route
 
-# RFC 4954 section 4 has 12288 for the line of AUTH; RFC 5321 section 4.5.3.1.4 has 512 for any other.
+# RFC 4954 section 4 for the line of AUTH.
 _AUTH_OCTETS = 12288
-_LINE_OCTETS = 512
+
+# RFC 4954 sections 4 and 6: it does not know the mechanism, or wants a stronger one.  With 535 no other one would help,
+# and a server may count attempts.
+_WANTS_ANOTHER_MECHANISM = (504, 534)
 
 _KEYWORD = re.compile("([A-Za-z0-9][A-Za-z0-9_-]*)(?:[ =]|\\Z)")
 
 
 class Say(NamedTuple):
-    """Say this line, and have the reply sent; a log shows C{label} in its place if it is secret."""
+    """Say this line, and have the reply sent; a transcript has C{shown} in its place."""
 
     line: bytes
     label: str
     isSecret: bool = False
+
+    @property
+    def shown(self) -> str | None:
+        """None for the line itself; of AUTH the mechanism, and of the responses to it nothing."""
+        if not self.isSecret:
+            return None
+        return f"{self.label} …" if b" " in self.line else "…"
 
 
 class Do(NamedTuple):
@@ -139,18 +149,10 @@ def _encrypt(route: Route, opened: Opened, name: str) -> Steps:
 
 def _introduce(route: Route, opened: Opened) -> Generator[Step, Any, str]:
     """Say who the client is (Postfix's XCLIENT_README), and greet as that client from then on."""
-    offered = opened.extensions.get("XCLIENT", "").upper().split()
     if "XCLIENT" not in opened.extensions:
         raise NotOffered(f"{route} offers no XCLIENT to this client, which must be", 451, "4.3.5")
-    words = [f"{name}={xtext(value)}" for name, value in route.xClient if name.upper() in offered]
-    line, lines = "XCLIENT", []
-    for word in words:
-        if len(line) + len(word) + 3 > _LINE_OCTETS and line != "XCLIENT":
-            lines.append(line)
-            line = "XCLIENT"
-        line += f" {word}"
-    for each in [*lines, line] if words else []:
-        reply = yield Say(each.encode(), "XCLIENT")
+    for line in attributeLines("XCLIENT", route.xClient, opened.extensions["XCLIENT"]):
+        reply = yield Say(line, "XCLIENT")
         _mustBe(220, reply, f"{route} refuses XCLIENT")
     name = dict(route.xClient).get("HELO", "")
     if not name or name.startswith(("[UN", "[TEMP")) or " " in name or not name.isascii():
@@ -163,28 +165,33 @@ def _introduce(route: Route, opened: Opened) -> Generator[Step, Any, str]:
 def _authenticate(route: Route, opened: Opened) -> Steps:
     offered = opened.extensions.get("AUTH", "").upper().split()
     able = mechanismsFor(route, opened.isPrivate)
-    mechanism = next((name for name in able if name in offered), None)
-    if mechanism is None:
-        reason = "" if opened.isPrivate else ", and none that does not show a password in the clear"
+    usable = [name for name in able if name in offered]
+    if not usable:
+        isInTheClear = any(name in offered for name in mechanismsFor(route, isPrivate=True))
+        reason = ", and none that does not show a password in the clear" if isInTheClear else ""
         said = " ".join(offered) or "nothing"
-        raise Unreachable(f"{route} offers {said} for AUTH, and no mechanism for user {route.user}{reason}")
-    exchange = able[mechanism](route)
-    try:
-        reply = yield from _exchange(exchange, mechanism)
-    except Unproven as error:
-        raise Unreachable(f"{route}: {error}") from error
-    if reply.code != 235:
-        raise Refused(f"{route} refuses AUTH {mechanism} for user {route.user}", reply)
+        raise NoMechanism(
+            f"{route} offers {said} for AUTH, and no mechanism for user {route.user}{reason}", isInTheClear
+        )
+    for mechanism in usable:
+        try:
+            reply = yield from _exchange(able[mechanism](route), mechanism)
+        except Unproven as error:
+            raise Unreachable(f"{route}: {error}") from error
+        if reply.code == 235:
+            return
+        if reply.code not in _WANTS_ANOTHER_MECHANISM:
+            break
+    raise Refused(f"{route} refuses AUTH {mechanism} for user {route.user}", reply)
 
 
 def _exchange(exchange: Exchange, mechanism: str) -> Generator[Step, Any, ReceivedReply]:
     response = next(exchange)
     line = f"AUTH {mechanism}".encode()
     initial = None if response is None else base64.b64encode(response) or b"="
-    isInLine = initial is not None and len(line) + len(initial) + 3 <= _AUTH_OCTETS
-    if initial is not None and isInLine:
+    if initial is not None and len(line) + len(initial) + 3 <= _AUTH_OCTETS:
         line, initial = line + b" " + initial, None
-    reply: ReceivedReply = yield Say(line, f"AUTH {mechanism}", isSecret=isInLine)
+    reply: ReceivedReply = yield Say(line, f"AUTH {mechanism}", isSecret=True)
     if initial is not None and reply.code == 334:
         reply = yield Say(initial, "AUTH", isSecret=True)
     try:

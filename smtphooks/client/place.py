@@ -8,6 +8,7 @@ This module knows no other places.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,10 +19,11 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from smtphooks.awaiting import Waiting
-from smtphooks.client.connection import Connection, Transcript
-from smtphooks.client.errors import ClientError, Unreachable
+from smtphooks.client.connection import Connection
+from smtphooks.client.errors import ClientError, Unreachable, because
 from smtphooks.client.route import OPPORTUNISTIC, Route
 from smtphooks.client.timeouts import Timeouts
+from smtphooks.client.transcript import Transcript
 
 log: Logger = Logger()
 
@@ -100,8 +102,11 @@ class Place:
             return await self._attempt(avoidsTLS=False)
         except Unreachable as error:
             failed = self.connection
-            if failed is None or not failed.hasFailedTLS or self.route.tls != OPPORTUNISTIC:
+            mayDoWithout = self.route.tls == OPPORTUNISTIC and not self.route.mustVerify
+            if failed is None or not failed.hasFailedTLS or not mayDoWithout:
                 raise
+            if self._transcript is not None:
+                self._transcript("!", str(error))
             log.warn("{error}; the next attempt does without TLS, which need not be", error=error)
             gone: Waiting[None] = Waiting()
             failed.closed.addCallback(lambda _: None if gone.called else gone.callback(None))
@@ -122,7 +127,7 @@ class Place:
         factory.protocol = lambda: connection
         timer = None
         if seconds:
-            reason = Unreachable(f"{route} cannot be reached within {seconds:g} seconds")
+            reason = because(Unreachable(f"{route} cannot be reached within {seconds:g} seconds"), TimeoutError())
             timer = self._reactor.callLater(seconds, self.stop, reason)
         try:
             if self._reason is not None:
@@ -132,11 +137,11 @@ class Place:
         except Exception as error:
             connection.abort()
             if self._reason is not None:
-                raise self._reason from error
+                raise self._reason from self._reason.__cause__ or error
             if isinstance(error, (CancelledError, ConnectingCancelledError)):
                 raise CancelledError from error
             what = " ".join(str(error).split()) or type(error).__name__
-            raise Unreachable(f"{route} cannot be reached: {what}") from error
+            raise Unreachable(f"{route} cannot be reached: {what}") from _asOSError(error)
         finally:
             self._connecting = None
             if timer is not None and timer.active():
@@ -146,6 +151,12 @@ class Place:
         if self.route.path is not None:
             return UNIXClientEndpoint(self._reactor, self.route.path, timeout=_NO_LIMIT)
         return HostnameEndpoint(self._reactor, self.route.host, self.route.port, timeout=_NO_LIMIT)
+
+
+def _asOSError(error: Exception) -> Exception:
+    """An error of Twisted's as that of Python which it stands for."""
+    number = getattr(error, "osError", None)
+    return OSError(number, os.strerror(number)) if isinstance(number, int) else error
 
 
 def waitingFor(deferred: Deferred[T]) -> Waiting[T]:

@@ -15,11 +15,12 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from smtphooks.awaiting import Waiting
-from smtphooks.client.connection import Connection, Transcript
+from smtphooks.client.connection import Connection
 from smtphooks.client.errors import Unreachable
 from smtphooks.client.place import Place, waitingFor
 from smtphooks.client.route import Route
 from smtphooks.client.timeouts import Timeouts
+from smtphooks.client.transcript import Transcript
 
 Peer = tuple[str, int]
 

@@ -122,7 +122,7 @@ class ReplyReader:
     def _take(self, line: bytes) -> bool:
         """Take a line; is it the last one of its reply?"""
         found = _LINE.fullmatch(line)
-        text = line.decode("utf-8", "replace")
+        text = line.decode("utf-8", "backslashreplace")
         if found is None:
             raise NoReply(f"{text[:80]!r} is no reply")
         if self._lines and self._lines[0][:3] != text[:3]:

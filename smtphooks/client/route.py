@@ -8,6 +8,8 @@ This module knows no connection.
 from __future__ import annotations
 
 import platform
+import re
+from importlib.util import find_spec
 from typing import Any
 
 import attrs
@@ -18,6 +20,10 @@ from smtphooks.optionkinds import isText, listOf, oneOf, option, pem, toUpper, w
 
 NONE, OPPORTUNISTIC, REQUIRED, IMPLICIT = "none", "opportunistic", "required", "implicit"
 _TLS = (NONE, OPPORTUNISTIC, REQUIRED, IMPLICIT)
+
+MECHANISMS = ("SCRAM-SHA-256", "CRAM-MD5", "PLAIN", "LOGIN", "XOAUTH2")
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
 _ATTRIBUTE_WANTS = "a list of pairs, the name of an attribute and its text"
 
@@ -32,7 +38,11 @@ def _isName(value: Any) -> bool:
 
 def _isCredential(value: Any) -> bool:
     # RFC 4616 and XOAUTH2 have NUL and SOH between their fields: neither is part of one.
-    return isText(value) and value.isprintable() and value != ""
+    return isText(value) and value != "" and _CONTROLS.search(value) is None
+
+
+def _isMechanism(value: Any) -> bool:
+    return value in MECHANISMS
 
 
 def _secret(value: Any) -> Any:
@@ -55,6 +65,7 @@ class Route:
     @ivar tls: C{"none"}; C{"opportunistic"}, STARTTLS where it is offered, with any certificate (RFC 7435);
         C{"required"}, STARTTLS and a certificate that is verified; C{"implicit"}, TLS from the first octet on
         (RFC 8314) and a certificate that is verified.
+    @ivar verify: the certificate must be verified, or any will do.  None: as C{tls} says.
     @ivar ca: PEM, or the path of a file: trust only certificates that these have signed.  None: those that the system
         trusts.
     @ivar key: PEM, or the path of a file: the key of our own certificate; C{cert} that certificate.
@@ -74,6 +85,7 @@ class Route:
     path: str | None = option(None, "the path of a UNIX socket", lambda value: isText(value) and value != "")
     lmtp: bool = option(False, "{true!r} or {false!r}", lambda value: isinstance(value, bool))
     tls: str = oneOf(OPPORTUNISTIC, '"none", "opportunistic", "required" or "implicit"', _TLS)
+    verify: bool | None = option(None, "{true!r} or {false!r}", lambda value: isinstance(value, bool))
     ca: str | bytes | None = pem()
     key: str | bytes | None = pem()
     cert: str | bytes | None = pem()
@@ -81,7 +93,7 @@ class Route:
     user: str | None = option(None, "a text without control characters", _isCredential)
     password: str | None = option(None, "a text without control characters", _isCredential, show=_secret)
     token: str | None = option(None, "a text without control characters", _isCredential, show=_secret)
-    authMethods: tuple[str, ...] = listOf((), "a list of mechanisms such as PLAIN", isText, toUpper)
+    authMethods: tuple[str, ...] = listOf((), f"a list of {', '.join(MECHANISMS)}", _isMechanism, toUpper)
     allowInsecureAuth: bool = option(False, "{true!r} or {false!r}", lambda value: isinstance(value, bool))
     xClient: tuple[tuple[str, str], ...] = listOf((), _ATTRIBUTE_WANTS, _isAttribute)
     name: str = option(platform.node, "a host name", _isName)
@@ -91,6 +103,11 @@ class Route:
             raise OptionError("options host and path are both given or both missing, give one", options=["host"])
         if (self.user is None) != (self.password is None and self.token is None):
             raise OptionError("option user is given without password or token, or these without it", options=["user"])
+        if "SCRAM-SHA-256" in self.authMethods and find_spec("scramp") is None:
+            raise OptionError(
+                "option authMethods has SCRAM-SHA-256, which wants the package scramp: pip install smtphooks[scram]",
+                options=["authMethods"],
+            )
         if (self.key is None) != (self.cert is None):
             raise OptionError("options key and cert are given one without the other", options=["key", "cert"])
 
@@ -105,7 +122,7 @@ class Route:
     @property
     def mustVerify(self) -> bool:
         """A certificate that cannot be verified ends the connection."""
-        return self.tls in (REQUIRED, IMPLICIT)
+        return self.tls in (REQUIRED, IMPLICIT) if self.verify is None else self.verify
 
 
 def routeTo(target: str, **rest: Any) -> Route:

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
-import smtplib
 import socket
-import ssl
 import sys
 import warnings
 from collections.abc import Sequence
@@ -24,18 +21,26 @@ from getopt import GetoptError, gnu_getopt
 from itertools import chain
 from typing import Any
 
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from smtphooks.command.client import TIMEOUT, Client, Refused, printable
+from smtphooks.client.content import withLineEnds
+from smtphooks.client.errors import ClientError, NoMechanism, NotOffered, TLSFailed, Unreachable
+from smtphooks.client.parameters import mailLine
+from smtphooks.client.reply import NoReply
+from smtphooks.client.route import IMPLICIT, NONE, OPPORTUNISTIC, REQUIRED, Route
+from smtphooks.client.tls import encryptionFor
+from smtphooks.command import client
+from smtphooks.command.client import TIMEOUT, printable
 from smtphooks.command.versions import printVersions
-from smtphooks.netaddress import maybeIP, unmapped
+from smtphooks.errors import OptionError
 from smtphooks.service.settings import ConfigError, cause
 from smtphooks.service.tap import explained, oneSentence
 
 DEFAULT_TARGET = "127.0.0.1:2525"
 _PASSWORD = "SMTPHOOKS_PASSWORD"
-_TLS = ("auto", "no", "starttls", "implicit")
+_TLS = {"auto": OPPORTUNISTIC, "no": NONE, "starttls": REQUIRED, "implicit": IMPLICIT}
 
 
 class Options(UsageOptions):
@@ -89,13 +94,18 @@ class Options(UsageOptions):
             raise UsageError(f"--tls is {self['tls']}, it wants one of {', '.join(_TLS)}")
         if not self["subject"].isprintable():
             raise UsageError(f"--subject is {printable(self['subject'])}, it wants one line of text")
-        if self["helo"] is not None and not (self["helo"].isascii() and self["helo"].isprintable()):
+        if self["helo"] is not None and not _isName(self["helo"]):
             raise UsageError(f"--helo is {printable(self['helo'])}, it wants a name in ASCII such as mx.example.org")
         if not all(self.recipients):
             raise UsageError("--to is empty, it wants an address such as ann@example.org")
         for flag, address in [("--from", self.sender), *(("--to", address) for address in self.recipients)]:
             if not address.isprintable() or any(character in " <>" for character in address):
                 raise UsageError(f"{flag} is {printable(address)}, it wants an address such as ann@example.org")
+        try:
+            mailLine(self.sender, {"SMTPUTF8": True}, {"SMTPUTF8": ""}, False)
+        except ValueError:
+            sender = printable(self.sender)
+            raise UsageError(f"--from is {sender}, it wants an address such as ann@example.org") from None
 
     @property
     def sender(self) -> str:
@@ -107,6 +117,10 @@ class Options(UsageOptions):
                 user = f"uid{os.getuid()}"
             return f"{user}@{socket.gethostname()}"
         return str(self["from"]).removeprefix("<").removesuffix(">")
+
+
+def _isName(text: str) -> bool:
+    return text.isascii() and text.isprintable() and text != "" and " " not in text
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -123,8 +137,6 @@ def main(arguments: Sequence[str]) -> None:
             raise UsageError(explained(options.command, options.synonyms, error)) from None
         try:
             isTaken = send(options)
-        except (OSError, smtplib.SMTPException) as error:
-            raise ConfigError(_whatFailed(printable(options.target), error)) from error
         except KeyboardInterrupt:
             print("smtphooks: interrupted, the message may not have been sent", file=sys.stderr)
             raise SystemExit(130) from None  # as shells have it: 128, and the number of SIGINT
@@ -142,78 +154,71 @@ def _flagsFirst(options: Options, arguments: Sequence[str]) -> list[str]:
     return [*chain.from_iterable(words), "--", *targets]
 
 
-def _whatFailed(target: str, error: Exception) -> str:
-    if isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError):
+def _whatFailed(target: str, error: ClientError) -> str:
+    why = error.__cause__
+    if isinstance(error, TLSFailed) and error.isUntrusted:
+        what = error.why.replace("its certificate", "it", 1)
+        return f"the certificate of {target} is not trusted ({what}), give --ca FILE, or --insecure to take any"
+    if isinstance(error, TLSFailed):
+        return f"{target}: TLS fails ({error.why}); one that has no TLS from the beginning needs another --tls"
+    if isinstance(error, NoMechanism) and error.isInTheClear:
+        return "a password would be sent in the clear, have the server offer STARTTLS, or give --insecure"
+    if isinstance(error, NotOffered) and error.asError().enhancedCode == "5.6.7":
+        return "the server takes no address that is not ASCII, for it offers no SMTPUTF8"
+    if isinstance(why, TimeoutError):
         return (
             f"{target} has not answered within {TIMEOUT:.0f} seconds; one that wants TLS from the beginning, as on port"
             " 465, needs --tls implicit"
         )
-    if isinstance(error, smtplib.SMTPServerDisconnected):
+    if isinstance(why, NoReply):
+        return f"{target}: it speaks no SMTP, for {printable(str(why))}"
+    if isinstance(why, OSError) and why.strerror:
+        return f"{target}: {why.strerror}"
+    if isinstance(why, (ConnectionDone, ConnectionLost)):
         return f"{target} has ended the connection"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        what = error.verify_message.rstrip(".")
-        return f"the certificate of {target} is not trusted ({what}), give --ca FILE, or --insecure to take any"
-    if isinstance(error, ssl.SSLError):
-        what = (error.reason or "the connection has ended").replace("_", " ").lower()
-        return f"{target}: TLS fails ({what}); one that has no TLS from the beginning needs another --tls"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{target}: {error.strerror}"
-    return f"{target}: {printable(str(error))}"
+    text = printable(str(error))
+    return text if text.startswith(target) else f"{target}: {text[:1].lower()}{text[1:]}"
 
 
 def send(options: Options) -> bool:
     """Send it; true if every recipient and the message were taken."""
-    target = _addressOf(options.target)
-    host = "localhost" if isinstance(target, str) else target[0]
-    content, password = _content(options), _password(options)
-    tls = options["tls"]
-    client = Client(options["helo"], bool(options["lmtp"]))
+    content, route = _content(options), _route(options)
     try:
-        client.open(target, host, _context(options) if tls == "implicit" else None)
-        client.hello()
-        if tls == "starttls" or (tls == "auto" and client.has_extn("starttls")):
-            client.secure(_context(options), host)
-        if options["user"] is not None:
-            if not (isinstance(client.sock, ssl.SSLSocket) or options["insecure"] or _isLocal(client.sock)):
-                raise ConfigError(
-                    "a password would be sent in the clear, have the server offer STARTTLS, or give --insecure"
-                )
-            client.logIn(options["user"], password)
-        return client.transact(options.sender, options.recipients, content)
-    except Refused:
-        return False
-    except KeyboardInterrupt:
-        client.close()  # without QUIT, whose reply may be what is waited for
-        raise
-    finally:
-        client.leave()
+        return client.send(route, options.sender, options.recipients, content)
+    except ClientError as error:
+        raise ConfigError(_whatFailed(printable(options.target), error)) from error
 
 
-def _context(options: Options) -> ssl.SSLContext:
+def _route(options: Options) -> Route:
     """
-    What TLS must be.
+    Where the message goes, and what TLS must be.
 
     Without --ca and without a password the certificate is not checked where TLS is only taken because it is there, as
     MTAs do (RFC 7435): a server that nobody has certified yet is what this command tries out.
     """
+    ca, user, name = options["ca"], options["user"], options["helo"]
+    isChecked = options["tls"] != "auto" or ca is not None or user is not None
     try:
-        context = ssl.create_default_context(cafile=options["ca"])
-    except (OSError, ssl.SSLError) as error:
-        what = cause(error) if isinstance(error, ssl.SSLError) else error.strerror
-        raise ConfigError(f"--ca {options['ca']} cannot be read ({what}), name a PEM file") from error
-    isChecked = options["tls"] != "auto" or options["ca"] is not None or options["user"] is not None
-    if options["insecure"] or not isChecked:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _isLocal(sock: Any) -> bool:
-    """Does nothing that is said leave the machine?"""
-    if sock.family == socket.AF_UNIX:
-        return True
-    ip = maybeIP(sock.getpeername()[0])
-    return ip is not None and unmapped(ip).is_loopback
+        route = Route(
+            **_addressOf(options.target),
+            lmtp=bool(options["lmtp"]),
+            tls=_TLS[options["tls"]],
+            verify=isChecked and not options["insecure"],
+            ca=ca,
+            user=user,
+            password=_password(options),
+            allowInsecureAuth=bool(options["insecure"]),
+            **({} if name is None else {"name": name}),
+        )
+    except OptionError as error:
+        raise ConfigError(printable(str(error))) from error
+    if ca is not None:
+        try:
+            encryptionFor(route)
+        except Unreachable as error:
+            what = cause(error.__cause__) if error.__cause__ is not None else error
+            raise ConfigError(f"--ca {printable(ca)} cannot be read ({what}), name a PEM file") from error
+    return route
 
 
 def _content(options: Options) -> bytes:
@@ -223,9 +228,9 @@ def _content(options: Options) -> bytes:
             if path == "-" and sys.stdin is None:
                 raise ConfigError("--file - reads stdin, which is closed")
             if path == "-":
-                return _withLineEnds(sys.stdin.buffer.read())
+                return withLineEnds(sys.stdin.buffer.read())
             with open(path, "rb") as file:
-                return _withLineEnds(file.read())
+                return withLineEnds(file.read())
         except OSError as error:
             raise ConfigError(f"--file {path} cannot be read ({error.strerror}), name another") from error
     message = EmailMessage()
@@ -240,31 +245,32 @@ def _content(options: Options) -> bytes:
     return message.as_bytes(policy=SMTP.clone(utf8=isUTF8))
 
 
-def _withLineEnds(octets: bytes) -> bytes:
-    """The line ends of a file as those of a message: CRLF, and no other (RFC 5321 section 2.3.8)."""
-    return re.sub(rb"\r\n|\r|\n", b"\r\n", octets)
-
-
-def _password(options: Options) -> str:
+def _password(options: Options) -> str | None:
     """Asked for before there is a connection, which would not wait for long."""
     if options["user"] is None:
-        return ""
-    given = os.environ.get(_PASSWORD)
-    if given is not None:
-        return given
+        return None
+    password = os.environ.get(_PASSWORD)
+    if password is None:
+        password = _askedPassword(options["user"])
+    if not password:  # RFC 4616 section 2 has none of these
+        raise ConfigError(f"the password of --user is empty, set {_PASSWORD}")
+    return password
+
+
+def _askedPassword(user: str) -> str:
     try:
         with warnings.catch_warnings():
             # It would read stdin, which may be the message, and a terminal would show what is typed.
             warnings.simplefilter("error", getpass.GetPassWarning)
-            return getpass.getpass(f"password of {printable(options['user'])}: ")
+            return getpass.getpass(f"password of {printable(user)}: ")
     except (getpass.GetPassWarning, EOFError, OSError) as error:
         raise ConfigError(f"there is no terminal to ask for the password of --user on, set {_PASSWORD}") from error
 
 
-def _addressOf(target: str) -> tuple[str, int] | str:
-    """A host and a port, or the path of a UNIX socket."""
+def _addressOf(target: str) -> dict[str, Any]:
+    """A host and a port, or the path of a UNIX socket, whose certificate is that of this machine."""
     if target.startswith("/"):
-        return target
+        return {"path": target, "servername": "localhost"}
     host, _, port = target.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -273,6 +279,6 @@ def _addressOf(target: str) -> tuple[str, int] | str:
         number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
     except UnicodeError:
         number = 0
-    if not host or not 0 < number < 65536:
+    if not host or " " in host or not 0 < number < 65536:
         raise ConfigError(f"the target is {printable(target)}, it wants HOST:PORT, or the path of a socket")
-    return host, number
+    return {"host": host, "port": number}

@@ -17,7 +17,6 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError, ReactorNotRunning
@@ -27,12 +26,11 @@ from twisted.python.failure import Failure
 
 from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
-from smtphooks.netaddress import withPort
 from smtphooks.service.checking import Configuration, Listener
 from smtphooks.service.lifecycle import Lifecycle, StartFailed
 from smtphooks.service.loading import lineOf
 from smtphooks.service.metering import Metering
-from smtphooks.service.service import SMTPService
+from smtphooks.service.service import SMTPService, addressText
 from smtphooks.service.settings import ConfigError, cause
 from smtphooks.service.systemd import notify
 
@@ -276,7 +274,7 @@ class ListenerService(SMTPService):
 
     def listeningStarted(self, port: IListeningPort) -> None:
         """C{SMTPService}"""
-        self.reactor.callWhenRunning(self._logListening, _addressText(port.getHost()))
+        self.reactor.callWhenRunning(self._logListening, addressText(port.getHost()))
 
     def _logListening(self, address: str) -> None:
         log.info("listening on {endpoint} ({address})", endpoint=self.endpointName, address=address)
@@ -318,10 +316,6 @@ def _endWithFailure(reactor: Any) -> None:
 def _stop(reactor: Any) -> None:
     with suppress(ReactorNotRunning):  # already stopping
         reactor.stop()
-
-
-def _addressText(address: object) -> str:
-    return withPort(address.host, address.port) if isinstance(address, (IPv4Address, IPv6Address)) else str(address)
 
 
 def _reason(error: BaseException | None) -> str:

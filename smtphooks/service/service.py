@@ -14,6 +14,7 @@ from collections.abc import Generator
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -21,9 +22,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtphooks.factory import SMTPServerFactory
+from smtphooks.netaddress import withPort
 from smtphooks.service.lifecycle import Lifecycle, StartFailed
 
 _log = Logger()
+
+
+def addressText(address: object) -> str:
+    """An address as a log shows it."""
+    return withPort(address.host, address.port) if isinstance(address, (IPv4Address, IPv6Address)) else str(address)
 
 
 class SMTPService(Service):
@@ -132,7 +139,9 @@ class SMTPService(Service):
         yield self._lifecycle.stop(self)
 
     def listeningStarted(self, port: IListeningPort) -> None:
-        """Clients can connect; for subclasses."""
+        """Clients can connect: logs where, unless a subclass does something else."""
+        address = addressText(port.getHost())
+        _log.info("listening on {endpoint} ({address})", endpoint=self.endpoint, address=address)
 
     def listeningFailed(self, failure: Failure) -> None:
         """The endpoint has failed after the start; for subclasses."""

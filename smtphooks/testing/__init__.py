@@ -5,10 +5,10 @@ L{SMTPServerThread} is the server, L{Dialogue} the client.  Whoever uses them ne
 These modules know nothing of pytest, whose plugin is C{pytest_smtphooks.py}.
 """
 
+from smtphooks.client.reply import ReceivedReply
 from smtphooks.testing.answer import NoReply
 from smtphooks.testing.dialogue import Dialogue
 from smtphooks.testing.faults import Drop, Fail, Garble, Stall
-from smtphooks.testing.memory import ReceivedReply
 from smtphooks.testing.messages import ReceivedMessage
 from smtphooks.testing.thread import SMTPServerThread
 

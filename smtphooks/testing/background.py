@@ -1,14 +1,11 @@
 """
-A reactor in the background: one of Twisted's that is nobody else's, and runs in a thread of its own.
+A reactor in the background: a private one, which runs in a thread of its own.
 
-The process may have a reactor of its own, running or not, or none, and an asyncio loop in any thread: none of them is
-touched, and C{twisted.internet.reactor} is neither imported nor installed.
 This module knows no SMTP.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import warnings
@@ -16,36 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from smtphooks.currentreactor import setReactor
-
-try:
-    from twisted.internet.epollreactor import EPollReactor as _Reactor
-except ImportError:  # pragma: no cover
-    from twisted.internet.pollreactor import PollReactor as _Reactor  # type: ignore[assignment]
+from smtphooks.privatereactor import PrivateReactor
 
 # Seconds that the thread may take to end: longer only if a hook blocks it.
 PATIENCE = 5.0
-
-
-class _PrivateReactor(_Reactor):
-    # Another reactor of the process, if there is one, runs in the thread that C{twisted.python.threadable} knows.
-    _registerAsIOThread = False
-
-    def _initThreadPool(self) -> None:
-        super()._initThreadPool()
-        # As the reactor's own thread is one.
-        pool: Any = self.threadpool
-        pool.threadFactory = functools.partial(threading.Thread, daemon=True)
-
-    def closeDescriptors(self) -> None:
-        """Close what a reactor keeps open for the next time, which will not come."""
-        for reader in self.removeAll():  # type: ignore[no-untyped-call]
-            reader.connectionLost(None)
-        # No reactor of Twisted's ever closes what wakes it.
-        for reader in self._internalReaders:
-            reader.connectionLost(None)
-        poller: Any = self._poller
-        if hasattr(poller, "close"):
-            poller.close()
 
 
 class BackgroundReactor:
@@ -59,7 +30,7 @@ class BackgroundReactor:
         """
         @param name: of the thread.
         """
-        self.reactor: Any = _PrivateReactor()  # type: ignore[no-untyped-call]
+        self.reactor: Any = PrivateReactor()  # type: ignore[no-untyped-call]
         self._process = os.getpid()
         # A daemon: otherwise a test run that forgets to stop it would never end.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)

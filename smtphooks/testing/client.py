@@ -13,14 +13,15 @@ from collections.abc import Generator, Iterable
 from email.message import Message
 from email.policy import SMTP, SMTPUTF8
 
+from smtphooks.client.content import DataEncoder, withLineEnds
+from smtphooks.client.reply import ReceivedReply
 from smtphooks.testing.answer import NoReply
-from smtphooks.testing.memory import MemoryTransport, ReceivedReply
+from smtphooks.testing.memory import MemoryTransport
 
 Steps = Generator[str, list[ReceivedReply], list[ReceivedReply]]
 """Yields what the replies that it is sent are to; returns all replies."""
 
 _CHUNK = re.compile(rb"BDAT ([0-9]{1,18})(?: LAST)?", re.IGNORECASE)
-_LINE_END = re.compile(rb"\r\n|\r|\n")
 _END = b"\r\n.\r\n"
 
 
@@ -128,10 +129,8 @@ def onTheWire(content: bytes | str | Message) -> bytes:
         content = content.as_bytes(policy=SMTP if isASCII else SMTPUTF8)
     elif isinstance(content, str):
         content = content.encode()
-    lines = _LINE_END.split(content)
-    if lines[-1] == b"":
-        lines.pop()
-    return b"".join(b"%b%b\r\n" % (b"." if line.startswith(b".") else b"", line) for line in lines) + b".\r\n"
+    encoder = DataEncoder()
+    return encoder.encode(withLineEnds(content)) + encoder.finish()
 
 
 def _show(item: str | bytes) -> str:

@@ -21,6 +21,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from typing_extensions import Unpack
 
+from smtphooks.client.reply import ReceivedReply
 from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.hooks import AsyncioCoroutine
@@ -31,7 +32,7 @@ from smtphooks.session import Session
 from smtphooks.testing.answer import Answer, NoReply, maybeLater
 from smtphooks.testing.client import Client, Steps
 from smtphooks.testing.configuration import DEFAULTS
-from smtphooks.testing.memory import MemoryTransport, ReceivedReply
+from smtphooks.testing.memory import MemoryTransport
 
 # The server delays the reply to a failed AUTH by 16 seconds at most.
 _LONGEST_DELAY = 16

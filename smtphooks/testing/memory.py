@@ -8,7 +8,6 @@ This module knows neither commands nor hooks, and no reactor.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,45 +17,10 @@ from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from smtphooks.client.reply import ReceivedReply, ReplyReader
+
 # What a transport of Twisted reads at once.
 _PIECE = 65536
-
-_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3}) ")
-
-
-class ReceivedReply(str):
-    """
-    A reply as the client sees it: a C{str} with all of its text, lines separated by C{"\\n"} if there are several.
-
-    @ivar code: the reply code.
-    @type code: C{int}
-    @ivar enhancedCode: the enhanced code such as C{"5.1.1"}, None in a reply without one.
-    @ivar lines: the text of each line, without the codes.
-    @type lines: C{tuple} of C{str}
-    """
-
-    code: int
-    enhancedCode: str | None
-    lines: tuple[str, ...]
-
-    def __new__(cls, *lines: str) -> ReceivedReply:
-        """
-        @param lines: as they were sent, C{"250-mx.test"}, without their line ends.
-        """
-        self = super().__new__(cls, "\n".join(lines))
-        self.code = int(lines[0][:3])
-        texts = [line[4:] for line in lines]
-        found = _ENHANCED.match(texts[0])
-        isEnhanced = found is not None and found[1][0] == lines[0][0]
-        self.enhancedCode = found[1] if found is not None and isEnhanced else None
-        skipped = len(self.enhancedCode) + 1 if self.enhancedCode else 0
-        self.lines = tuple(text[skipped:] for text in texts)
-        return self
-
-    @property
-    def text(self) -> str:
-        """The text without the codes; lines are separated by C{"\\n"}."""
-        return "\n".join(self.lines)
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
@@ -78,7 +42,7 @@ class MemoryTransport:
         self._peer = peer
         self._changed = changed
         self._protocol: Any = None
-        self._unread = b""
+        self._replies = ReplyReader()
         self._unsent = b""
         self._isPaused = False
         self._isLost = False
@@ -106,13 +70,7 @@ class MemoryTransport:
 
     def takeReplies(self) -> list[ReceivedReply]:
         """The replies that have come since the last call."""
-        replies, lines = [], []
-        *whole, self._unread = self._unread.split(b"\r\n")
-        for line in whole:
-            lines.append(line.decode("utf-8", "replace"))
-            if line[3:4] != b"-":  # RFC 5321 section 4.2.1: the last line, which may be the code only
-                replies.append(ReceivedReply(*lines))
-                lines.clear()
+        replies = [*iter(self._replies.maybeReply, None)]
         if replies:
             self.last = replies[-1]
         return replies
@@ -122,7 +80,7 @@ class MemoryTransport:
     def write(self, data: bytes) -> None:
         """C{ITransport}: the client reads them at once."""
         if not self.isClosed:
-            self._unread += data
+            self._replies.add(data)
             self._changed()
 
     def writeSequence(self, data: Any) -> None:

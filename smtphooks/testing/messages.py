@@ -132,7 +132,10 @@ class Inbox:
         @param timeout: in seconds.
         @param isOver: nothing more will come; whoever makes it true calls L{wake}.
         @raise AssertionError: if too few have come until then.
+        @raise ValueError: for a number below 0.
         """
+        if count is not None and count < 0:
+            raise ValueError(f"count is {count}, it wants 0 or more")
         wanted = 1 if count is None else count
         with self._changed:
             self._changed.wait_for(lambda: len(self._messages) >= wanted or isOver(), timeout)

@@ -219,6 +219,7 @@ class SMTPServerThread:
         @param timeout: how long, in seconds.
         @return: the first C{count} messages; without C{count} the first message itself.
         @raise AssertionError: if there are fewer by then; its text says how many, and what the server has refused.
+        @raise ValueError: for a C{count} below 0.
         """
         return self._inbox.wait(count, timeout, lambda: self._background is None)
 

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from twisted.internet.address import IPv4Address, UNIXAddress
 
+from smtphooks.client.transports import isLocal
 from smtphooks.command import client, sending
 from smtphooks.testing import Drop, Fail, Garble, SMTPServerThread, Stall
 from tests.certificates import Authority
@@ -171,8 +173,8 @@ def test_a_certificate_is_checked_where_TLS_is_asked_for(serve: Serve, tmp_path:
     address = serve(f'authOptional = true\nkey = "key.pem"\ncert = "cert.pem"{secure}')
     assert lines(tmp_path, "--to", "ann@mx.test", f"--tls={tls}", "--ca", "ca.pem", address)
     assert sentence(tmp_path, "--to", "ann@mx.test", f"--tls={tls}", address) == (
-        f"smtphooks: the certificate of {address} is not trusted (unable to get local issuer certificate), give --ca"
-        " FILE, or --insecure to take any"
+        f"smtphooks: the certificate of {address} is not trusted (it is signed by no authority that is trusted here),"
+        " give --ca FILE, or --insecure to take any"
     )
     assert lines(tmp_path, "--to", "ann@mx.test", f"--tls={tls}", "--insecure", address)
 
@@ -208,6 +210,9 @@ def test_addresses_beyond_ASCII_need_SMTPUTF8(serve: Serve, tmp_path: Path) -> N
         (["--to", "a@b", "--helo", "a\r\nRSET"], "--helo is a\\r\\nRSET, it wants a name in ASCII"),
         (["--to", "a@b", "--helo", "ü"], "--helo is ü, it wants a name in ASCII such as mx.example.org"),
         (["--to", ""], "--to is empty, it wants an address such as ann@example.org"),
+        (["--to", "a@b", "--from", "ann(x)@b"], "--from is ann(x)@b, it wants an address such as ann@example.org"),
+        (["--to", "a@b", "--helo", "a b"], "--helo is a b, it wants a name in ASCII such as mx.example.org"),
+        (["--to", "a@b", "x y:25"], "the target is x y:25, it wants HOST:PORT, or the path of a socket"),
         (["--to", "\x1b[2Ja@b"], "--to is \\x1b[2Ja@b, it wants an address such as ann@example.org"),
         (["--to", b"\xff@b"], "--to is \\udcff@b, it wants an address such as ann@example.org"),
     ],
@@ -226,21 +231,83 @@ def test_a_server_that_leaves_is_one_sentence(tmp_path: Path) -> None:
         leaving.join()
 
 
-def test_a_password_does_not_travel_in_the_clear() -> None:
+def test_a_password_does_not_travel_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
     """But within this machine it may."""
-    from smtphooks.command.sending import _isLocal
+    assert all(isLocal(IPv4Address("TCP", host, 25)) for host in ("127.0.0.1", "::ffff:127.0.0.1", "::1"))
+    assert isLocal(UNIXAddress(None)) and not isLocal(IPv4Address("TCP", "192.0.2.1", 25))
+    monkeypatch.setattr("smtphooks.client.connection.isLocal", lambda address: False)
+    monkeypatch.setenv("SMTPHOOKS_PASSWORD", "secret")
+    with SMTPServerThread(users={"ann": "secret"}, authMethods=["PLAIN", "LOGIN"]) as server:
+        arguments = ["--to", "a@b", "--tls=no", "--user", "ann", f"127.0.0.1:{server.port}"]
+        assert ended(arguments) == (
+            "smtphooks: a password would be sent in the clear, have the server offer STARTTLS, or give --insecure"
+        )
+        assert ended([*arguments, "--insecure"]) == 0
 
-    class Peer:
-        family = socket.AF_INET
 
-        def __init__(self, address: str) -> None:
-            self.address = address
+def ended(arguments: list[str]) -> object:
+    """The status of the command within this process, or the sentence by which it fails."""
+    with pytest.raises(SystemExit) as ending:
+        sending.main(arguments)
+    return ending.value.code
 
-        def getpeername(self) -> tuple[str, int]:
-            return (self.address, 25)
 
-    assert _isLocal(Peer("127.0.0.1")) and _isLocal(Peer("::ffff:127.0.0.1"))
-    assert not _isLocal(Peer("192.0.2.1"))
+def test_where_no_mechanism_will_do_those_of_the_server_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMTPHOOKS_PASSWORD", "secret")
+    with SMTPServerThread(users={"ann": "secret"}, authMethods=["XOAUTH2"]) as server:
+        address = f"127.0.0.1:{server.port}"
+        assert ended(["--to", "a@b", "--tls=no", "--user", "ann", address]) == (
+            f"smtphooks: {address} offers XOAUTH2 for AUTH, and no mechanism for user ann"
+        )
+
+
+def test_a_password_is_proven_and_not_sent_where_the_server_offers_SCRAM(tmp_path: Path) -> None:
+    pytest.importorskip("scramp")
+    with SMTPServerThread(users={"ann": "geheim"}, authMethods=["PLAIN", "CRAM-MD5", "SCRAM-SHA-256"]) as server:
+        sent = ["--to", "ann@mx.test", "--tls=no", "--user", "ann", f"127.0.0.1:{server.port}"]
+        shown = lines(tmp_path, *sent, SMTPHOOKS_PASSWORD="geheim")
+        assert [line for line in shown if line.startswith("> AUTH")] == ["> AUTH SCRAM-SHA-256 …"]
+        assert shown.count("> …") == 2 and any(line.startswith("< 235") for line in shown)
+        shown = lines(tmp_path, *sent, status=1, SMTPHOOKS_PASSWORD="wrong")
+        assert any(line.startswith("< 535") for line in shown) and not any("MAIL" in line for line in shown)
+
+
+def test_STARTTLS_must_be_offered_where_it_is_asked_for(tmp_path: Path) -> None:
+    with SMTPServerThread(hideSTARTTLS=True) as server:
+        address = f"127.0.0.1:{server.port}"
+        said = sentence(tmp_path, "--to", "a@b", "--tls=starttls", "--insecure", address)
+        assert said == f"smtphooks: {address} does not offer STARTTLS, which must be"
+        assert lines(tmp_path, "--to", "a@b", address)
+
+
+def test_with_a_CA_even_TLS_that_is_only_offered_must_be_trusted(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "other.pem").write_text(Authority().pem)
+    (tmp_path / "none.pem").write_text("none")
+    with SMTPServerThread() as server:
+        (tmp_path / "own.pem").write_text(server.certificate)
+        address = f"127.0.0.1:{server.port}"
+        assert lines(tmp_path, "--to", "a@b", "--ca", "own.pem", address)
+        assert "is not trusted (" in sentence(tmp_path, "--to", "a@b", "--ca", "other.pem", address)
+        said = sentence(tmp_path, "--to", "a@b", "--ca", "none.pem", address)
+        assert said.startswith("smtphooks: --ca none.pem cannot be read (") and said.endswith("), name a PEM file")
+    with SMTPServerThread(brokenTLS="wrong name") as server:
+        (tmp_path / "own.pem").write_text(server.certificate)
+        address = f"127.0.0.1:{server.port}"
+        assert f"of {address} is not trusted (it is not for 127.0.0.1)" in sentence(
+            tmp_path, "--to", "a@b", "--ca", "own.pem", address
+        )
+    with SMTPServerThread(brokenTLS="expired") as server:
+        (tmp_path / "own.pem").write_text(server.certificate)
+        said = sentence(tmp_path, "--to", "a@b", "--ca", "own.pem", f"127.0.0.1:{server.port}")
+        assert "is not trusted (it has expired)" in said
+
+
+def test_what_a_server_does_not_take_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "mail.eml").write_bytes(b"Subject: x\n\n" + b"a" * 100)
+    with SMTPServerThread(size=50) as server:
+        address = f"127.0.0.1:{server.port}"
+        said = sentence(tmp_path, "--to", "a@b", "--file", "mail.eml", address)
+    assert said == f"smtphooks: {address}: the next server takes no message of more than 50 octets"
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
@@ -314,7 +381,9 @@ def test_user_and_password_may_be_beyond_ASCII(tmp_path: Path, mechanism: str, p
         sent = ["--to", "ann@mx.test", "--tls=no", "--user", "jörg", address]
         shown = lines(tmp_path, *sent, SMTPHOOKS_PASSWORD=password)
         assert f"> AUTH {mechanism} …" in shown
-        assert lines(tmp_path, *sent, status=1, SMTPHOOKS_PASSWORD="")
+        assert sentence(tmp_path, *sent, SMTPHOOKS_PASSWORD="") == (
+            "smtphooks: the password of --user is empty, set SMTPHOOKS_PASSWORD"
+        )
         assert lines(tmp_path, *sent, status=1, SMTPHOOKS_PASSWORD="wrong")
 
 

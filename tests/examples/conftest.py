@@ -63,7 +63,7 @@ class Example(Program):
     @property
     def ports(self) -> list[int]:
         """The TCP ports that it listens on, in the order of its lines."""
-        return [int(port) for port in re.findall(r"listening on .*port=(\d+)", self.output)]
+        return [int(port) for port in re.findall(r"listening on .*(?:port=|:)(\d+)\)", self.output)]
 
     @property
     def port(self) -> int:

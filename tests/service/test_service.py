@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from twisted.application.service import Application, IService, MultiService
+from twisted.internet.address import IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpoint
@@ -31,8 +32,12 @@ CONTENT = b"Subject: hello\r\n\r\nhello\r\n"
 class Port:
     """A listening port that takes its time to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: object = None) -> None:
+        self._address = address
         self.stopped: Deferred[None] | None = None
+
+    def getHost(self) -> object:
+        return self._address
 
     def stopListening(self) -> Deferred[None]:
         self.stopped = Deferred()
@@ -102,6 +107,28 @@ def service(endpoint: Endpoint, factory: SMTPServerFactory) -> SMTPService:
 
 
 # --- start ---
+
+
+@pytest.mark.parametrize(
+    ("address", "written"),
+    [(IPv6Address("TCP", "::1", 1025), "[::1]:1025"), (UNIXAddress("/run/sock"), "UNIXAddress('/run/sock')")],
+)
+def test_it_logs_where_it_listens(
+    endpoint: Endpoint, factory: SMTPServerFactory, events: list[LogEvent], address: object, written: str
+) -> None:
+    service = SMTPService(endpoint, factory)
+    service.startService()
+    assert events == []
+    endpoint.listening.callback(Port(address))
+    assert [formatEvent(event) for event in events] == [f"listening on {endpoint!r} ({written})"]
+
+
+def test_of_an_endpoint_that_is_a_description_the_description_is_logged(
+    factory: SMTPServerFactory, events: list[LogEvent]
+) -> None:
+    service = SMTPService("tcp:2525", factory, MemoryReactorClock())
+    service.startService()
+    assert [formatEvent(event) for event in events] == ["listening on tcp:2525 (0.0.0.0:2525)"]
 
 
 def test_it_is_one_of_Twisteds_services(service: SMTPService) -> None:
@@ -217,7 +244,7 @@ def test_connections_end_though_a_port_cannot_stop(
     assert client.isClosed
     client.finish()
     assert stopped == [None]
-    (event,) = events
+    _, event = events  # the first one tells where it listens
     assert str(event["log_failure"].value) == "odd"
 
 

@@ -52,6 +52,9 @@ def test_to_wait_gives_the_first_message_or_as_many_as_were_asked_for() -> None:
         assert [message["Subject"] for message in server.waitFor(count=2)] == ["0", "1"]
         assert len(server.waitFor(3)) == 3
         sender.join()
+        assert server.waitFor(0) == []
+        with pytest.raises(ValueError, match="count is -1, it wants 0 or more"):
+            server.waitFor(count=-1)
 
 
 def test_to_wait_in_vain_says_what_came_and_what_was_refused() -> None:
