@@ -9,7 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
-from smtphooks import Address, Envelope, Layer, OptionError, Session, SMTPError, SMTPServerFactory
+from smtphooks import Address, Envelope, Layer, MessageStream, OptionError, Session, SMTPError, SMTPServerFactory
 from smtphooks.errors import OptionWarning
 from smtphooks.stores import Relay, Tee
 from tests.conftest import Logged
@@ -105,11 +105,23 @@ def test_several_messages_take_one_connection(relays: Relays) -> None:
     client = relays.between(upstream)
     for _ in range(3):
         assert client.send().startswith("250")
-    client.begin()
-    client.say("RSET")
-    assert client.send().startswith("250")
     assert len({message.session.id for message in upstream.messages}) == 1
-    assert [message.session.transaction for message in upstream.messages] == [1, 2, 3, 5]
+
+
+def test_a_reset_of_the_client_is_one_upstream(relays: Relays) -> None:
+    class Reset:
+        isReset = threading.Event()
+
+        def onReset(self, session: Any) -> None:
+            self.isReset.set()
+
+    upstream = relays.upstream(Reset())
+    client = relays.between(upstream, connections=1)
+    client.begin("joe@example.org")
+    assert client.last("RSET").startswith("250")
+    assert Reset.isReset.wait(30)
+    assert client.send().startswith("250")
+    assert [str(each) for each in upstream.waitFor().envelope.rcptTo] == ["ann@example.org"]
 
 
 # --- faults of upstream ---
@@ -229,6 +241,23 @@ def test_a_client_that_leaves_while_upstream_thinks_ends_that(relays: Relays) ->
     assert relays.client(front).send().startswith("250")  # the one connection that there may be is free again
 
 
+def test_a_client_that_leaves_between_commands_leaves_no_transaction(relays: Relays) -> None:
+    front = relays.front(relays.upstream(), connections=1, connectTimeout=5)
+    for leave in ("close", "reset"):
+        client = relays.client(front)
+        client.begin()
+        getattr(client, leave)()
+    assert relays.client(front).send().startswith("250")
+
+
+def test_a_message_that_was_refused_leaves_no_transaction(relays: Relays) -> None:
+    front = relays.front(relays.upstream(), connections=1, connectTimeout=5, hopLimit=1)
+    client = relays.client(front)
+    client.begin()
+    assert client.message("Received: from a by b; Thu, 1 Jan 2026 00:00:00 +0000", "", "text").startswith("554")
+    assert relays.client(front).send().startswith("250")
+
+
 def test_a_server_that_reads_slowly_slows_the_client_down(relays: Relays) -> None:
     class Slow:
         def __init__(self) -> None:
@@ -258,13 +287,20 @@ def test_a_server_that_reads_slowly_slows_the_client_down(relays: Relays) -> Non
     background.reactor.callFromThread(slow.mayRead.callback, None)
 
 
-def test_a_message_above_the_size_is_none_upstream(relays: Relays) -> None:
+@ensureDeferred
+async def test_a_message_above_the_size_is_none_upstream(relays: Relays) -> None:
     upstream = relays.upstream()
-    client = relays.between(upstream, server={"size": 1000})
-    client.begin()
-    assert client.message(b"x" * 2000).startswith("552 5.3.4")
-    assert client.send().startswith("250")
-    assert len(upstream.messages) == 1
+    relay = Relay(at(upstream))
+    session = Session(remoteAddress="192.0.2.1")
+    session.envelope = Envelope(Address("a@b.test", "a", "b.test"), [Address("c@d.test", "c", "d.test")])
+    stream = MessageStream(size=1000)
+    stream.append(b"Subject: large\r\n\r\n" + b"x" * 2000, isLast=True)
+    with pytest.raises(SMTPError) as caught:
+        await relay.onData(stream, session)
+    assert (caught.value.responseCode, caught.value.enhancedCode) == (552, "5.3.4")
+    await relay.onStop(None)
+    eventually(lambda: not upstream._gates.wrapped.connections, "the end of the connection")
+    assert not upstream.messages
 
 
 def test_a_message_that_another_layer_refuses_is_none_upstream(relays: Relays) -> None:
@@ -287,7 +323,7 @@ def test_a_sender_whom_a_later_layer_refuses_leaves_no_transaction(relays: Relay
 
     upstream = relays.upstream()
     with pytest.warns(OptionWarning, match="layer Refusing stands behind layer Relay, which passes on"):
-        client = relays.between(upstream, behind=[Refusing()])
+        client = relays.between(upstream, behind=[Refusing()], connections=1, connectTimeout=5)
     assert client.last("EHLO client.test", "MAIL FROM:<no@b.test>").startswith("550")
     assert client.send().startswith("250")
     assert str(upstream.waitFor().envelope.mailFrom) == "sender@client.test"
