@@ -16,9 +16,11 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from smtphooks.awaiting import Waiting
 from smtphooks.client.client import SMTPClient
 from smtphooks.client.errors import ClientError, Unreachable, errorOf
 from smtphooks.client.mechanisms import mechanismsFor
+from smtphooks.client.place import waitingFor
 from smtphooks.client.route import Route, routeTo
 from smtphooks.client.timeouts import Timeouts
 from smtphooks.client.tls import encryptionFor
@@ -153,27 +155,27 @@ class Relay:
             self._client = SMTPClient(connections=self.connections, timeouts=timeouts)
         return self._client
 
-    # --- hooks: Deferreds, as a coroutine of an asyncio task could not await those of the client ---
+    # --- hooks: Twisted runs their coroutines, also where those of others are tasks of asyncio ---
 
-    def onMailFrom(self, address: Address, session: Session) -> Deferred[str | None]:
+    def onMailFrom(self, address: Address, session: Session) -> Waiting[str | None]:
         """
         Begin upstream, if there is just one for all recipients.
 
         @return: what upstream answers; it fails with L{SMTPError} or L{Unavailable}.
         """
-        return Deferred.fromCoroutine(self._mail(session))
+        return waitingFor(Deferred.fromCoroutine(self._mail(session)))
 
-    def onRcptTo(self, address: Address, session: Session) -> Deferred[str | None]:
+    def onRcptTo(self, address: Address, session: Session) -> Waiting[str | None]:
         """Ask upstream for a recipient; as L{onMailFrom}."""
-        return Deferred.fromCoroutine(self._ask(address, session))
+        return waitingFor(Deferred.fromCoroutine(self._ask(address, session)))
 
-    def onData(self, stream: MessageStream, session: Session) -> Deferred[str | list[Result]]:
+    def onData(self, stream: MessageStream, session: Session) -> Waiting[str | list[Result]]:
         """
         Send the message.
 
         @return: what upstream answers; over LMTP for each recipient, in order.
         """
-        return Deferred.fromCoroutine(self._deliver(stream, session))
+        return waitingFor(Deferred.fromCoroutine(self._deliver(stream, session)))
 
     def onReset(self, session: Session) -> None:
         """The client gives its transaction up."""
@@ -222,6 +224,7 @@ class Relay:
         except ValueError as error:
             raise SMTPError("This sender cannot be passed on", 553, "5.1.7") from error
         state.transaction, state.group, state.sender = transaction, group, session.envelope.mailFrom
+        state.server = transaction.connection.route
         return transaction
 
     async def _ask(self, address: Address, session: Session) -> str | None:
@@ -257,7 +260,7 @@ class Relay:
             raise faultOf(error) from error
         finally:
             state.end()
-        self._logRelayed(results, stream, session)
+        self._logRelayed(results, stream, session, state.server)
         if session.lmtp:
             return results
         result = worst(results)
@@ -306,11 +309,12 @@ class Relay:
     def _results(self, replies: list[Any], refusals: list[SMTPError | None]) -> list[Result]:
         return resultsFor([resultOf(reply) for reply in replies], refusals, self.lmtp)
 
-    def _logRelayed(self, results: list[Result], stream: MessageStream, session: Session) -> None:
+    def _logRelayed(self, results: list[Result], stream: MessageStream, session: Session, server: object) -> None:
         accepted = [result for result in results if isinstance(result, str)]
         if accepted:
             log.info(
-                "relayed to {recipients} recipients: {octets} octets, {reply} [{session}]",
+                "relayed to {server} for {recipients} recipients: {octets} octets, {reply} [{session}]",
+                server=str(server),
                 session=session.id,
                 peer=session.remoteAddress,
                 recipients=len(accepted),

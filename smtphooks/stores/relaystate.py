@@ -13,6 +13,7 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 
 from smtphooks.client.errors import ClientError, NotOffered, Unreachable, errorOf
+from smtphooks.client.route import Route
 from smtphooks.client.transaction import Transaction
 from smtphooks.hooks import Unavailable
 from smtphooks.session import Address, Envelope, Session
@@ -31,12 +32,14 @@ class RelayState:
     @ivar group: the servers of which one has it.
     @ivar sender: whom MAIL named.
     @ivar accepted: the recipients that upstream has accepted.
+    @ivar server: the one that has, or had, the last transaction.
     """
 
     transaction: Transaction | None = None
     group: Group | None = None
     sender: Address | None = None
     accepted: list[Address] = attrs.field(factory=list)
+    server: Route | None = None
 
     def end(self) -> None:
         """End it, without a message if that has not been sent; there is none afterwards."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
@@ -17,8 +17,6 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from smtphooks.client import ClientError, Route, SMTPClient, Timeouts
-
-T = TypeVar("T")
 
 ROUTE = Route(path="/server", name="client.test", tls="none")
 ESMTP = ("PIPELINING", "SIZE 1000000", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING", "BINARYMIME", "XFORWARD NAME ADDR")
@@ -282,11 +280,15 @@ class Network(Clock):
             self.soon(connector.connect)
         return connector
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> Outcome[T]:
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Outcome:
         """Run until nothing happens without time passing."""
-        outcome = Outcome(self, Deferred.fromCoroutine(coroutine))
+        outcome = self.start(coroutine)
         self.settle()
         return outcome
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> Outcome:
+        """Run as far as the coroutine comes at once."""
+        return Outcome(self, Deferred.fromCoroutine(coroutine))
 
     def open(self) -> list[Line]:
         return [line for line in self.lines if line.isOpen]

@@ -240,7 +240,7 @@ GREETING = ("220 mx.test", "250-mx.test\n250 AUTH SCRAM-SHA-256 PLAIN LOGIN CRAM
 
 
 def test_a_server_that_says_yes_without_a_proof_is_not_believed() -> None:
-    _said, error = openByScript(routeFor(password=PASSWORD), *GREETING, "235 2.7.0 welcome")
+    _, error = openByScript(routeFor(password=PASSWORD), *GREETING, "235 2.7.0 welcome")
     assert str(error) == "mx.test:25: the server ends SCRAM-SHA-256 without a proof that it knows the password"
 
 

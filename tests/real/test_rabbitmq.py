@@ -299,6 +299,22 @@ async def test_a_broker_that_hangs_is_noticed_by_the_time_limit(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_broker_that_hangs_within_a_message_keeps_no_connection(
+    rabbitmq: RabbitMQ, queue: str, makeStore: MakeStore
+) -> None:
+    store = makeStore(queue, confirmTimeout=1, connectTimeout=1)
+    await deliver(store)
+    before = set(reactor.getReaders())  # type: ignore[attr-defined]
+    rabbitmq.pause()
+    try:
+        # More than the kernel takes for a process that does not read.
+        assert "has not confirmed a message" in await failure(store, MESSAGE + b"x" * 12_000_000)
+        await until(lambda: set(reactor.getReaders()) < before)  # type: ignore[attr-defined]
+    finally:
+        rabbitmq.resume()
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_next_node_is_used_when_one_is_lost(
     rabbitmq: RabbitMQ, startRabbitMQ: StartRabbitMQ, queue: str, makeStore: MakeStore
 ) -> None:
@@ -428,11 +444,23 @@ async def test_what_the_broker_does_not_take_is_not_kept(
     assert list(tmp_path.iterdir()) == [kept]
 
 
+class NoClaims:
+    """Claims that nothing may be asked of."""
+
+    async def keep(self, *arguments: object) -> str:
+        raise AssertionError("a message was kept")
+
+    async def drop(self, reference: str) -> None:
+        raise AssertionError("a message was dropped")
+
+    def read(self, reference: str) -> AsyncIterator[bytes]:
+        raise AssertionError("a message was read")
+
+
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_kept_while_no_node_can_be_used(makeStore: MakeStore, queue: str, tmp_path: Path) -> None:
-    store = makeStore(queue, url=f"amqp://127.0.0.1:{freePort()}", claims=str(tmp_path), claimAbove=0)
-    await failure(store)
-    assert list(tmp_path.iterdir()) == []
+async def test_nothing_is_kept_while_no_node_can_be_used(makeStore: MakeStore, queue: str) -> None:
+    store = makeStore(queue, url=f"amqp://127.0.0.1:{freePort()}", claims=NoClaims(), claimAbove=0)
+    assert "cannot be used" in await failure(store)
 
 
 @pytest_twisted.ensureDeferred

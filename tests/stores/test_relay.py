@@ -171,6 +171,17 @@ def test_a_transaction_that_upstream_has_cut_meanwhile_takes_no_recipient(relays
     logged.takeTexts()
 
 
+@pytest.mark.parametrize("kind", ["drop", "garble"])
+def test_a_message_of_which_octets_have_been_sent_is_not_sent_again(relays: Relays, kind: str, logged: Logged) -> None:
+    upstream = relays.upstream()
+    {"drop": upstream.drop, "garble": upstream.garble}[kind]("DATA", *[b"hello\r\n"] * (kind == "garble"), times=1)
+    client = relays.between(upstream)
+    client.begin()
+    assert client.message().startswith("451 4.3.0")
+    assert not upstream.messages
+    logged.takeTexts()
+
+
 # --- the client ---
 
 
@@ -611,7 +622,10 @@ def test_a_refused_sender_is_not_asked_about_at_another_server(relays: Relays) -
         ({"upstream": "mx:25", "user": "ann"}, "option user is given without password"),
         ({"upstream": "mx:25", "ca": "/nowhere/ca.pem"}, "options ca cannot be used"),
         ({"upstream": "mx:25", "user": "ann", "token": "x", "authMethods": ["PLAIN"]}, "it wants XOAUTH2"),
-        ({"upstream": "mx:25", "user": "ann", "password": "x", "authMethods": ["NTLM"]}, "it wants SCRAM-SHA-256"),
+        (
+            {"upstream": "mx:25", "user": "ann", "password": "x", "authMethods": ["NTLM"]},
+            "it wants a list of SCRAM-SHA-256",
+        ),
         ({"upstream": "mx:25", "hoplimit": 3}, "did you mean hopLimit?"),
         ({}, "option upstream is missing"),
     ],

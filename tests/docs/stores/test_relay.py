@@ -64,7 +64,7 @@ def test_the_configuration_relays_and_tells_who_the_client_is(start: Start, upst
     message = upstream.waitFor()
     assert message.session.hostNameAppearsAs == "client.example"
     assert message.session.secure
-    service.waitForLine("relayed to 1 recipients")
+    service.waitForLine(f"relayed to {at(upstream)} for 1 recipients: 25 octets, Message accepted")
 
 
 def test_recipients_go_to_the_servers_of_their_domains(start: Start, upstreams: Any) -> None:

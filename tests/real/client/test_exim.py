@@ -7,7 +7,7 @@ from email import message_from_bytes, policy
 import pytest
 import pytest_twisted
 
-from smtphooks.client import NotOffered, Refused, SMTPClient
+from smtphooks.client import NotOffered, Refused, SMTPClient, Unreachable
 from tests.real.client.conftest import Talk, routeOf
 from tests.real.client.test_every import HEADER, MESSAGE, RECIPIENT, SENDER
 from tests.real.mta.contained import DOMAIN, NOBODY, USER, skipUnlessPossible
@@ -37,6 +37,14 @@ async def test_a_wrong_password_is_refused(exim: Exim, client: SMTPClient, mecha
     with pytest.raises(Refused, match="535") as caught:
         await client.begin(route, SENDER)
     assert not secretsIn(repr(caught.value))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mechanism_that_is_not_offered_is_not_tried(exim: Exim, client: SMTPClient, talk: Talk) -> None:
+    route = routeOf(exim, user=USER, password=PASSWORD, authMethods=["SCRAM-SHA-256"])
+    with pytest.raises(Unreachable, match=f"no mechanism for user {USER}"):
+        await client.begin(route, SENDER)
+    assert talk.said("AUTH") == []
 
 
 @pytest_twisted.ensureDeferred
@@ -132,10 +140,14 @@ class TestLimits:
     @pytest_twisted.ensureDeferred
     async def test_a_server_that_is_full_is_one_for_later(self, client: SMTPClient) -> None:
         skipUnlessPossible(Exim)
-        with Exim(smtp_accept_max=1) as exim:
+        with Exim(smtp_accept_max=2) as exim:
             transaction = await client.begin(routeOf(exim), SENDER)
+            # It may not have noticed that a connection from before has ended.
+            others = 0
             with pytest.raises(Refused, match="421 Too many concurrent SMTP connections") as caught:
-                await client.begin(routeOf(exim), SENDER)
+                while others < 2:
+                    await client.begin(routeOf(exim), SENDER)
+                    others += 1
             assert not caught.value.isPermanent
             await transaction.rcpt(RECIPIENT)
             assert [reply.code for reply in await transaction.data(MESSAGE)] == [250]

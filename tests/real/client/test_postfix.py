@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from smtphooks.client import NotOffered, Refused, Route, SMTPClient, Unreachable
+from smtphooks.client import NotOffered, Refused, Route, SMTPClient
 from tests.real.client.conftest import Talk, routeOf
 from tests.real.client.test_every import HEADER, MESSAGE, RECIPIENT, SENDER
 from tests.real.mta.contained import DOMAIN, USER
@@ -79,14 +79,6 @@ class TestAUTH:
         postfixServer.waitForLine(f"sasl_method=XOAUTH2, sasl_username={USER}")
         with pytest.raises(Refused, match="535"):
             await client.begin(route(-600), SENDER)
-
-    @pytest_twisted.ensureDeferred
-    async def test_a_mechanism_that_is_not_offered_is_not_tried(
-        self, postfixServer: PostfixServer, client: SMTPClient
-    ) -> None:
-        route = routeOf(postfixServer, user=USER, password=PASSWORD, authMethods=["NTLM"])
-        with pytest.raises(Unreachable, match="no mechanism for user ann"):
-            await client.begin(route, SENDER)
 
     @pytest_twisted.ensureDeferred
     async def test_users_share_no_connection(
@@ -229,3 +221,16 @@ class TestWhoTheClientIs:
                 f"orig_queue_id=QUEUE{number}", f"orig_client=mail{number}.sender.example[192.0.2.{number}]"
             )
         assert talk.connections == 1
+        assert len(talk.said("XFORWARD")) == 2
+
+    @pytest_twisted.ensureDeferred
+    async def test_attributes_that_fill_more_than_a_line_are_told_in_several(
+        self, postfixServer: PostfixServer, client: SMTPClient, talk: Talk
+    ) -> None:
+        name = ".".join(["n" * 60] * 4)
+        attributes = {"NAME": name, "ADDR": "192.0.2.1", "HELO": " ".join(["h" * 60] * 4), "IDENT": "i" * 200}
+        assert (await client.send(routeOf(postfixServer), SENDER, [RECIPIENT], MESSAGE, xForward=attributes)).isWhole
+        lines = talk.said("XFORWARD")
+        assert len(lines) == 2
+        assert all(len(line) <= 510 for line in lines)
+        postfixServer.waitForLine(f"orig_client={name}[192.0.2.1]")
