@@ -8,13 +8,14 @@
 #   make release-check    build sdist and wheel, and use the wheel with each Python that is here
 #   make fuzz     search for faults with random input, FUZZ_SECONDS=60 for each fuzzer
 #   make soak     open and lose many connections, and check that nothing is left
+#   make chaos    break deliveries under load, and check that no message is lost; CHAOS="--delivery Relay" for less
 #   make bench    measure the speed, and that of other servers; BENCH="--only 1k" for less, see benchmarks/README.rst
 #   make bench-check    fail if the speed falls behind a recorded bar
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: serve test test-compiled lint docs release-check fuzz soak bench bench-check clean
+.PHONY: serve test test-compiled lint docs release-check fuzz soak chaos bench bench-check clean
 
 # One stamp for each extra, so that the second run of a command installs nothing.
 $(VENV)/.installed-%: setup.cfg setup.py pyproject.toml
@@ -36,7 +37,7 @@ test: $(VENV)/.installed-test
 # In a copy, so that nothing compiled stands where the sources are edited.  What is left out looks at the sources, builds
 # the package itself, measures, or runs the programs of the documentation, which tests/real does with others.
 UNCOMPILED = $(patsubst %,--ignore=tests/%,command docs examples $(patsubst %,test_%.py,\
-    benchmarks compiled contributing fuzz layers packaging typing))
+    benchmarks chaos compiled contributing fuzz layers packaging typing))
 
 test-compiled: $(VENV)/.installed-test $(VENV)/.installed-dev
 	rm -rf .compiled && mkdir .compiled && cp -R * .compiled
@@ -66,6 +67,9 @@ fuzz: $(VENV)/.installed-test $(VENV)/.installed-fuzz
 
 soak: $(VENV)/.installed
 	$(BIN)/python soak/run.py
+
+chaos: $(VENV)/.installed-test
+	$(BIN)/python -m chaos $(CHAOS)
 
 BENCH ?= --output docs/benchmarks
 

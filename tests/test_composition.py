@@ -8,6 +8,8 @@ import pytest
 
 from smtphooks import Layer, OptionError, SMTPServerFactory
 from smtphooks.connection.chain import Chain, Link
+from smtphooks.errors import OptionWarning
+from tests.support import connect
 
 
 class Recipients:
@@ -145,3 +147,57 @@ def test_a_function_may_be_the_delivery_of_layers_and_replaces_a_hook_of_a_singl
 @pytest.mark.parametrize("hooks", [Recipients(), [Recipients(), Store()]])
 def test_a_hook_that_is_given_as_None_silences_no_layer(hooks: Any) -> None:
     assert SMTPServerFactory(hooks=hooks, onRcptTo=None).onRcptTo is not None
+
+
+# --- what layers say of themselves ---
+
+
+class Passing(Store):
+    """A delivery that passes on what it accepts before the message comes."""
+
+    wantsToBeLast = True
+    advertisedLimits = {"RCPTDOMAINMAX": 1}
+
+    def onRcptTo(self, address: Any, session: Any) -> None: ...
+
+
+class Sender:
+    """A layer."""
+
+    def onMailFrom(self, address: Any, session: Any) -> None: ...
+
+
+@pytest.mark.parametrize("behind", [Recipients(), Sender()])
+def test_a_layer_behind_one_that_wants_to_be_last_is_a_doubt(behind: Any) -> None:
+    name = type(behind).__name__
+    with pytest.warns(OptionWarning, match=f"layer {name} stands behind layer Passing, which passes on"):
+        SMTPServerFactory(hooks=[Passing(), behind])
+
+
+@pytest.mark.parametrize("hooks", [[Recipients(), Sender(), Passing()], [Passing(), Inspector(), Filter()]])
+def test_a_layer_in_front_of_it_or_one_that_refuses_no_command_is_none(
+    hooks: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    SMTPServerFactory(hooks=hooks)
+    assert not recwarn.list
+
+
+def test_limits_of_layers_are_advertised_the_least_of_each() -> None:
+    class Less(Recipients):
+        advertisedLimits = {"RCPTMAX": 7, "RCPTDOMAINMAX": 3}
+
+    client = connect(hooks=[Less(), Passing()], hideLIMITS=False, maxRecipients=10)
+    assert "250 LIMITS RCPTMAX=7 RCPTDOMAINMAX=1" in client.say("EHLO client.test")
+    client = connect(hooks=[Less(), Passing()], hideLIMITS=False, maxRecipients=5)
+    assert "250 LIMITS RCPTMAX=5 RCPTDOMAINMAX=1" in client.say("EHLO client.test")
+    client = connect(hooks=[Less(), Passing()])
+    assert not [line for line in client.say("EHLO client.test") if "LIMITS" in line]
+
+
+def test_an_attribute_that_is_no_mapping_is_no_limit() -> None:
+    class Other(Store):
+        advertisedLimits = 5
+        wantsToBeLast = "no"
+
+    client = connect(hooks=[Other(), Recipients()], hideLIMITS=False)
+    assert "250 LIMITS RCPTMAX=1000" in client.say("EHLO client.test")

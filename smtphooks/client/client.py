@@ -16,7 +16,7 @@ import attrs
 from smtphooks.awaiting import Waiting
 from smtphooks.client.connection import Connection
 from smtphooks.client.errors import Refused, Unreachable
-from smtphooks.client.parameters import Arguments, inUpperCase, rcptLine, xtext
+from smtphooks.client.parameters import Arguments, attributeLines, inUpperCase, rcptLine
 from smtphooks.client.pool import Pool
 from smtphooks.client.reply import ReceivedReply
 from smtphooks.client.route import Route
@@ -116,10 +116,9 @@ class SMTPClient:
 
     async def _forward(self, connection: Connection, attributes: Mapping[str, str] | None) -> None:
         """Tell with XFORWARD who the client is (Postfix's XFORWARD_README)."""
-        offered = connection.extensions.get("XFORWARD", "").upper().split()
-        words = [f"{name}={xtext(value)}" for name, value in (attributes or {}).items() if name.upper() in offered]
-        for word in words:
-            reply = await connection.ask("XFORWARD", f"XFORWARD {word}".encode(), self._timeouts.command)
+        offered = connection.extensions.get("XFORWARD", "")
+        for line in attributeLines("XFORWARD", (attributes or {}).items(), offered):
+            reply = await connection.ask("XFORWARD", line, self._timeouts.command)
             mustBePositive(f"{connection.route} refuses XFORWARD", reply)
 
     async def send(

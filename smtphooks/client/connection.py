@@ -116,8 +116,6 @@ class Connection(Protocol):
         except StopIteration:
             self.conversation.pipelines = "PIPELINING" in self.extensions
         except BaseException as error:
-            if isinstance(error, ClientError):
-                error.isOpening = True
             if isinstance(error, (Refused, NotOffered)):
                 self.quit()
             else:
@@ -210,7 +208,8 @@ class Connection(Protocol):
         """Close the connection at once; the server sees that a message is not complete."""
         self._lose(reason or Unreachable(f"{self.route}: the connection was given up"))
         transport: Any = self.transport
-        if transport is not None:
+        # Twisted's TLS cannot abort a connection that it has told us is lost.
+        if transport is not None and not self.closed.called:
             transport.abortConnection()
 
     def _lose(self, reason: ClientError) -> None:

@@ -19,13 +19,12 @@ import attrs
 
 from smtphooks.client.errors import NoMechanism, NotOffered, Refused, Unreachable
 from smtphooks.client.mechanisms import Exchange, Unproven, mechanismsFor
-from smtphooks.client.parameters import xtext
+from smtphooks.client.parameters import attributeLines
 from smtphooks.client.reply import ReceivedReply
 from smtphooks.client.route import IMPLICIT, OPPORTUNISTIC, REQUIRED, Route
 
-# RFC 4954 section 4 has 12288 for the line of AUTH; RFC 5321 section 4.5.3.1.4 has 512 for any other.
+# RFC 4954 section 4 for the line of AUTH.
 _AUTH_OCTETS = 12288
-_LINE_OCTETS = 512
 
 # RFC 4954 sections 4 and 6: it does not know the mechanism, or wants a stronger one.  With 535 no other one would help,
 # and a server may count attempts.
@@ -150,18 +149,10 @@ def _encrypt(route: Route, opened: Opened, name: str) -> Steps:
 
 def _introduce(route: Route, opened: Opened) -> Generator[Step, Any, str]:
     """Say who the client is (Postfix's XCLIENT_README), and greet as that client from then on."""
-    offered = opened.extensions.get("XCLIENT", "").upper().split()
     if "XCLIENT" not in opened.extensions:
         raise NotOffered(f"{route} offers no XCLIENT to this client, which must be", 451, "4.3.5")
-    words = [f"{name}={xtext(value)}" for name, value in route.xClient if name.upper() in offered]
-    line, lines = "XCLIENT", []
-    for word in words:
-        if len(line) + len(word) + 3 > _LINE_OCTETS and line != "XCLIENT":
-            lines.append(line)
-            line = "XCLIENT"
-        line += f" {word}"
-    for each in [*lines, line] if words else []:
-        reply = yield Say(each.encode(), "XCLIENT")
+    for line in attributeLines("XCLIENT", route.xClient, opened.extensions["XCLIENT"]):
+        reply = yield Say(line, "XCLIENT")
         _mustBe(220, reply, f"{route} refuses XCLIENT")
     name = dict(route.xClient).get("HELO", "")
     if not name or name.startswith(("[UN", "[TEMP")) or " " in name or not name.isascii():

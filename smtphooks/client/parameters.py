@@ -10,7 +10,7 @@ This module knows no connection.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from smtphooks.client.errors import NotOffered
 from smtphooks.replies import SMTPError
@@ -32,6 +32,7 @@ _NOT_UNITEXT = re.compile(r"\\(?!x\{[0-9A-Fa-f]+\})|[^!-*,-<>-~\x80-\U0010ffff]"
 _NON_ASCII = re.compile(r"[^\x00-\x7f]")
 
 _OCTETS = re.compile("[0-9]{1,20}")
+_LINE_OCTETS = 512
 
 _NO_UTF8 = "The next server does not take internationalized mail (SMTPUTF8)"
 
@@ -39,6 +40,25 @@ _NO_UTF8 = "The next server does not take internationalized mail (SMTPUTF8)"
 def xtext(text: str) -> str:
     """A text as xtext (RFC 3461 section 4)."""
     return _NOT_XTEXT.sub(lambda match: "".join(f"+{octet:02X}" for octet in match[0].encode()), text)
+
+
+def attributeLines(verb: str, attributes: Iterable[tuple[str, str]], offered: str) -> list[bytes]:
+    """
+    XCLIENT or XFORWARD, in as few commands as lines may be long (RFC 5321 section 4.5.3.1.4).
+
+    @param attributes: names and values; a server is told those that it offers.
+    @param offered: what it says behind the keyword.
+    """
+    known = offered.upper().split()
+    lines: list[bytes] = []
+    for name, value in attributes:
+        if name.upper() in known:
+            word = f" {name}={xtext(value)}".encode()
+            if lines and len(lines[-1]) + len(word) + len(b"\r\n") <= _LINE_OCTETS:
+                lines[-1] += word
+            else:
+                lines.append(verb.encode() + word)
+    return lines
 
 
 def inUpperCase(arguments: Arguments) -> dict[str, str | bool]:

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from smtphooks.awaiting import Waiting
 from smtphooks.client.connection import Connection
-from smtphooks.client.errors import Unreachable, because
+from smtphooks.client.errors import ClientError, Unreachable, because
 from smtphooks.client.route import OPPORTUNISTIC, Route
 from smtphooks.client.timeouts import Timeouts
 from smtphooks.client.transcript import Transcript
@@ -71,7 +71,9 @@ class Place:
         """
         try:
             connection = await self._openOrRetry()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, ClientError):
+                error.isOpening = True
             self._whenGone()
             raise
         self.isOpen = True

@@ -14,9 +14,9 @@ class Timeouts:
     """
     Seconds.  The defaults are those of RFC 5321 for an MTA that nobody waits for, except that of C{connect}.
 
-    @ivar connect: for a connection, TLS that it begins with included.
+    @ivar connect: for a connection, the resolution of the name included; and for TLS, wherever it begins.
     @ivar greeting: for the greeting.
-    @ivar command: for the reply to EHLO, STARTTLS, AUTH, XCLIENT, MAIL, RCPT and RSET; and for TLS after STARTTLS.
+    @ivar command: for the reply to EHLO, STARTTLS, AUTH, XCLIENT, MAIL, RCPT and RSET.
     @ivar data: for the reply to DATA.
     @ivar block: for the server to read on while a message is sent, and for the reply to a chunk.
     @ivar message: for the reply to the end of a message; with LMTP for that of each recipient.

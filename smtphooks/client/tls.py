@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from OpenSSL import SSL
-from OpenSSL.crypto import X509, PKey
+from OpenSSL.crypto import X509
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import (
@@ -132,11 +132,13 @@ def _context(verifies: bool, ca: bytes | None, key: bytes | None, cert: bytes | 
     elif verifies and ca is not None:
         trusted = [Certificate(X509.from_cryptography(each)) for each in loadCertificates("ca", ca)]
         arguments["trustRoot"] = trustRootFromCertificates(trusted)
+    options: Any = CertificateOptions(**arguments)
+    context = options.getContext()
     files: Any = SimpleNamespace(key=key, cert=cert)
     pair = loadKeyPair(files)
     if pair is not None:
-        chain = [X509.from_cryptography(each) for each in pair.chain]
-        arguments |= {"privateKey": PKey.from_cryptography_key(pair.key), "certificate": chain[0]}
-        arguments["extraCertChain"] = chain[1:]
-    options: Any = CertificateOptions(**arguments)
-    return options.getContext()
+        context.use_certificate(pair.chain[0])
+        for issuer in pair.chain[1:]:
+            context.add_extra_chain_cert(issuer)
+        context.use_privatekey(pair.key)
+    return context

@@ -201,25 +201,26 @@ class Transaction:
         connection, encoder = self.connection, DataEncoder()
         replies = [connection.hear("the message", self._timeouts.message) for _ in range(self._replies)]
         connection.beginContent()
-        takes8bit = "8BITMIME" in self.extensions
+        takes8bit, isWhole = "8BITMIME" in self.extensions, False
         try:
             async for chunk in source:
                 octets = encoder.encode(chunk)
                 if encoder.is8bit and not takes8bit:
                     raise NotOffered("The next server takes no 8-bit message (8BITMIME)")
                 if replies[0].called:
-                    return self._answeredEarly(replies)
+                    break
                 connection.write(octets)
                 await connection.drained()
-            if replies[0].called:
-                return self._answeredEarly(replies)
-            connection.write(encoder.finish())
-            connection.endContent()
+            else:
+                isWhole = not replies[0].called
         except BaseException as error:
-            if isinstance(error, Unreachable) and replies[0].called:
-                return self._answeredEarly(replies)
-            _dismiss(replies)
-            raise
+            if not (isinstance(error, Unreachable) and replies[0].called):
+                _dismiss(replies)
+                raise
+        if not isWhole:
+            return self._answeredEarly(replies)
+        connection.write(encoder.finish())
+        connection.endContent()
         return await _all(replies)
 
     def _answeredEarly(self, replies: list[Waiting[ReceivedReply]]) -> list[ReceivedReply]:
@@ -270,12 +271,13 @@ class Transaction:
         connection.write(line + chunk)
         try:
             await connection.drained()
+            isEarly = connection.isPaused and replies[0].called
         except BaseException as error:
-            if isinstance(error, Unreachable) and replies[0].called:
-                return self._answeredEarly(replies)
-            _dismiss(replies)
-            raise
-        if connection.isPaused and replies[0].called:
+            isEarly = isinstance(error, Unreachable) and replies[0].called
+            if not isEarly:
+                _dismiss(replies)
+                raise
+        if isEarly:
             return self._answeredEarly(replies)
         connection.endContent()
         return await _all(replies)

@@ -202,5 +202,7 @@ _DSN = Extension(
 
 def _limits(options: Options, others: Mapping[str, int]) -> str | None:
     # Section 4.
-    limits = {"MAILMAX": options.maxTransactions, "RCPTMAX": options.maxRecipients, **others}
+    limits = {"MAILMAX": options.maxTransactions, "RCPTMAX": options.maxRecipients}
+    for name, value in others.items():
+        limits[name] = min(value, limits.get(name) or value)
     return " ".join(f"{name}={value}" for name, value in limits.items() if value) or None

@@ -16,8 +16,11 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from smtphooks.awaiting import Waiting
 from smtphooks.client.client import SMTPClient
 from smtphooks.client.errors import ClientError, Unreachable, errorOf
+from smtphooks.client.mechanisms import mechanismsFor
+from smtphooks.client.place import waitingFor
 from smtphooks.client.route import Route, routeTo
 from smtphooks.client.timeouts import Timeouts
 from smtphooks.client.tls import encryptionFor
@@ -43,7 +46,7 @@ from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Session
 from smtphooks.stores.relayidentity import xClientOf, xForwardOf
 from smtphooks.stores.relayresults import Content, Result, resultOf, resultsFor, textOf, worst
-from smtphooks.stores.relaystate import RelayState, faultOf, within, withReceived
+from smtphooks.stores.relaystate import RelayState, faultOf, mailArgumentsOf, within
 from smtphooks.stores.upstreams import WANTS, Group, Upstream, Upstreams
 from smtphooks.stream import MessageStream
 
@@ -99,7 +102,7 @@ class Relay:
     allowInsecureAuth: bool = flag(False)
     xClient: bool = flag(False)
     xForward: bool = flag(False)
-    connections: int = count(20, "connections")
+    connections: int = count(50, "connections")
     connectTimeout: float = seconds(30)
     timeout: float = seconds(120)
     dataTimeout: float = seconds(300)
@@ -117,6 +120,7 @@ class Relay:
         for group in self._upstreams.groups:
             for upstream in group.upstreams:
                 _checkTLS(upstream.route)
+                _checkMechanisms(upstream.route)
 
     def _routeTo(self, text: str) -> Route:
         names = ("lmtp", "tls", "ca", "key", "cert", "servername", "user", "password", "token")
@@ -151,27 +155,27 @@ class Relay:
             self._client = SMTPClient(connections=self.connections, timeouts=timeouts)
         return self._client
 
-    # --- hooks: Deferreds, as a coroutine of an asyncio task could not await those of the client ---
+    # --- hooks: Twisted runs their coroutines, also where those of others are tasks of asyncio ---
 
-    def onMailFrom(self, address: Address, session: Session) -> Deferred[str | None]:
+    def onMailFrom(self, address: Address, session: Session) -> Waiting[str | None]:
         """
         Begin upstream, if there is just one for all recipients.
 
         @return: what upstream answers; it fails with L{SMTPError} or L{Unavailable}.
         """
-        return Deferred.fromCoroutine(self._mail(session))
+        return waitingFor(Deferred.fromCoroutine(self._mail(session)))
 
-    def onRcptTo(self, address: Address, session: Session) -> Deferred[str | None]:
+    def onRcptTo(self, address: Address, session: Session) -> Waiting[str | None]:
         """Ask upstream for a recipient; as L{onMailFrom}."""
-        return Deferred.fromCoroutine(self._ask(address, session))
+        return waitingFor(Deferred.fromCoroutine(self._ask(address, session)))
 
-    def onData(self, stream: MessageStream, session: Session) -> Deferred[str | list[Result]]:
+    def onData(self, stream: MessageStream, session: Session) -> Waiting[str | list[Result]]:
         """
         Send the message.
 
         @return: what upstream answers; over LMTP for each recipient, in order.
         """
-        return Deferred.fromCoroutine(self._deliver(stream, session))
+        return waitingFor(Deferred.fromCoroutine(self._deliver(stream, session)))
 
     def onReset(self, session: Session) -> None:
         """The client gives its transaction up."""
@@ -200,7 +204,7 @@ class Relay:
         @raise Unavailable: if no server can be used.
         """
         sender = session.envelope.mailFrom or Address("")
-        arguments, clock = withReceived(sender.args), currentReactor()
+        arguments, clock = mailArgumentsOf(sender, session), currentReactor()
         xForward = xForwardOf(session) if self.xForward else None
 
         async def attempt(upstream: Upstream) -> Transaction:
@@ -220,6 +224,7 @@ class Relay:
         except ValueError as error:
             raise SMTPError("This sender cannot be passed on", 553, "5.1.7") from error
         state.transaction, state.group, state.sender = transaction, group, session.envelope.mailFrom
+        state.server = transaction.connection.route
         return transaction
 
     async def _ask(self, address: Address, session: Session) -> str | None:
@@ -255,7 +260,7 @@ class Relay:
             raise faultOf(error) from error
         finally:
             state.end()
-        self._logRelayed(results, stream, session)
+        self._logRelayed(results, stream, session, state.server)
         if session.lmtp:
             return results
         result = worst(results)
@@ -280,13 +285,19 @@ class Relay:
                     raise
         # The connection was cut while the client took its time, or other hooks have changed the envelope.
         state.end()
-        refusals = [await self._maybeRefusal(address, session) for address in recipients]
+        asking = self._refusals(recipients, session)
+        refusals = await within(
+            self.timeout, asking, currentReactor(), "upstream has not accepted all recipients again"
+        )
         refused = [refusal for refusal in refusals if refusal is not None]
         transaction = state.transaction
         if transaction is None or len(refused) == len(recipients) or (refused and not session.lmtp):
             # Over SMTP the client gets one reply, and nobody must have the message where that refuses.
             return list(refused)
         return self._results(await transaction.data(content), refusals)
+
+    async def _refusals(self, recipients: list[Address], session: Session) -> list[SMTPError | None]:
+        return [await self._maybeRefusal(address, session) for address in recipients]
 
     async def _maybeRefusal(self, address: Address, session: Session) -> SMTPError | None:
         try:
@@ -298,11 +309,12 @@ class Relay:
     def _results(self, replies: list[Any], refusals: list[SMTPError | None]) -> list[Result]:
         return resultsFor([resultOf(reply) for reply in replies], refusals, self.lmtp)
 
-    def _logRelayed(self, results: list[Result], stream: MessageStream, session: Session) -> None:
+    def _logRelayed(self, results: list[Result], stream: MessageStream, session: Session, server: object) -> None:
         accepted = [result for result in results if isinstance(result, str)]
         if accepted:
             log.info(
-                "relayed to {recipients} recipients: {octets} octets, {reply} [{session}]",
+                "relayed to {server} for {recipients} recipients: {octets} octets, {reply} [{session}]",
+                server=str(server),
                 session=session.id,
                 peer=session.remoteAddress,
                 recipients=len(accepted),
@@ -323,3 +335,16 @@ def _checkTLS(route: Route) -> None:
         except Unreachable as error:
             names = [name for name in ("ca", "key", "cert") if getattr(route, name)]
             raise OptionError(f"options {', '.join(names)} cannot be used: {error}", options=names) from None
+
+
+def _checkMechanisms(route: Route) -> None:
+    """
+    Look whether there is any way to authenticate.
+
+    @raise OptionError: if there is none.
+    """
+    if route.user is not None and not mechanismsFor(route, isPrivate=True):
+        wants = "XOAUTH2 for a token" if route.token is not None else "SCRAM-SHA-256, CRAM-MD5, PLAIN or LOGIN"
+        raise OptionError(
+            f"option authMethods is {{!r}}, it wants {wants}", [*route.authMethods], options=["authMethods"]
+        )

@@ -13,9 +13,10 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 
 from smtphooks.client.errors import ClientError, NotOffered, Unreachable, errorOf
+from smtphooks.client.route import Route
 from smtphooks.client.transaction import Transaction
 from smtphooks.hooks import Unavailable
-from smtphooks.session import Address, Envelope
+from smtphooks.session import Address, Envelope, Session
 from smtphooks.stores.upstreams import Group, isOfServer
 
 # The Received field is not in the size that the client declares.
@@ -31,12 +32,14 @@ class RelayState:
     @ivar group: the servers of which one has it.
     @ivar sender: whom MAIL named.
     @ivar accepted: the recipients that upstream has accepted.
+    @ivar server: the one that has, or had, the last transaction.
     """
 
     transaction: Transaction | None = None
     group: Group | None = None
     sender: Address | None = None
     accepted: list[Address] = attrs.field(factory=list)
+    server: Route | None = None
 
     def end(self) -> None:
         """End it, without a message if that has not been sent; there is none afterwards."""
@@ -54,10 +57,15 @@ class RelayState:
         return transaction if isSame else None
 
 
-def withReceived(arguments: Any) -> dict[str, str | bool]:
-    """The parameters of MAIL, with a size that has our own field in it."""
+def mailArgumentsOf(sender: Address, session: Session) -> dict[str, str | bool]:
+    """The parameters of MAIL for upstream."""
+    arguments = dict(sender.args)
     size = arguments.get("SIZE")
-    return {**arguments, "SIZE": str(int(size) + _RECEIVED_OCTETS)} if isinstance(size, str) else dict(arguments)
+    if isinstance(size, str):
+        arguments["SIZE"] = str(int(size) + _RECEIVED_OCTETS)
+    if session.user is None and "AUTH" in arguments:
+        arguments["AUTH"] = "<>"  # RFC 4954 section 5: the word of a client that has not authenticated does not count
+    return arguments
 
 
 def faultOf(error: ClientError) -> Exception:

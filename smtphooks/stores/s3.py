@@ -210,19 +210,21 @@ class _Reader(Protocol):
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._chunks: DeferredQueue[bytes | Failure] = DeferredQueue()
+        self._chunks: DeferredQueue[bytes | None] = DeferredQueue()
         self._hasEnded = False
+        self._reason = connectionDone
 
     def dataReceived(self, data: bytes) -> None:
         """A part of the body."""
-        self._chunks.put(data)
         if self.transport is not None:
             self.transport.pauseProducing()  # type: ignore[attr-defined]
+        self._chunks.put(data)  # Who waits for it goes on at once, and may want more.
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The body has ended, or was cut."""
         self._hasEnded = True
-        self._chunks.put(reason)
+        self._reason = reason
+        self._chunks.put(None)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """
@@ -242,10 +244,10 @@ class _Reader(Protocol):
                 chunk = await arrival
             except TimeoutError as error:
                 raise Unavailable(f"S3 has sent nothing for {self._timeout:g} seconds") from error
-            if isinstance(chunk, Failure):
-                if chunk.check(ResponseDone):
+            if chunk is None:
+                if self._reason.check(ResponseDone):
                     return
-                raise Unavailable(f"an object of S3 was cut: {chunk.getErrorMessage()}")
+                raise Unavailable(f"an object of S3 was cut: {self._reason.getErrorMessage()}")
             yield chunk
 
     def stop(self) -> None:

@@ -60,12 +60,7 @@ class Outcome:
     @property
     def said(self) -> str:
         """The first line that the program wrote, on its standard output or else on its standard error."""
-        for octets in (self.output, self.errors):
-            for line in octets.decode("utf-8", "replace").splitlines():
-                text = "".join(c if c.isprintable() else " " for c in line).strip()
-                if text:
-                    return text[:_TEXT_LENGTH]
-        return ""
+        return _firstLine(self.output) or _firstLine(self.errors)
 
     def described(self, program: str) -> str:
         """What happened, in one line for the log."""
@@ -90,8 +85,18 @@ class Outcome:
         if known is None:
             raise Unavailable(self.described(program))
         _, code, enhancedCode, text = known
-        said = self.said
+        # What a program says of its troubles, with paths and hosts, is for the log; what it refuses, for the client.
+        said = self.said if code >= 500 else _firstLine(self.output)
         own = _ENHANCED_CODE.match(said)
         if own is not None and own[1][0] == enhancedCode[0]:
             enhancedCode, said = own[1], said[own.end() :]
         return SMTPError(said or text, code, enhancedCode)
+
+
+def _firstLine(octets: bytes) -> str:
+    """The first line that is not empty, printable and not too long."""
+    for line in octets.decode("utf-8", "replace").splitlines():
+        text = "".join(c if c.isprintable() else " " for c in line).strip()
+        if text:
+            return text[:_TEXT_LENGTH]
+    return ""

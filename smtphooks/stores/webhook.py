@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from smtphooks._version import __version__
@@ -112,11 +113,10 @@ class Webhook:
         if self.recipientURL is not None:
             self.onRcptTo = self._onRcptTo
 
-    async def onStop(self, service: object) -> None:
+    def onStop(self, service: object) -> Deferred[Any] | None:
         """Close the connections that are kept."""
         links, self._links = self._links, None
-        if links is not None:
-            await links.close()
+        return None if links is None else links.close()
 
     async def onData(self, stream: MessageStream, session: Session) -> str | list[str | SMTPError | None] | None:
         """

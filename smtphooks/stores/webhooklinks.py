@@ -34,6 +34,9 @@ _ANSWER_OCTETS = 65536
 _IDLE_SECONDS = 4
 _IDLE_LINKS = 20
 
+# treq encodes the host of a URL as a name, which fails for an IPv6 address (python-hyper/hyperlink issue 188).
+_STAND_IN = "http://webhook.invalid/"
+
 _STATUS = re.compile(rb"HTTP/\d\.\d 1\d\d\b")
 _INTERIM = re.compile(rb"HTTP/\d\.\d 1\d\d\b[^\n]*\n(?:[^\r\n][^\n]*\n)*\r?\n")
 
@@ -49,17 +52,17 @@ class Links:
         self._reactor = reactor
         self._pool = pool = _Pool(reactor)
         self._endpoints = _Endpoints(reactor, BrowserLikePolicyForHTTPS(trustRoot))
-        self._agent = _Plain(Agent.usingEndpointFactory(reactor, self._endpoints, pool))
+        self._agent = Agent.usingEndpointFactory(reactor, self._endpoints, pool)
 
     def post(self, url: str, fields: Mapping[str, str], body: IBodyProducer) -> Deferred[IResponse]:
         """Make a request.  Its redirection is its response."""
         # A client of its own for each request: that keeps cookies, which are none of a message's business.
-        client = HTTPClient(self._agent)
+        client = HTTPClient(_Plain(self._agent, url.encode()))
         headers = Headers()
         for name, value in fields.items():
             headers.addRawHeader(name, value)
         response: Any = client.request(
-            "POST", url, headers=headers, data=body, allow_redirects=False, unbuffered=True, reactor=self._reactor
+            "POST", _STAND_IN, headers=headers, data=body, allow_redirects=False, unbuffered=True, reactor=self._reactor
         )
         return response  # type: ignore[no-any-return]
 
@@ -88,16 +91,17 @@ class _Pool(HTTPConnectionPool):
 
 @implementer(IAgent)
 class _Plain:
-    """An agent that takes no compressed answer: a short one could become a very long one."""
+    """An agent for one URL, which takes no compressed answer: a short one could become a very long one."""
 
-    def __init__(self, agent: Any) -> None:
+    def __init__(self, agent: Any, url: bytes) -> None:
         self._agent = agent
+        self._url = url
 
     def request(self, method: bytes, uri: bytes, headers: Any = None, bodyProducer: Any = None) -> Any:
         """As C{IAgent} has it."""
         headers = headers.copy()
         headers.setRawHeaders("Accept-Encoding", ["identity"])
-        return self._agent.request(method, uri, headers, bodyProducer).addCallback(self._uncompressed)
+        return self._agent.request(method, self._url, headers, bodyProducer).addCallback(self._uncompressed)
 
     def _uncompressed(self, response: Any) -> Any:
         if response.headers.hasHeader("Content-Encoding"):
@@ -140,6 +144,7 @@ class _Endpoint:
 
     def connect(self, protocolFactory: Any) -> Any:
         """As C{IStreamClientEndpoint} has it."""
+        protocolFactory.noisy = False
         factory = _Factory(protocolFactory, self._links)
         return self._endpoint.connect(factory).addCallback(lambda link: link.wrappedProtocol)
 

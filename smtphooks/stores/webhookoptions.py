@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import idna
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 
 from smtphooks.errors import OptionError
+from smtphooks.netaddress import maybeIP
 from smtphooks.optionkinds import NotShown, isLine, isSecret, isSecretPath, option, shownPEM
 
 _WANTS_TOKEN = "ASCII characters without spaces, or the path of a file that holds them: a path begins with / or ./"
-_WANTS_URL = '"http://…" or "https://…", without user, password and fragment'
+_WANTS_URL = '"http://host…" or "https://host…" in ASCII, without user, password and fragment'
 
 
 def _isURL(value: object) -> bool:
@@ -32,8 +34,18 @@ def _isURL(value: object) -> bool:
         port = url.port
     except ValueError:
         return False
-    isWhole = url.scheme in ("http", "https") and bool(url.hostname) and port != 0
-    return isWhole and not url.fragment and "@" not in url.netloc
+    isWhole = url.scheme in ("http", "https") and port != 0 and _isHost(url.hostname or "")
+    return isWhole and not url.fragment and not {"@", "%"} & {*url.netloc}
+
+
+def _isHost(name: str) -> bool:
+    """Is it an address, or a name as Twisted looks it up?"""
+    if maybeIP(name) is not None:
+        return True
+    try:
+        return bool(name and idna.encode(name))
+    except idna.IDNAError:
+        return False
 
 
 def originOf(url: str) -> str:

@@ -6,8 +6,9 @@ The server is a script, which may be cut after any octet that it sends; or a fac
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
@@ -16,8 +17,6 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from smtphooks.client import ClientError, Route, SMTPClient, Timeouts
-
-T = TypeVar("T")
 
 ROUTE = Route(path="/server", name="client.test", tls="none")
 ESMTP = ("PIPELINING", "SIZE 1000000", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING", "BINARYMIME", "XFORWARD NAME ADDR")
@@ -260,13 +259,17 @@ class Network(Clock):
         self.drips = False
         self.refuses = 0
         self.hangs = False
+        self._soon: deque[Callable[[], object]] = deque()
 
     def soon(self, function: Callable[[], object]) -> None:
-        self.callLater(0, function)
+        """As with callLater(0), which in a Clock takes longer the more calls there are."""
+        self._soon.append(function)
 
     def settle(self) -> None:
         """Whatever can happen now happens."""
-        while any(call.getTime() <= self.seconds() for call in self.getDelayedCalls()):
+        while self._soon or any(call.getTime() <= self.seconds() for call in self.getDelayedCalls()):
+            while self._soon:
+                self._soon.popleft()()
             self.advance(0)
 
     def connectUNIX(self, path: str, factory: Any, timeout: float = 30, checkPID: bool = False) -> Any:
@@ -277,11 +280,15 @@ class Network(Clock):
             self.soon(connector.connect)
         return connector
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> Outcome[T]:
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Outcome:
         """Run until nothing happens without time passing."""
-        outcome = Outcome(self, Deferred.fromCoroutine(coroutine))
+        outcome = self.start(coroutine)
         self.settle()
         return outcome
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> Outcome:
+        """Run as far as the coroutine comes at once."""
+        return Outcome(self, Deferred.fromCoroutine(coroutine))
 
     def open(self) -> list[Line]:
         return [line for line in self.lines if line.isOpen]

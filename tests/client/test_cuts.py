@@ -100,8 +100,9 @@ def test_a_new_connection_that_is_cut_anywhere_is_a_definite_result(name: str, c
         nothingIsLeft(network, client)
 
 
-@pytest.mark.parametrize("isDripped", [False, True])
-@pytest.mark.parametrize("name", DIALOGUES)
+@pytest.mark.parametrize(
+    ("name", "isDripped"), [*((name, False) for name in DIALOGUES), ("pipelined", True), ("LMTP, in chunks", True)]
+)
 def test_a_used_connection_that_is_cut_anywhere_is_tried_again_once_and_never_within_the_message(
     name: str, isDripped: bool
 ) -> None:
@@ -148,7 +149,7 @@ def test_octets_that_arrive_alone_give_the_same_result(name: str) -> None:
 
 
 def test_a_recipient_whose_reply_was_cut_has_a_temporary_one_and_the_others_have_theirs() -> None:
-    total, ends = octetsOf("LMTP, pipelined")
+    _, ends = octetsOf("LMTP, pipelined")
     assert len(ends) == 2
     for octets in range(ends[0], ends[1]):
         network = Network(serverFor("LMTP, pipelined"))

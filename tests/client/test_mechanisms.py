@@ -211,7 +211,7 @@ def test_what_is_no_challenge_ends_the_exchange(challenge: bytes) -> None:
 @pytest.mark.parametrize("iterations", ["1000001", "99999999999999999999", "-1", "0", "x", "²", "9" * 6000])
 def test_a_server_cannot_keep_the_client_busy(iterations: str) -> None:
     cheat = Cheat()
-    with pytest.raises(Unproven, match="SCRAM-SHA-256 fails: the server wants .* iterations"):
+    with pytest.raises(Unproven, match=r"SCRAM-SHA-256 fails: the server wants .* iterations"):
         cheat.exchange.send(cheat.challenge("i=4096", f"i={iterations}"))
 
 
@@ -240,7 +240,7 @@ GREETING = ("220 mx.test", "250-mx.test\n250 AUTH SCRAM-SHA-256 PLAIN LOGIN CRAM
 
 
 def test_a_server_that_says_yes_without_a_proof_is_not_believed() -> None:
-    said, error = openByScript(routeFor(password=PASSWORD), *GREETING, "235 2.7.0 welcome")
+    _, error = openByScript(routeFor(password=PASSWORD), *GREETING, "235 2.7.0 welcome")
     assert str(error) == "mx.test:25: the server ends SCRAM-SHA-256 without a proof that it knows the password"
 
 

@@ -32,6 +32,8 @@ OTHERS = {"ini", "javascript", "sh", "sql", "text", "json", "yaml", "nginx", "ht
 # Blocks that need more than the files of their page, each with the test that runs them.
 ELSEWHERE: dict[tuple[str, str], str] = {
     ("howto/asyncio.rst", "inside.py"): "tests/docs/howto/test_asyncio.py",  # it runs a loop of its own, for ever
+    # It names a user and a program that not every system has.
+    ("howto/delivery-by-a-program.rst", "lda.toml"): "tests/docs/howto/test_delivery_by_a_program.py",
     ("howto/submission.rst", "scram.toml"): "tests/docs/howto/test_submission.py",  # the page makes its secret first
 }
 
@@ -146,7 +148,9 @@ def prepare(page: str, folder: Path) -> None:
 
 
 def makeFiles(text: str, folder: Path, pair: Pair) -> None:
-    """Make the files that a text names."""
+    """Make the files that a text names, and the folder that claims are kept in."""
+    for name in re.findall(r'^claims = "([^"]+)"', text, re.MULTILINE):
+        (folder / name).mkdir()
     for name in re.findall(r'"(?:file:)?([^"\s:]*(?:\.pem|\.txt|\.db|\.secret)|(?:[^"\s:]*/)?passwd)"', text):
         make(folder / name, pair)
 

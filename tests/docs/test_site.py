@@ -61,7 +61,7 @@ def test_every_option_has_an_anchor(site: Path) -> None:
 @pytest.mark.parametrize("name", [*smtphooks.layers.__all__, *smtphooks.stores.__all__])
 def test_every_option_of_a_layer_or_store_has_an_anchor(site: Path, name: str) -> None:
     made = getattr(smtphooks.layers, name, None) or getattr(smtphooks.stores, name)
-    page = f"layers/{name.lower()}.html" if name in smtphooks.layers.__all__ else "stores.html"
+    page = f"{'layers' if name in smtphooks.layers.__all__ else 'stores'}/{name.lower()}.html"
     anchors = Page((site / page).read_text()).anchors
     options = {*inspect.signature(made).parameters}
     assert {anchor for anchor in anchors if anchor.startswith(f"option-{name}-")} == {

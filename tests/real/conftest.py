@@ -156,6 +156,7 @@ def openSMTPD(_openSMTPD: OpenSMTPD) -> OpenSMTPD:
     return running(_openSMTPD)
 
 
+@pytest.fixture(scope="session")
 def startRabbitMQ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartRabbitMQ]:
     """Start brokers, each with settings of its own, which take seconds to start; all run until the tests end."""
     with brokers(tmp_path_factory.mktemp("rabbitmq")) as start:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -297,6 +299,22 @@ async def test_a_broker_that_hangs_is_noticed_by_the_time_limit(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_broker_that_hangs_within_a_message_keeps_no_connection(
+    rabbitmq: RabbitMQ, queue: str, makeStore: MakeStore
+) -> None:
+    store = makeStore(queue, confirmTimeout=1, connectTimeout=1)
+    await deliver(store)
+    before = set(reactor.getReaders())  # type: ignore[attr-defined]
+    rabbitmq.pause()
+    try:
+        # More than the kernel takes for a process that does not read.
+        assert "has not confirmed a message" in await failure(store, MESSAGE + b"x" * 12_000_000)
+        await until(lambda: set(reactor.getReaders()) < before)  # type: ignore[attr-defined]
+    finally:
+        rabbitmq.resume()
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_next_node_is_used_when_one_is_lost(
     rabbitmq: RabbitMQ, startRabbitMQ: StartRabbitMQ, queue: str, makeStore: MakeStore
 ) -> None:
@@ -386,3 +404,71 @@ async def test_a_broker_that_is_down_keeps_nothing_from_starting(makeStore: Make
         store = makeStore(queue, url=f"amqp://127.0.0.1:{listening.getsockname()[1]}")
         await store.onStart(None)
         assert "cannot be used" in await failure(store)
+
+
+# --- claims ---
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_large_message_is_kept_and_referred_to(
+    rabbitmq: RabbitMQ, queue: str, makeStore: MakeStore, tmp_path: Path
+) -> None:
+    store = makeStore(queue, claims=str(tmp_path), claimAbove=1000)
+    large = MESSAGE + b"x" * 1000
+    await deliver(store)
+    await deliver(store, large)
+    small, claim = rabbitmq.take(queue)
+    assert small.body.endswith(MESSAGE)
+    assert (claim.body, claim.properties.content_type) == (b"", "message/external-body")
+    headers = claim.properties.headers
+    (path,) = tmp_path.iterdir()
+    assert headers["claim"] == f"file://{path}"
+    content = path.read_bytes()
+    assert content.startswith(b"Received: ") and content.endswith(large)
+    assert headers["claim-octets"] == str(len(content))
+    assert headers["claim-sha256"] == hashlib.sha256(content).hexdigest()
+    # The key does not depend on the way that a message takes.
+    await deliver(makeStore(queue), large)
+    assert rabbitmq.take(queue)[0].properties.headers["idempotency-key"] == headers["idempotency-key"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_broker_does_not_take_is_not_kept(
+    rabbitmq: RabbitMQ, queue: str, makeStore: MakeStore, tmp_path: Path
+) -> None:
+    store = makeStore(queue, claims=str(tmp_path), claimAbove=0)
+    await deliver(store)
+    (kept,) = tmp_path.iterdir()
+    rabbitmq.delete(queue)
+    assert "NO_ROUTE" in await failure(store)
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+class NoClaims:
+    """Claims that nothing may be asked of."""
+
+    async def keep(self, *arguments: object) -> str:
+        raise AssertionError("a message was kept")
+
+    async def drop(self, reference: str) -> None:
+        raise AssertionError("a message was dropped")
+
+    def read(self, reference: str) -> AsyncIterator[bytes]:
+        raise AssertionError("a message was read")
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_kept_while_no_node_can_be_used(makeStore: MakeStore, queue: str) -> None:
+    store = makeStore(queue, url=f"amqp://127.0.0.1:{freePort()}", claims=NoClaims(), claimAbove=0)
+    assert "cannot be used" in await failure(store)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_for_many_is_kept_once_for_each_part(
+    rabbitmq: RabbitMQ, queue: str, makeStore: MakeStore, tmp_path: Path
+) -> None:
+    recipients = [f"{'x' * 200}{number}@mx.example" for number in range(1000)]
+    await deliver(makeStore(queue, claims=str(tmp_path), claimAbove=0), MESSAGE, makeSession(*recipients))
+    claims = [each.properties.headers["claim"] for each in rabbitmq.take(queue)]
+    assert sorted(claims) == sorted(f"file://{path}" for path in tmp_path.iterdir())
+    assert len(claims) == 2

@@ -13,7 +13,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from tests.real.mta.contained import DOMAIN, HOST, NOBODY, USER, Server, needsTLS, skipUnlessPossible, unpacked
+from tests.real.mta.contained import DOMAIN, HOST, NOBODY, USER, Server, needsTLS, skipUnlessPossible, unpacked, whyNot
 from tests.real.mta.dovecot import FULL, Dovecot
 from tests.real.mta.exim import Exim
 from tests.real.mta.opensmtpd import OpenSMTPD
@@ -198,18 +198,36 @@ class TestDovecot:
         assert [stored.recipients for stored in dovecot.waitFor()] == [(RECIPIENT,)]
 
     def test_it_takes_mail_at_a_UNIX_socket(self, dovecot: Dovecot) -> None:
+        assert dovecot.path is not None
         with smtplib.LMTP(dovecot.path) as client:
             client.sendmail(SENDER, [RECIPIENT], MESSAGE)
         assert [stored.recipients for stored in dovecot.waitFor()] == [(RECIPIENT,)]
 
 
 class TestUnpacking:
+    def test_the_folder_is_the_one_that_the_environment_names(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("SMTPHOOKS_MTAS", str(tmp_path))
+        assert unpacked() == tmp_path
+        monkeypatch.setenv("SMTPHOOKS_MTAS", str(tmp_path / "missing"))
+        assert unpacked() is None
+
+    def test_who_misses_a_program_is_told_so(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        if whyNot():
+            pytest.skip(whyNot())
+        monkeypatch.setenv("SMTPHOOKS_MTAS", str(tmp_path))
+        assert whyNot(*Exim.programs) == "usr/sbin/exim4 is not installed, or not unpacked by .ci/unpack-mtas"
+
     def test_a_folder_that_is_complete_is_not_unpacked_again(self) -> None:
         folder = unpacked()
         if folder is None:
             pytest.skip("nothing is unpacked")
+        # "make test-compiled" runs in a copy without it, in a folder of the clone.
+        scripts = [place / ".ci/unpack-mtas" for place in (ROOT, ROOT.parent)]
+        script = next(filter(Path.is_file, scripts))
         before = folder.stat()
-        done = run("env", f"SMTPHOOKS_MTAS={folder}", ROOT / ".ci/unpack-mtas")
+        done = run("env", f"SMTPHOOKS_MTAS={folder}", script)
         assert done.stdout == b""
         assert folder.stat() == before
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,9 @@ from twisted.python.failure import Failure
 from smtphooks import MessageStream, OptionError, Session, SMTPError, Unavailable
 from smtphooks.session import Address, Envelope
 from smtphooks.stores import Command
+from smtphooks.stores.commandprocess import CommandProcess
 from tests.conftest import Logged
+from tests.support import ENVELOPE, Client, connect
 
 pytestmark = pytest.mark.usefixtures("logged")
 
@@ -90,7 +93,13 @@ async def test_the_program_gets_the_message_behind_a_Received_field(tmp_path: Pa
 @ensureDeferred
 async def test_line_ends_are_LF_wherever_the_message_is_cut_and_those_of_a_binary_one_stay(tmp_path: Path) -> None:
     command = shell(f"cat > {tmp_path}/got")
-    await deliver(command, b"A: b\r", b"\n\r", b"\nc\r")
+    stream = streamOf(isWhole=False)
+    ended = Deferred.fromCoroutine(command.onData(stream, sessionWith()))
+    for chunk in (b"A: b\r", b"\n\r", b"\nc\r"):
+        stream.append(chunk)
+        await until(lambda: not stream.buffered)
+    stream.append(b"", isLast=True)
+    await ended
     assert (tmp_path / "got").read_bytes().endswith(b"A: b\n\nc\r")
     await deliver(command, TEXT, session=sessionWith(BODY="BINARYMIME"))
     assert (tmp_path / "got").read_bytes().endswith(TEXT)
@@ -171,7 +180,8 @@ async def test_a_program_that_reads_all_before_it_ends_counts_by_its_status_alon
     "script, reply",
     [
         ("echo; echo 'No such mailbox'; echo more; exit 67", (550, "5.1.1", "No such mailbox")),
-        ("echo 'on stderr' >&2; exit 75", (451, "4.3.0", "on stderr")),
+        ("echo 'on stderr' >&2; exit 67", (550, "5.1.1", "on stderr")),
+        ("echo 'on stderr, for the log' >&2; exit 75", (451, "4.3.0", "Temporary failure")),
         ("echo 'on stderr' >&2; echo out; exit 75", (451, "4.3.0", "out")),
         ("echo '5.2.2 Mailbox full'; exit 67", (550, "5.2.2", "Mailbox full")),
         ("echo '4.2.2 Mailbox full'; exit 67", (550, "5.1.1", "4.2.2 Mailbox full")),
@@ -210,6 +220,13 @@ async def test_a_daemon_that_would_read_on_is_not_trusted(tmp_path: Path) -> Non
     with pytest.raises(Unavailable, match="before it had read the whole message"):
         await ended
     assert not (tmp_path / "got").exists()
+
+
+def test_of_what_a_program_writes_only_the_beginning_is_kept() -> None:
+    process = CommandProcess("x", Clock())
+    for _ in range(1000):
+        process.childDataReceived(1, b"y" * 1000)
+    assert process._received[1] == b"y" * 4096
 
 
 # --- A message that is not whole ---
@@ -584,3 +601,78 @@ def test_what_can_be_known_to_be_wrong_is_an_error_when_it_is_made(options: dict
 
 def test_its_repr_shows_no_variable() -> None:
     assert "hunter2" not in repr(Command(["cat"], environment={"TOKEN": "hunter2"}))
+
+
+# --- In a server ---
+
+
+async def repliesOf(client: Client) -> list[str]:
+    while not (replies := client.replies()):
+        await deferLater(reactor, 0.01)  # type: ignore[arg-type]
+    return replies
+
+
+class Inspecting:
+    """A layer that reads a message to its end, and then refuses it."""
+
+    async def inspectData(self, stream: Any, session: Any) -> None:
+        async for _ in stream:
+            pass
+        raise SMTPError("It has a virus", 550)
+
+
+@ensureDeferred
+async def test_what_a_layer_refuses_at_its_end_is_not_whole_for_the_program(tmp_path: Path) -> None:
+    command = shell(KEEPER.format(tmp_path))
+    client = connect(hooks=[Inspecting(), command])
+    client.say(*ENVELOPE, "DATA", "x" * 900)
+    # The program may not even have been started.
+    client.say(*["x" * 900] * 1000, ".")
+    assert await repliesOf(client) == ["550 5.7.1 It has a virus"]
+    await until(lambda: not command._processes)
+    assert not (tmp_path / "whole").exists()
+
+
+@ensureDeferred
+async def test_a_client_that_leaves_in_the_middle_has_the_program_killed(tmp_path: Path) -> None:
+    command = shell(KEEPER.format(tmp_path))
+    client = connect(hooks=[command])
+    client.say(*ENVELOPE, "DATA", "x" * 900)
+    await until(lambda: (tmp_path / "tmp").exists() and (tmp_path / "tmp").stat().st_size > 0)
+    client.lose()
+    await until(lambda: not command._processes)
+    assert not (tmp_path / "whole").exists()
+
+
+@ensureDeferred
+async def test_a_refusal_before_the_end_of_the_message_is_told_at_its_end() -> None:
+    command = shell("exit 67")
+    client = connect(hooks=[command])
+    client.say(*ENVELOPE, "DATA", "x" * 900)
+    (process,) = command._processes
+    await until(lambda: process.isOver)
+    client.say("x" * 900, "x" * 900)
+    assert client.say(".", "NOOP") == ["550 5.1.1 User unknown", "250 2.0.0 OK"]
+
+
+def test_a_hook_that_runs_as_a_task_of_asyncio_may_deliver_so(tmp_path: Path) -> None:
+    """With the reactor of asyncio, in a process of its own."""
+    program = tmp_path / "server.py"
+    program.write_text(
+        "import asyncio, sys\n"
+        "from twisted.internet import asyncioreactor\n"
+        "asyncioreactor.install()\n"
+        "from twisted.internet import reactor\n"
+        "from twisted.internet.defer import Deferred\n"
+        "from tests.stores.test_command import LARGE, sessionWith, shell, streamOf\n"
+        "async def main():\n"
+        "    one = shell('cat > /dev/null', concurrency=1)\n"
+        "    both = [one.onData(streamOf(LARGE), sessionWith('a@x', 'b@x', lmtp=True)) for _ in range(2)]\n"
+        "    print(await asyncio.gather(*both))\n"
+        "    reactor.stop()\n"
+        "reactor.callWhenRunning(lambda: Deferred.fromFuture(asyncio.ensure_future(main())))\n"
+        "reactor.run()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, env=environment, timeout=60)
+    assert (ended.stdout, ended.stderr) == ("[[None, None], [None, None]]\n", "")

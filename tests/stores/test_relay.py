@@ -6,13 +6,15 @@ import threading
 from typing import Any
 
 import pytest
+from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
-from smtphooks import Layer, OptionError, SMTPError, SMTPServerFactory
+from smtphooks import Address, Envelope, Layer, OptionError, Session, SMTPError, SMTPServerFactory
 from smtphooks.errors import OptionWarning
-from smtphooks.stores import Relay
+from smtphooks.stores import Relay, Tee
 from tests.conftest import Logged
-from tests.secrets import PASSWORD, WRONG_PASSWORD
+from tests.real.programs import eventually
+from tests.secrets import PASSWORD, WRONG_PASSWORD, plain
 from tests.stores.relays import Relays, at, freePort, relays
 
 __all__ = ["relays"]
@@ -169,6 +171,17 @@ def test_a_transaction_that_upstream_has_cut_meanwhile_takes_no_recipient(relays
     logged.takeTexts()
 
 
+@pytest.mark.parametrize("kind", ["drop", "garble"])
+def test_a_message_of_which_octets_have_been_sent_is_not_sent_again(relays: Relays, kind: str, logged: Logged) -> None:
+    upstream = relays.upstream()
+    {"drop": upstream.drop, "garble": upstream.garble}[kind]("DATA", *[b"hello\r\n"] * (kind == "garble"), times=1)
+    client = relays.between(upstream)
+    client.begin()
+    assert client.message().startswith("451 4.3.0")
+    assert not upstream.messages
+    logged.takeTexts()
+
+
 # --- the client ---
 
 
@@ -214,6 +227,35 @@ def test_a_client_that_leaves_while_upstream_thinks_ends_that(relays: Relays) ->
     client.reset()
     assert stuck.isClosed.wait(30)
     assert relays.client(front).send().startswith("250")  # the one connection that there may be is free again
+
+
+def test_a_server_that_reads_slowly_slows_the_client_down(relays: Relays) -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.mayRead: Deferred[None] = Deferred()
+
+        async def onData(self, stream: Any, session: Any) -> None:
+            await self.mayRead
+            async for _ in stream:
+                pass
+
+    slow = Slow()
+    upstream = relays.upstream(slow)
+    client = relays.between(upstream)
+    client.begin()
+    client.tell("DATA")
+    client.hear()
+    client.tell("Subject: long", "")
+    client._socket.settimeout(1)
+    line = b"x" * 998 + b"\r\n"
+    sent = 0
+    with pytest.raises(TimeoutError):
+        while sent < 64 * 2**20:
+            client._socket.sendall(line * 100)
+            sent += len(line) * 100
+    background = upstream._background
+    assert background is not None
+    background.reactor.callFromThread(slow.mayRead.callback, None)
 
 
 def test_a_message_above_the_size_is_none_upstream(relays: Relays) -> None:
@@ -287,6 +329,27 @@ def test_what_hooks_make_of_the_envelope_is_what_upstream_gets(relays: Relays) -
     assert [str(each) for each in upstream.waitFor().envelope.rcptTo] == ["ann@example.org"]
 
 
+def test_two_within_tee_both_have_what_both_accept(relays: Relays) -> None:
+    one, other = relays.upstream(), relays.upstream()
+    other.fail("RCPT", 550, recipient="joe@example.org")
+    client = relays.client(relays.upstream(Tee(Relay(at(one)), Relay(at(other)))))
+    assert [reply[:3] for reply in client.begin("ann@example.org", "joe@example.org")[2:]] == ["250", "550"]
+    assert client.message().startswith("250")
+    for upstream in (one, other):
+        assert [str(each) for each in upstream.waitFor().envelope.rcptTo] == ["ann@example.org"]
+
+
+def test_without_its_other_hooks_the_transaction_is_that_of_the_message(relays: Relays) -> None:
+    upstream = relays.upstream()
+    relay = Relay(at(upstream))
+    client = relays.client(relays.upstream(onData=relay.onData))
+    assert client.send("ann@example.org", "joe@example.org").startswith("250")
+    assert [str(each) for each in upstream.waitFor().envelope.rcptTo] == ["ann@example.org", "joe@example.org"]
+    upstream.fail("RCPT", 550, recipient="joe@example.org")
+    assert client.send("ann@example.org", "joe@example.org").startswith("550")
+    assert len(upstream.messages) == 1
+
+
 # --- what upstream cannot take ---
 
 
@@ -354,6 +417,15 @@ def test_a_message_that_has_come_round_too_often_is_refused(relays: Relays, coun
     assert len(upstream.messages) == (reply == "250")
 
 
+def test_without_a_limit_on_hops_the_header_is_not_looked_at(relays: Relays) -> None:
+    client = relays.between(relays.upstream(), hopLimit=0)
+    client.begin()
+    assert client.message(*["X-Long: " + "x" * 900] * 400, "", "text").startswith("250")
+    client = relays.between(relays.upstream())
+    client.begin()
+    assert client.message(*["X-Long: " + "x" * 900] * 400, "", "text").startswith("552 5.3.4")
+
+
 # --- who we are, and who the client is ---
 
 
@@ -402,6 +474,22 @@ def test_who_is_known_by_xforward_is_told_on(relays: Relays) -> None:
     assert client.message().startswith("250")
     xForward = upstream.waitFor().session.xForward
     assert (xForward["ADDR"], xForward["HELO"], xForward["NAME"]) == ("192.0.2.5", "far.test", "")
+
+
+@pytest.mark.parametrize("isUser, expected", [(False, "<>"), (True, "sam@b.test")])
+def test_only_a_client_that_has_authenticated_says_who_has_submitted_a_message(
+    relays: Relays, isUser: bool, expected: str
+) -> None:
+    upstream = relays.upstream(users={"ann": PASSWORD}, authOptional=True)
+    client = relays.between(
+        upstream, server={"users": {"ann": PASSWORD}, "authOptional": True, "authFailuresPerAddress": 0}
+    )
+    client.say("EHLO client.test", *[f"AUTH PLAIN {plain()}"] * isUser)
+    client.say("MAIL FROM:<a@b.test> AUTH=sam@b.test", "RCPT TO:<ann@example.org>")
+    assert client.message().startswith("250")
+    sender = upstream.waitFor().envelope.mailFrom
+    assert sender is not None
+    assert sender.args["AUTH"] == expected
 
 
 # --- LMTP ---
@@ -533,6 +621,8 @@ def test_a_refused_sender_is_not_asked_about_at_another_server(relays: Relays) -
         ({"upstream": "mx:25", "tls": "always"}, "option tls"),
         ({"upstream": "mx:25", "user": "ann"}, "option user is given without password"),
         ({"upstream": "mx:25", "ca": "/nowhere/ca.pem"}, "options ca cannot be used"),
+        ({"upstream": "mx:25", "user": "ann", "token": "x", "authMethods": ["PLAIN"]}, "it wants XOAUTH2"),
+        ({"upstream": "mx:25", "user": "ann", "password": "x", "authMethods": ["NTLM"]}, "it wants SCRAM-SHA-256"),
         ({"upstream": "mx:25", "hoplimit": 3}, "did you mean hopLimit?"),
         ({}, "option upstream is missing"),
     ],
@@ -553,3 +643,19 @@ def test_it_decides_on_recipients_and_is_no_doubt_as_the_last_layer(recwarn: pyt
     factory = SMTPServerFactory(hooks=[Layer(Relay("mx:25"))], authOptional=True)
     assert factory.onRcptTo is not None
     assert not recwarn.list
+
+
+@ensureDeferred
+async def test_it_closes_its_connections_when_the_service_stops(relays: Relays) -> None:
+    upstream = relays.upstream()
+    relay = Relay(at(upstream))
+    for _ in range(2):  # it can start anew
+        session = Session(remoteAddress="192.0.2.1")
+        session.envelope = Envelope(Address("a@b.test", "a", "b.test"))
+        assert await relay.onMailFrom(session.envelope.mailFrom, session) == "Sender OK"
+        assert await relay.onRcptTo(Address("c@d.test", "c", "d.test"), session) == "Recipient OK"
+        relay.onClose(session)
+        await relay.onStop(None)
+        await relay.onStop(None)
+    gates = upstream._gates
+    eventually(lambda: not gates.wrapped.connections, "the end of the connections")

@@ -72,6 +72,7 @@ async def test_a_message_is_posted_while_it_arrives(webhook):
     request = Request(talk.received)
     assert request.line == "POST /mail?box=1 HTTP/1.1"
     assert request.fields["content-type"] == "message/rfc822"
+    assert request.fields["accept-encoding"] == "identity"
     assert request.fields["idempotency-key"] == request.fields["smtphooks-id"] == f"{post.session.id}.1"
     assert request.body.startswith(b"Received: from client.example.org")
     assert request.body.endswith(b"\r\nSubject: x\r\n\r\nlate\r\n")
@@ -146,6 +147,19 @@ async def test_a_connection_is_kept_for_the_next_message(webhook):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_webhook_may_have_an_IPv6_address(webhook):
+    listening = reactor.listenTCP(0, webhook, interface="::1")
+    try:
+        url = f"http://[::1]:{listening.getHost().port}"
+        assert await Post(webhook, url=f"{url}/a%20b?c=%41").answered(OK) is None
+    finally:
+        await listening.stopListening()
+    request = Request(webhook.talks[0].received)
+    assert request.line == "POST /a%20b?c=%41 HTTP/1.1"
+    assert f"http://{request.fields['host']}" == url
+
+
+@pytest_twisted.ensureDeferred
 async def test_cookies_are_not_kept(webhook):
     store = storeOf(webhook)
     await Post(webhook, store=store).answered(answer("200 OK", Set_Cookie="a=b"))
@@ -176,6 +190,7 @@ async def test_cookies_are_not_kept(webhook):
         (answer("200 OK", "<html>", "text/html"), None),
         (answer("200 OK", '{"id": 5}', "application/json"), None),
         (answer("200 OK", b"\x1f\x8b", Content_Encoding="gzip"), None),
+        (answer("200 OK", b"text", Content_Encoding="br"), None),
         (
             b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
             "hi",
@@ -302,6 +317,34 @@ async def test_an_interim_answer_ends_nothing(webhook):
     message.end()
     await post.answered(OK)
     assert Request(talk.received).body.endswith(b"one\r\ntwo\r\nthree\r\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_that_was_cut_has_no_last_chunk_even_if_the_answer_takes_its_time(webhook):
+    post = Post(webhook, Message(b"one\r\n", isWhole=False))
+    talk = await post.has(b"one")
+    head, body = answer("403 Forbidden", "no"), b"no"
+    talk.answer(head.removesuffix(body))
+    while post.message.isAwaited and not post.message.isPaused:
+        await deferLater(reactor, 0)
+    post.message.end(b"two\r\n")
+    for _ in range(5):
+        await deferLater(reactor, 0)
+    assert b"two" not in talk.received and not talk.received.endswith(LAST_CHUNK)
+    assert await refused(post, body, b"one") == (550, "5.7.1", "no")
+    await talk.closed
+    assert b"two" not in talk.received and not talk.received.endswith(LAST_CHUNK)
+
+
+@pytest.mark.parametrize("status", ["413 Too Large", "200 OK"])
+@pytest_twisted.ensureDeferred
+async def test_an_early_answer_may_follow_an_interim_one(webhook, status):
+    post = Post(webhook, Message(b"one\r\n", isWhole=False))
+    octets = b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + answer(status, "said")
+    if status == "200 OK":
+        assert "answers 200 before it has the whole message" in await fault(post, octets, b"one")
+    else:
+        assert await refused(post, octets, b"one") == (552, "5.3.4", "said")
 
 
 @pytest_twisted.ensureDeferred
@@ -566,7 +609,7 @@ async def test_a_message_is_not_sent_again_on_a_new_connection(webhook):
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_to_no_request_ends_its_connection(webhook):
+async def test_an_answer_to_no_request_ends_its_connection(webhook, logged):
     store = storeOf(webhook)
     await Post(webhook, store=store).answered(OK)
     webhook.talks[0].answer(answer("408 Request Timeout"))

@@ -6,7 +6,7 @@ import json
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from smtphooks.session import Address, Envelope, Session
@@ -66,6 +66,7 @@ def test_the_null_reverse_path_is_an_empty_field():
 
 
 @given(st.text(), st.text(), st.text(), st.text())
+@example("\x7f", "\x7f\r\nX: y", "a\x7f\0", "\x7f")
 def test_no_value_can_be_another_field_or_be_lost(sender, recipient, name, verdict):
     session = withVerdicts(makeSession(recipient or "x", mailFrom=sender), Layer=verdict)
     session.hostNameAppearsAs = session.user = session.clientHostname = name

@@ -26,6 +26,8 @@ URL = "https://hooks.example.org/mail"
         "http://example.org/a b",
         "http://example.org/\r\nX: y",
         "http://exämple.org/",
+        "http://a_name/",
+        "http://[fe80::1%eth0]/",
         "http://example.org/#fragment",
         "",
         5,

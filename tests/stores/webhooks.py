@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.task import Clock
 
 from smtphooks.session import Address, Envelope, Session
@@ -121,5 +121,5 @@ async def webhook() -> AsyncIterator[Scanner]:
     webhook = await Scanner().listen()
     yield webhook
     while _stores:
-        await _stores.pop().onStop(None)
+        await maybeDeferred(_stores.pop().onStop, None)
     await webhook.stop()

@@ -32,7 +32,7 @@ from smtphooks.layer import GivenHooks
 from smtphooks.layers import DNSLists, Greylist, RateLimit, Recipients
 from smtphooks.optiontypes import FactoryOptions, HostOptions, ServerOptions, TLSOptions
 from smtphooks.replies import Reply
-from smtphooks.stores import Discard, Maildir, Tee
+from smtphooks.stores import Command, Discard, Maildir, Tee
 
 
 class All(Hooks):
@@ -153,6 +153,7 @@ SMTPServerFactory(given)
 SMTPServerFactory(hooks=[*layers, Layer(Duck(), unless=["authenticated"], hookTimeout=3, onFault="pass")])
 SMTPServerFactory(hooks=(Static(), Maildir("maildir")), size=1024)
 SMTPServerFactory(hooks=[Tee(Maildir("maildir"), Discard())])
+SMTPServerFactory(hooks=Command(["cat"], concurrency=5))
 
 factory = SMTPServerFactory(
     Static(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import smtplib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,10 +51,15 @@ def makeFiltered(page: Page) -> Iterator[MakeFiltered]:
 
         def make(name: str) -> Filtered:
             port, back, last = freePort(), freePort(), freePort()
-            page.change(name, "10025", page.listen("filter.toml", "tcp:10025:interface=127.0.0.1"))
-            page.change(name, "10026", back)
-            page.change("filter.toml", "10026", back)
-            page.change(name, "smtp inet", f"127.0.0.1:{port} inet")
+            if name == "front.cf":
+                port = page.listen("front.toml", "tcp:25")
+                page.change(name, "2526", back)
+                page.change("front.toml", "2526", back)
+            else:
+                page.change(name, "10025", page.listen("filter.toml", "tcp:10025:interface=127.0.0.1"))
+                page.change(name, "10026", back)
+                page.change("filter.toml", "10026", back)
+                page.change(name, "smtp inet", f"127.0.0.1:{port} inet")
             (page.folder / "last").mkdir()
             sink = Service(page.folder / "last", ["--listen", tcp(last), "--lmtp", "--maildir", "mail"], [tcp(last)])
             ending.append(sink.terminate)
@@ -103,10 +110,11 @@ def test_before_the_queue_a_refusal_of_the_second_listener_reaches_the_client(
 
 def test_without_the_second_listener_nothing_is_acknowledged(page: Page, makeFiltered: MakeFiltered) -> None:
     filtered = makeFiltered("before.cf")
-    page.change("filter.toml", page.text("filter.toml").split("port = ")[1].strip(), freePort())
+    nowhere = f'upstream = "127.0.0.1:{freePort()}"'
+    page.change("filter.toml", re.findall("upstream = .*", page.text("filter.toml"))[0], nowhere)
     service = start(page)
     assert deliver(filtered.port, "ann@example.org")[0] == 451
-    service.waitForLine("cannot hand the message back")
+    service.waitForLine(nowhere.split('"')[1], "cannot be reached")
 
 
 def test_after_the_queue_a_refusal_is_bounced_and_a_lost_filter_delays(page: Page, makeFiltered: MakeFiltered) -> None:
@@ -118,6 +126,34 @@ def test_after_the_queue_a_refusal_is_bounced_and_a_lost_filter_delays(page: Pag
     filtered.maildir.waitFor(1)
     assert deliver(filtered.port, "ann@example.org", message=PROGRAM)[0] == 250
     filtered.postfix.waitForLine("status=bounced", "No programs here")
+
+
+def test_the_server_behind_learns_who_the_client_of_the_filter_was(page: Page, makeFiltered: MakeFiltered) -> None:
+    filtered = makeFiltered("after.cf")
+    start(page)
+    assert deliver(filtered.port, "ann@example.org")[0] == 250
+    filtered.postfix.waitForLine("orig_client=unknown[127.0.0.1]")
+
+
+def test_in_front_of_a_server_it_is_told_refusals_and_clients(page: Page, makeFiltered: MakeFiltered) -> None:
+    filtered = makeFiltered("front.cf")
+    # Who the test is cannot be chosen, but for a proxy.
+    page.change("front.toml", "authOptional = true", 'authOptional = true\nuseXClient = ["127.0.0.1"]')
+    page.start("smtphooks --config front.toml")
+    with smtplib.SMTP("127.0.0.1", filtered.port) as client:
+        client.ehlo()
+        assert client.docmd("XCLIENT", "ADDR=192.0.2.7 NAME=far.example")[0] == 220
+        client.ehlo("far.example")
+        assert client.mail("sender@far.example")[0] == 250
+        assert client.rcpt("joe@example.net") == (454, b"4.7.1 <joe@example.net>: Relay access denied")
+        assert client.rcpt("ann@example.org")[0] == 250
+        code, text = client.data(b"Subject: hello\r\n\r\nhello\r\n")
+    assert code == 250
+    assert b"queued as" in text
+    filtered.postfix.waitForLine("client=far.example[192.0.2.7]")
+    (stored,) = filtered.maildir.waitFor(1)
+    assert b"from far.example (far.example [192.0.2.7])" in stored.content
+    assert deliver(filtered.port, "ann@example.org", message=PROGRAM)[0] == 554
 
 
 @requires("swaks")

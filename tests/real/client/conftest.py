@@ -23,9 +23,9 @@ class Talk(list[tuple[str, str]]):
 
     @property
     def connections(self) -> int:
-        """How many greetings there were."""
-        greetings = [i for i, (direction, line) in enumerate(self) if direction == ">" and line[1:5] == "HLO "]
-        return sum(self[i - 1][1].startswith("220") and not self[i - 2][1].startswith("STARTTLS") for i in greetings)
+        """How many there were: each begins with EHLO, as does what follows STARTTLS and XCLIENT."""
+        again = self.said("STARTTLS") + self.said("XCLIENT")
+        return len(self.said("EHLO") + self.said("LHLO")) - len(again)
 
 
 @pytest.fixture

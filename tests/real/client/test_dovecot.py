@@ -39,12 +39,12 @@ async def test_each_recipient_has_its_own_reply_in_the_order_of_asking(
 
 @pytest_twisted.ensureDeferred
 async def test_many_recipients_have_many_replies(dovecot: Dovecot, client: SMTPClient, route: Route) -> None:
-    names = [f"user{number}@{DOMAIN}" for number in range(100)]
+    names = [f"user{number}@{DOMAIN}" for number in range(40)]
     delivery = await client.send(route, SENDER, names, MESSAGE)
     assert delivery.isWhole
-    assert [reply.code for reply in delivery.replies] == [250] * 100
+    assert [reply.code for reply in delivery.replies] == [250] * 40
     assert all(f"<{name}>" in reply.text for name, reply in zip(names, delivery.replies, strict=True))
-    assert len(dovecot.waitFor(100)) == 100
+    assert len(dovecot.waitFor(40)) == 40
 
 
 @pytest_twisted.ensureDeferred
@@ -62,11 +62,11 @@ async def test_a_transaction_has_replies_only_for_whom_it_has_accepted(
 @pytest_twisted.ensureDeferred
 async def test_chunks_have_a_reply_for_each_recipient(dovecot: Dovecot, client: SMTPClient, size: int) -> None:
     """Dovecot offers CHUNKING without BINARYMIME, for which alone the client uses it: so it is told to."""
-    message = HEADER + b"\r\n" + (b".\r\n" * (size // 3 + 1))[:size] + b"\r\n"
+    message = HEADER + b"\r\n" + b".\r\n" * (size // 3)
     transaction = await client.begin(routeOf(dovecot), SENDER)
     for name in (RECIPIENT, FULL, CAROL):
         await transaction.rcpt(name)
-    transaction._arguments = {"BODY": "BINARYMIME"}
+    transaction.isInChunks = True
     assert [reply.code for reply in await transaction.data(message)] == [250, 552, 250]
     assert all(each.content.endswith(b"\r\n" + message) for each in dovecot.waitFor(2))
 

@@ -79,11 +79,11 @@ def is451(server: Server) -> bool:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_message_is_sent_where_all_are_refused(server: Server, client: SMTPClient, talk: Talk) -> None:
+async def test_no_message_is_sent_where_all_are_refused(server: Server, client: SMTPClient) -> None:
     delivery = await client.send(routeOf(server), SENDER, [NOBODY], MESSAGE)
     assert (len(delivery.refused), delivery.replies) == (1, [])
     assert (await client.send(routeOf(server), SENDER, [RECIPIENT], MESSAGE)).isWhole
-    assert len(talk.said("DATA")) == 1
+    # DATA may go out with RCPT: then an empty message, for nobody, ends what the server has begun.
     assert len(server.waitFor()) == 1
 
 
@@ -103,12 +103,15 @@ async def test_one_connection_takes_many_transactions(server: Server, client: SM
 
 
 @pytest_twisted.ensureDeferred
-async def test_many_at_once_are_stored_once_each(server: Server, client: SMTPClient, talk: Talk) -> None:
+async def test_many_at_once_are_stored_once_each(server: Server, talk: Talk) -> None:
+    # OpenSMTPD listens with a backlog of 5: more connections at once would wait for many seconds.
+    client = SMTPClient(connections=5, transcript=lambda direction, line: talk.append((direction, line)))
     sent = [client.send(routeOf(server), SENDER, [f"user{n}@{DOMAIN}"], MESSAGE) for n in range(30)]
     deliveries = await defer.gatherResults([defer.ensureDeferred(each) for each in sent])
     assert all(delivery.isWhole for delivery in deliveries)
     assert sorted(each.recipients for each in server.waitFor(30)) == sorted((f"user{n}@{DOMAIN}",) for n in range(30))
-    assert talk.connections <= 20
+    assert talk.connections <= 5
+    await client.close()
 
 
 class Fault(Exception):
@@ -212,9 +215,9 @@ class TestTLS:
         self, server: Server, client: SMTPClient, talk: Talk, otherAuthority: str, tls: str
     ) -> None:
         needsTLS(server)
-        with pytest.raises(Unreachable, match="certificate verify failed"):
+        with pytest.raises(Unreachable, match="signed by no authority that is trusted here"):
             await client.send(routeOf(server, tls, ca=otherAuthority), SENDER, [RECIPIENT], MESSAGE)
-        with pytest.raises(Unreachable, match=r"(?i)name|mismatch|identity|certificate"):
+        with pytest.raises(Unreachable, match=r"its certificate is not for other\.example"):
             await client.send(routeOf(server, tls, servername="other.example"), SENDER, [RECIPIENT], MESSAGE)
         assert talk.said("MAIL") == []
 

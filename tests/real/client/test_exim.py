@@ -7,10 +7,10 @@ from email import message_from_bytes, policy
 import pytest
 import pytest_twisted
 
-from smtphooks.client import NotOffered, Refused, SMTPClient
+from smtphooks.client import NotOffered, Refused, SMTPClient, Unreachable
 from tests.real.client.conftest import Talk, routeOf
 from tests.real.client.test_every import HEADER, MESSAGE, RECIPIENT, SENDER
-from tests.real.mta.contained import DOMAIN, NOBODY, USER
+from tests.real.mta.contained import DOMAIN, NOBODY, USER, skipUnlessPossible
 from tests.real.mta.exim import Exim
 from tests.secrets import PASSWORD, WRONG_PASSWORD, secretsIn
 
@@ -37,6 +37,14 @@ async def test_a_wrong_password_is_refused(exim: Exim, client: SMTPClient, mecha
     with pytest.raises(Refused, match="535") as caught:
         await client.begin(route, SENDER)
     assert not secretsIn(repr(caught.value))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mechanism_that_is_not_offered_is_not_tried(exim: Exim, client: SMTPClient, talk: Talk) -> None:
+    route = routeOf(exim, user=USER, password=PASSWORD, authMethods=["SCRAM-SHA-256"])
+    with pytest.raises(Unreachable, match=f"no mechanism for user {USER}"):
+        await client.begin(route, SENDER)
+    assert talk.said("AUTH") == []
 
 
 @pytest_twisted.ensureDeferred
@@ -70,11 +78,12 @@ async def test_8bit_content_is_stored_as_it_is(exim: Exim, client: SMTPClient) -
 @pytest_twisted.ensureDeferred
 async def test_chunks_are_stored_as_they_are(exim: Exim, client: SMTPClient, talk: Talk, size: int) -> None:
     """Exim offers CHUNKING without BINARYMIME, for which alone the client uses it: so it is told to."""
-    message = HEADER + b"\r\n" + (b".\r\n" * (size // 3 + 1))[:size] + b"\r\n"
+    message = HEADER + b"\r\n" + b".\r\n" * (size // 3)
     transaction = await client.begin(routeOf(exim), SENDER)
     await transaction.rcpt(RECIPIENT)
-    transaction._arguments = {"BODY": "BINARYMIME"}
+    transaction.isInChunks = True
     assert [reply.code for reply in await transaction.data(message)] == [250]
+    assert talk.said("DATA") == []
     assert exim.waitFor()[0].content.endswith(b"\r\n" + message)
     assert (await client.send(routeOf(exim), SENDER, [RECIPIENT], MESSAGE)).isWhole
     assert talk.connections == 1
@@ -103,3 +112,42 @@ async def test_XCLIENT_that_must_be_and_is_not_offered_ends_it(exim: Exim, clien
     with pytest.raises(NotOffered, match="XCLIENT"):
         await client.begin(routeOf(exim, xClient=(("ADDR", "192.0.2.7"),)), SENDER)
     assert talk.said("MAIL") == []
+
+
+class TestLimits:
+    """What a server says about connections is not about messages."""
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_connection_that_has_had_its_share_is_replaced(self, client: SMTPClient, talk: Talk) -> None:
+        skipUnlessPossible(Exim)
+        with Exim(smtp_accept_max_per_connection=2) as exim:
+            for _ in range(5):
+                assert (await client.send(routeOf(exim), SENDER, [RECIPIENT], MESSAGE)).isWhole
+            assert len(exim.waitFor(5)) == 5
+            assert talk.connections == 3
+            assert sum(line.startswith("421") for _, line in talk) == 2
+
+    @pytest_twisted.ensureDeferred
+    async def test_one_that_was_closed_for_its_silence_is_replaced(self, client: SMTPClient, talk: Talk) -> None:
+        skipUnlessPossible(Exim)
+        with Exim(smtp_receive_timeout="1s") as exim:
+            assert (await client.send(routeOf(exim), SENDER, [RECIPIENT], MESSAGE)).isWhole
+            exim.waitForLine("SMTP command timeout")
+            assert (await client.send(routeOf(exim), SENDER, [RECIPIENT], MESSAGE)).isWhole
+            assert len(exim.waitFor(2)) == 2
+            assert talk.connections == 2
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_server_that_is_full_is_one_for_later(self, client: SMTPClient) -> None:
+        skipUnlessPossible(Exim)
+        with Exim(smtp_accept_max=2) as exim:
+            transaction = await client.begin(routeOf(exim), SENDER)
+            # It may not have noticed that a connection from before has ended.
+            others = 0
+            with pytest.raises(Refused, match="421 Too many concurrent SMTP connections") as caught:
+                while others < 2:
+                    await client.begin(routeOf(exim), SENDER)
+                    others += 1
+            assert not caught.value.isPermanent
+            await transaction.rcpt(RECIPIENT)
+            assert [reply.code for reply in await transaction.data(MESSAGE)] == [250]

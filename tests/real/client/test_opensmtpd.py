@@ -75,3 +75,19 @@ async def test_no_password_is_said_where_AUTH_is_not_offered(
     with pytest.raises(Unreachable, match="offers nothing for AUTH"):
         await client.begin(routeOf(openSMTPD, user=USER, password=PASSWORD), SENDER)
     assert talk.said("AUTH") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_TLS_that_is_not_required_stands_in_no_ones_way(openSMTPD: OpenSMTPD, client: SMTPClient) -> None:
+    """Also where every handshake fails, as with OpenSMTPD of Debian 12."""
+    assert (await client.send(routeOf(openSMTPD, "opportunistic"), SENDER, [RECIPIENT], MESSAGE)).isWhole
+    assert openSMTPD.waitFor()[0].content.endswith(b"\r\n" + MESSAGE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_without_a_header_is_refused_at_its_end(openSMTPD: OpenSMTPD, client: SMTPClient) -> None:
+    delivery = await client.send(routeOf(openSMTPD), SENDER, [RECIPIENT], b"without a header\r\n")
+    assert [reply.code for reply in delivery.replies] == [550]
+    assert not delivery.isWhole
+    assert (await client.send(routeOf(openSMTPD), SENDER, [RECIPIENT], MESSAGE)).isWhole
+    assert len(openSMTPD.waitFor()) == 1

@@ -166,6 +166,10 @@ class Server:
         """The commands that mount what only this server must see."""
         return ()
 
+    def _hasQueue(self) -> bool:
+        """It has acknowledged messages that it has not delivered."""
+        return False
+
     def _logged(self) -> str:
         """What it has written to a log that is not its output."""
         return ""
@@ -178,8 +182,11 @@ class Server:
         lines = [*self._accountMounts(), *self._mounts(), self._command()]
         # The shell is the first process, which reaps the orphans of the namespace: not each server would.
         script = " && ".join(shlex.join(map(str, line)) for line in lines)
-        libraries = [*sorted(map(str, (unpacked() or Path("none")).glob("usr/lib/*-linux-gnu")))]
-        environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(libraries), "LC_ALL": "C"}
+        root = unpacked() or self.folder
+        libraries = [str(folder) for place in ("lib", "usr/lib") for folder in (root / place).glob("*-linux-gnu")]
+        environment = {**os.environ, "LC_ALL": "C"}
+        if libraries:
+            environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
         environment["PATH"] = f"{environment.get('PATH', os.defpath)}:/usr/sbin:/sbin"
         # The second command keeps the shell from becoming the first one's process.
         self._program = Program([*_NAMESPACES, "sh", "-c", f"{script}; exit $?"], environment, self.folder)
@@ -191,7 +198,8 @@ class Server:
         for name, line in (("passwd", "{0}:x:{1}:{1}::/nonexistent:/usr/sbin/nologin\n"), ("group", "{0}:x:{1}:\n")):
             own = self.folder / name
             added = "".join(line.format(user, number) for user, number in self._accounts.items())
-            own.write_text(Path("/etc", name).read_text() + added)
+            # In front, where they are found first if the machine has users of these names.
+            own.write_text(added + Path("/etc", name).read_text())
             yield ["mount", "--bind", own, f"/etc/{name}"]
 
     @property
@@ -202,14 +210,14 @@ class Server:
     def _isUp(self) -> bool:
         if not self.isRunning:
             raise AssertionError(f"{type(self).__name__} does not start:\n{self.log()}")
-        return all(map(_greets, [self.port, *filter(None, [self.path])]))
+        return _greets(self.port) and (self.path is None or _greets(self.path))
 
     def kill(self) -> None:
         """Send SIGKILL to all of its processes, also paused ones."""
         if self._program is not None:
             # The first process of a namespace takes all others along; unshare waits until they have ended.
             for pid in _children(self._program.pid):
-                os.kill(pid, signal.SIGKILL)
+                _send(signal.SIGKILL, pid)
             self._program.wait()
             self._earlier += self._program.output
             self._program = None
@@ -219,7 +227,7 @@ class Server:
         assert self._program is not None
         for shell in _children(self._program.pid):
             for server in _children(shell):
-                os.kill(server, signal.SIGTERM)
+                _send(signal.SIGTERM, server)
         self._program.wait()
         self.kill()
 
@@ -247,8 +255,7 @@ class Server:
         # Again, until no process is left that was born meanwhile.
         while new := _descendants(self._program.pid) - done:
             for pid in new:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
+                _send(number, pid)
             done |= new
 
     # What it has done.
@@ -262,6 +269,10 @@ class Server:
         """The messages, once there are this many."""
         eventually(lambda: len(list(self._maildir.rglob("new/*"))) >= count, f"{count} messages")
         return self.messages()
+
+    def waitUntilIdle(self) -> None:
+        """Wait until it has delivered all that it has acknowledged."""
+        eventually(lambda: not self._hasQueue(), f"an empty queue of {type(self).__name__}")
 
     def clear(self) -> None:
         """Forget the messages so far."""
@@ -311,6 +322,7 @@ def running(server: AnyServer) -> AnyServer:
         server.resume()
     else:
         server.start()
+    server.waitUntilIdle()
     server.clear()
     return server
 
@@ -348,11 +360,26 @@ def _accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def _send(number: signal.Signals, pid: int) -> None:
+    # It may have ended by itself.
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def modeOf(file: Path) -> int:
+    """The mode of a file, 0 if it is gone by now."""
+    try:
+        return file.stat().st_mode
+    except FileNotFoundError:
+        return 0
+
+
 def _children(pid: int) -> set[int]:
-    children = set()
-    for file in Path("/proc").glob(f"{pid}/task/*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            children |= set(map(int, file.read_text().split()))
+    children: set[int] = set()
+    # A process and its threads may end at any time.
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            children.update(map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split()))
     return children
 
 

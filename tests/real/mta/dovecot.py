@@ -82,7 +82,7 @@ disable_plaintext_auth = no
 login_trusted_networks = 127.0.0.0/8
 auth_mechanisms = plain login cram-md5 scram-sha-1 scram-sha-256 xoauth2 oauthbearer
 mail_location = maildir:~
-mail_fsync = always
+mail_fsync = never
 first_valid_uid = 1
 lmtp_save_to_detail_mailbox = no
 lda_mailbox_autocreate = yes
@@ -100,6 +100,12 @@ service lmtp {{
   }}
   unix_listener {folder}/lmtp.sock {{
     mode = 0666
+  }}
+}}
+# Otherwise an address from which wrong passwords come waits longer each time.
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
   }}
 }}
 service auth {{

@@ -6,6 +6,7 @@ Debian's one insists on a user that only these processes see.  This module knows
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.real.mta.contained import DOMAIN, HOST, MAX_SIZE, Server, unpacked
@@ -24,6 +25,14 @@ class Exim(Server):
     _accounts = {"Debian-exim": 941}
     _storer = "Debian-exim"
 
+    def __init__(self, users: Mapping[str, str] | None = None, **more: object) -> None:
+        """
+        @param users: passwords of those who may authenticate.
+        @param more: further settings of its main section.
+        """
+        self._more = {"smtp_accept_max": 500, **more}
+        super().__init__(users)
+
     def _prepare(self) -> None:
         self._ownMaildir()
         for name in ("spool", "log"):
@@ -33,11 +42,15 @@ class Exim(Server):
         (self.folder / "users").write_text("".join(f"{name}: {password}\n" for name, password in self.users.items()))
         values = {"program": _program(), "folder": self.folder, "port": self.port, "tlsPort": self.tlsPort}
         text = _CONFIG.format(**values, host=HOST, domain=DOMAIN, size=MAX_SIZE)
-        (self.folder / "exim.conf").write_text(text + (_AUTHENTICATORS % {"folder": self.folder}))
+        more = "".join(f"{name} = {value}\n" for name, value in self._more.items())
+        (self.folder / "exim.conf").write_text(more + text + (_AUTHENTICATORS % {"folder": self.folder}))
 
     def _command(self) -> list[object]:
         # -q: what is in the queue after a kill is delivered at once.
         return [_program(), "-C", self.folder / "exim.conf", "-bdf", "-q10s"]
+
+    def _hasQueue(self) -> bool:
+        return any((self.folder / "spool/input").rglob("*-H"))
 
     def _logged(self) -> str:
         return "".join(file.read_text(errors="replace") for file in sorted((self.folder / "log").glob("*log")))
@@ -71,7 +84,6 @@ host_lookup =
 message_size_limit = {size}
 check_spool_space = 0
 check_log_space = 0
-smtp_accept_max = 500
 smtp_accept_queue_per_connection = 0
 smtp_max_synprot_errors = 1000
 smtp_accept_max_nonmail = 1000

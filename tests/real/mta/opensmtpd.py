@@ -44,6 +44,9 @@ class OpenSMTPD(Server):
         yield ["mount", "--bind", self.folder / "spool", "/var/spool/smtpd"]
         yield ["mount", "--bind", folder / "usr/libexec/opensmtpd", "/usr/libexec/opensmtpd"]
 
+    def _hasQueue(self) -> bool:
+        return any((self.folder / "spool/queue").glob("*/*"))
+
     def _command(self) -> list[object]:
         folder = unpacked()
         assert folder is not None

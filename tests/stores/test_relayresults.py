@@ -1,0 +1,39 @@
+"""Replies of upstream as results: for each recipient one, and of several the one with which nothing is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from smtphooks import SMTPError
+from smtphooks.client import ReceivedReply
+from smtphooks.stores.relayresults import Result, resultOf, resultsFor, worst
+
+NO, LATER = SMTPError("no", 550), SMTPError("later", 451)
+
+
+@pytest.mark.parametrize(
+    "results, expected",
+    [
+        (["a", "b"], "a"),
+        (["a", NO], NO),
+        (["a", LATER], LATER),
+        ([NO, LATER, "a"], LATER),
+        ([NO, NO], NO),
+    ],
+)
+def test_a_temporary_refusal_is_the_worst(results: list[Result], expected: Result) -> None:
+    assert worst(results) is expected
+
+
+def test_recipients_that_were_not_accepted_have_no_reply() -> None:
+    assert resultsFor(["a", "b"], [None, NO, None], isEach=True) == ["a", NO, "b"]
+    assert resultsFor(["a"], [None, NO, None], isEach=False) == ["a", NO, "a"]
+
+
+def test_only_a_2xx_is_a_yes() -> None:
+    assert resultOf(ReceivedReply("250 2.0.0 queued")) == "queued"
+    assert resultOf(ReceivedReply("250-2.0.0 queued", "250 2.0.0 as 1")) == "queued as 1"
+    for line, code in (("354 go", 451), ("421 bye", 451), ("550 5.1.1 no", 550), ("452 4.2.2 full", 452)):
+        result = resultOf(ReceivedReply(line))
+        assert isinstance(result, SMTPError)
+        assert result.responseCode == code
