@@ -66,7 +66,7 @@ def test_a_message_larger_than_the_server_takes_is_not_begun() -> None:
 def test_XFORWARD_tells_what_the_server_offers_to_be_told() -> None:
     server = Server()
     send(server, xForward={"NAME": "client.test", "ADDR": "192.0.2.1", "HELO": "x", "name": "a b"})
-    assert linesOf(server)[:3] == ["XFORWARD NAME=client.test", "XFORWARD ADDR=192.0.2.1", "XFORWARD name=a+20b"]
+    assert linesOf(server)[:1] == ["XFORWARD NAME=client.test ADDR=192.0.2.1 name=a+20b"]
     assert send(Server(XFORWARD="550 no"), xForward={"NAME": "x"}).reply.code == 550
     quiet = Server(extensions=())
     send(quiet, xForward={"NAME": "x"})

@@ -622,7 +622,10 @@ def test_a_refused_sender_is_not_asked_about_at_another_server(relays: Relays) -
         ({"upstream": "mx:25", "user": "ann"}, "option user is given without password"),
         ({"upstream": "mx:25", "ca": "/nowhere/ca.pem"}, "options ca cannot be used"),
         ({"upstream": "mx:25", "user": "ann", "token": "x", "authMethods": ["PLAIN"]}, "it wants XOAUTH2"),
-        ({"upstream": "mx:25", "user": "ann", "password": "x", "authMethods": ["NTLM"]}, "it wants SCRAM-SHA-256"),
+        (
+            {"upstream": "mx:25", "user": "ann", "password": "x", "authMethods": ["NTLM"]},
+            "it wants a list of SCRAM-SHA-256",
+        ),
         ({"upstream": "mx:25", "hoplimit": 3}, "did you mean hopLimit?"),
         ({}, "option upstream is missing"),
     ],
