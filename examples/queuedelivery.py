@@ -232,8 +232,8 @@ class Consumer:
 
     async def publish(self, channel: Any, name: str, properties: Any, body: bytes, headers: dict[str, Any]) -> None:
         """Put a message into a queue, and wait until the broker has it."""
-        # All headers are in one frame, and a larger one than the broker takes would end the connection.  So what it says
-        # of where a message was (x-death) stays away, and of a long reply the rest.
+        # All headers are in one frame, and one that is larger than the broker takes would end the connection.  So what
+        # it says of where a message was (x-death) stays away, and of a long reply the rest.
         own = {key: value[:500] if key == "reason" else value for key, value in headers.items()}
         kept = {key: value for key, value in (properties.headers or {}).items() if not key.startswith("x-")}
         copy = pika.BasicProperties(
