@@ -181,7 +181,7 @@ class _Client:
         if chunked and accepted:
             done = self._sendChunks(connection, content)
         elif not chunked and connection.code == 354:
-            # Where no recipient is left, an empty message is refused: RFC 5321 section 3.3 lets DATA get a 354.
+            # DATA may get a 354 though no recipient is left: an empty message is refused then (RFC 2920 section 3.1).
             connection.send(content.replace(b"\r\n.", b"\r\n..") + b".\r\n" if accepted else b".\r\n")
             done = True
         else:

@@ -9,6 +9,7 @@ This module knows no store, no load and no rounds.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from random import Random
 HERE, THERE = "10.99.0.1", "10.99.0.2"
 _HERE_DEVICE, _THERE_DEVICE = "here0", "there0"
 
+_PROGRAMS = ("unshare", "nsenter", "mount", "ip", "tc", "ss")
 _INSIDE = "CHAOS_ISOLATED"
 _UNSHARE = ["--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
@@ -29,14 +31,16 @@ def isolate(arguments: Sequence[str]) -> str | None:
 
     @return: None inside of the namespaces; a reason where there can be none.
     """
+    # These are where not everybody's PATH finds them.
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     if os.environ.get(_INSIDE):
         return None
+    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
+    if missing:
+        return f"{', '.join(missing)} not installed"
     for further in ([], ["--user", "--map-root-user"]):
         command = ["unshare", *further, *_UNSHARE]
-        try:
-            tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return "unshare is not installed"
+        tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
         if tried.returncode == 0:
             os.environ[_INSIDE] = "1"
             os.execvp(command[0], [*command, sys.executable, "-m", "chaos", *arguments])
@@ -48,7 +52,6 @@ class Network:
 
     def __init__(self) -> None:
         """
-        @raise OSError: if a program that is needed is not installed.
         @raise CalledProcessError: if the kernel cannot do it.
         """
         # The shell says when it is in its namespace, and waits there until that is held by the descriptor.

@@ -93,7 +93,7 @@ class SMTPClient:
         try:
             return await self._begin(connection, mailFrom, mailArgs or {}, xForward)
         except (Unreachable, Refused) as error:
-            if not (isUsed and _isStale(error)):
+            if not (isUsed and _isStale(connection, error)):
                 raise
         connection, _ = await self._pool.take(route, isFresh=True)
         return await self._begin(connection, mailFrom, mailArgs or {}, xForward)
@@ -153,7 +153,7 @@ class SMTPClient:
         try:
             return await attempt.run(self._newTransaction(connection), content)
         except (Unreachable, Refused) as error:
-            if not isUsed or attempt.hasBegunContent or not _isStale(error):
+            if not isUsed or attempt.hasBegunContent or not _isStale(connection, error):
                 raise
         connection, _ = await self._pool.take(route, isFresh=True)
         return await attempt.run(self._newTransaction(connection), content)
@@ -249,9 +249,9 @@ def _refusedOf(replies: Sequence[ReceivedReply]) -> dict[int, ReceivedReply]:
     return {i: reply for i, reply in enumerate(replies) if not 200 <= reply.code < 300}
 
 
-def _isStale(error: Unreachable | Refused) -> bool:
-    """Has the server, or something on the way, ended a connection that was kept?"""
-    return error.reply is None or error.reply.code == 421
+def _isStale(connection: Connection, error: Unreachable | Refused) -> bool:
+    """Has the server, or something on the way, ended a connection that was kept?  One that hangs has had its time."""
+    return error.reply.code == 421 if error.reply is not None else not connection.hasTimedOut
 
 
 def _argumentsFor(mailFrom: str, rcptTo: Sequence[str], content: Content, given: Arguments) -> dict[str, str | bool]:

@@ -39,6 +39,7 @@ class Connection(Protocol):
     @ivar messages: transactions so far.
     @ivar lost: why it cannot be used any more, or None.
     @ivar hasFailedTLS: it was lost while TLS began.
+    @ivar hasTimedOut: it was given up because the server took too long.
     @ivar isPaused: the server does not read as fast as is written.
     @ivar closed: fires with None when the transport is gone.
     """
@@ -58,6 +59,7 @@ class Connection(Protocol):
         self.messages: int = 0
         self.lost: ClientError | None = None
         self.hasFailedTLS: bool = False
+        self.hasTimedOut: bool = False
         self.isPaused: bool = False
         self.closed: Waiting[None] = Waiting()
         self.conversation: Conversation = Conversation()
@@ -249,6 +251,7 @@ class Connection(Protocol):
 
     def _timedOut(self, what: str, seconds: float) -> None:
         self._deadline = None
+        self.hasTimedOut = True
         self.hasFailedTLS = self._handshake is not None
         self.abort(because(Unreachable(f"{self.route} has not {what} within {seconds:g} seconds"), TimeoutError()))
 

@@ -251,9 +251,11 @@ class Exchange:
                 self._source.resumeProducing()
 
     def stopProducing(self) -> None:
-        """C{IBodyProducer}: the connection is lost; the request fails, and with it the exchange."""
+        """C{IBodyProducer}: the connection is about to be lost."""
         if self._source is not None:
             self._source.pauseProducing()
+        if self._target is not None and not self.answered.called:
+            self._link.readOnceMore()
 
     # --- the answer ---
 

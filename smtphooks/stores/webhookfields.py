@@ -89,7 +89,7 @@ def _encoded(value: str) -> str:
 
 def _json(value: object) -> str:
     """JSON of printable ASCII only, in one line."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=str).replace("\x7f", "\\u007f")
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=str)
 
 
 def _verdictsOf(verdicts: dict[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReadDescriptor, IStreamClientEndpoint
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
@@ -179,16 +179,29 @@ class _Link(ProtocolWrapper):
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """C{IConsumer}: a request begins, and this is its body."""
+        if self._exchange is not None:
+            ProtocolWrapper.unregisterProducer(self)
         self._exchange = producer
         self._requests += 1
         self._octets, self._head = 0, b""
         producer.connected(self)
         ProtocolWrapper.registerProducer(self, producer, streaming)
 
+    def unregisterProducer(self) -> None:
+        """C{IConsumer}: all was sent.  Until there is an answer the transport keeps its producer, to tell of a loss."""
+
+    def readOnceMore(self) -> None:
+        """A write that fails ends a connection before Twisted has read what the server said before it closed."""
+        self.isMute = True
+        transport: Any = self.transport
+        if IReadDescriptor.providedBy(transport):
+            transport.doRead()
+
     def leave(self, exchange: Exchange, isReusable: bool) -> None:
         """An exchange has ended."""
         if self._exchange is exchange:
             self._exchange = None
+            ProtocolWrapper.unregisterProducer(self)
             if not isReusable:
                 self.abort()
 

@@ -7,8 +7,10 @@ import sys
 from typing import Any
 
 import pytest
+import pytest_twisted
 
-from smtphooks.client import Delivery, NotOffered, Refused, Route, Unreachable
+from smtphooks.client import Delivery, NotOffered, Refused, Route, SMTPClient, Unreachable, routeTo
+from smtphooks.testing import SMTPServerThread
 from tests.client.network import ESMTP, MESSAGE, ROUTE, Network, Server, clientOf, nothingIsLeft
 
 pytestmark = pytest.mark.usefixtures("logged")
@@ -151,6 +153,62 @@ def test_what_cannot_be_said_is_an_error_before_anything_is(arguments: Any, kind
     assert not any(line.startswith(("MAIL", "RCPT", "DATA")) for line in server.heard)
     assert client._pool._idle, "the connection is as good as before"
     nothingIsLeft(network, client)
+
+
+# --- against a server of ours ---
+
+
+@pytest_twisted.ensureDeferred
+async def test_binary_messages_go_to_a_server_of_ours_in_chunks() -> None:
+    content = bytes(range(256)) * 3000 + b"\r\n.\r\n"
+    with SMTPServerThread() as server:
+        client = SMTPClient()
+        route = routeTo(f"{server.host}:{server.port}")
+        delivery = await client.send(route, "a@b.test", ["c@d.test"], content, mailArgs={"BODY": "BINARYMIME"})
+        await client.close()
+        assert delivery.isWhole
+        assert server.messages[0].octets == content
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_of_ours_receives_over_LMTP_and_answers_for_each_recipient() -> None:
+    with SMTPServerThread(unix=True, lmtp=True) as server:
+        client = SMTPClient()
+        server.fail("RCPT", 550, recipient="no@d.test")
+        route = routeTo(server.path, lmtp=True, tls="none")
+        delivery = await client.send(route, "", ["c@d.test", "no@d.test", "e@d.test"], MESSAGE)
+        await client.close()
+        assert [*delivery.refused] == [1]
+        assert [reply.code for reply in delivery.replies] == [250, 250]
+        assert server.messages[0].octets == MESSAGE
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_of_ours_learns_who_the_client_was_and_what_is_asked_of_it() -> None:
+    options: dict[str, Any] = {"useXClient": True, "hideDSN": False, "hideREQUIRETLS": False}
+    with SMTPServerThread(**options) as server:
+        client = SMTPClient()
+        who = [("ADDR", "192.0.2.99"), ("NAME", "client.example"), ("HELO", "hello.example")]
+        route = Route(
+            host=server.host,
+            port=server.port,
+            tls="required",
+            ca=server.certificate,
+            servername="localhost",
+            xClient=who,
+        )
+        given: Any = {"mailArgs": {"ENVID": "a+b", "REQUIRETLS": True}, "rcptArgs": [{"ORCPT": "rfc822;x+y@d.test"}]}
+        delivery = await client.send(route, "ä@b.test", ["c@d.test"], MESSAGE, **given)
+        await client.close()
+        assert delivery.isWhole
+        (message,) = server.messages
+        assert message.session.remoteAddress == "192.0.2.99"
+        assert message.session.hostNameAppearsAs == "hello.example"
+        assert message.session.secure
+        assert message.envelope.mailFrom.args["ENVID"] == "a+b"
+        assert message.envelope.mailFrom.args["REQUIRETLS"] is True
+        assert message.envelope.mailFrom.args["SMTPUTF8"] is True
+        assert message.envelope.rcptTo[0].args["ORCPT"] == "rfc822;x+y@d.test"
 
 
 # --- asyncio ---

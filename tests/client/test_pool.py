@@ -120,6 +120,19 @@ def test_a_stale_connection_is_replaced_once(reply: Any, isWhole: bool) -> None:
     nothingIsLeft(network, client)
 
 
+@pytest.mark.parametrize("isWhole", [False, True])
+def test_a_server_that_hangs_is_not_waited_for_twice(isWhole: bool) -> None:
+    network = Network(Server(MAIL=["250 ok", None]), Server())
+    client = clientOf(network)
+    end(network, begin(network, client))
+    sent = network.run(client.send(ROUTE, "a@b.test", ["c@d.test"], MESSAGE)) if isWhole else begin(network, client)
+    network.advance(13.1)
+    network.settle()
+    assert str(sent.error) == "/server has not answered MAIL within 13 seconds"
+    assert len(network.lines) == 1
+    nothingIsLeft(network, client)
+
+
 def test_a_new_connection_is_not_replaced() -> None:
     servers = [Server(MAIL=["250 ok", "421 4.4.2 timeout"]), Server(MAIL="421 4.4.2 timeout"), Server()]
     network = Network(*servers)

@@ -302,6 +302,17 @@ def test_with_a_CA_even_TLS_that_is_only_offered_must_be_trusted(serve: Serve, t
         assert "is not trusted (it has expired)" in said
 
 
+def test_where_TLS_that_need_not_be_fails_the_dialogue_says_so_and_goes_on_without(tmp_path: Path) -> None:
+    with SMTPServerThread(brokenTLS="cut") as server:
+        address = f"127.0.0.1:{server.port}"
+        shown = lines(tmp_path, "--to", "a@b", address)
+        assert next(line for line in shown if line.startswith("!")).startswith(f"! {address}: TLS fails, ")
+        assert shown.count("> STARTTLS") == 1 and len(server.messages) == 1
+        assert sentence(tmp_path, "--to", "a@b", "--tls=starttls", address).startswith(
+            f"smtphooks: {address}: TLS fails ("
+        )
+
+
 def test_what_a_server_does_not_take_is_not_sent(tmp_path: Path) -> None:
     (tmp_path / "mail.eml").write_bytes(b"Subject: x\n\n" + b"a" * 100)
     with SMTPServerThread(size=50) as server:

@@ -30,7 +30,6 @@ from tests.real.programs import (
 )
 from tests.secrets import TOKEN, secretsIn
 
-SERVERS = ["aiohttp", "klein", "flask"]
 SMALL = b"Subject: hello\r\n\r\nhello\r\n"
 LINE = b"0123456789" * 7 + b"\r\n"
 LARGE = b"Subject: large\r\n\r\n" + LINE * 80_000  # more than the buffers of all sockets hold
@@ -105,8 +104,17 @@ def digestOf(message: bytes) -> bytes:
 # --- messages arrive ---
 
 
-@pytest.mark.parametrize("options", [{}, {"spool": True}, {"secret": "0123456789abcdef"}], ids=["", "spool", "secret"])
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize(
+    "kind, options",
+    [
+        ("aiohttp", {}),
+        ("aiohttp", {"spool": True}),
+        ("aiohttp", {"secret": "0123456789abcdef"}),
+        ("klein", {}),
+        ("flask", {"spool": True}),
+    ],
+    ids=["aiohttp", "aiohttp-spool", "aiohttp-secret", "klein", "flask-spool"],
+)
 def test_messages_arrive_whole(webhooks: Webhooks, kind: str, options: dict[str, Any]) -> None:
     pytest.importorskip(kind)
     webhooks.serve(kind)
@@ -152,6 +160,30 @@ def test_a_server_that_refuses_before_it_has_read_all_is_understood(webhooks: We
     for _ in range(5):
         assert webhooks.send(LARGE) == (552, b"5.3.4 At most 100 kB")
     assert webhooks.send(SMALL)[0] == 250
+
+
+@pytest.mark.parametrize("options", [{}, {"spool": True}], ids=["", "spool"])
+def test_a_server_that_refuses_and_resets_the_connection_is_understood(webhooks: Webhooks, options: Any) -> None:
+    with socket.create_server(("127.0.0.1", webhooks.http)) as listening:
+        threading.Thread(target=resetAll, args=[listening], daemon=True).start()
+        webhooks.start(**options)
+        for _ in range(25):
+            assert webhooks.send(LARGE[:3_000_000]) == (552, b"5.3.4 big")
+
+
+def resetAll(listening: socket.socket) -> None:
+    """Refuse each request before all of it has come, and reset its connection."""
+    while True:
+        try:
+            connection = listening.accept()[0]
+        except OSError:
+            return
+        octets = 0
+        while octets < 200_000:
+            octets += len(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 413 No\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nbig")
+        reset(connection)
+        connection.close()
 
 
 def test_a_message_above_the_limit_is_refused(webhooks: Webhooks) -> None:

@@ -17,10 +17,10 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 
-from smtphooks.hooks import Unavailable
+from smtphooks.hooks import Unavailable, hookOf
 from smtphooks.replies import SMTPError
 from smtphooks.session import Address
-from smtphooks.stores import Webhook
+from smtphooks.stores import Discard, Tee, Webhook
 from tests.layers.scanners import Message, isTidy
 from tests.secrets import TOKEN
 from tests.stores.webhooks import (
@@ -756,7 +756,10 @@ async def test_a_fault_about_a_recipient_is_not_remembered(webhook):
 
 
 def test_without_a_url_for_recipients_there_is_no_such_hook():
-    assert Webhook("http://127.0.0.1/").onRcptTo is None
+    url = "http://127.0.0.1/"
+    assert hookOf(Webhook(url), "onRcptTo") is None
+    assert hookOf(Tee(Webhook(url), Discard()), "onRcptTo") is None
+    assert hookOf(Tee(Webhook(url, recipientURL=url), Discard()), "onRcptTo") is not None
 
 
 # --- logs and options ---
