@@ -29,7 +29,6 @@ from smtphooks.client.transports import LOST, causeOf, isLocal
 
 Transcript = Callable[[str, str], object]
 """Is told C{">"} and what is said, C{"<"} and each line of a reply; secrets are left out."""
-
 _QUIT_SECONDS = 5.0
 
 
@@ -55,9 +54,7 @@ class Connection(Protocol):
         transcript: Transcript | None = None,
         avoidsTLS: bool = False,
     ) -> None:
-        """
-        @param avoidsTLS: do without TLS that need not be, as it has failed with this server.
-        """
+        """@param avoidsTLS: do without TLS that need not be, as it has failed with this server."""
         self.route: Route = route
         self.messages: int = 0
         self.lost: ClientError | None = None
@@ -123,10 +120,8 @@ class Connection(Protocol):
         except BaseException as error:
             if isinstance(error, ClientError):
                 error.isOpening = True
-            if isinstance(error, (Refused, NotOffered)):
-                self.quit()
-            else:
-                self.abort()
+            end = self.quit if isinstance(error, (Refused, NotOffered)) else self.abort
+            end()
             raise
 
     async def _do(self, step: Any) -> ReceivedReply | None:
@@ -291,15 +286,14 @@ class Connection(Protocol):
         if handshake is None or encryption is None or self.lost is not None:
             return
         if not encryption.isAccepted:
-            self._failTLS(encryption.fault or "its certificate was not verified")
-            return
+            return self._failTLS(encryption.fault or "its certificate was not verified")
         self._handshake = None
         self._waiting.pop(handshake, None)
         self._restart()
         handshake.callback(None)
-        early, self._early = b"".join(self._early), []
-        if early:
-            self.dataReceived(early)
+        early, self._early = self._early, []
+        for octets in early:
+            self.dataReceived(octets)
 
     def _failTLS(self, what: str) -> None:
         self.hasFailedTLS = True
@@ -346,11 +340,11 @@ class Connection(Protocol):
             self.closed.callback(None)
 
     def pauseProducing(self) -> None:
-        """C{IPushProducer}: the server does not read as fast as a message is written."""
+        """C{IPushProducer}."""
         self.isPaused = True
 
     def resumeProducing(self) -> None:
-        """C{IPushProducer}: it reads on."""
+        """C{IPushProducer}."""
         self.isPaused = False
         self._makeRoom()
 
@@ -385,7 +379,7 @@ class Connection(Protocol):
             reply = ReceivedReply(*(line.replace(secret, "…") for line in reply.split("\n")))
         for line in reply.split("\n"):
             self._show("<", line)
-        self._isLeaving = self._isLeaving or reply.code == 421  # RFC 5321 section 3.8: it closes the connection now
+        self._isLeaving |= reply.code == 421  # RFC 5321 section 3.8: it closes the connection now
         isEarly = self._isSending  # and not since whoever waits has heard this
         if not waiting.called:
             waiting.callback(reply)
