@@ -483,6 +483,18 @@ def test_a_message_that_is_abandoned_while_it_is_sent_does_not_end() -> None:
     begun.end()
 
 
+def test_no_command_is_said_where_the_server_waits_for_the_message() -> None:
+    """As by one who asks for DATA, and gives up before the content."""
+    begun = Begun("x@y.test")
+    assert Outcome(begun.network, begun.transaction.askData()).isPending
+    begun.network.settle()
+    begun.transaction.abandon()
+    begun.network.settle()
+    assert begun.line.wasAborted
+    assert begun.server.contents == 0
+    begun.end()
+
+
 def test_a_cancelled_recipient_ends_the_connection() -> None:
     begun = Begun("x@y.test", RCPT=["250 ok", None])
     asked = begun.transaction.rcpt("z@y.test")
