@@ -27,11 +27,6 @@ from smtphooks.client.tls import Encryption, encryptionFor
 from smtphooks.client.transcript import Redaction, Transcript
 from smtphooks.client.transports import LOST, causeOf, isLocal
 
-<<<<<<< HEAD
-=======
-Transcript = Callable[[str, str], object]
-"""Is told C{">"} and what is said, C{"<"} and each line of a reply; secrets are left out."""
->>>>>>> wt15-client
 _QUIT_SECONDS = 5.0
 
 
@@ -121,17 +116,10 @@ class Connection(Protocol):
         except StopIteration:
             self.conversation.pipelines = "PIPELINING" in self.extensions
         except BaseException as error:
-<<<<<<< HEAD
             if isinstance(error, (Refused, NotOffered)):
                 self.quit()
             else:
                 self.abort()
-=======
-            if isinstance(error, ClientError):
-                error.isOpening = True
-            end = self.quit if isinstance(error, (Refused, NotOffered)) else self.abort
-            end()
->>>>>>> wt15-client
             raise
 
     async def _do(self, step: Any) -> ReceivedReply | None:
@@ -299,12 +287,8 @@ class Connection(Protocol):
         if handshake is None or encryption is None or self.lost is not None:
             return
         if not encryption.isAccepted:
-<<<<<<< HEAD
             self._failTLS("its certificate was not verified")
             return
-=======
-            return self._failTLS(encryption.fault or "its certificate was not verified")
->>>>>>> wt15-client
         self._handshake = None
         self._waiting.pop(handshake, None)
         self._restart()
@@ -393,19 +377,11 @@ class Connection(Protocol):
 
     def _answer(self, waiting: Waiting[ReceivedReply], reply: ReceivedReply, isSecret: bool = False) -> None:
         self._waiting.pop(waiting, None)
-<<<<<<< HEAD
         self._shown.heard(reply)
         # Some servers tell in an error what they do not understand; a challenge must stay what it is.
         if isSecret and reply.code != 334:
             reply = ReceivedReply(*self._shown.withoutSecrets(reply).split("\n"))
         self._isLeaving = self._isLeaving or reply.code == 421  # RFC 5321 section 3.8: it closes the connection now
-=======
-        if len(secret) > 3 and secret in reply:  # some servers tell in an error what they do not understand
-            reply = ReceivedReply(*(line.replace(secret, "…") for line in reply.split("\n")))
-        for line in reply.split("\n"):
-            self._show("<", line)
-        self._isLeaving |= reply.code == 421  # RFC 5321 section 3.8: it closes the connection now
->>>>>>> wt15-client
         isEarly = self._isSending  # and not since whoever waits has heard this
         if not waiting.called:
             waiting.callback(reply)
