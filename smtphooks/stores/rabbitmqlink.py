@@ -92,9 +92,9 @@ class Link:
 
     def __init__(self, address: NodeAddress, target: Target, clock: Any) -> None:
         self.lost: Deferred[str] = Deferred()
-        self.isOpen = False
-        self.hasConfirmed = False
-        self.headerOctets = 0
+        self.isOpen: bool = False
+        self.hasConfirmed: bool = False
+        self.headerOctets: int = 0
         self.blocked: str | None = None
         self._address = address
         self._target = target
