@@ -216,7 +216,12 @@ async def test_a_certificate_of_our_own_is_shown(served: Served, tmp_path: Path)
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize(
     "given",
-    [{"ca": "/nowhere.pem"}, {"ca": "-----BEGIN nothing"}, {"key": SOUND.key, "cert": AUTHORITY.server("x").cert}],
+    [
+        {"ca": "/nowhere.pem"},
+        {"ca": "-----BEGIN nothing"},
+        {"key": SOUND.key, "cert": AUTHORITY.server("x").cert},
+        {"key": "MIGHAgEAPRIVATE KEY" * 4, "cert": SOUND.cert},
+    ],
 )
 async def test_files_that_cannot_be_used_are_an_error_and_show_no_key(served: Served, given: dict[str, str]) -> None:
     port = served.smtp(SOUND)
@@ -343,6 +348,20 @@ async def test_opportunistic_TLS_that_fails_is_done_without_on_a_new_connection(
     assert len(warnings) == 1
     assert warnings[0].startswith(f"127.0.0.1:{port}: TLS fails, ")
     assert warnings[0].endswith("; the next attempt does without TLS, which need not be")
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("credentials", [{"password": PASSWORD}, {"token": PASSWORD}])
+async def test_TLS_that_fails_is_not_done_without_where_there_are_credentials(
+    served: Served, warnings: list[str], credentials: dict[str, str]
+) -> None:
+    port, heard = clear(served)
+    given = route(port, tls="opportunistic", user="ann", allowInsecureAuth=True, **credentials)
+    error = await failing(served.client.send(given, "a@b.test", ["c@mx.test"], MESSAGE))
+    assert "TLS fails" in str(error)
+    assert served.connections == 1
+    assert not any(b"AUTH" in each for each in heard)
+    assert warnings == []
 
 
 @pytest_twisted.ensureDeferred

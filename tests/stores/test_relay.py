@@ -386,6 +386,29 @@ def test_what_hooks_make_of_the_envelope_is_what_upstream_gets(relays: Relays) -
     assert [str(each) for each in upstream.waitFor().envelope.rcptTo] == ["ann@example.org"]
 
 
+def test_parameters_that_hooks_have_changed_are_what_upstream_gets(relays: Relays) -> None:
+    class Changing:
+        def onData(self, stream: Any, session: Any) -> Any:
+            sender, (ann, joe) = session.envelope.mailFrom, session.envelope.rcptTo
+            session.envelope.mailFrom = Address(sender.address, sender.local, sender.domain, {"RET": "HDRS"})
+            ann.args["NOTIFY"] = "NEVER"
+            session.envelope.rcptTo[1] = Address(joe.address, joe.local, joe.domain, {"NOTIFY": "DELAY"})
+            return self.relay.onData(stream, session)
+
+    upstream = relays.upstream(hideDSN=False)
+    changing: Any = Changing()
+    changing.relay = relay = Relay(at(upstream))
+    changing.onMailFrom, changing.onRcptTo, changing.onClose = relay.onMailFrom, relay.onRcptTo, relay.onClose
+    client = relays.client(relays.upstream(changing, hideDSN=False))
+    client.say("EHLO client.test", "MAIL FROM:<a@b.test>")
+    client.say("RCPT TO:<ann@example.org> NOTIFY=SUCCESS", "RCPT TO:<joe@example.org>")
+    assert client.message().startswith("250")
+    envelope = upstream.waitFor().envelope
+    assert envelope.mailFrom is not None
+    assert envelope.mailFrom.args["RET"] == "HDRS"
+    assert [each.args["NOTIFY"] for each in envelope.rcptTo] == ["NEVER", "DELAY"]
+
+
 def test_two_within_tee_both_have_what_both_accept(relays: Relays) -> None:
     one, other = relays.upstream(), relays.upstream()
     other.fail("RCPT", 550, recipient="joe@example.org")
