@@ -46,7 +46,7 @@ from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Session
 from smtphooks.stores.relayidentity import xClientOf, xForwardOf
 from smtphooks.stores.relayresults import Content, Result, resultOf, resultsFor, textOf, worst
-from smtphooks.stores.relaystate import RelayState, faultOf, mailArgumentsOf, within
+from smtphooks.stores.relaystate import RelayState, faultOf, mailArgumentsOf, saidOf, within
 from smtphooks.stores.upstreams import WANTS, Group, Upstream, Upstreams
 from smtphooks.stream import MessageStream
 
@@ -204,7 +204,7 @@ class Relay:
         @raise SMTPError: if upstream refuses.
         @raise Unavailable: if no server can be used.
         """
-        sender = session.envelope.mailFrom or Address("")
+        sender, said = session.envelope.mailFrom or Address(""), saidOf(session.envelope.mailFrom)
         arguments, clock = mailArgumentsOf(sender, session), currentReactor()
         xForward = xForwardOf(session) if self.xForward else None
 
@@ -224,7 +224,7 @@ class Relay:
             raise faultOf(error) from error
         except ValueError as error:
             raise SMTPError("This sender cannot be passed on", 553, "5.1.7") from error
-        state.transaction, state.group, state.sender = transaction, group, session.envelope.mailFrom
+        state.transaction, state.group, state.sender = transaction, group, said
         state.server = transaction.connection.route
         return transaction
 
@@ -239,6 +239,7 @@ class Relay:
                 raise SMTPError(_ELSEWHERE, 452, "4.5.3")
             state.end()
         transaction = state.transaction or await self._begin(group, state, session)
+        said = saidOf(address)
         try:
             reply = await transaction.rcpt(str(address), address.args)
         except ClientError as error:
@@ -247,7 +248,7 @@ class Relay:
             raise SMTPError("This recipient cannot be passed on", 553, "5.1.3") from error
         if not 200 <= reply.code < 300:
             raise errorOf(reply)
-        state.accepted.append(address)
+        state.accepted.append(said)
         return textOf(reply)
 
     async def _deliver(self, stream: MessageStream, session: Session) -> str | list[Result]:

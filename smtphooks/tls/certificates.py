@@ -39,9 +39,9 @@ def _wrong(name: str, value: str | bytes, why: object, wants: str = _WANTS_PEM) 
 
 def readPEM(name: str, value: str | bytes) -> bytes:
     """
-    The octets in the value of an option, or in the file that it is the path of.
+    The PEM text in the value of an option, or in the file that it names.
 
-    @raise OptionError: if the file cannot be read.
+    @raise OptionError: if that cannot be read.
     """
     try:
         data = os.fsencode(value)
