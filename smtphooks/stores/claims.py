@@ -209,7 +209,12 @@ def claimsOf(value: Any) -> Any:
     """What option C{claims} means; other values unchanged, for the check to reject."""
     if isinstance(value, (str, os.PathLike)):
         return FolderClaims(value)
-    return S3Claims(**value) if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return S3Claims(**value)
+    except OptionError as error:
+        raise (error.ofOption("claims") if error.options else error) from None
 
 
 def isClaims(value: Any) -> bool:
