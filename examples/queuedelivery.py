@@ -17,11 +17,12 @@ import hashlib
 import json
 import sys
 from collections.abc import AsyncIterable, AsyncIterator
+from functools import partial
 from typing import Any
 
-import pika
-from pika.adapters.twisted_connection import TwistedProtocolConnection
-from pika.exceptions import AMQPError
+import pika  # type: ignore[import-untyped]
+from pika.adapters.twisted_connection import TwistedProtocolConnection  # type: ignore[import-untyped]
+from pika.exceptions import AMQPError  # type: ignore[import-untyped]
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock, ensureDeferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionClosed
@@ -100,11 +101,14 @@ class Consumer:
                 message = await messages.get()
                 delivery = ensureDeferred(self.handle(protocol, self.channel, message))
                 self.deliveries.add(delivery)
-                delivery.addBoth(lambda _, delivery=delivery: self.deliveries.discard(delivery))
+                delivery.addBoth(partial(self.forget, delivery))
         finally:
             # A queue that cannot be used, or is deleted, leaves the connection as it is.
             if not self.isStopping:
                 protocol.transport.abortConnection()
+
+    def forget(self, delivery: Deferred[None], result: object) -> None:
+        self.deliveries.discard(delivery)
 
     async def subscribe(self, protocol: Any) -> Any:
         """The queue of pika in which messages come."""
@@ -168,10 +172,14 @@ class Consumer:
         headers = properties.headers or {}
         try:
             envelope, attempt = read(headers)
+        except (LookupError, RecursionError, TypeError, ValueError) as error:  # no message of ours
+            await self.publish(channel, "parked", properties, body, {"reason": repr(error)})
+            return True
+        try:
             refused = await self.send(envelope, self.contentOf(headers, body))
         except ClientError as error:
             refused = {i: (error.isPermanent, str(error)) for i in range(len(envelope["rcptTo"]))}
-        except (LookupError, RecursionError, ValueError) as error:  # no message of ours, or not its content
+        except (LookupError, RecursionError, ValueError) as error:  # it is not its content, or not there
             await self.publish(channel, "parked", properties, body, {"reason": repr(error)})
             return True
         except Exception as error:

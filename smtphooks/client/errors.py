@@ -17,11 +17,13 @@ class ClientError(Exception):
     @ivar reply: the L{ReceivedReply} that says so, or None if there is none.
     @ivar isPermanent: trying again will not help.
     @ivar isOpening: it came before any transaction could begin, so it is about the server and not about a message.
+    @ivar isOfIdentity: it is about the client that XCLIENT has named: the server may well take messages of others.
     """
 
     reply: ReceivedReply | None = None
     isPermanent: bool = False
     isOpening: bool = False
+    isOfIdentity: bool = False
     _codes: tuple[int, str] = (451, "4.4.1")
 
     def __init__(self, what: str) -> None:

@@ -95,7 +95,11 @@ def opening(route: Route, opened: Opened) -> Steps:
     if route.tls == REQUIRED or (route.tls == OPPORTUNISTIC and not opened.avoidsTLS):
         yield from _encrypt(route, opened, name)
     if route.xClient:
-        name = yield from _introduce(route, opened)
+        try:
+            name = yield from _introduce(route, opened)
+        except Refused as error:
+            error.isOfIdentity = error.reply.code != 421
+            raise
     if route.user is not None:
         yield from _authenticate(route, opened)
 

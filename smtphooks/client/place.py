@@ -2,7 +2,8 @@
 A place of a pool: one of the connections that a server may have, from the first attempt to reach it to its end.
 
 In: a route.  Out: a connection that is open, or why there is none.  TLS that is only taken because it is there is given
-up where it fails, with a new connection, as Postfix does: what the message would be sent with instead is no worse.
+up where it fails, with a new connection, as Postfix does: what the message would be sent with instead is no worse.  Not
+so where there are credentials, which whoever makes TLS fail would see, or could guess a password from.
 This module knows no other places.
 """
 
@@ -102,7 +103,7 @@ class Place:
             return await self._attempt(avoidsTLS=False)
         except Unreachable as error:
             failed = self.connection
-            mayDoWithout = self.route.tls == OPPORTUNISTIC and not self.route.mustVerify
+            mayDoWithout = self.route.tls == OPPORTUNISTIC and not self.route.mustVerify and self.route.user is None
             if failed is None or not failed.hasFailedTLS or not mayDoWithout:
                 raise
             if self._transcript is not None:

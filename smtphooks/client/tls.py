@@ -9,9 +9,7 @@ This module knows no connection, and not when TLS begins.
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,8 +27,9 @@ from zope.interface import implementer
 
 from smtphooks.client.errors import Unreachable
 from smtphooks.client.route import Route
+from smtphooks.errors import OptionError
 from smtphooks.netaddress import maybeIP
-from smtphooks.tls.certificates import loadCertificates, loadKeyPair
+from smtphooks.tls.certificates import loadCertificates, loadKeyPair, readPEM
 
 # X509_V_ERR_… of OpenSSL, in the words of an operator.
 _UNTRUSTED = "its certificate is signed by no authority that is trusted here"
@@ -100,23 +99,39 @@ def encryptionFor(route: Route) -> Encryption:
 
     @raise Unreachable: if a file of the route, or its name, cannot be used.
     """
-    name = nameOf(route)
     try:
-        octets = [value if value is None else _read(value) for value in (route.ca, route.key, route.cert)]
-        _inASCII(name)
-        return Encryption(_context(route.mustVerify, *octets), name, route.mustVerify)
-    except Exception as error:  # OSError, OptionError, UnicodeError, and whatever OpenSSL raises
+        return _encryptionFor(route)
+    except Exception as error:  # OptionError, UnicodeError, and whatever OpenSSL raises
         raise Unreachable(f"TLS to {route} cannot begin: {error or type(error).__name__}") from error
+
+
+def checkTLS(route: Route) -> None:
+    """
+    Look at the files of a route, which needs no server.
+
+    @raise OptionError: if one cannot be used.
+    """
+    try:
+        _encryptionFor(route)
+    except OptionError:
+        raise
+    except Exception as error:  # UnicodeError, and whatever OpenSSL raises
+        names = [name for name in ("servername", "ca", "key", "cert") if getattr(route, name) is not None]
+        sentence = f"options {', '.join(names)} cannot be used: {error or type(error).__name__}"
+        raise OptionError(sentence, options=names) from error
+
+
+def _encryptionFor(route: Route) -> Encryption:
+    given = {"ca": route.ca, "key": route.key, "cert": route.cert}
+    octets = [None if value is None else readPEM(name, value) for name, value in given.items()]
+    name = nameOf(route)
+    _inASCII(name)
+    return Encryption(_context(route.mustVerify, *octets), name, route.mustVerify)
 
 
 def nameOf(route: Route) -> str:
     """The name that the certificate is to be for."""
     return (route.servername or route.host or route.name).rstrip(".")
-
-
-def _read(value: str | bytes) -> bytes:
-    data = os.fsencode(value)
-    return data if b"-----BEGIN" in data else Path(os.fsdecode(value)).read_bytes()
 
 
 def _inASCII(name: str) -> bytes:

@@ -77,7 +77,7 @@ class FolderClaims:
         """
         @raise OptionError: if there is no such folder, or nothing can be written to it.
         """
-        self.path = os.path.abspath(os.fspath(path))
+        self.path: str = os.path.abspath(os.fspath(path))
         if not (os.path.isdir(self.path) and os.access(self.path, os.W_OK | os.X_OK)):
             raise OptionError(
                 "option claims is {!r}, it wants a folder that can be written to", path, options=["claims"]
@@ -209,7 +209,12 @@ def claimsOf(value: Any) -> Any:
     """What option C{claims} means; other values unchanged, for the check to reject."""
     if isinstance(value, (str, os.PathLike)):
         return FolderClaims(value)
-    return S3Claims(**value) if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return S3Claims(**value)
+    except OptionError as error:
+        raise (error.ofOption("claims") if error.options else error) from None
 
 
 def isClaims(value: Any) -> bool:

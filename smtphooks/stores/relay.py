@@ -23,7 +23,7 @@ from smtphooks.client.mechanisms import mechanismsFor
 from smtphooks.client.place import waitingFor
 from smtphooks.client.route import Route, routeTo
 from smtphooks.client.timeouts import Timeouts
-from smtphooks.client.tls import encryptionFor
+from smtphooks.client.tls import checkTLS
 from smtphooks.client.transaction import Transaction
 from smtphooks.currentreactor import currentReactor
 from smtphooks.errors import OptionError
@@ -46,7 +46,7 @@ from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Session
 from smtphooks.stores.relayidentity import xClientOf, xForwardOf
 from smtphooks.stores.relayresults import Content, Result, resultOf, resultsFor, textOf, worst
-from smtphooks.stores.relaystate import RelayState, faultOf, mailArgumentsOf, within
+from smtphooks.stores.relaystate import RelayState, faultOf, mailArgumentsOf, saidOf, within
 from smtphooks.stores.upstreams import WANTS, Group, Upstream, Upstreams
 from smtphooks.stream import MessageStream
 
@@ -119,7 +119,8 @@ class Relay:
         self._upstreams = Upstreams(self.upstream, self._routeTo, self.retryTime)
         for group in self._upstreams.groups:
             for upstream in group.upstreams:
-                _checkTLS(upstream.route)
+                if self.tls != "none" and (self.ca or self.key):
+                    checkTLS(upstream.route)
                 _checkMechanisms(upstream.route)
 
     def _routeTo(self, text: str) -> Route:
@@ -203,7 +204,7 @@ class Relay:
         @raise SMTPError: if upstream refuses.
         @raise Unavailable: if no server can be used.
         """
-        sender = session.envelope.mailFrom or Address("")
+        sender, said = session.envelope.mailFrom or Address(""), saidOf(session.envelope.mailFrom)
         arguments, clock = mailArgumentsOf(sender, session), currentReactor()
         xForward = xForwardOf(session) if self.xForward else None
 
@@ -223,7 +224,7 @@ class Relay:
             raise faultOf(error) from error
         except ValueError as error:
             raise SMTPError("This sender cannot be passed on", 553, "5.1.7") from error
-        state.transaction, state.group, state.sender = transaction, group, session.envelope.mailFrom
+        state.transaction, state.group, state.sender = transaction, group, said
         state.server = transaction.connection.route
         return transaction
 
@@ -238,6 +239,7 @@ class Relay:
                 raise SMTPError(_ELSEWHERE, 452, "4.5.3")
             state.end()
         transaction = state.transaction or await self._begin(group, state, session)
+        said = saidOf(address)
         try:
             reply = await transaction.rcpt(str(address), address.args)
         except ClientError as error:
@@ -246,7 +248,7 @@ class Relay:
             raise SMTPError("This recipient cannot be passed on", 553, "5.1.3") from error
         if not 200 <= reply.code < 300:
             raise errorOf(reply)
-        state.accepted.append(address)
+        state.accepted.append(said)
         return textOf(reply)
 
     async def _deliver(self, stream: MessageStream, session: Session) -> str | list[Result]:
@@ -321,20 +323,6 @@ class Relay:
                 octets=stream.byteLength,
                 reply=accepted[0],
             )
-
-
-def _checkTLS(route: Route) -> None:
-    """
-    Look at the files of TLS, where that needs no server.
-
-    @raise OptionError: if they cannot be used.
-    """
-    if route.tls != "none" and (route.ca or route.key):
-        try:
-            encryptionFor(route)
-        except Unreachable as error:
-            names = [name for name in ("ca", "key", "cert") if getattr(route, name)]
-            raise OptionError(f"options {', '.join(names)} cannot be used: {error}", options=names) from None
 
 
 def _checkMechanisms(route: Route) -> None:

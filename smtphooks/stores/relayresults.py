@@ -47,8 +47,8 @@ class Content:
 
 
 def textOf(reply: ReceivedReply) -> str:
-    """The text of a reply, in one line."""
-    return " ".join(reply.lines).strip()
+    """The text of a reply, in one line that can be printed: a log is read in a terminal."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(reply.lines)).strip()
 
 
 def resultOf(reply: ReceivedReply) -> Result:

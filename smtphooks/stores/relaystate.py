@@ -7,7 +7,7 @@ This module knows no options, and not how a server is found.
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -22,6 +22,8 @@ from smtphooks.stores.upstreams import Group, isOfServer
 # The Received field is not in the size that the client declares.
 _RECEIVED_OCTETS = 512
 
+Said: TypeAlias = tuple[Address | None, dict[str, str | bool]]
+
 
 @attrs.define
 class RelayState:
@@ -30,15 +32,15 @@ class RelayState:
 
     @ivar transaction: None if there is none.
     @ivar group: the servers of which one has it.
-    @ivar sender: whom MAIL named.
-    @ivar accepted: the recipients that upstream has accepted.
+    @ivar sender: what MAIL has said.
+    @ivar accepted: what was said of the recipients that upstream has accepted.
     @ivar server: the one that has, or had, the last transaction.
     """
 
     transaction: Transaction | None = None
     group: Group | None = None
-    sender: Address | None = None
-    accepted: list[Address] = attrs.field(factory=list)
+    sender: Said | None = None
+    accepted: list[Said] = attrs.field(factory=list)
     server: Route | None = None
 
     def end(self) -> None:
@@ -53,8 +55,13 @@ class RelayState:
         transaction = self.transaction
         if transaction is None or not transaction.connection.isUsable:
             return None
-        isSame = self.sender == envelope.mailFrom and self.accepted == envelope.rcptTo
+        isSame = self.sender == saidOf(envelope.mailFrom) and self.accepted == [*map(saidOf, envelope.rcptTo)]
         return transaction if isSame else None
+
+
+def saidOf(address: Address | None) -> Said:
+    """An address with its parameters as they are now: hooks may change these, and two addresses compare without."""
+    return address, {} if address is None else dict(address.args)
 
 
 def mailArgumentsOf(sender: Address, session: Session) -> dict[str, str | bool]:

@@ -83,7 +83,7 @@ class S3Claims:
 
     def __attrs_post_init__(self) -> None:
         if importlib.util.find_spec("treq") is None:
-            raise OptionError("claims in S3 need a library of their own, install smtphooks[webhook]")
+            raise OptionError("claims in S3 need a library that is not installed (treq): install smtphooks[webhook]")
         key = self.secretKey
         if isSecretPath(key):
             try:

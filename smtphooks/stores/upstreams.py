@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import attrs
+import idna
 from twisted.logger import Logger
 
 from smtphooks.client.errors import ClientError, Unreachable
@@ -94,8 +96,11 @@ class Upstreams:
         for domain, places in table.items():
             upstreams = [_upstreamOf(place, routeOf) for place in _listOf(places)]
             key = tuple((each.route, each.priority, each.weight) for each in upstreams)
+            name = _domain(domain)
+            if name in self._groups:
+                raise OptionError("option upstream has the domain {!r} twice", name, options=["upstream"])
             # Domains with the same servers can share a transaction.
-            self._groups[_domain(domain)] = known.setdefault(key, Group(upstreams))
+            self._groups[name] = known.setdefault(key, Group(upstreams))
         self.isSplit: bool = len(known) > 1 or DEFAULT not in self._groups
 
     @property
@@ -105,7 +110,7 @@ class Upstreams:
 
     def maybeGroup(self, domain: str) -> Group | None:
         """The servers for the recipients of a domain, None if there are none."""
-        domain = domain.lower()
+        domain = _canonical(domain)
         found = self._groups.get(domain)
         while found is None and domain:
             _, _, domain = domain.partition(".")
@@ -125,7 +130,7 @@ class Upstreams:
             try:
                 result = await attempt(upstream)
             except ClientError as error:
-                if not isOfServer(error):
+                if not isOfServer(error) or error.isOfIdentity:
                     self._isBack(upstream)
                     raise
                 lost = error
@@ -172,7 +177,19 @@ def _listOf(places: Any) -> Iterable[Any]:
 def _domain(text: Any) -> str:
     if not isinstance(text, str) or not text.strip(".") or " " in text or not text.isprintable():
         raise _wrong({text: "…"})
-    return text.lower()
+    return _canonical(text)
+
+
+def _canonical(domain: str) -> str:
+    """A domain as it is compared: without regard to case, and with A-labels, as a client may write it either way."""
+    domain = domain.lower().removesuffix(".")
+    if domain.isascii():
+        return domain
+    # The name for all subdomains begins with a dot, which is no label.
+    dot = "." if domain.startswith(".") else ""
+    with suppress(idna.IDNAError):
+        return dot + idna.encode(domain.removeprefix("."), uts46=True).decode()
+    return domain
 
 
 def _upstreamOf(place: Any, routeOf: Callable[[str], Route]) -> Upstream:

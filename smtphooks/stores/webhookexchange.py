@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
@@ -118,7 +120,7 @@ class Exchange:
 
     def __init__(self, stream: MessageStream, length: int | None, name: str, limits: Limits) -> None:
         self.answered: Waiting[Answer] = Waiting()
-        self.isSending = False
+        self.isSending: bool = False
         self.length = UNKNOWN_LENGTH if length is None else length
         self._stream = stream
         self._name = name
@@ -334,4 +336,10 @@ def _causeOf(failure: Failure) -> str:
     """What has gone wrong, in a few words; Twisted's client wraps it, at times twice."""
     while reasons := getattr(failure.value, "reasons", None):
         failure = next((each for each in reasons if not each.check(CancelledError)), reasons[0])
-    return failure.getErrorMessage() or type(failure.value).__name__
+    error = failure.value
+    if isinstance(error, SSL.Error):
+        reasons = [str(reason) for library, function, reason in (error.args[0] if error.args else ())]
+        return ", ".join(["TLS fails", *reasons])
+    if isinstance(error, VerificationError):
+        return "TLS fails, its certificate is not for this host"
+    return failure.getErrorMessage() or type(error).__name__

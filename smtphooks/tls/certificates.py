@@ -37,7 +37,12 @@ def _wrong(name: str, value: str | bytes, why: object, wants: str = _WANTS_PEM) 
     return OptionError(f"option {name} is {{!r}} ({{}}), {wants}", shownPEM(value), why, options=[name])
 
 
-def _read(name: str, value: str | bytes) -> bytes:
+def readPEM(name: str, value: str | bytes) -> bytes:
+    """
+    The PEM text in the value of an option, or in the file that it names.
+
+    @raise OptionError: if that cannot be read.
+    """
     try:
         data = os.fsencode(value)
         return data if b"-----BEGIN" in data else Path(os.fsdecode(value)).read_bytes()
@@ -47,7 +52,7 @@ def _read(name: str, value: str | bytes) -> bytes:
 
 
 def _loadKey(value: str | bytes) -> Any:
-    found = _PRIVATE_KEY.search(_read("key", value))
+    found = _PRIVATE_KEY.search(readPEM("key", value))
     if found is None:
         raise _wrong("key", value, "no private key in it", f"{_WANTS_PEM} that has one")
     try:
@@ -64,7 +69,7 @@ def loadCertificates(name: str, value: str | bytes) -> list[x509.Certificate]:
 
     @raise OptionError: if the value holds no certificate.
     """
-    pem = _read(name, value)
+    pem = readPEM(name, value)
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:

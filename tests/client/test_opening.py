@@ -182,6 +182,27 @@ def test_a_server_that_offers_no_XCLIENT_gets_no_mail_of_a_client() -> None:
     assert str(refused.error) == "mx.test:25 refuses XCLIENT: 550 no"
 
 
+@pytest.mark.parametrize(
+    ("replies", "isOfIdentity"),
+    [
+        (["554 5.7.1 listed"], True),
+        (["220 ok", "550 5.7.1 what a name"], True),
+        (["421 4.3.2 bye"], False),
+        (["220 ok", "421 4.3.2 bye"], False),
+    ],
+)
+def test_what_a_server_says_of_the_client_that_XCLIENT_names_is_not_about_the_server(
+    replies: list[str], isOfIdentity: bool
+) -> None:
+    given = route(tls="none", xClient=[("ADDR", "192.0.2.66")])
+    error = Script(given, HI, "250-x\n250 XCLIENT ADDR", *replies).error
+    assert isinstance(error, Refused)
+    assert error.isOfIdentity is isOfIdentity
+    before = Script(given, "554 no").error
+    assert isinstance(before, Refused)
+    assert not before.isOfIdentity
+
+
 # --- what EHLO says ---
 
 

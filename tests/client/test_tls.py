@@ -17,6 +17,7 @@ from twisted.logger import globalLogPublisher
 
 from smtphooks import SMTPServerFactory
 from smtphooks.client import ClientError, Refused, Route, SMTPClient, Timeouts, Transaction, Unreachable
+from smtphooks.client.tls import Encryption
 from smtphooks.testing.users import Users
 from tests.certificates import DAY, Authority, Pair
 from tests.client.network import MESSAGE
@@ -215,7 +216,12 @@ async def test_a_certificate_of_our_own_is_shown(served: Served, tmp_path: Path)
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize(
     "given",
-    [{"ca": "/nowhere.pem"}, {"ca": "-----BEGIN nothing"}, {"key": SOUND.key, "cert": AUTHORITY.server("x").cert}],
+    [
+        {"ca": "/nowhere.pem"},
+        {"ca": "-----BEGIN nothing"},
+        {"key": SOUND.key, "cert": AUTHORITY.server("x").cert},
+        {"key": "MIGHAgEAPRIVATE KEY" * 4, "cert": SOUND.cert},
+    ],
 )
 async def test_files_that_cannot_be_used_are_an_error_and_show_no_key(served: Served, given: dict[str, str]) -> None:
     port = served.smtp(SOUND)
@@ -230,6 +236,28 @@ async def test_a_password_is_given_over_TLS(served: Served) -> None:
     port = served.smtp(SOUND, [auth], authOptional=False)
     await send(served, route(port, user="ann", password=PASSWORD))
     assert served.heard.users == ["ann"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_may_greet_with_the_last_octets_of_the_handshake(served: Served) -> None:
+    """With TLS 1.2 the server is the last to speak in a handshake."""
+    port = served.smtp(SOUND, secure=True, maxVersion="TLSv1.2")
+    for _ in range(5):
+        client = SMTPClient()
+        assert (await client.send(route(port, tls="implicit"), "a@b.test", ["c@mx.test"], MESSAGE)).isWhole
+        await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_handshake_that_has_verified_nothing_is_not_believed(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the library does: a certificate that was not looked at is not accepted."""
+    port = served.smtp(SOUND)
+    monkeypatch.setattr(Encryption, "_verify", lambda *arguments: True)
+    error = await failing(served.client.send(route(port), "a@b.test", ["c@mx.test"], MESSAGE))
+    assert str(error) == f"127.0.0.1:{port}: TLS fails, its certificate was not verified"
+    assert served.heard.hellos == 1
 
 
 # --- servers that go wrong within TLS ---
@@ -320,6 +348,20 @@ async def test_opportunistic_TLS_that_fails_is_done_without_on_a_new_connection(
     assert len(warnings) == 1
     assert warnings[0].startswith(f"127.0.0.1:{port}: TLS fails, ")
     assert warnings[0].endswith("; the next attempt does without TLS, which need not be")
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("credentials", [{"password": PASSWORD}, {"token": PASSWORD}])
+async def test_TLS_that_fails_is_not_done_without_where_there_are_credentials(
+    served: Served, warnings: list[str], credentials: dict[str, str]
+) -> None:
+    port, heard = clear(served)
+    given = route(port, tls="opportunistic", user="ann", allowInsecureAuth=True, **credentials)
+    error = await failing(served.client.send(given, "a@b.test", ["c@mx.test"], MESSAGE))
+    assert "TLS fails" in str(error)
+    assert served.connections == 1
+    assert not any(b"AUTH" in each for each in heard)
+    assert warnings == []
 
 
 @pytest_twisted.ensureDeferred

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from smtphooks import Address, Envelope, Layer, MessageStream, OptionError, Session, SMTPError, SMTPServerFactory
 from smtphooks.errors import OptionWarning
 from smtphooks.stores import Relay, Tee
+from tests.certificates import Authority
 from tests.conftest import Logged
 from tests.real.programs import eventually
 from tests.secrets import PASSWORD, WRONG_PASSWORD, plain
@@ -22,6 +23,8 @@ __all__ = ["relays"]
 pytestmark = pytest.mark.usefixtures("logged")
 
 VERBS = ["EHLO", "MAIL", "RCPT", "DATA"]
+
+AUTHORITY = Authority().pem
 
 
 class Texts:
@@ -143,7 +146,7 @@ def test_whatever_upstream_does_there_is_a_temporary_error_and_no_message(
     upstream = relays.upstream()
     fault = {"drop": upstream.drop, "stall": upstream.stall, "garble": upstream.garble}[kind]
     fault(verb, *[b"\xff\xfehello\r\n"] * (kind == "garble"))
-    client = relays.between(upstream, connectTimeout=0.2, timeout=0.2, dataTimeout=0.2)
+    client = relays.between(upstream, connectTimeout=1, timeout=1, dataTimeout=1)
     replies = [*client.begin(), client.message()][1:]
     index = {"RCPT": 1, "DATA": 2}.get(verb, 0)
     assert all(reply.startswith("250") for reply in replies[:index])
@@ -212,6 +215,17 @@ def test_a_client_that_leaves_within_a_message_leaves_none_upstream(relays: Rela
     assert message["Subject"] == "hello"
 
 
+def test_chunks_that_the_client_gives_up_are_no_message_upstream(relays: Relays) -> None:
+    upstream = relays.upstream()
+    client = relays.between(upstream)
+    client.begin()
+    client.tell(b"BDAT 21\r\nSubject: x\r\n\r\nhalf\r")
+    assert client.hear().startswith("250")
+    assert client.last("RSET").startswith("250")
+    assert client.send().startswith("250")
+    assert [message["Subject"] for message in upstream.messages] == ["hello"]
+
+
 class Stuck:
     """Hooks that are stuck at the first recipient."""
 
@@ -239,6 +253,16 @@ def test_a_client_that_leaves_while_upstream_thinks_ends_that(relays: Relays) ->
     client.reset()
     assert stuck.isClosed.wait(30)
     assert relays.client(front).send().startswith("250")  # the one connection that there may be is free again
+
+
+def test_where_the_server_runs_out_of_time_upstream_is_cut_off(relays: Relays, logged: Logged) -> None:
+    stuck = Stuck()
+    client = relays.between(relays.upstream(stuck), server={"hookTimeout": 1})
+    client.say("EHLO client.test", "MAIL FROM:<a@b.test>")
+    assert client.last("RCPT TO:<ann@example.org>").startswith("451 4.3.0")
+    assert stuck.isClosed.wait(30)
+    assert client.last("RSET").startswith("250")
+    assert client.send().startswith("250")
 
 
 def test_a_client_that_leaves_between_commands_leaves_no_transaction(relays: Relays) -> None:
@@ -363,6 +387,29 @@ def test_what_hooks_make_of_the_envelope_is_what_upstream_gets(relays: Relays) -
     front = relays.upstream(rewriting)
     assert relays.client(front).send("ann@example.org", "joe@example.org").startswith("250")
     assert [str(each) for each in upstream.waitFor().envelope.rcptTo] == ["ann@example.org"]
+
+
+def test_parameters_that_hooks_have_changed_are_what_upstream_gets(relays: Relays) -> None:
+    class Changing:
+        def onData(self, stream: Any, session: Any) -> Any:
+            sender, (ann, joe) = session.envelope.mailFrom, session.envelope.rcptTo
+            session.envelope.mailFrom = Address(sender.address, sender.local, sender.domain, {"RET": "HDRS"})
+            ann.args["NOTIFY"] = "NEVER"
+            session.envelope.rcptTo[1] = Address(joe.address, joe.local, joe.domain, {"NOTIFY": "DELAY"})
+            return self.relay.onData(stream, session)
+
+    upstream = relays.upstream(hideDSN=False)
+    changing: Any = Changing()
+    changing.relay = relay = Relay(at(upstream))
+    changing.onMailFrom, changing.onRcptTo, changing.onClose = relay.onMailFrom, relay.onRcptTo, relay.onClose
+    client = relays.client(relays.upstream(changing, hideDSN=False))
+    client.say("EHLO client.test", "MAIL FROM:<a@b.test>")
+    client.say("RCPT TO:<ann@example.org> NOTIFY=SUCCESS", "RCPT TO:<joe@example.org>")
+    assert client.message().startswith("250")
+    envelope = upstream.waitFor().envelope
+    assert envelope.mailFrom is not None
+    assert envelope.mailFrom.args["RET"] == "HDRS"
+    assert [each.args["NOTIFY"] for each in envelope.rcptTo] == ["NEVER", "DELAY"]
 
 
 def test_two_within_tee_both_have_what_both_accept(relays: Relays) -> None:
@@ -632,7 +679,16 @@ def test_another_server_takes_the_place_of_one_that_does_not_answer(relays: Rela
     stalled, upstream = relays.upstream(), relays.upstream()
     stalled.stall("CONNECT")
     servers = [{"to": at(stalled), "priority": 1}, {"to": at(upstream), "priority": 2}]
-    assert relays.between(servers, connectTimeout=0.2).send().startswith("250")
+    assert relays.between(servers, connectTimeout=1).send().startswith("250")
+
+
+def test_all_servers_together_have_a_limit_of_time(relays: Relays, logged: Logged) -> None:
+    stalled = [relays.upstream() for _ in range(2)]
+    for each in stalled:
+        each.stall("CONNECT")
+    client = relays.between([at(each) for each in stalled], connectTimeout=0, timeout=0.2)
+    assert client.begin()[1].startswith("451 4.3.0")
+    assert "no server has accepted a message within 0.2 seconds" in logged.takeTexts()[0]
 
 
 def test_a_refused_sender_is_not_asked_about_at_another_server(relays: Relays) -> None:
@@ -656,7 +712,12 @@ def test_a_refused_sender_is_not_asked_about_at_another_server(relays: Relays) -
         ({"upstream": [{"to": "mx:25", "weight": 0}]}, "its weight one from 1"),
         ({"upstream": "mx:25", "tls": "always"}, "option tls"),
         ({"upstream": "mx:25", "user": "ann"}, "option user is given without password"),
-        ({"upstream": "mx:25", "ca": "/nowhere/ca.pem"}, "options ca cannot be used"),
+        ({"upstream": "mx:25", "ca": "/nowhere/ca.pem"}, "option ca is '/nowhere/ca.pem' (No such file"),
+        ({"upstream": "mx:25", "key": "/nowhere", "cert": "/nowhere"}, "option key is '/nowhere' (No such file"),
+        ({"upstream": "mx:25", "servername": "ä" * 64, "ca": AUTHORITY}, "options servername, ca cannot be used: "),
+        ({"upstream": "smtp://mx:25"}, 'it wants "host:port" or the path of a socket'),
+        ({"upstream": "mx:25", "password": "x1y"}, "option password is given without user"),
+        ({"upstream": "mx:25", "token": "x1y"}, "option token is given without user"),
         ({"upstream": "mx:25", "user": "ann", "token": "x", "authMethods": ["PLAIN"]}, "it wants XOAUTH2"),
         (
             {"upstream": "mx:25", "user": "ann", "password": "x", "authMethods": ["NTLM"]},

@@ -6,7 +6,7 @@ import pytest
 
 from smtphooks import SMTPError
 from smtphooks.client import ReceivedReply
-from smtphooks.stores.relayresults import Result, resultOf, resultsFor, worst
+from smtphooks.stores.relayresults import Result, resultOf, resultsFor, textOf, worst
 
 NO, LATER = SMTPError("no", 550), SMTPError("later", 451)
 
@@ -37,3 +37,8 @@ def test_only_a_2xx_is_a_yes() -> None:
         result = resultOf(ReceivedReply(line))
         assert isinstance(result, SMTPError)
         assert result.responseCode == code
+
+
+def test_a_text_can_be_printed_whatever_upstream_says() -> None:
+    """It is also in the log, which is read in a terminal."""
+    assert textOf(ReceivedReply("250-2.0.0 a\x1b[31mb\rc\x00", "250 2.0.0 \x08d\u202ee")) == "a [31mb c   d e"

@@ -125,6 +125,22 @@ def test_a_refusal_of_a_message_is_an_answer_and_the_server_is_up() -> None:
     assert trying.first() == ("a", "a")
 
 
+def test_a_refusal_of_one_client_leaves_the_server_to_others() -> None:
+    trying = Trying(TWO)
+    refusal = Refused("a refuses XCLIENT", ReceivedReply("554 5.7.1 192.0.2.66 is on a list"))
+    refusal.isOpening = refusal.isOfIdentity = True
+
+    async def refuse(upstream: Upstream) -> None:
+        trying.tried.append(upstream.route.host)
+        raise refusal
+
+    group = trying.upstreams.maybeGroup("")
+    assert group is not None
+    assert resultOf(trying.upstreams.firstOf(group, trying.clock, refuse)) is refusal
+    assert trying.tried == ["a"], "the other server would be asked the same"
+    assert trying.first() == ("a", "a")
+
+
 @pytest.mark.parametrize(
     "error, isOpening, isOf",
     [
@@ -153,6 +169,22 @@ def test_domains_have_their_servers() -> None:
     domains = ["example.org", "EXAMPLE.ORG", "x.example.org", "x.y.example.org", "sub.example.org", "x.sub.example.org"]
     assert [trying.first(domain)[0] for domain in domains] == ["a", "a", "b", "b", "c", "b"]
     assert [trying.first(domain)[0] for domain in ("example.net", "notexample.org", "org", "")] == ["d"] * 4
+
+
+def test_a_domain_is_the_same_in_any_spelling() -> None:
+    """RFC 5890 section 2.3.2.1: U-labels and A-labels; and a dot at the end, as in DNS."""
+    trying = Trying({"bücher.example": "a:25", ".xn--bcher-kva.example": "b:25", "Example.org.": "c:25", "*": "d:25"})
+    assert [trying.first(each)[0] for each in ("bücher.example", "BÜCHER.example", "xn--Bcher-kva.example")] == [
+        "a"
+    ] * 3
+    assert trying.first("x.bücher.example")[0] == "b"
+    assert [trying.first(each)[0] for each in ("example.org", "EXAMPLE.org.", "\ud800.example")] == ["c", "c", "d"]
+
+
+@pytest.mark.parametrize("other", ["Example.org", "example.org."])
+def test_a_domain_is_there_once(other: str) -> None:
+    with pytest.raises(OptionError, match="twice"):
+        Upstreams({"example.org": "a:25", other: "b:25"}, routeTo, RETRY)
 
 
 def test_without_a_default_a_domain_may_have_none() -> None:
