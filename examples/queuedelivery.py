@@ -17,11 +17,12 @@ import hashlib
 import json
 import sys
 from collections.abc import AsyncIterable, AsyncIterator
+from functools import partial
 from typing import Any
 
-import pika
-from pika.adapters.twisted_connection import TwistedProtocolConnection
-from pika.exceptions import AMQPError
+import pika  # type: ignore[import-untyped]
+from pika.adapters.twisted_connection import TwistedProtocolConnection  # type: ignore[import-untyped]
+from pika.exceptions import AMQPError  # type: ignore[import-untyped]
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock, ensureDeferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionClosed
@@ -100,7 +101,10 @@ class Consumer:
             message = await messages.get()
             delivery = ensureDeferred(self.handle(protocol, channel, message))
             self.deliveries.add(delivery)
-            delivery.addBoth(lambda _, delivery=delivery: self.deliveries.discard(delivery))
+            delivery.addBoth(partial(self.forget, delivery))
+
+    def forget(self, delivery: Deferred[None], result: object) -> None:
+        self.deliveries.discard(delivery)
 
     async def declare(self, channel: Any) -> None:
         await channel.queue_declare(self.queue, durable=True, arguments=QUORUM)
@@ -148,6 +152,7 @@ class Consumer:
         """Deliver a message; True if it is still in a queue, or its content is needed by another message."""
         headers = properties.headers or {}
         attempt = headers.get("attempt", 0)
+        envelope: dict[str, Any] = {"rcptTo": []}
         try:
             envelope = json.loads(headers["envelope"])
             refused = await self.send(envelope, self.contentOf(headers, body))

@@ -18,7 +18,7 @@ except ImportError:  # pragma: no cover
     from twisted.internet.pollreactor import PollReactor as _Reactor  # type: ignore[assignment]
 
 
-class PrivateReactor(_Reactor):
+class _PrivateReactor(_Reactor):
     """A reactor that runs once."""
 
     # Another reactor of the process, if there is one, runs in the thread that C{twisted.python.threadable} knows.
@@ -40,3 +40,12 @@ class PrivateReactor(_Reactor):
         poller: Any = self._poller
         if hasattr(poller, "close"):
             poller.close()
+
+
+def privateReactor() -> Any:
+    """
+    A reactor that runs once, in the thread that calls its C{run}.
+
+    It has one method more than others, C{closeDescriptors()}, to be called when it has run.
+    """
+    return _PrivateReactor()  # type: ignore[no-untyped-call]

@@ -52,9 +52,7 @@ class Connection(Protocol):
         transcript: Transcript | None = None,
         avoidsTLS: bool = False,
     ) -> None:
-        """
-        @param avoidsTLS: do without TLS that need not be, as it has failed with this server.
-        """
+        """@param avoidsTLS: do without TLS that need not be, as it has failed with this server."""
         self.route: Route = route
         self.messages: int = 0
         self.lost: ClientError | None = None
@@ -295,9 +293,9 @@ class Connection(Protocol):
         self._waiting.pop(handshake, None)
         self._restart()
         handshake.callback(None)
-        early, self._early = b"".join(self._early), []
-        if early:
-            self.dataReceived(early)
+        early, self._early = self._early, []
+        for octets in early:
+            self.dataReceived(octets)
 
     def _failTLS(self, what: str) -> None:
         self.hasFailedTLS = True
@@ -344,11 +342,11 @@ class Connection(Protocol):
             self.closed.callback(None)
 
     def pauseProducing(self) -> None:
-        """C{IPushProducer}: the server does not read as fast as a message is written."""
+        """C{IPushProducer}."""
         self.isPaused = True
 
     def resumeProducing(self) -> None:
-        """C{IPushProducer}: it reads on."""
+        """C{IPushProducer}."""
         self.isPaused = False
         self._makeRoom()
 

@@ -26,7 +26,7 @@ class DataEncoder:
     __slots__ = ("_atLineStart", "_endsWithCR", "is8bit")
 
     def __init__(self) -> None:
-        self.is8bit = False
+        self.is8bit: bool = False
         self._atLineStart = True
         self._endsWithCR = False
 

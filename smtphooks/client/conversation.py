@@ -56,6 +56,7 @@ class Conversation:
     def __init__(self) -> None:
         self.pipelines: bool = False
         self.unasked: ReceivedReply | None = None
+        self._isHalfway = False  # the last reply asks for more, so a command would be taken for that
         self._reader = ReplyReader()
         self._held: deque[Asked] = deque()  # not sent yet
         self._due: deque[Asked] = deque()
@@ -108,8 +109,9 @@ class Conversation:
 
     @property
     def isQuiet(self) -> bool:
-        """Nothing is due, and nothing has been heard that nobody asked for."""
-        return not self._due and not self._held and self.unasked is None and self._reader.isEmpty
+        """Nothing is due, neither from the server nor to it, and nothing has been heard that nobody asked for."""
+        isDue = self._due or self._held or self._isHalfway
+        return not isDue and self.unasked is None and self._reader.isEmpty
 
     @property
     def hasUnread(self) -> bool:
@@ -130,6 +132,7 @@ class Conversation:
             if not self._due:
                 self.unasked = reply
             else:
+                self._isHalfway = 300 <= reply.code < 400
                 self._due.popleft().answered(reply)
 
 

@@ -22,7 +22,7 @@ from smtphooks.client.reply import ReceivedReply
 from smtphooks.client.route import Route
 from smtphooks.client.timeouts import Timeouts
 from smtphooks.client.transaction import Transaction
-from smtphooks.privatereactor import PrivateReactor
+from smtphooks.privatereactor import privateReactor
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ def _run(begin: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 
     @raise KeyboardInterrupt: if the user has no patience; the coroutine has been cancelled then.
     """
-    reactor: Any = PrivateReactor()  # type: ignore[no-untyped-call]
+    reactor: Any = privateReactor()
     running: list[Deferred[T]] = []
     results: list[T | Failure] = []
 

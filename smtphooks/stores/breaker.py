@@ -33,7 +33,7 @@ class Breaker:
         @param failures: how many failures in a row open the breaker, 0 for none.
         @param pause: seconds until the first trial, and between trials.
         """
-        self.isOpen = False
+        self.isOpen: bool = False
         self._name = name
         self._mostFailures = failures
         self._pause = pause

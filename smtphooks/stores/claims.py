@@ -73,7 +73,7 @@ class FolderClaims:
         """
         @raise OptionError: if there is no such folder, or nothing can be written to it.
         """
-        self.path = os.path.abspath(os.fspath(path))
+        self.path: str = os.path.abspath(os.fspath(path))
         if not (os.path.isdir(self.path) and os.access(self.path, os.W_OK | os.X_OK)):
             raise OptionError(
                 "option claims is {!r}, it wants a folder that can be written to", path, options=["claims"]

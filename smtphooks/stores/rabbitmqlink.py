@@ -85,14 +85,16 @@ class Link:
     """
     @ivar lost: fires with the reason, a text, when the link has ended.
     @ivar isOpen: messages can be published.
+    @ivar hasConfirmed: the broker has taken a message.
     @ivar headerOctets: the octets that the properties of a message may have.
     @ivar blocked: why the broker takes nothing now; None if it does.
     """
 
     def __init__(self, address: NodeAddress, target: Target, clock: Any) -> None:
         self.lost: Deferred[str] = Deferred()
-        self.isOpen = False
-        self.headerOctets = 0
+        self.isOpen: bool = False
+        self.hasConfirmed: bool = False
+        self.headerOctets: int = 0
         self.blocked: str | None = None
         self._address = address
         self._target = target
@@ -224,7 +226,9 @@ class Link:
         from pika.spec import Basic
 
         method = frame.method
-        self._confirms.confirmed(method.delivery_tag, method.multiple, isinstance(method, Basic.Ack))
+        isTaken = isinstance(method, Basic.Ack)
+        self.hasConfirmed = self.hasConfirmed or isTaken
+        self._confirms.confirmed(method.delivery_tag, method.multiple, isTaken)
 
     def _returned(self, message: Any) -> None:
         self._confirms.returned(message.properties.message_id, f"{message.method.reply_text}, option routingKey")

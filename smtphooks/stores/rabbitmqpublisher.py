@@ -169,13 +169,13 @@ class Publisher:
             return
         self._link = None
         self._putLast(address)
-        if self._clock.seconds() - since < _LONGEST_PAUSE:
-            # A broker that takes the link and then closes it, as for a message that it must not have, is not asked for
+        if link.hasConfirmed or self._clock.seconds() - since >= _LONGEST_PAUSE:
+            self._failures = 0
+        else:
+            # A broker that opens a link and then closes it, as it does where we may not publish, is not asked for
             # another with every message.
             self._why = f"RabbitMQ at {address}: {why}"
             self._pause()
-        else:
-            self._failures = 0
 
 
 class Room:

@@ -10,7 +10,7 @@ This module knows no commands, no transport and no options, and not what the sto
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,8 @@ class Tee:
     A store's other hooks are called as those of a layer are, except C{onAuth}, C{inspectData} and C{filterData}.
 
     @ivar choosesRecipients: one of the stores does.
+    @ivar wantsToBeLast: one of the stores does.
+    @ivar advertisedLimits: the least of each limit of the stores.
     """
 
     # These are hooks only where one of the stores has them.
@@ -66,6 +68,12 @@ class Tee:
                     )
         self._stores = (a, b)
         self.choosesRecipients: bool = any(map(choosesRecipients, self._stores))
+        self.wantsToBeLast: bool = any(getattr(store, "wantsToBeLast", False) is True for store in self._stores)
+        self.advertisedLimits: dict[str, int] = {}
+        for store in self._stores:
+            given = getattr(store, "advertisedLimits", None)
+            for limit, value in given.items() if isinstance(given, Mapping) else ():
+                self.advertisedLimits[limit] = min(value, self.advertisedLimits.get(limit, value))
         self.onStart = self._start if self._having("onStart") else None
         self.onStop = self._stop if self._having("onStop") else None
         for hook in HOOKS:

@@ -118,7 +118,7 @@ class Exchange:
 
     def __init__(self, stream: MessageStream, length: int | None, name: str, limits: Limits) -> None:
         self.answered: Waiting[Answer] = Waiting()
-        self.isSending = False
+        self.isSending: bool = False
         self.length = UNKNOWN_LENGTH if length is None else length
         self._stream = stream
         self._name = name

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from smtphooks.currentreactor import setReactor
-from smtphooks.privatereactor import PrivateReactor
+from smtphooks.privatereactor import privateReactor
 
 # Seconds that the thread may take to end: longer only if a hook blocks it.
 PATIENCE = 5.0
@@ -30,7 +30,7 @@ class BackgroundReactor:
         """
         @param name: of the thread.
         """
-        self.reactor: Any = PrivateReactor()  # type: ignore[no-untyped-call]
+        self.reactor: Any = privateReactor()
         self._process = os.getpid()
         # A daemon: otherwise a test run that forgets to stop it would never end.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)

@@ -88,7 +88,7 @@ def test_replies_are_told_in_the_order_of_asking_whatever_the_cuts(
             talk.conversation.octetsToSend()
             piece = piece[end:]
     assert talk.told == [(f"RCPT {i}", code) for i, code in enumerate(codes)]
-    assert talk.conversation.isQuiet
+    assert talk.conversation.isQuiet == (codes[-1] // 100 != 3)
 
 
 @pytest.mark.parametrize("line", [b"MAIL\r\nRCPT", b"MAIL\n", b"MAIL\r", b"MAIL\0"])
@@ -121,6 +121,18 @@ def test_it_is_quiet_when_nothing_is_due_and_nothing_has_begun_to_arrive() -> No
     talk.conversation.receive(b"4")
     assert not talk.conversation.isQuiet
     assert talk.conversation.hasUnread
+
+
+def test_it_is_not_quiet_while_the_server_waits_for_more() -> None:
+    """What is said then is content, or a response, whatever it looks like."""
+    for reply in (b"354 go on\r\n", b"334 \r\n"):
+        talk = Talk()
+        talk.ask("DATA")
+        talk.conversation.receive(reply)
+        assert not talk.conversation.isQuiet
+        talk.expect("the message")
+        talk.conversation.receive(b"250 taken\r\n")
+        assert talk.conversation.isQuiet
 
 
 def test_one_who_is_told_may_ask_at_once() -> None:

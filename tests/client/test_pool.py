@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 import attrs
@@ -402,3 +404,51 @@ def test_a_message_that_is_cancelled_at_any_step_leaves_nothing(isUsed: bool) ->
         if not isCancelled:
             break
     assert steps > 5
+
+
+@pytest.mark.parametrize("isUsed", [False, True])
+@pytest.mark.parametrize("mustWait", [False, True])
+def test_a_task_of_asyncio_that_is_cancelled_at_any_step_leaves_nothing(isUsed: bool, mustWait: bool) -> None:
+    """A task hears of a result later than it is there; what it was given meanwhile goes back."""
+    for steps in range(60):
+        if asyncio.run(cancelledAfter(steps, isUsed, mustWait)):
+            break
+    assert 3 < steps < 59
+
+
+async def cancelledAfter(steps: int, isUsed: bool, mustWait: bool) -> bool:
+    """Did it come to its end before?"""
+    network = Network(*(Server() for _ in range(3)))
+    client = clientOf(network, connections=1)
+    if isUsed:
+        await played(network, asyncio.create_task(client.send(ROUTE, "first@b.test", ["c@d.test"], MESSAGE)))
+    busy = await played(network, asyncio.create_task(client.begin(ROUTE, "busy@b.test"))) if mustWait else None
+    task = asyncio.create_task(client.send(ROUTE, "a@b.test", ["c@d.test"], MESSAGE))
+    for step in range(steps):
+        if step == 3 and busy is not None:
+            busy.abandon()
+        if network._soon:
+            network._soon.popleft()()
+        else:
+            await asyncio.sleep(0)
+    isOver = task.done()
+    task.cancel()
+    if busy is not None:
+        busy.abandon()
+    with contextlib.suppress(asyncio.CancelledError):
+        assert (await played(network, task)).isWhole
+    again = asyncio.create_task(client.send(ROUTE, "next@b.test", ["c@d.test"], MESSAGE))
+    assert (await played(network, again)).isWhole
+    await played(network, asyncio.create_task(client.close()))
+    assert not client._pool._open
+    assert not network.getDelayedCalls()
+    return isOver
+
+
+async def played(network: Network, task: Any) -> Any:
+    """The result of a task, while the network does its part."""
+    for _ in range(200):
+        await asyncio.sleep(0)
+        network.settle()
+    assert task.done(), "it hangs"
+    return await task

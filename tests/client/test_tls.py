@@ -17,6 +17,7 @@ from twisted.logger import globalLogPublisher
 
 from smtphooks import SMTPServerFactory
 from smtphooks.client import ClientError, Refused, Route, SMTPClient, Timeouts, Transaction, Unreachable
+from smtphooks.client.tls import Encryption
 from smtphooks.testing.users import Users
 from tests.certificates import DAY, Authority, Pair
 from tests.client.network import MESSAGE
@@ -235,6 +236,28 @@ async def test_a_password_is_given_over_TLS(served: Served) -> None:
     port = served.smtp(SOUND, [auth], authOptional=False)
     await send(served, route(port, user="ann", password=PASSWORD))
     assert served.heard.users == ["ann"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_may_greet_with_the_last_octets_of_the_handshake(served: Served) -> None:
+    """With TLS 1.2 the server is the last to speak in a handshake."""
+    port = served.smtp(SOUND, secure=True, maxVersion="TLSv1.2")
+    for _ in range(5):
+        client = SMTPClient()
+        assert (await client.send(route(port, tls="implicit"), "a@b.test", ["c@mx.test"], MESSAGE)).isWhole
+        await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_handshake_that_has_verified_nothing_is_not_believed(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the library does: a certificate that was not looked at is not accepted."""
+    port = served.smtp(SOUND)
+    monkeypatch.setattr(Encryption, "_verify", lambda *arguments: True)
+    error = await failing(served.client.send(route(port), "a@b.test", ["c@mx.test"], MESSAGE))
+    assert str(error) == f"127.0.0.1:{port}: TLS fails, its certificate was not verified"
+    assert served.heard.hellos == 1
 
 
 # --- servers that go wrong within TLS ---

@@ -369,6 +369,21 @@ def test_a_reply_to_a_chunk_that_the_server_has_not_read(reply: str, isYes: bool
     begun.end()
 
 
+@pytest.mark.parametrize("reply", [b"", b"552 5.3.4 too large\r\n"])
+def test_a_connection_that_is_lost_within_a_chunk(reply: bytes) -> None:
+    begun = Begun("x@y.test", mailArgs=BINARY)
+    begun.line.isReading = False
+    outcome = begun.data(b"x" * 1000)
+    begun.line.toClient(reply)
+    begun.line.close()
+    begun.network.settle()
+    if reply:
+        assert [each.code for each in outcome.value] == [552]
+    else:
+        assert isinstance(outcome.error, Unreachable)
+    begun.end()
+
+
 def test_a_chunk_has_its_time_limit() -> None:
     begun = Begun("x@y.test", mailArgs=BINARY, BDAT=None)
     outcome = begun.data(b"x" * 300_000)
@@ -465,6 +480,18 @@ def test_a_message_that_is_abandoned_while_it_is_sent_does_not_end() -> None:
     begun.network.settle()
     assert isinstance(outcome.error, ClientError)
     assert begun.server.messages == []
+    begun.end()
+
+
+def test_no_command_is_said_where_the_server_waits_for_the_message() -> None:
+    """As by one who asks for DATA, and gives up before the content."""
+    begun = Begun("x@y.test")
+    assert Outcome(begun.network, begun.transaction.askData()).isPending
+    begun.network.settle()
+    begun.transaction.abandon()
+    begun.network.settle()
+    assert begun.line.wasAborted
+    assert begun.server.contents == 0
     begun.end()
 
 

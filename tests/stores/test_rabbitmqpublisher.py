@@ -19,6 +19,7 @@ class Link:
         self.host = address.host
         self.lost = Deferred()
         self.blocked = None
+        self.hasConfirmed = False
         self.opening = Deferred()
         self.isClosed = False
 
@@ -131,6 +132,18 @@ def test_a_link_lost_early_is_not_opened_again_at_once():
     nodes.clock.advance(60)
     link.lost.callback("killed")
     assert nodes.opened()
+
+
+def test_the_next_node_takes_the_place_of_one_that_has_worked_at_once():
+    nodes = Nodes()
+    nodes.opened().lost.callback("NOT_FOUND")
+    nodes.clock.advance(1)
+    link = nodes.opened()
+    link.hasConfirmed = True
+    link.lost.callback("killed")
+    assert nodes.opened().host == "three"
+    nodes.links[-1].lost.callback("NOT_FOUND")
+    assert "in 1 seconds" in failed(nodes.ask())
 
 
 def test_a_blocked_link_is_given_to_nobody():

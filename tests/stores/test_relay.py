@@ -90,6 +90,14 @@ def test_goodbye_of_upstream_is_temporary_and_no_goodbye_for_the_client(
     logged.takeTexts()
 
 
+def test_TLS_or_a_password_that_upstream_wants_is_for_the_operator(relays: Relays, logged: Logged) -> None:
+    upstream = relays.upstream()
+    upstream.fail("MAIL", 530, text="Must issue a STARTTLS command first")
+    client = relays.between(upstream)
+    assert client.begin()[1].startswith("451 4.3.0")
+    assert "refuses MAIL: 530 " in logged.takeTexts()[0]
+
+
 def test_one_refused_recipient_leaves_the_others(relays: Relays) -> None:
     upstream = relays.upstream()
     upstream.fail("RCPT", 550, recipient="bob@example.org")
@@ -143,7 +151,7 @@ def test_whatever_upstream_does_there_is_a_temporary_error_and_no_message(
     upstream = relays.upstream()
     fault = {"drop": upstream.drop, "stall": upstream.stall, "garble": upstream.garble}[kind]
     fault(verb, *[b"\xff\xfehello\r\n"] * (kind == "garble"))
-    client = relays.between(upstream, connectTimeout=0.2, timeout=0.2, dataTimeout=0.2)
+    client = relays.between(upstream, connectTimeout=1, timeout=1, dataTimeout=1)
     replies = [*client.begin(), client.message()][1:]
     index = {"RCPT": 1, "DATA": 2}.get(verb, 0)
     assert all(reply.startswith("250") for reply in replies[:index])
@@ -212,6 +220,17 @@ def test_a_client_that_leaves_within_a_message_leaves_none_upstream(relays: Rela
     assert message["Subject"] == "hello"
 
 
+def test_chunks_that_the_client_gives_up_are_no_message_upstream(relays: Relays) -> None:
+    upstream = relays.upstream()
+    client = relays.between(upstream)
+    client.begin()
+    client.tell(b"BDAT 21\r\nSubject: x\r\n\r\nhalf\r")
+    assert client.hear().startswith("250")
+    assert client.last("RSET").startswith("250")
+    assert client.send().startswith("250")
+    assert [message["Subject"] for message in upstream.messages] == ["hello"]
+
+
 class Stuck:
     """Hooks that are stuck at the first recipient."""
 
@@ -239,6 +258,16 @@ def test_a_client_that_leaves_while_upstream_thinks_ends_that(relays: Relays) ->
     client.reset()
     assert stuck.isClosed.wait(30)
     assert relays.client(front).send().startswith("250")  # the one connection that there may be is free again
+
+
+def test_where_the_server_runs_out_of_time_upstream_is_cut_off(relays: Relays, logged: Logged) -> None:
+    stuck = Stuck()
+    client = relays.between(relays.upstream(stuck), server={"hookTimeout": 1})
+    client.say("EHLO client.test", "MAIL FROM:<a@b.test>")
+    assert client.last("RCPT TO:<ann@example.org>").startswith("451 4.3.0")
+    assert stuck.isClosed.wait(30)
+    assert client.last("RSET").startswith("250")
+    assert client.send().startswith("250")
 
 
 def test_a_client_that_leaves_between_commands_leaves_no_transaction(relays: Relays) -> None:
@@ -655,7 +684,16 @@ def test_another_server_takes_the_place_of_one_that_does_not_answer(relays: Rela
     stalled, upstream = relays.upstream(), relays.upstream()
     stalled.stall("CONNECT")
     servers = [{"to": at(stalled), "priority": 1}, {"to": at(upstream), "priority": 2}]
-    assert relays.between(servers, connectTimeout=0.2).send().startswith("250")
+    assert relays.between(servers, connectTimeout=1).send().startswith("250")
+
+
+def test_all_servers_together_have_a_limit_of_time(relays: Relays, logged: Logged) -> None:
+    stalled = [relays.upstream() for _ in range(2)]
+    for each in stalled:
+        each.stall("CONNECT")
+    client = relays.between([at(each) for each in stalled], connectTimeout=0, timeout=0.2)
+    assert client.begin()[1].startswith("451 4.3.0")
+    assert "no server has accepted a message within 0.2 seconds" in logged.takeTexts()[0]
 
 
 def test_a_refused_sender_is_not_asked_about_at_another_server(relays: Relays) -> None:

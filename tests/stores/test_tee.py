@@ -323,3 +323,16 @@ def test_it_decides_on_recipients_if_one_of_its_stores_does(chooses: bool | None
         upstream.choosesRecipients = chooses
     assert choosesRecipients(Tee(Mailbox(), upstream)) is asked
     assert not choosesRecipients(Tee(Mailbox(), Mailbox()))
+
+
+def test_what_its_stores_say_of_themselves_it_says() -> None:
+    class Last(Answering):
+        wantsToBeLast = True
+        advertisedLimits = {"RCPTDOMAINMAX": 1}
+
+    class More(Answering):
+        advertisedLimits = {"RCPTDOMAINMAX": 3, "MAILMAX": 2}
+
+    both, none = Tee(More(), Last()), Tee(Answering(), Answering())
+    assert (both.wantsToBeLast, both.advertisedLimits) == (True, {"RCPTDOMAINMAX": 1, "MAILMAX": 2})
+    assert (none.wantsToBeLast, none.advertisedLimits) == (False, {})
