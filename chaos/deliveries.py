@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -288,10 +289,8 @@ class ToProgram(Delivery):
 
     def signalOther(self, number: int) -> None:
         for pid in leaves(self.receiver.pid):
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                continue  # it has ended meanwhile
 
 
 def makeFolder(path: Path) -> str:
@@ -319,12 +318,12 @@ def maildirArrived(maildir: Path) -> Arrived:
 
 def leaves(pid: int) -> list[int]:
     """Of the processes that a process has started, and those that these have, the ones that have none."""
+    children: list[int] = []
+    # Each of them may end meanwhile.
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+            children += map(int, listed.read_text().split())
     found = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            pids = [int(child) for child in children.read_text().split()]
-        except FileNotFoundError:
-            continue
-        for child in pids:
-            found += leaves(child) or [child]
+    for child in children:
+        found += leaves(child) or [child]
     return found

@@ -46,9 +46,12 @@ def chunksOf(content: Content) -> AsyncIterator[bytes]:
     """
     if isinstance(content, (bytes, bytearray, memoryview)):
         return _piecesOf(bytes(content))
+    # A MessageStream is an iterator as well, but one that ends at option size as if that were the end of the message.
+    if hasattr(content, "deliverTo"):
+        return Inlet(content)
     if isinstance(content, AsyncIterable):
         return content.__aiter__()
-    if hasattr(content, "deliverTo") or hasattr(content, "startProducing"):
+    if hasattr(content, "startProducing"):
         return Inlet(content)
     raise TypeError(f"the content is {type(content).__name__}: it wants bytes, what yields them, or a producer")
 

@@ -163,6 +163,12 @@ class Exchange:
         if link is not None:
             link.leave(self, isReusable=self._isComplete and not self._isCut)
 
+    @property
+    def hasUnsent(self) -> bool:
+        """The body has not ended, or octets of it are still to be sent, more than a few."""
+        # The transport tells of a pause until it has sent them, also after the last one was written.
+        return self.isSending or (self._target is not None and self._isPaused)
+
     # --- what ends it ---
 
     def _fail(self, failure: Failure) -> None:
@@ -227,7 +233,7 @@ class Exchange:
     def startProducing(self, consumer: Any) -> Deferred[None]:
         """C{IBodyProducer}: write the body."""
         self._target = consumer
-        self.isSending = True
+        self.isSending, self._isPaused = True, False
         if self._isRead:
             self._sent()
         else:
@@ -264,6 +270,8 @@ class Exchange:
         self._isCut = True
         if self._source is not None:
             self._source.pauseProducing()
+        if not self.isSending:
+            return
         # Twisted's client hands out no response before it has the whole body, of the length that was announced.
         if isinstance(self.length, int):
             rest = self.length - self._octets

@@ -228,7 +228,7 @@ class _Link(ProtocolWrapper):
             self.abort()
             return
         self._octets += len(data)
-        if exchange.isSending:
+        if exchange.hasUnsent:
             self._head += data
             if _isFinal(self._head):
                 self.isMute = True

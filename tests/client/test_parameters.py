@@ -108,6 +108,12 @@ def test_a_value_that_cannot_be_said_is_an_error(value: Any) -> None:
         mailLine("a@b.test", {"SIZE": value}, ALL, True)
 
 
+@pytest.mark.parametrize("value", ["a\u2028b", "a\x85b", "a\u202eb"])
+def test_a_value_beyond_ASCII_is_visible(value: str) -> None:
+    with pytest.raises(ValueError, match="is no parameter"):
+        mailLine("a@b.test", {"SMTPUTF8": True, "SIZE": value}, ALL, True)
+
+
 @pytest.mark.parametrize("keyword", ["", "A B", "A=B", "Ä", "A\r\nB", "-A"])
 def test_a_keyword_that_cannot_be_said_is_an_error(keyword: str) -> None:
     with pytest.raises(ValueError, match="is no parameter"):

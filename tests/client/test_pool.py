@@ -261,6 +261,21 @@ def test_an_idle_connection_of_another_route_makes_room_when_it_is_gone() -> Non
     nothingIsLeft(network, client)
 
 
+def test_one_who_waits_costs_one_idle_connection() -> None:
+    network = Network(Server(QUIT=None), Server(QUIT=None), Server())
+    client = clientOf(network, connections=2)
+    for begun in [begin(network, client) for _ in range(2)]:
+        end(network, begun)
+    waiting = begin(network, client, OTHER)
+    client._pool._serve(OTHER.peer)
+    network.settle()
+    assert [line.server.heard.count("QUIT") for line in network.lines] == [1, 0]
+    network.advance(5.1)
+    network.settle()
+    end(network, waiting)
+    nothingIsLeft(network, client)
+
+
 def test_a_failed_attempt_is_the_turn_of_the_next() -> None:
     network = Network(Server())
     network.refuses = 1

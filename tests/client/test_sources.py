@@ -13,6 +13,8 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
 from smtphooks.client.sources import Inlet, chunksOf
+from smtphooks.replies import SMTPError
+from smtphooks.stream import MessageStream
 from tests.client.network import MESSAGE, ROUTE, Network, Outcome, Server, clientOf, nothingIsLeft
 from tests.support import ENVELOPE, connect
 
@@ -239,3 +241,18 @@ def test_the_Deferred_of_a_producer_may_have_fired_at_once() -> None:
             return succeed(None)
 
     assert outcomeOf(join(Whole())).value == b"whole"
+
+
+def test_a_message_that_was_cut_at_option_size_is_no_whole_one() -> None:
+    stream = MessageStream(size=10)
+    stream.append(b"0123456789and more", isLast=True)
+    outcome = outcomeOf(join(stream))
+    assert isinstance(outcome.error, SMTPError)
+    assert outcome.error.responseCode == 552
+
+
+def test_a_message_is_read_whole() -> None:
+    stream = MessageStream()
+    stream.append(b"Subject: x\r\n\r\n")
+    stream.append(b"text\r\n", isLast=True)
+    assert outcomeOf(join(stream)).value == b"Subject: x\r\n\r\ntext\r\n"

@@ -304,6 +304,19 @@ async def test_a_yes_before_the_end_of_the_message_is_none(webhook):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_yes_is_none_while_the_end_of_the_message_is_still_to_be_sent(webhook):
+    store = storeOf(webhook)
+    post = Post(webhook, Message(b"x" * 16_000_000), store=store)
+    talk = await post.has(b"xxx")
+    talk.transport.pauseProducing()
+    talk.answer(answer("200 OK", "fine"))
+    assert await fault(post) == f"{nameOf(webhook)} answers 200 before it has the whole message"
+    talk.transport.resumeProducing()
+    await talk.closed
+    assert len(talk.received) < 16_000_000
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_interim_answer_ends_nothing(webhook):
     message = Message(b"one\r\n", isWhole=False)
     post = Post(webhook, message)
