@@ -623,6 +623,41 @@ def test_lmtp_to_smtp_has_the_one_reply_for_all(relays: Relays, code: int) -> No
     assert [reply[:3] for reply in (client.message(), client.hear())] == [str(code)] * 2
 
 
+@pytest.mark.parametrize(
+    "change, codes",
+    [
+        (lambda recipients: recipients.pop(0), [452] * 3),
+        (lambda recipients: recipients.reverse(), [452] * 3),
+        (lambda recipients: recipients.insert(0, Address("x@example.org", "x", "example.org")), [452] * 3),
+        (
+            lambda recipients: recipients.__setitem__(0, Address("x@example.org", "x", "example.org")),
+            [250, 452, 250],
+        ),
+    ],
+    ids=["removed", "moved", "added", "replaced"],
+)
+def test_no_recipient_has_the_reply_of_another_one(relays: Relays, change: Any, codes: list[int]) -> None:
+    """Of three one has no room: whoever is told 250 has the message."""
+
+    class Changing:
+        relay: Relay
+
+        def onRcptTo(self, address: Any, session: Any) -> Any:
+            return self.relay.onRcptTo(address, session)
+
+        def onData(self, stream: Any, session: Any) -> Any:
+            change(session.envelope.rcptTo)
+            return self.relay.onData(stream, session)
+
+    upstream = relays.upstream(lmtp=True)
+    upstream.fail("DATA", 452, recipient="bob@example.org")
+    changing = Changing()
+    changing.relay = Relay(at(upstream), lmtp=True)
+    client = relays.client(relays.upstream(changing, lmtp=True))
+    client.begin("ann@example.org", "bob@example.org", "joe@example.org", hello="LHLO")
+    assert [int(reply[:3]) for reply in (client.message(), client.hear(), client.hear())] == codes
+
+
 def test_lmtp_to_lmtp_made_anew_keeps_the_replies_in_order(relays: Relays) -> None:
     upstream = relays.upstream(lmtp=True)
     client = relays.between(upstream, lmtp=True, server={"lmtp": True})
