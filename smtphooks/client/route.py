@@ -101,11 +101,15 @@ class Route:
     def __attrs_post_init__(self) -> None:
         if bool(self.host) == (self.path is not None):
             raise OptionError("options host and path are both given or both missing, give one", options=["host"])
-        if (self.user is None) != (self.password is None and self.token is None):
-            raise OptionError("option user is given without password or token, or these without it", options=["user"])
+        secret = "password" if self.password is not None else "token" if self.token is not None else None
+        if self.user is not None and secret is None:
+            raise OptionError("option user is given without password or token, give one of them", options=["user"])
+        if self.user is None and secret is not None:
+            raise OptionError(f"option {secret} is given without user, give both", options=[secret])
         if "SCRAM-SHA-256" in self.authMethods and find_spec("scramp") is None:
             raise OptionError(
-                "option authMethods has SCRAM-SHA-256, which wants the package scramp: pip install smtphooks[scram]",
+                "option authMethods has SCRAM-SHA-256, which needs a library that is not installed (scramp): install"
+                " smtphooks[scram]",
                 options=["authMethods"],
             )
         if (self.key is None) != (self.cert is None):
@@ -139,9 +143,13 @@ def routeTo(target: str, **rest: Any) -> Route:
         host, port = target, "25"
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    elif ":" in host:
+    elif ":" in host and "/" not in host:
         raise OptionError("the server is {!r}, an IPv6 address stands in brackets", target, options=["upstream"])
-    if not _isWord(host) or not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
+    if (
+        not _isWord(host)
+        or "/" in host
+        or not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536)
+    ):
         raise OptionError(
             'the server is {!r}, it wants "host:port" or the path of a socket', target, options=["upstream"]
         )

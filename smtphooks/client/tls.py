@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from smtphooks.client.errors import Unreachable
 from smtphooks.client.route import Route
+from smtphooks.errors import OptionError
 from smtphooks.netaddress import maybeIP
 from smtphooks.tls.certificates import loadCertificates, loadKeyPair, readPEM
 
@@ -98,14 +99,34 @@ def encryptionFor(route: Route) -> Encryption:
 
     @raise Unreachable: if a file of the route, or its name, cannot be used.
     """
-    name = nameOf(route)
     try:
-        given = {"ca": route.ca, "key": route.key, "cert": route.cert}
-        octets = [value if value is None else readPEM(which, value) for which, value in given.items()]
-        _inASCII(name)
-        return Encryption(_context(route.mustVerify, *octets), name, route.mustVerify)
+        return _encryptionFor(route)
     except Exception as error:  # OptionError, UnicodeError, and whatever OpenSSL raises
         raise Unreachable(f"TLS to {route} cannot begin: {error or type(error).__name__}") from error
+
+
+def checkTLS(route: Route) -> None:
+    """
+    Look at the files of a route, which needs no server.
+
+    @raise OptionError: if one cannot be used.
+    """
+    try:
+        _encryptionFor(route)
+    except OptionError:
+        raise
+    except Exception as error:  # UnicodeError, and whatever OpenSSL raises
+        names = [name for name in ("servername", "ca", "key", "cert") if getattr(route, name) is not None]
+        sentence = f"options {', '.join(names)} cannot be used: {error or type(error).__name__}"
+        raise OptionError(sentence, options=names) from error
+
+
+def _encryptionFor(route: Route) -> Encryption:
+    given = {"ca": route.ca, "key": route.key, "cert": route.cert}
+    octets = [None if value is None else readPEM(name, value) for name, value in given.items()]
+    name = nameOf(route)
+    _inASCII(name)
+    return Encryption(_context(route.mustVerify, *octets), name, route.mustVerify)
 
 
 def nameOf(route: Route) -> str:

@@ -86,6 +86,8 @@ def _checkNames(settings: HooksSettings, maker: object, facts: Mapping[str, Mapp
     known = {one.name: one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
     given = [*settings.options, *settings.objects]
     for name in given:
+        if name not in known and name in LAYER_OPTIONS:
+            raise ConfigError(f"{settings.where}: {name} is a key of a layer, not of an object in it, remove it")
         if name not in known:
             raise ConfigError(f"{settings.where}: {unknownOf('option', name, known, LAYER_OPTIONS)}")
     for name, one in known.items():

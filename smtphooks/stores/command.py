@@ -105,6 +105,10 @@ class Command:
         checkArgv(self.argv)
         self._program = _programOf(self.argv[0], pathOf(self.environment))
         self.name: str = self.argv[0]
+        if not os.path.isdir(self.directory):
+            raise OptionError(
+                "option directory is {!r}, there is no such folder", self.directory, options=["directory"]
+            )
         self._account = _accountOf(self.user, self.group)
         self._variables = {**self._account.variables, **self.environment}
         self._isPerRecipient = isPerRecipient(self.argv)
@@ -286,5 +290,6 @@ def _programOf(name: str, path: str) -> str:
     """
     found = shutil.which(os.path.abspath(name) if "/" in name else name, path=path)
     if found is None:
-        raise OptionError("option argv begins with {!r}, there is no such program", name, options=["argv"])
+        why = "it is no program that may be run, see its mode" if os.path.exists(name) else "there is no such program"
+        raise OptionError(f"option argv begins with {{!r}}, {why}", name, options=["argv"])
     return found

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from twisted.logger import Logger
 
+from smtphooks.client.tls import checkTLS
 from smtphooks.currentreactor import currentReactor
 from smtphooks.errors import OptionError
 from smtphooks.hooks import Unavailable
@@ -30,7 +31,7 @@ from smtphooks.stores.claims import Claims, claimsOf, isClaims, shownClaims
 from smtphooks.stores.description import describe
 from smtphooks.stores.rabbitmqaddress import NodeAddress, addressOf, isURL, withoutPassword
 from smtphooks.stores.rabbitmqconfirms import NotTaken
-from smtphooks.stores.rabbitmqlink import Link, Target
+from smtphooks.stores.rabbitmqlink import Link, Target, routeOf
 from smtphooks.stores.rabbitmqmessage import Part, partsOf
 from smtphooks.stores.rabbitmqpublisher import Publisher, Room
 from smtphooks.stream import MessageStream
@@ -49,7 +50,8 @@ def _asTuple(value: Any) -> Any:
 
 
 def _shownURLs(value: Any) -> Any:
-    return tuple(map(withoutPassword, value)) if isinstance(value, tuple) else withoutPassword(value)
+    shown = tuple(map(withoutPassword, value)) if isinstance(value, tuple) else (withoutPassword(value),)
+    return shown[0] if len(shown) == 1 else shown
 
 
 def _isName(value: Any) -> bool:
@@ -77,7 +79,7 @@ class RabbitMQ:
 
     url: tuple[str, ...] = option(
         attrs.NOTHING,
-        '"amqp://user:password@host:port/vhost", "amqps://…", or a list of these',
+        '"amqp://host:port/vhost" or "amqps://…", with "user:password@" in front of host, or a list of these',
         lambda value: isinstance(value, tuple) and bool(value) and all(map(isURL, value)),
         converter=_asTuple,
         show=_shownURLs,
@@ -104,11 +106,16 @@ class RabbitMQ:
 
     def __attrs_post_init__(self) -> None:
         if importlib.util.find_spec("pika") is None:
-            raise OptionError("RabbitMQ needs a library of its own, install smtphooks[rabbitmq]")
+            raise OptionError("RabbitMQ needs a library that is not installed (pika): install smtphooks[rabbitmq]")
         if self.declare and (self.exchange or not self.routingKey):
             raise OptionError(
                 "option declare is for the queue that routingKey names in the default exchange", options=["declare"]
             )
+        if self.ca is not None:
+            nodes = [address for address in map(addressOf, self.url) if address.isSecure]
+            if not nodes:
+                raise OptionError("option ca is given, and no URL that begins with amqps:", options=["ca"])
+            checkTLS(routeOf(nodes[0], self.ca))
 
     async def onStart(self, service: object) -> None:
         """Connect; that no node can be reached now is logged, and keeps nothing from starting."""

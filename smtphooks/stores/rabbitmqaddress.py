@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
+from smtphooks.optionkinds import NotShown
+
 _PORTS = {"amqp": 5672, "amqps": 5671}
 
 
@@ -73,7 +75,7 @@ def isURL(value: Any) -> bool:
 def withoutPassword(url: Any) -> Any:
     """A URL for errors and logs; what is none may be anything, and is described."""
     if not isURL(url):
-        return "(no URL of a node)" if isinstance(url, str) else f"(of type {type(url).__name__})"
+        return NotShown("(no URL of a node)" if isinstance(url, str) else f"(of type {type(url).__name__})")
     parts = urlsplit(url)
     if parts.password is None:
         return url

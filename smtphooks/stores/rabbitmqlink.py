@@ -20,7 +20,7 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 
 from smtphooks.client.route import Route
-from smtphooks.client.tls import encryptionFor
+from smtphooks.client.tls import Encryption, encryptionFor
 from smtphooks.currentreactor import currentReactor
 from smtphooks.hooks import Unavailable
 from smtphooks.stores.rabbitmqaddress import NodeAddress
@@ -59,6 +59,11 @@ class Target:
     declare: bool
     ca: str | bytes | None
     confirmTimeout: float
+
+
+def routeOf(address: NodeAddress, ca: str | bytes | None) -> Route:
+    """The way to a node, as far as its TLS is concerned."""
+    return Route(host=address.host, port=address.port, tls="implicit", ca=ca)
 
 
 @cache
@@ -100,6 +105,7 @@ class Link:
         self._target = target
         self._clock = clock
         self._confirms = Confirms(str(address))
+        self._encryption: Encryption | None = None
         self._protocol: Any = None
         self._channel: Any = None
         self._patience: Any = None  # a timer while the broker is blocked and may still confirm
@@ -124,11 +130,12 @@ class Link:
             self._end(str(error))
             raise
         except BaseException as error:
-            reason = getattr(self._protocol, "cause", None) or error
-            self._end(describeError(reason))
+            fault = None if self._encryption is None else self._encryption.fault
+            why = fault or describeError(getattr(self._protocol, "cause", None) or error)
+            self._end(why)
             if not isinstance(error, Exception):  # the coroutine was closed
                 raise
-            raise Unavailable(f"{self._name} cannot be used: {describeError(reason)}") from error
+            raise Unavailable(f"{self._name} cannot be used: {why}") from error
         self.isOpen = True
         log.info("connected to RabbitMQ at {node}", node=str(self._address))
 
@@ -144,8 +151,8 @@ class Link:
         )
         endpoint: Any = HostnameEndpoint(reactor, address.host, address.port)
         if address.isSecure:
-            encryption = encryptionFor(Route(host=address.host, port=address.port, tls="implicit", ca=self._target.ca))
-            endpoint = wrapClientTLS(encryption, endpoint)
+            self._encryption = encryptionFor(routeOf(address, self._target.ca))
+            endpoint = wrapClientTLS(self._encryption, endpoint)
         protocol = _protocolClass()(parameters, custom_reactor=reactor)
         factory = Factory.forProtocol(lambda: protocol)
         factory.noisy = False

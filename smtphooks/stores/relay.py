@@ -23,7 +23,7 @@ from smtphooks.client.mechanisms import mechanismsFor
 from smtphooks.client.place import waitingFor
 from smtphooks.client.route import Route, routeTo
 from smtphooks.client.timeouts import Timeouts
-from smtphooks.client.tls import encryptionFor
+from smtphooks.client.tls import checkTLS
 from smtphooks.client.transaction import Transaction
 from smtphooks.currentreactor import currentReactor
 from smtphooks.errors import OptionError
@@ -119,7 +119,8 @@ class Relay:
         self._upstreams = Upstreams(self.upstream, self._routeTo, self.retryTime)
         for group in self._upstreams.groups:
             for upstream in group.upstreams:
-                _checkTLS(upstream.route)
+                if self.tls != "none" and (self.ca or self.key):
+                    checkTLS(upstream.route)
                 _checkMechanisms(upstream.route)
 
     def _routeTo(self, text: str) -> Route:
@@ -325,20 +326,6 @@ class Relay:
                 octets=stream.byteLength,
                 reply=accepted[0],
             )
-
-
-def _checkTLS(route: Route) -> None:
-    """
-    Look at the files of TLS, where that needs no server.
-
-    @raise OptionError: if they cannot be used.
-    """
-    if route.tls != "none" and (route.ca or route.key):
-        try:
-            encryptionFor(route)
-        except Unreachable as error:
-            names = [name for name in ("ca", "key", "cert") if getattr(route, name)]
-            raise OptionError(f"options {', '.join(names)} cannot be used: {error}", options=names) from None
 
 
 def _checkMechanisms(route: Route) -> None:

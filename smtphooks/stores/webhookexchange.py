@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
@@ -291,22 +293,22 @@ class Exchange:
         self._code = response.code
         response.deliverBody(_Text(response, self._answeredWith))
 
-    def _answeredWith(self, code: int, text: str, reason: Failure) -> None:
+    def _answeredWith(self, code: int, text: str, octets: bytes, reason: Failure) -> None:
         if reason.check(ResponseDone, PotentialDataLoss) is None:
             self._fault("has closed the connection within its answer")
             return
         self._isComplete = True
-        self._succeed(code, text)
+        self._succeed(code, text, octets)
 
-    def _succeed(self, code: int, text: str) -> None:
+    def _succeed(self, code: int, text: str, octets: bytes = b"") -> None:
         if not self.answered.called:
-            self.answered.callback(Answer(code, text, not self._isCut))
+            self.answered.callback(Answer(code, text, not self._isCut, octets))
 
 
 class _Text(Protocol):
     """The body of an answer, of which no more is kept than may be the text of a reply."""
 
-    def __init__(self, response: IResponse, ended: Callable[[int, str, Failure], None]) -> None:
+    def __init__(self, response: IResponse, ended: Callable[[int, str, bytes, Failure], None]) -> None:
         self._response = response
         self._ended = ended
         self._octets = b""
@@ -317,7 +319,7 @@ class _Text(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The body has ended, or is cut."""
-        self._ended(self._response.code, self._text(), reason)
+        self._ended(self._response.code, self._text(), self._octets, reason)
 
     def _text(self) -> str:
         (kind,) = self._response.headers.getRawHeaders("Content-Type", [""])[:1]
@@ -334,4 +336,10 @@ def _causeOf(failure: Failure) -> str:
     """What has gone wrong, in a few words; Twisted's client wraps it, at times twice."""
     while reasons := getattr(failure.value, "reasons", None):
         failure = next((each for each in reasons if not each.check(CancelledError)), reasons[0])
-    return failure.getErrorMessage() or type(failure.value).__name__
+    error = failure.value
+    if isinstance(error, SSL.Error):
+        reasons = [str(reason) for library, function, reason in (error.args[0] if error.args else ())]
+        return ", ".join(["TLS fails", *reasons])
+    if isinstance(error, VerificationError):
+        return "TLS fails, its certificate is not for this host"
+    return failure.getErrorMessage() or type(error).__name__

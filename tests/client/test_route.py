@@ -43,6 +43,8 @@ def test_a_text_says_where_the_server_is(text: str, host: str, port: int, path: 
         "::1",
         "::1:25",
         "a:b:25",
+        "smtp://mx.test",
+        "smtp://mx.test:25",
         "[]:25",
     ],
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from twisted.logger import capturedLogs
 
+import smtphooks.stores
 from smtphooks import SMTPServerFactory
 from smtphooks.__main__ import Options as CommandFlags
 from smtphooks.command import sending
@@ -68,6 +69,16 @@ def test_all_fields_of_events_are_documented() -> None:
         assert documented == [name for name in event if not name.startswith("log_")]
         seen.add(kind)
     assert seen == {*kinds.values()}
+
+
+def test_the_line_of_each_store_is_documented_as_its_module_has_it() -> None:
+    shown = {literalsIn(store)[0]: literalsIn(text)[0] for store, text in rowsOf(LOG, "Store")}
+    assert shown.keys() == {*smtphooks.stores.__all__} - {"Discard", "Tee"}
+    for store, line in shown.items():
+        source = Path(sys.modules[getattr(smtphooks.stores, store).__module__].__file__ or "").read_text()
+        formats = re.findall(r'log\.info\(\s*"([^"]*)"', source)
+        patterns = [re.sub(r"\\{\w+\\}", ".+", re.escape(each)) for each in formats]
+        assert any(re.fullmatch(pattern, line) for pattern in patterns), store
 
 
 def test_all_fields_of_a_line_are_documented() -> None:

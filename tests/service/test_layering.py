@@ -148,7 +148,7 @@ class TestObjectsAmongOptions:
             ),
             (
                 "{use = 'smtphooks.stores:Maildir', path = 'x', unless = ['secure']}",
-                ": b (smtphooks.stores:Maildir): unknown option unless",
+                ": b (smtphooks.stores:Maildir): unless is a key of a layer, not of an object in it, remove it",
             ),
             (
                 "{use = 'smtphooks.stores:Maildir'}",

@@ -474,7 +474,9 @@ async def test_an_address_becomes_no_option(argument: str, session: Session, cod
         await deliver(Command([*argv, argument]), session=session)
     assert caught.value.enhancedCode == code
     assert not (tmp_path / "ran").exists()
-    for harmless in (["--", argument], [f"--value={argument}"], [f"<{argument}>"]):
+    with pytest.raises(SMTPError, match="begins with a hyphen"):
+        await deliver(Command(["/usr/bin/env", "--", "true", argument]), session=session)
+    for harmless in (["--", argument], ["--", "${recipient}", argument], [f"--value={argument}"], [f"<{argument}>"]):
         assert await deliver(Command([*argv, *harmless]), session=session) is None
 
 
@@ -567,9 +569,12 @@ async def test_it_runs_as_another_user(tmp_path: Path) -> None:
 
 
 @ensureDeferred
-async def test_a_folder_that_is_not_there_is_a_fault() -> None:
-    with pytest.raises(Unavailable, match=r"cannot be run: \[Errno 2\] No such file or directory: '/no/such'"):
-        await deliver(Command(["/bin/cat"], directory="/no/such"))
+async def test_a_folder_that_is_not_there_any_more_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    store = Command(["/bin/cat"], directory=str(tmp_path / "folder"))
+    (tmp_path / "folder").rmdir()
+    with pytest.raises(Unavailable, match=r"cannot be run: \[Errno 2\] No such file or directory: '.*/folder'"):
+        await deliver(store)
 
 
 @pytest.mark.parametrize(
@@ -581,6 +586,8 @@ async def test_a_folder_that_is_not_there_is_a_fault() -> None:
         ({"argv": ["cat", "a\0"]}, "option argv is"),
         ({"argv": ["/no/such/program"]}, "option argv begins with '/no/such/program', there is no such program"),
         ({"argv": ["no-such-program"]}, "there is no such program"),
+        ({"argv": ["/etc/passwd"]}, "option argv begins with '/etc/passwd', it is no program that may be run"),
+        ({"argv": ["cat"], "directory": "/no/such"}, "option directory is '/no/such', there is no such folder"),
         ({"argv": ["cat", "${recipent}"]}, r"option argv: .*recipent.*recipient"),
         ({"argv": ["cat", "${}"]}, "option argv"),
         ({"argv": ["${sender}"]}, "it wants a program"),

@@ -16,6 +16,7 @@ from tests.layers.scanners import Message
 from tests.secrets import PASSWORD, TOKEN
 
 URL = "amqp://mx.example"
+SECURE = "amqps://mx.example"
 
 
 def test_the_url_may_be_one_or_several_and_come_first():
@@ -36,7 +37,15 @@ def test_the_url_may_be_one_or_several_and_come_first():
         ({"url": URL, "routingKey": "", "declare": True}, "option declare"),
         ({"url": URL, "claims": 1}, "option claims"),
         ({"url": URL, "claims": "/nowhere/to/be/found"}, "option claims"),
-        ({"url": URL, "claims": {"url": "https://s3.example/bucket"}}, "option accessKey is missing"),
+        (
+            {"url": URL, "claims": {"url": "https://s3.example/bucket"}},
+            "option claims is wrong: option accessKey is missing",
+        ),
+        ({"url": "mx.example"}, "option url is (no URL of a node), it wants"),
+        ({"url": [SECURE, "mx.example"]}, f"option url is ('{SECURE}', (no URL of a node)), it wants"),
+        ({"url": URL, "ca": "/nowhere/ca.pem"}, "option ca is given, and no URL that begins with amqps:"),
+        ({"url": SECURE, "ca": "/nowhere/ca.pem"}, "option ca is '/nowhere/ca.pem' (No such file or directory)"),
+        ({"url": [URL, SECURE], "ca": "-----BEGIN NOTHING"}, "no readable certificate in it"),
         ({"url": URL, "confirmTimeout": -1}, "option confirmTimeout"),
         ({"url": URL, "maxMessageSize": -1}, "option maxMessageSize"),
     ],

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from smtphooks import Address, Envelope, Layer, MessageStream, OptionError, Session, SMTPError, SMTPServerFactory
 from smtphooks.errors import OptionWarning
 from smtphooks.stores import Relay, Tee
+from tests.certificates import Authority
 from tests.conftest import Logged
 from tests.real.programs import eventually
 from tests.secrets import PASSWORD, WRONG_PASSWORD, plain
@@ -22,6 +23,8 @@ __all__ = ["relays"]
 pytestmark = pytest.mark.usefixtures("logged")
 
 VERBS = ["EHLO", "MAIL", "RCPT", "DATA"]
+
+AUTHORITY = Authority().pem
 
 
 class Texts:
@@ -752,7 +755,12 @@ def test_a_refused_sender_is_not_asked_about_at_another_server(relays: Relays) -
         ({"upstream": [{"to": "mx:25", "weight": 0}]}, "its weight one from 1"),
         ({"upstream": "mx:25", "tls": "always"}, "option tls"),
         ({"upstream": "mx:25", "user": "ann"}, "option user is given without password"),
-        ({"upstream": "mx:25", "ca": "/nowhere/ca.pem"}, "options ca cannot be used"),
+        ({"upstream": "mx:25", "ca": "/nowhere/ca.pem"}, "option ca is '/nowhere/ca.pem' (No such file"),
+        ({"upstream": "mx:25", "key": "/nowhere", "cert": "/nowhere"}, "option key is '/nowhere' (No such file"),
+        ({"upstream": "mx:25", "servername": "ä" * 64, "ca": AUTHORITY}, "options servername, ca cannot be used: "),
+        ({"upstream": "smtp://mx:25"}, 'it wants "host:port" or the path of a socket'),
+        ({"upstream": "mx:25", "password": "x1y"}, "option password is given without user"),
+        ({"upstream": "mx:25", "token": "x1y"}, "option token is given without user"),
         ({"upstream": "mx:25", "user": "ann", "token": "x", "authMethods": ["PLAIN"]}, "it wants XOAUTH2"),
         (
             {"upstream": "mx:25", "user": "ann", "password": "x", "authMethods": ["NTLM"]},
