@@ -185,13 +185,22 @@ class Room:
         self._octets = octets
         self._taken = 0
         self._waiters: list[tuple[int, Waiting[None]]] = []
+        self._served: set[Waiting[None]] = set()  # and not yet resumed: a task of asyncio goes on later
 
     async def take(self, octets: int) -> None:
         """Wait for room, which L{give} gives back."""
         if self._waiters or not self._fits(octets):
             waiter: Waiting[None] = Waiting(self._forget)
             self._waiters.append((octets, waiter))
-            await waiter
+            try:
+                await waiter
+            except BaseException:
+                if waiter in self._served:
+                    self.give(octets)
+                self._forget(waiter)
+                raise
+            finally:
+                self._served.discard(waiter)
         else:
             self._taken += octets
 
@@ -207,6 +216,7 @@ class Room:
         while self._waiters and self._fits(self._waiters[0][0]):
             octets, waiter = self._waiters.pop(0)
             self._taken += octets
+            self._served.add(waiter)
             waiter.callback(None)
 
     def _forget(self, waiter: Deferred[None]) -> None:

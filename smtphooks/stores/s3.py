@@ -62,7 +62,8 @@ class S3Claims:
     @ivar region: what requests are signed for.
     @ivar accessKey: the id of the key that they are signed with.
     @ivar secretKey: that key, or the path of a file that holds it.
-    @ivar timeout: seconds for a whole request, 0 for no limit.
+    @ivar timeout: seconds that the service may take to accept a connection, and as many to read and to answer; 0 for no
+        limit.
     @raise OptionError: for a wrong value, or a file that cannot be read.
     """
 

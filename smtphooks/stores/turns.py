@@ -22,6 +22,7 @@ class Turns:
         self._places = places
         self._taken = 0
         self._queue: deque[Waiting[None]] = deque()
+        self._given: set[Waiting[None]] = set()  # and not yet resumed: a task of asyncio goes on later
 
     async def take(self, timeout: float, clock: Any) -> None:
         """
@@ -40,18 +41,23 @@ class Turns:
         try:
             await waiting
         except BaseException:
+            if waiting in self._given:
+                self.leave()
             if waiting in self._queue:
                 self._queue.remove(waiting)
                 if not waiting.called:  # the coroutine was closed: its timer goes with it
                     waiting.addErrback(lambda failure: None)
                     waiting.cancel()
             raise
+        finally:
+            self._given.discard(waiting)
 
     def leave(self, _: object = None) -> None:
         """Give a place back: to the one that waits longest, if there is one."""
         while self._queue:
             waiting = self._queue.popleft()
             if not waiting.called:
+                self._given.add(waiting)
                 waiting.callback(None)
                 return
         self._taken -= 1

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import smtplib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pika
 import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from smtphooks.testing import ReceivedMessage, SMTPServerThread
 from tests.examples.conftest import EXAMPLES
+from tests.layers.scanners import Scanner
 from tests.real.conftest import rabbitmq as rabbitmq
 from tests.real.conftest import sharedRabbitMQ as sharedRabbitMQ
 from tests.real.conftest import startRabbitMQ as startRabbitMQ
@@ -255,3 +262,16 @@ def test_a_queue_of_another_kind_leaves_no_connections(
     assert int(rabbitmq.ctl("list_connections", "pid").count("<")) <= 1
     rabbitmq.delete(queue)
     program.waitForLine("delivering from")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_broker_that_accepts_connections_and_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = runpy.run_path(str(EXAMPLES / "queuedelivery.py"))
+    consumer: Any = object.__new__(example["Consumer"])
+    monkeypatch.setitem(example["Consumer"].consume.__globals__, "OPENING", 0.1)
+    consumer.reactor, consumer.isStopping = reactor, False
+    broker = await Scanner().listen()
+    with pytest.raises(DeferredTimeout):
+        await consumer.consume(pika.URLParameters(f"amqp://127.0.0.1:{broker.port}/"))
+    await broker.talks[0].closed
+    await broker.stop()

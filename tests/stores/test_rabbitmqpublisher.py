@@ -241,3 +241,22 @@ def test_room_that_was_given_back_is_all_there(octets):
     for _ in range(3):
         assert take(room, octets) == [True]
         room.give(octets)
+
+
+@pytest.mark.parametrize("isServed", [False, True])
+@pytest.mark.parametrize("error", [CancelledError(), GeneratorExit()])
+def test_who_is_ended_before_it_goes_on_gives_its_room_back(isServed, error):
+    # A task of asyncio goes on some time after that for which it waits has come.
+    room = Room(5)
+    take(room, 5)
+    task = room.take(5)
+    task.send(None)
+    waiting = take(room, 5)
+    if isServed:
+        room.give(5)
+        assert waiting == []
+    with pytest.raises(type(error)):
+        task.throw(error)
+    if not isServed:
+        room.give(5)
+    assert waiting == [True]

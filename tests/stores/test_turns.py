@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import Clock
@@ -57,3 +58,18 @@ def test_0_is_no_limit_of_places_or_time() -> None:
     taken = [take(turns, clock, timeout=0) for _ in range(2)]
     clock.advance(1e9)
     assert not taken[1].called
+
+
+def test_one_that_is_cancelled_before_it_goes_on_gives_its_place_back() -> None:
+    # A task of asyncio goes on some time after that for which it waits has come.
+    clock, turns = Clock(), Turns(1)
+    take(turns, clock)
+    task = turns.take(0, clock)
+    given: list[object] = []
+    task.send(None).addCallback(given.append)
+    waiting = take(turns, clock)
+    turns.leave()
+    assert (given, waiting.called) == ([None], False)
+    with pytest.raises(CancelledError):
+        task.throw(CancelledError())
+    assert waiting.called
