@@ -41,6 +41,12 @@ QUORUM = {"x-queue-type": "quorum"}
 # What of MAIL was said about another hop than this one: the client here counts the octets itself.
 NOT_HANDED_ON = ("SIZE", "AUTH")
 
+# What of an envelope there is one of for each recipient.
+LISTS = ("rcptTo", "rcptParameters")
+
+# Seconds that a broker may take until messages come from it.
+OPENING = 20
+
 
 class Consumer:
     """
@@ -88,7 +94,24 @@ class Consumer:
         factory = Factory.forProtocol(lambda: protocol)
         factory.noisy = False
         await endpoint.connect(factory)
-        assert protocol.ready is not None
+        try:
+            messages = await ensureDeferred(self.subscribe(protocol)).addTimeout(OPENING, self.reactor)
+            log.info("delivering from {queue} to {route}", queue=self.queue, route=str(self.route))
+            while True:
+                message = await messages.get()
+                delivery = ensureDeferred(self.handle(protocol, self.channel, message))
+                self.deliveries.add(delivery)
+                delivery.addBoth(partial(self.forget, delivery))
+        finally:
+            # A queue that cannot be used, or is deleted, leaves the connection as it is.
+            if not self.isStopping:
+                protocol.transport.abortConnection()
+
+    def forget(self, delivery: Deferred[None], result: object) -> None:
+        self.deliveries.discard(delivery)
+
+    async def subscribe(self, protocol: Any) -> Any:
+        """The queue of pika in which messages come."""
         await protocol.ready
         self.protocol = protocol
         self.channel = channel = await protocol.channel()
@@ -96,15 +119,7 @@ class Consumer:
         await channel.confirm_delivery()
         await channel.basic_qos(prefetch_count=self.parallel)
         messages, self.consuming = await channel.basic_consume(self.queue)
-        log.info("delivering from {queue} to {route}", queue=self.queue, route=str(self.route))
-        while True:
-            message = await messages.get()
-            delivery = ensureDeferred(self.handle(protocol, channel, message))
-            self.deliveries.add(delivery)
-            delivery.addBoth(partial(self.forget, delivery))
-
-    def forget(self, delivery: Deferred[None], result: object) -> None:
-        self.deliveries.discard(delivery)
+        return messages
 
     async def declare(self, channel: Any) -> None:
         await channel.queue_declare(self.queue, durable=True, arguments=QUORUM)
@@ -138,8 +153,6 @@ class Consumer:
         try:
             left = await self.deliver(channel, properties, body)
             channel.basic_ack(method.delivery_tag)
-            if not left and "claim" in properties.headers:
-                await self.claims.drop(properties.headers["claim"])
         except Exception as error:
             if isinstance(error, (AMQPError, ConnectionClosed)):
                 log.warn("{id} stays in the queue: {error!r}", id=properties.message_id, error=error)
@@ -147,20 +160,32 @@ class Consumer:
                 log.failure("{id} stays in the queue", id=properties.message_id)
             # When this connection is gone, the queue gives the message to whoever takes it next.
             protocol.transport.loseConnection()
+            return
+        if not left and "claim" in properties.headers:
+            try:
+                await self.claims.drop(properties.headers["claim"])
+            except Exception as error:  # it is an orphan
+                log.warn("{claim} is not removed: {error!r}", claim=properties.headers["claim"], error=error)
 
     async def deliver(self, channel: Any, properties: Any, body: bytes) -> bool:
         """Deliver a message; True if it is still in a queue, or its content is needed by another message."""
         headers = properties.headers or {}
-        attempt = headers.get("attempt", 0)
-        envelope: dict[str, Any] = {"rcptTo": []}
         try:
-            envelope = json.loads(headers["envelope"])
+            envelope, attempt = read(headers)
+        except (LookupError, RecursionError, TypeError, ValueError) as error:  # no message of ours
+            await self.publish(channel, "parked", properties, body, {"reason": repr(error)})
+            return True
+        try:
             refused = await self.send(envelope, self.contentOf(headers, body))
         except ClientError as error:
             refused = {i: (error.isPermanent, str(error)) for i in range(len(envelope["rcptTo"]))}
-        except (KeyError, TypeError, ValueError) as error:  # no message of ours, or its content is gone
+        except (LookupError, RecursionError, ValueError) as error:  # it is not its content, or not there
             await self.publish(channel, "parked", properties, body, {"reason": repr(error)})
             return True
+        except Exception as error:
+            # Whatever it is, like a disk that cannot be read: other messages are not held up, and this one is not tried
+            # for ever.
+            refused = {i: (False, repr(error)) for i in range(len(envelope["rcptTo"]))}
         final = attempt >= len(self.pauses)
         never = [i for i, (isPermanent, _) in refused.items() if isPermanent or final]
         later = [i for i in refused if i not in never]
@@ -207,28 +232,52 @@ class Consumer:
     async def verified(self, chunks: AsyncIterator[bytes], digest: str) -> AsyncIterator[bytes]:
         """The chunks; that they are not those that were kept is raised before the server has the end of the message."""
         seen = hashlib.sha256()
-        try:
-            async for chunk in chunks:
-                seen.update(chunk)
-                yield chunk
-        except FileNotFoundError as error:
-            raise ValueError(str(error)) from error
+        async for chunk in chunks:
+            seen.update(chunk)
+            yield chunk
         if seen.hexdigest() != digest:
             raise ValueError("the content is not what was kept")
 
     async def publish(self, channel: Any, name: str, properties: Any, body: bytes, headers: dict[str, Any]) -> None:
         """Put a message into a queue, and wait until the broker has it."""
+        # All headers are in one frame, and one that is larger than the broker takes would end the connection.  So what
+        # it says of where a message was (x-death) stays away, and of a long reply the rest.
+        own = {key: value[:500] if key == "reason" else value for key, value in headers.items()}
+        kept = {key: value for key, value in (properties.headers or {}).items() if not key.startswith("x-")}
         copy = pika.BasicProperties(
             content_type=properties.content_type,
             message_id=properties.message_id,
             timestamp=properties.timestamp,
             delivery_mode=2,
-            headers={**(properties.headers or {}), **headers},
+            headers={**kept, **own},
         )
         # One at a time: pika gives a message that was returned to whichever is confirmed next.
         await self.publishing.run(
             channel.basic_publish, "", f"{self.queue}.{name}", body, properties=copy, mandatory=True
         )
+
+
+def read(headers: Any) -> tuple[Any, int]:
+    """
+    The envelope of a message, and how often it was tried before.
+
+    @raise LookupError: and others, if it is no message of smtphooks.stores.RabbitMQ.
+    """
+    envelope, attempt = json.loads(str(headers["envelope"])), headers.get("attempt", 0)
+    if not (isinstance(envelope, dict) and all(isinstance(envelope[key], list) for key in LISTS)):
+        raise ValueError("the envelope is not as smtphooks.stores.RabbitMQ makes it")
+    addresses = [envelope["mailFrom"], *envelope["rcptTo"], headers.get("claim", "")]
+    parameters = [envelope["mailParameters"], *envelope["rcptParameters"]]
+    isOurs = (
+        len(addresses) - 1 == len(parameters) > 1
+        and all(isinstance(each, str) for each in addresses)
+        and all(isinstance(each, dict) for each in parameters)
+        and isinstance(attempt, int)
+        and attempt >= 0
+    )
+    if not isOurs:
+        raise ValueError("the envelope is not as smtphooks.stores.RabbitMQ makes it")
+    return envelope, attempt
 
 
 async def main(reactor: Any) -> None:

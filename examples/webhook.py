@@ -4,9 +4,8 @@ Mail to a webhook: each message is the body of a POST, streamed while it arrives
     python webhook.py http://127.0.0.1:8000/mail
 
 The envelope is in X-Envelope-From and in X-Envelope-To, a field for each recipient.  The message is held nowhere: the
-client sends as fast as the webhook reads, and the 2xx of the webhook is what acknowledges the message.
-
-It is a start for a delivery of one's own over HTTP; smtphooks.stores.Webhook is the ready-made one.
+client sends as fast as the webhook reads, and the 2xx of the webhook is what acknowledges the message.  It is a start
+for a delivery of one's own over HTTP; smtphooks.stores.Webhook is the ready-made one.
 """
 
 from __future__ import annotations

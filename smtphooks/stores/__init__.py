@@ -1,8 +1,8 @@
 """
 Stores: ready-made hooks that store messages, or hand them on.
 
-They import what users' own hooks can import, kinds of options and the client, and know nothing of the options and the
-connections of a server.
+They import what users' own hooks can import, kinds of options and the client, and know nothing of a server's own
+options and connections.
 """
 
 from smtphooks.stores.command import Command

@@ -10,13 +10,15 @@ This module knows no queue and no session.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from smtphooks.awaiting import Waiting
 from smtphooks.currentreactor import deferToThread
 from smtphooks.disk import refusalFor
 from smtphooks.errors import OptionError
@@ -26,6 +28,8 @@ from smtphooks.stores.s3 import S3Claims
 from smtphooks.stream import MessageStream
 
 log: Logger = Logger()
+
+T = TypeVar("T")
 
 _BLOCK = 65536
 _SUFFIX = ".eml"
@@ -87,20 +91,19 @@ class FolderClaims:
         final = os.path.join(self.path, quote(name, safe="") + _SUFFIX)
         # A consumer never sees a part of it, and who tidies up can tell it.
         temporary = os.path.join(self.path, f".{os.path.basename(final)}.part")
+        file = _File()
+        unwanted = [temporary]
         try:
-            fd = await deferToThread(os.open, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
-                try:
-                    async for chunk in spool.open():
-                        await deferToThread(_writeAll, fd, chunk)
-                    await deferToThread(os.fsync, fd)
-                finally:
-                    os.close(fd)
-                await deferToThread(_publish, temporary, final)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary)
-                raise
+                await file.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+                async for chunk in spool.open():
+                    await file.run(_writeAll, file.fd, chunk)
+                await file.run(os.fsync, file.fd)
+                unwanted.append(final)
+                await file.run(_publish, temporary, final)
+                unwanted.clear()
+            finally:
+                file.end(unwanted)
         except OSError as error:
             log.error("a message cannot be kept in {path}: {error}", path=self.path, error=error)
             raise refusalFor(error) from error
@@ -113,12 +116,13 @@ class FolderClaims:
 
     async def read(self, reference: str) -> AsyncIterator[bytes]:
         """As L{Claims.read}."""
-        fd = await deferToThread(os.open, self._pathOf(reference), os.O_RDONLY)
+        file = _File()
         try:
-            while chunk := await deferToThread(os.read, fd, _BLOCK):
+            await file.open(self._pathOf(reference), os.O_RDONLY)
+            while chunk := await file.run(os.read, file.fd, _BLOCK):
                 yield chunk
         finally:
-            os.close(fd)
+            file.end()
 
     def _pathOf(self, reference: str) -> str:
         # Whoever can write to the queue must not have files removed elsewhere; and the folder may be mounted at
@@ -127,6 +131,63 @@ class FolderClaims:
         if not reference.startswith("file:") or not name.endswith(_SUFFIX) or name.startswith("."):
             raise ValueError(f"{reference!r} is no reference to a file")
         return os.path.join(self.path, name)
+
+
+class _File:
+    """
+    A file whose operations run in threads, one at a time.
+
+    Whoever waits for an operation may be cancelled, but a thread cannot be, and a descriptor that is closed under it
+    may be that of another file or connection when it is used.  So the file is closed when none runs.
+
+    @ivar fd: its descriptor, -1 while it is not open.
+    """
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self._isRunning = False
+        self._isOver = False
+        self._unwanted: Sequence[str] = ()
+
+    def open(self, path: str, flags: int) -> Waiting[None]:
+        """Open it; a new one is for the user of the server only."""
+        return self.run(self._open, path, flags)
+
+    def _open(self, path: str, flags: int) -> None:
+        self.fd = os.open(path, flags, 0o600)
+
+    def run(self, operation: Callable[..., T], *arguments: object) -> Waiting[T]:
+        """Run this in a thread; cancelling the result ends the wait alone."""
+        waiting: Waiting[T] = Waiting()
+        self._isRunning = True
+
+        def ended(result: T | Failure) -> None:
+            self._isRunning = False
+            if self._isOver:
+                self._close()
+            if not waiting.called:
+                waiting.callback(result)
+
+        deferToThread(operation, *arguments).addBoth(ended)
+        return waiting
+
+    def end(self, unwanted: Sequence[str] = ()) -> None:
+        """
+        It is wanted no more.
+
+        @param unwanted: paths to remove, if this one was opened.
+        """
+        self._isOver, self._unwanted = True, unwanted
+        if not self._isRunning:
+            self._close()
+
+    def _close(self) -> None:
+        if self.fd >= 0:
+            for path in self._unwanted:
+                with suppress(OSError):
+                    os.unlink(path)
+            os.close(self.fd)
+            self.fd = -1
 
 
 def _writeAll(fd: int, data: bytes) -> None:

@@ -130,7 +130,7 @@ def filledArgv(argv: Sequence[str], session: Session, recipients: Sequence[Addre
     for index, argument in enumerate(argv):
         text = _MACRO.sub(lambda match: _VALUES[match[1]](session, recipients) if match[1] else "$", argument)
         # Postfix refuses such addresses altogether (allow_min_user).
-        if text.startswith("-") and not argument.startswith("-") and "--" not in argv[:index]:
+        if text.startswith("-") and not argument.startswith("-") and not _isBehindOptions(argv, index):
             name = macrosOf(argument)[0]
             if name != "sender" and name not in _OF_RECIPIENT:
                 raise SMTPError("A name that begins with a hyphen is not taken here", 550, "5.7.1")
@@ -138,6 +138,20 @@ def filledArgv(argv: Sequence[str], session: Session, recipients: Sequence[Addre
             raise SMTPError("An address that begins with a hyphen is not taken here", 553, enhancedCode)
         filled.append(_octets(text))
     return filled
+
+
+def _isBehindOptions(argv: Sequence[str], index: int) -> bool:
+    """
+    Does C{--} stand in front of an argument, and after it only values of the client?
+
+    A word of the operator's may be a program with options of its own: C{sudo -u mail -- program ${sender}}.
+    """
+    before = index - 1
+    while before > 0 and argv[before] != "--":
+        if not macrosOf(argv[before]):
+            return False
+        before -= 1
+    return before > 0
 
 
 def filledEnvironment(own: Mapping[str, str], session: Session, recipients: Sequence[Address]) -> dict[bytes, bytes]:

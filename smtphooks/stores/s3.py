@@ -11,18 +11,17 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue, TimeoutError
-from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IBodyProducer
-from zope.interface import implementer
 
 from smtphooks.currentreactor import currentReactor
 from smtphooks.errors import OptionError
@@ -98,22 +97,43 @@ class S3Claims:
 
     async def keep(self, name: str, spool: Spool[MessageStream], digest: str) -> str:
         """As C{Claims.keep}."""
+        from smtphooks.stores.webhookexchange import Limits, exchange
+        from smtphooks.stores.webhooklinks import Links
+
         url = f"{self.url.rstrip('/')}/{escapePath(name)}.eml"
-        await self._request("PUT", url, digest, _Body(spool), wanted=(200,))
+        reactor = currentReactor()
+        links = Links(reactor)
+        put = partial(links.post, url, self._signed("PUT", url, digest), method="PUT")
+        limits = Limits(self.timeout, self.timeout, reactor)
+        try:
+            answer = await exchange(put, spool.open(), spool.length, name=self._name, limits=limits)
+        finally:
+            links.close()
+        if answer.code != 200:
+            raise Unavailable(self._sentence("PUT", answer.code, answer.octets))
+        if not answer.isOnAll:
+            raise Unavailable(f"{self._name} answers 200 before it has the whole message")
         return url
 
     async def drop(self, reference: str) -> None:
         """As C{Claims.drop}."""
-        await self._request("DELETE", self._ours(reference), EMPTY, wanted=(200, 204, 404))
+        response = await self._send("DELETE", self._ours(reference))
+        answer = _Reader(self.timeout)
+        response.deliverBody(answer)
+        try:
+            if response.code not in (200, 204, 404):
+                raise Unavailable(self._sentence("DELETE", response.code, await self._beginningOf(answer)))
+        finally:
+            answer.stop()
 
     async def read(self, reference: str) -> AsyncIterator[bytes]:
         """As C{Claims.read}."""
-        response = await self._send("GET", self._ours(reference), EMPTY)
+        response = await self._send("GET", self._ours(reference))
         body = _Reader(self.timeout)
         response.deliverBody(body)
         try:
             if response.code != 200:
-                raise Unavailable(await self._sentence("GET", response.code, body))
+                raise Unavailable(self._sentence("GET", response.code, await self._beginningOf(body)))
             async for chunk in body.chunks():
                 yield chunk
         finally:
@@ -125,34 +145,24 @@ class S3Claims:
             raise ValueError(f"{reference!r} is no reference to an object of {self.url}")
         return reference
 
-    async def _request(
-        self, method: str, url: str, digest: str, body: IBodyProducer | None = None, *, wanted: tuple[int, ...]
-    ) -> None:
-        response = await self._send(method, url, digest, body)
-        answer = _Reader(self.timeout)
-        response.deliverBody(answer)
-        try:
-            if response.code not in wanted:
-                raise Unavailable(await self._sentence(method, response.code, answer))
-        finally:
-            answer.stop()
+    def _signed(self, method: str, url: str, digest: str) -> dict[str, str]:
+        now = datetime.fromtimestamp(self.clock.seconds(), timezone.utc) if self.clock else datetime.now(timezone.utc)
+        return signedHeaders(self._credentials, method, url, digest, now)
 
-    async def _send(self, method: str, url: str, digest: str, body: IBodyProducer | None = None) -> Any:
+    async def _send(self, method: str, url: str) -> Any:
         import treq
         from twisted.web.client import HTTPConnectionPool
 
         def late(result: object, seconds: float) -> None:
             raise Unavailable(f"{self._name} has not answered within {seconds:g} seconds")
 
-        now = datetime.fromtimestamp(self.clock.seconds(), timezone.utc) if self.clock else datetime.now(timezone.utc)
         reactor = currentReactor()
         try:
-            signed = signedHeaders(self._credentials, method, url, digest, now)
+            signed = self._signed(method, url, EMPTY)
             asked = treq.request(
                 method,
                 url,
                 headers=Headers({name: [value] for name, value in signed.items()}),
-                data=body,
                 allow_redirects=False,
                 unbuffered=True,
                 pool=HTTPConnectionPool(reactor, persistent=False),
@@ -170,39 +180,26 @@ class S3Claims:
     def _name(self) -> str:
         return f"S3 at {self.url}"
 
-    async def _sentence(self, method: str, code: int, body: _Reader) -> str:
-        octets = b""
-        async for chunk in body.chunks():
-            octets += chunk
-            if len(octets) > _ERROR_OCTETS:
-                break
+    async def _beginningOf(self, body: _Reader) -> bytes:
+        """What an answer says, as far as it comes in time."""
+        octets = bytearray()
+
+        async def read() -> None:
+            async for chunk in body.chunks():
+                octets.extend(chunk)
+                if len(octets) > _ERROR_OCTETS:
+                    break
+
+        reading = Deferred.fromCoroutine(read())
+        if self.timeout:
+            reading.addTimeout(self.timeout, currentReactor())
+        with suppress(TimeoutError, Unavailable):
+            await reading
+        return bytes(octets)
+
+    def _sentence(self, method: str, code: int, octets: bytes) -> str:
         found = re.search(rb"<Code>(\w{1,100})</Code>", octets)
         return f"{self._name} answers {method} with {code}{' ' + found[1].decode() if found else ''}"
-
-
-@implementer(IBodyProducer)
-class _Body:
-    """A spooled message as a body of known length, without which S3 takes none."""
-
-    def __init__(self, spool: Spool[MessageStream]) -> None:
-        self.length = spool.length
-        self._stream = spool.open()
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        """C{IBodyProducer}."""
-        return self._stream.startProducing(consumer)
-
-    def pauseProducing(self) -> None:
-        """C{IBodyProducer}."""
-        self._stream.pauseProducing()
-
-    def resumeProducing(self) -> None:
-        """C{IBodyProducer}."""
-        self._stream.resumeProducing()
-
-    def stopProducing(self) -> None:
-        """C{IBodyProducer}."""
-        self._stream.stopProducing()
 
 
 class _Reader(Protocol):

@@ -293,22 +293,22 @@ class Exchange:
         self._code = response.code
         response.deliverBody(_Text(response, self._answeredWith))
 
-    def _answeredWith(self, code: int, text: str, reason: Failure) -> None:
+    def _answeredWith(self, code: int, text: str, octets: bytes, reason: Failure) -> None:
         if reason.check(ResponseDone, PotentialDataLoss) is None:
             self._fault("has closed the connection within its answer")
             return
         self._isComplete = True
-        self._succeed(code, text)
+        self._succeed(code, text, octets)
 
-    def _succeed(self, code: int, text: str) -> None:
+    def _succeed(self, code: int, text: str, octets: bytes = b"") -> None:
         if not self.answered.called:
-            self.answered.callback(Answer(code, text, not self._isCut))
+            self.answered.callback(Answer(code, text, not self._isCut, octets))
 
 
 class _Text(Protocol):
     """The body of an answer, of which no more is kept than may be the text of a reply."""
 
-    def __init__(self, response: IResponse, ended: Callable[[int, str, Failure], None]) -> None:
+    def __init__(self, response: IResponse, ended: Callable[[int, str, bytes, Failure], None]) -> None:
         self._response = response
         self._ended = ended
         self._octets = b""
@@ -319,7 +319,7 @@ class _Text(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The body has ended, or is cut."""
-        self._ended(self._response.code, self._text(), reason)
+        self._ended(self._response.code, self._text(), self._octets, reason)
 
     def _text(self) -> str:
         (kind,) = self._response.headers.getRawHeaders("Content-Type", [""])[:1]

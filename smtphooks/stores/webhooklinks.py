@@ -54,7 +54,9 @@ class Links:
         self._endpoints = _Endpoints(reactor, BrowserLikePolicyForHTTPS(trustRoot))
         self._agent = Agent.usingEndpointFactory(reactor, self._endpoints, pool)
 
-    def post(self, url: str, fields: Mapping[str, str], body: IBodyProducer) -> Deferred[IResponse]:
+    def post(
+        self, url: str, fields: Mapping[str, str], body: IBodyProducer, method: str = "POST"
+    ) -> Deferred[IResponse]:
         """Make a request.  Its redirection is its response."""
         # A client of its own for each request: that keeps cookies, which are none of a message's business.
         client = HTTPClient(_Plain(self._agent, url.encode()))
@@ -62,7 +64,7 @@ class Links:
         for name, value in fields.items():
             headers.addRawHeader(name, value)
         response: Any = client.request(
-            "POST", _STAND_IN, headers=headers, data=body, allow_redirects=False, unbuffered=True, reactor=self._reactor
+            method, _STAND_IN, headers=headers, data=body, allow_redirects=False, unbuffered=True, reactor=self._reactor
         )
         return response  # type: ignore[no-any-return]
 

@@ -20,11 +20,13 @@ class Answer(NamedTuple):
     @ivar code: the status.
     @ivar text: its body in one line, if that is a short plain text; else empty.
     @ivar isOnAll: the webhook answered after all had been sent, and not on a part of the message.
+    @ivar octets: the beginning of its body.
     """
 
     code: int
     text: str
     isOnAll: bool
+    octets: bytes = b""
 
     @property
     def isYes(self) -> bool:

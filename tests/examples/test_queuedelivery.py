@@ -184,3 +184,74 @@ def test_a_broker_that_is_killed_loses_no_message(
     rabbitmq.kill()
     rabbitmq.start()
     assert target.waitFor(1, 60)
+
+
+ENVELOPE = {
+    "mailFrom": "ann@example.org",
+    "rcptTo": ["bob@mx.example"],
+    "mailParameters": {},
+    "rcptParameters": [{}],
+}
+
+
+def headersWith(**changes: object) -> dict[str, object]:
+    return {"envelope": json.dumps({**ENVELOPE, **changes})}
+
+
+def test_what_nobody_can_deliver_is_parked_and_holds_up_no_other(
+    rabbitmq: RabbitMQ, tmp_path: Path, queue: str, target: SMTPServerThread, startConsumer: StartConsumer
+) -> None:
+    (tmp_path / "claims" / "folder.eml").mkdir(parents=True)
+    program = startConsumer(at(target), "--claims", str(tmp_path / "claims"))
+    claim = {"claim-sha256": "0" * 64}
+    poison: list[dict[str, object]] = [
+        headersWith(mailFrom=None),
+        headersWith(mailParameters=[1]),
+        headersWith(rcptTo=[1]),
+        headersWith(rcptTo="b"),
+        headersWith(rcptTo=5),
+        headersWith(rcptTo=[], rcptParameters=[]),
+        headersWith(rcptTo=["bob@mx.example>\r\nRSET"]),
+        headersWith(rcptParameters=[[1]]),
+        headersWith(rcptParameters=[]),
+        {**headersWith(), "attempt": "x"},
+        {**headersWith(), "attempt": -1},
+        {"envelope": "[" * 100_000},
+        {"envelope": b"\xff"},
+        {**headersWith(), "claim": 5, **claim},
+        {**headersWith(), "claim": "file:///gone.eml", **claim},
+        {**headersWith(), "claim": "file:///folder.eml", **claim},
+        {**headersWith(), "claim": f"file:///{'x' * 300}.eml", **claim},
+        {**headersWith(), "claim": "ftp://x", **claim},
+    ]
+    for headers in poison:
+        rabbitmq.publish(queue, b"x", headers=headers)
+    rabbitmq.publish(queue, CONTENT, headers=headersWith())
+    assert len(rabbitmq.waitFor(f"{queue}.parked", len(poison))) == len(poison)
+    assert len(target.waitFor(1, 30)) == 1
+    assert "lost RabbitMQ" not in program.output
+
+
+def test_what_the_broker_adds_and_a_long_reply_leave_the_headers_in_one_frame(
+    rabbitmq: RabbitMQ, queue: str, target: SMTPServerThread, startConsumer: StartConsumer
+) -> None:
+    program = startConsumer(at(target), pauses="1,1,1,1,1,1")
+    target.fail("RCPT", 451)
+    # As many octets as smtphooks.stores.RabbitMQ puts into a frame of 128 KiB.
+    rabbitmq.publish(queue, CONTENT, headers={**headersWith(), "verdicts": "x" * (131_072 - 1_500)})
+    (parked,) = rabbitmq.waitFor(f"{queue}.parked", 1)
+    assert parked.properties.headers["attempt"] == 7
+    assert "x-death" not in parked.properties.headers
+    assert "lost RabbitMQ" not in program.output
+
+
+def test_a_queue_of_another_kind_leaves_no_connections(
+    rabbitmq: RabbitMQ, queue: str, target: SMTPServerThread, startConsumer: StartConsumer
+) -> None:
+    program = startConsumer(at(target))
+    rabbitmq.delete(queue)
+    rabbitmq.declare(queue, "classic")
+    eventually(lambda: program.output.count("lost RabbitMQ") > 2, "it tries again and again")
+    assert int(rabbitmq.ctl("list_connections", "pid").count("<")) <= 1
+    rabbitmq.delete(queue)
+    program.waitForLine("delivering from")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pytest_twisted import ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from smtphooks.errors import OptionError
 from smtphooks.replies import SMTPError
@@ -108,3 +109,68 @@ def test_a_folder_must_be_there(tmp_path):
     for path in (tmp_path / "missing", Path(__file__)):
         with pytest.raises(OptionError):
             FolderClaims(path)
+
+
+class Threads:
+    """Operations that wait until they are let go, as those do behind storage that hangs."""
+
+    def __init__(self, monkeypatch):
+        self.waiting = []
+        monkeypatch.setattr(claims, "deferToThread", self.defer)
+
+    def defer(self, function, *arguments):
+        result = Deferred()
+        self.waiting.append(lambda: result.callback(function(*arguments)))
+        return result
+
+    def go(self):
+        self.waiting.pop(0)()
+
+
+@pytest.mark.parametrize("operations", range(1, 6))
+@ensureDeferred
+async def test_a_file_is_not_closed_while_a_thread_may_still_use_it(tmp_path, monkeypatch, operations):
+    threads = Threads(monkeypatch)
+    spool = await Message(CONTENT[:1000]).spool()
+    keeping = Deferred.fromCoroutine(FolderClaims(tmp_path).keep("1.1", spool, "digest"))
+    for _ in range(operations - 1):
+        threads.go()
+    if not threads.waiting:  # it is kept
+        assert await keeping and os.listdir(tmp_path) == ["1.1.eml"]
+        return
+    keeping.cancel()
+    with pytest.raises(CancelledError):
+        await keeping
+    other = os.open(tmp_path.parent / "other", os.O_RDWR | os.O_CREAT)
+    threads.go()
+    assert not threads.waiting
+    assert os.fstat(other).st_size == 0
+    os.close(other)
+    spool.close()
+    assert os.listdir(tmp_path) == []
+    assert not [name for name in map(linkOf, os.listdir("/proc/self/fd")) if str(tmp_path) in name]
+
+
+@ensureDeferred
+async def test_nothing_is_read_from_what_was_closed(tmp_path, monkeypatch):
+    folder = FolderClaims(tmp_path)
+    reference = await keep(folder)
+    threads = Threads(monkeypatch)
+    reading = Deferred.fromCoroutine(contentOf(folder, reference))
+    threads.go()
+    reading.cancel()
+    with pytest.raises(CancelledError):
+        await reading
+    (tmp_path / "other").write_bytes(b"other")
+    other = os.open(tmp_path / "other", os.O_RDONLY)
+    threads.go()
+    assert os.read(other, 9) == b"other"
+    os.close(other)
+    assert not [name for name in map(linkOf, os.listdir("/proc/self/fd")) if str(tmp_path) in name]
+
+
+def linkOf(descriptor):
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return ""

@@ -474,7 +474,9 @@ async def test_an_address_becomes_no_option(argument: str, session: Session, cod
         await deliver(Command([*argv, argument]), session=session)
     assert caught.value.enhancedCode == code
     assert not (tmp_path / "ran").exists()
-    for harmless in (["--", argument], [f"--value={argument}"], [f"<{argument}>"]):
+    with pytest.raises(SMTPError, match="begins with a hyphen"):
+        await deliver(Command(["/usr/bin/env", "--", "true", argument]), session=session)
+    for harmless in (["--", argument], ["--", "${recipient}", argument], [f"--value={argument}"], [f"<{argument}>"]):
         assert await deliver(Command([*argv, *harmless]), session=session) is None
 
 

@@ -8,7 +8,8 @@ import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
-from twisted.internet.task import Clock
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, LoopingCall, deferLater
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
@@ -16,7 +17,7 @@ from smtphooks.errors import OptionError
 from smtphooks.hooks import Unavailable
 from smtphooks.stores.s3 import S3Claims
 from smtphooks.stores.s3signature import EMPTY, Credentials, signedHeaders
-from tests.layers.scanners import Message
+from tests.layers.scanners import Message, Scanner
 from tests.secrets import TOKEN
 
 botocore = pytest.importorskip("botocore")
@@ -184,6 +185,47 @@ async def test_a_service_that_hangs_is_left_in_time(bucket):
     with pytest.raises(Unavailable) as caught:
         await contentOf(claimsIn(bucket, timeout=0.2), f"{bucket.url}/1.1.eml")
     assert "nothing for 0.2 seconds" in str(caught.value)
+
+
+@ensureDeferred
+async def test_a_yes_before_the_whole_message_keeps_nothing(logged):
+    service = await Scanner().listen()
+    content = b"x" * 16_000_000
+    claims = claimsIn(SimpleNamespace(url=f"http://127.0.0.1:{service.port}/claims"))
+    keeping = Deferred.fromCoroutine(keep(claims, content))
+    talk = await service.talk()
+    await talk.has(b"xxx")
+    talk.transport.pauseProducing()
+    talk.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    with pytest.raises(Unavailable) as caught:
+        await keeping
+    assert str(caught.value) == f"S3 at {claims.url} answers 200 before it has the whole message"
+    talk.transport.resumeProducing()
+    await talk.closed
+    assert len(talk.received) < len(content)
+    await service.stop()
+
+
+@pytest.mark.parametrize("operation, verb", [(keep, "PUT"), (contentOf, "GET"), (S3Claims.drop, "DELETE")])
+@ensureDeferred
+async def test_a_service_that_drips_its_refusal_is_left_in_time(bucket, operation, verb):
+    drips = []
+
+    def answer(request):
+        request.setResponseCode(500)
+        request.setHeader("content-length", "1000000")
+        drips.append(LoopingCall(request.write, b"x"))
+        drips[-1].start(0.01)
+        request.notifyFinish().addErrback(lambda failure: drips[-1].stop())
+        return NOT_DONE_YET
+
+    bucket.answer = answer
+    claims = claimsIn(bucket, timeout=0.2)
+    with pytest.raises(Unavailable) as caught:
+        await (operation(claims) if operation is keep else operation(claims, f"{bucket.url}/1.1.eml"))
+    assert "within 0.2 seconds" in str(caught.value) or f"answers {verb} with 500" in str(caught.value)
+    while drips[-1].running:
+        await deferLater(reactor, 0)
 
 
 @ensureDeferred
