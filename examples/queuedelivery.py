@@ -90,7 +90,7 @@ class Consumer:
         endpoint: Any = HostnameEndpoint(self.reactor, parameters.host, parameters.port)
         if parameters.ssl_options is not None:
             endpoint = wrapClientTLS(optionsForClientTLS(parameters.host), endpoint)
-        protocol = TwistedProtocolConnection(parameters, custom_reactor=self.reactor)
+        protocol: Any = TwistedProtocolConnection(parameters, custom_reactor=self.reactor)
         factory = Factory.forProtocol(lambda: protocol)
         factory.noisy = False
         await endpoint.connect(factory)
