@@ -776,6 +776,13 @@ def test_wrong_options_are_errors(options: Any, sentence: str) -> None:
     assert sentence in str(caught.value)
 
 
+def test_a_file_of_TLS_that_is_not_there_is_said_in_the_words_of_every_such_option() -> None:
+    with pytest.raises(
+        OptionError, match=r"^option ca is '/nowhere' \(No such file or directory\), it wants PEM text or"
+    ):
+        Relay("mx:25", ca="/nowhere")
+
+
 def test_a_password_is_in_no_error() -> None:
     with pytest.raises(OptionError) as caught:
         Relay("mx:25", user="ann", password=PASSWORD + "\n")
