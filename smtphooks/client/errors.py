@@ -106,10 +106,12 @@ def errorOf(reply: ReceivedReply) -> SMTPError:
     The refusal that a reply is, for a client of ours.
 
     A connection of that client is not to be closed because one of ours is: 421 becomes 451, and 521 (RFC 7504) 554.
-    What refuses nothing where it ought to is temporary.
+    It is not that client either who has to authenticate or to begin TLS: 530 (RFC 4954, RFC 3207) is for the operator,
+    and becomes 451.  What refuses nothing where it ought to is temporary.
     """
-    code = {421: 451, 521: 554}.get(reply.code, reply.code)
+    code = {421: 451, 521: 554, 530: 451}.get(reply.code, reply.code)
     text = " ".join(reply.lines).strip()
     if code < 400:
         return SMTPError(text or "Not now", 451, "4.3.0")
-    return SMTPError(text or "Refused", code, reply.enhancedCode or ("4.3.2" if reply.code == 421 else None))
+    enhancedCode = {421: reply.enhancedCode or "4.3.2", 530: "4.3.5"}.get(reply.code, reply.enhancedCode)
+    return SMTPError(text or "Refused", code, enhancedCode)

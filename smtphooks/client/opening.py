@@ -115,9 +115,10 @@ def _hello(route: Route, opened: Opened, name: str) -> Steps:
     if 500 <= reply.code <= 504 and not route.lmtp:  # RFC 5321 section 3.2: a server from before 1993
         opened.extensions = {}
         reply = yield Say(f"HELO {name}".encode(), "HELO")
-        _mustBe(250, reply, f"{route} refuses HELO")
+        _mustBe(250, reply, f"{route} refuses EHLO and HELO, as a server of LMTP does")
         return
-    _mustBe(250, reply, f"{route} refuses {verb}")
+    isOfSMTP = 500 <= reply.code <= 504 and route.lmtp
+    _mustBe(250, reply, f"{route} refuses {verb}" + (", as a server of SMTP does" if isOfSMTP else ""))
     opened.extensions = extensionsIn(reply)
 
 
@@ -154,7 +155,7 @@ def _encrypt(route: Route, opened: Opened, name: str) -> Steps:
 def _introduce(route: Route, opened: Opened) -> Generator[Step, Any, str]:
     """Say who the client is (Postfix's XCLIENT_README), and greet as that client from then on."""
     if "XCLIENT" not in opened.extensions:
-        raise NotOffered(f"{route} offers no XCLIENT to this client, which must be", 451, "4.3.5")
+        raise NotOffered(f"{route} does not offer XCLIENT to this host, allow it there or leave it out", 451, "4.3.5")
     for line in attributeLines("XCLIENT", route.xClient, opened.extensions["XCLIENT"]):
         reply = yield Say(line, "XCLIENT")
         _mustBe(220, reply, f"{route} refuses XCLIENT")

@@ -1,10 +1,11 @@
 """
 The guard of a program that takes a message: a small program of its own between the server and that program.
 
-In: the message on descriptor 0; on descriptor 4 a W when it is whole, or a K to end it all.  Out: one line on
-descriptor 3 that says how the program ended.
+In: the message on descriptor 0; on descriptor 4 a W when it is whole, or a K to end it all; both ends of the program's
+standard input on 5 and 6.  Out: on descriptor 3 the line C{passed} when the program was given the whole message, and
+one that says how it ended.
 Rule: the program sees the end of a message only if the message is whole.  If the server is killed, the guard kills the
-program, which would otherwise take the part that it has got for the whole.
+program, which would otherwise take the part that it has got for the whole; if the guard is killed, the server does.
 This module knows no mail, imports nothing of smtphooks, and is run as a script: C{python -I -S}.
 """
 
@@ -23,7 +24,7 @@ else:
     # The module signal would import enum, and double the time that this program needs to start.
     import _signal as signal
 
-_MESSAGE, _STATUS, _CONTROL = 0, 3, 4
+_MESSAGE, _STATUS, _CONTROL, _THEIRS, _OURS = 0, 3, 4, 5, 6
 _BLOCK = 65536
 
 # The guard outlives a SIGTERM that the whole group gets, to say how the program ended.
@@ -45,23 +46,22 @@ def main(arguments: list[str]) -> None:
     os.set_blocking(waking, False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(waking)
-    for descriptor in (_STATUS, _CONTROL):
+    for descriptor in (_STATUS, _CONTROL, _THEIRS, _OURS):
         os.set_inheritable(descriptor, False)
-    theirs, ours = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become(directory, user, program, argv, theirs)
-    os.set_blocking(ours, False)
-    status, isPassed = _pass(pid, ours, woken)
-    os.write(_STATUS, _outcome(status, isPassed and not _unread(theirs)))
+        _become(directory, user, program, argv)
+    os.set_blocking(_OURS, False)
+    status, isPassed = _pass(pid, woken)
+    _say(_outcome(status, isPassed and not _unread()))
     if not isPassed:
         # What the program has left behind may read on, and must not find an end here either.
         os.killpg(0, signal.SIGKILL)
 
 
-def _become(directory: str, user: str, program: str, argv: list[str], theirs: int) -> None:
+def _become(directory: str, user: str, program: str, argv: list[str]) -> None:
     try:
-        os.dup2(theirs, 0)
+        os.dup2(_THEIRS, 0)
         for number in (*_IGNORED, signal.SIGXFSZ):  # Python ignores two of them in every process
             signal.signal(number, signal.SIG_DFL)
         if user:
@@ -72,12 +72,12 @@ def _become(directory: str, user: str, program: str, argv: list[str], theirs: in
         os.chdir(directory)
         os.execv(program, argv)
     except OSError as error:
-        os.write(_STATUS, f"failed {error}\n".encode(errors="replace"))
+        _say(f"failed {error}\n".encode(errors="replace"))
     finally:
         os._exit(127)
 
 
-def _pass(pid: int, ours: int, woken: int) -> tuple[int, bool]:
+def _pass(pid: int, woken: int) -> tuple[int, bool]:
     """
     Pass the message on until the program ends.
 
@@ -92,7 +92,7 @@ def _pass(pid: int, ours: int, woken: int) -> tuple[int, bool]:
             reading.append(_CONTROL)
         if not (data or isEnded):
             reading.append(_MESSAGE)
-        ready, writable, _ = select.select(reading, [ours] if data else [], [])
+        ready, writable, _ = select.select(reading, [_OURS] if data else [], [])
         if woken in ready:
             os.read(woken, 64)
             ended, status = os.waitpid(pid, os.WNOHANG)
@@ -108,15 +108,24 @@ def _pass(pid: int, ours: int, woken: int) -> tuple[int, bool]:
             data = os.read(_MESSAGE, _BLOCK)
             isEnded = not data
         if writable:
-            data = data[os.write(ours, data) :]
+            data = data[os.write(_OURS, data) :]
         if isWhole and isEnded and not isPassed:
             isPassed = True
-            os.close(ours)
+            os.close(_OURS)
+            # The server holds this end as well, in case this process is killed, and closes it now.
+            _say(b"passed\n")
 
 
-def _unread(theirs: int) -> bool:
+def _say(line: bytes) -> None:
+    try:
+        os.write(_STATUS, line)
+    except BrokenPipeError:
+        return  # the server has gone, when the message was whole
+
+
+def _unread() -> bool:
     """Has the program left octets in its pipe?"""
-    return any(fcntl.ioctl(theirs, termios.FIONREAD, bytes(4)))
+    return any(fcntl.ioctl(_THEIRS, termios.FIONREAD, bytes(4)))
 
 
 def _outcome(status: int, isRead: bool) -> bytes:

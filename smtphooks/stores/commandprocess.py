@@ -3,7 +3,7 @@ One run of a program that takes a message: its start under a guard, the message 
 
 In: the command line, the stream, and the time that is left for the message.  Out: how the program ended.
 Rule: whatever happens before the program has the whole message kills it and all of its process group, as its standard
-input must not end there.
+input must not end there.  The server holds the writing end of that input as the guard does, as either may be killed.
 This module knows no envelope, and not what an exit status means.
 """
 
@@ -31,8 +31,11 @@ from smtphooks.stream import MessageStream
 _GUARD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "commandguard.py")
 
 # Descriptors of the guard.
-_INPUT, _OUTPUT, _ERRORS, _STATUS, _CONTROL = range(5)
+_INPUT, _OUTPUT, _ERRORS, _STATUS, _CONTROL, _THEIRS, _OURS = range(7)
 _CHILD_FDS = {_INPUT: "w", _OUTPUT: "r", _ERRORS: "r", _STATUS: "r", _CONTROL: "w"}
+
+# The first line of the guard, when it has passed the whole message on.
+_PASSED = b"passed\n"
 
 # What is kept of each output; the rest is read and dropped, so that the program is not held up.
 _KEPT_OCTETS = 4096
@@ -137,6 +140,8 @@ class CommandProcess(ProcessProtocol):
         self._isDrained = False
         self._isWhole = False
         self._isAbandoned = False
+        self._group = 0
+        self._held: int | None = None
         self._waiting: Waiting[None] | None = None
         self._watchers: list[Waiting[None]] = []
         self._killing: IDelayedCall | None = None
@@ -149,9 +154,8 @@ class CommandProcess(ProcessProtocol):
         @raise Unavailable: if it cannot be started or takes too long.
         @raise Exception: of the stream.
         """
-        arguments = [sys.executable, "-I", "-S", _GUARD, what.directory, what.user, what.program, *what.argv]
         try:
-            reactor.spawnProcess(self, sys.executable, arguments, what.environment, childFDs=_CHILD_FDS)
+            self._start(reactor, what)
         except OSError as error:  # too many processes, or files, or octets in arguments and environment
             self.isOver = True
             raise Unavailable(f"{self._name} cannot be run: {error.strerror}") from error
@@ -163,6 +167,18 @@ class CommandProcess(ProcessProtocol):
                 doing = "did not end" if self._isWhole else "did not read the message"
                 raise Unavailable(f"{self._name} {doing} in time, and was killed") from None
             raise
+
+    def _start(self, reactor: Any, what: Invocation) -> None:
+        arguments = [sys.executable, "-I", "-S", _GUARD, what.directory, what.user, what.program, *what.argv]
+        theirs, self._held = os.pipe()
+        descriptors = {**_CHILD_FDS, _THEIRS: theirs, _OURS: self._held}
+        try:
+            reactor.spawnProcess(self, sys.executable, arguments, what.environment, childFDs=descriptors)
+        except BaseException:
+            self._letGo()
+            raise
+        finally:
+            os.close(theirs)
 
     async def _run(self, stream: MessageStream, lines: _LineEnds, budget: Budget) -> Outcome:
         async for chunk in stream:
@@ -177,8 +193,7 @@ class CommandProcess(ProcessProtocol):
         while not self.isOver:
             await budget.spend(self._next())
         await self._restOfOutput()
-        status, _, _ = self._received[_STATUS].decode(errors="replace").partition("\n")
-        return Outcome(status, self._received[_OUTPUT], self._received[_ERRORS])
+        return Outcome(self._status(), self._received[_OUTPUT], self._received[_ERRORS])
 
     async def _put(self, data: bytes, budget: Budget) -> None:
         """Write octets, and wait until the pipe has taken them."""
@@ -200,6 +215,10 @@ class CommandProcess(ProcessProtocol):
             while self._open & {_OUTPUT, _ERRORS}:
                 await budget.spend(self._next())
         self._hangUp()
+
+    def _status(self) -> str:
+        """What the guard has said of the end of the program, C{""} if it did not come to that."""
+        return self._received[_STATUS].removeprefix(_PASSED).decode(errors="replace").partition("\n")[0]
 
     def _next(self) -> Waiting[None]:
         """What fires with the next event."""
@@ -243,13 +262,11 @@ class CommandProcess(ProcessProtocol):
         return waiting
 
     def _signal(self, number: signal.Signals) -> None:
-        pid = self.transport.pid
-        if pid is None:
-            return
+        # The group may outlive the guard, and has its number until then.
         try:
-            os.killpg(pid, number)
+            os.killpg(self._group, number)
         except (ProcessLookupError, PermissionError):
-            # The guard has not yet begun; it does this itself then.
+            # The guard has not yet begun, and does this itself then; or there is nobody any more.
             self._tell(b"K")
 
     def _tell(self, word: bytes) -> None:
@@ -265,14 +282,23 @@ class CommandProcess(ProcessProtocol):
         self.transport.unregisterProducer()
         self.transport.closeStdin()
 
+    def _letGo(self) -> None:
+        """Close the program's input here."""
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held)
+
     # --- events ---
 
     def connectionMade(self) -> None:
+        self._group = self.transport.pid
         self.transport.registerProducer(self, False)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         room = _KEPT_OCTETS - len(self._received[childFD])
         self._received[childFD] += data[: max(0, room)]
+        if childFD == _STATUS and self._received[_STATUS].startswith(_PASSED):
+            self._letGo()
 
     def childConnectionLost(self, childFD: int) -> None:
         self._open.discard(childFD)
@@ -284,6 +310,10 @@ class CommandProcess(ProcessProtocol):
     def _ended(self) -> None:
         # This end is not that of the process, which Twisted learns by a signal that some applications keep from it.
         self.isOver = True
+        if self._held is not None or not self._status():
+            # The program may still run, without its guard.  It is killed before its input ends.
+            self._signal(signal.SIGKILL)
+        self._letGo()
         killing, self._killing = self._killing, None
         if killing is not None and killing.active():
             killing.cancel()

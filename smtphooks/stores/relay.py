@@ -45,7 +45,7 @@ from smtphooks.optionkinds import (
 from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Session
 from smtphooks.stores.relayidentity import xClientOf, xForwardOf
-from smtphooks.stores.relayresults import Content, Result, resultOf, resultsFor, textOf, worst
+from smtphooks.stores.relayresults import Content, Result, isInOrder, resultOf, resultsFor, textOf, worst
 from smtphooks.stores.relaystate import RelayState, faultOf, mailArgumentsOf, saidOf, within
 from smtphooks.stores.upstreams import WANTS, Group, Upstream, Upstreams
 from smtphooks.stream import MessageStream
@@ -253,6 +253,9 @@ class Relay:
 
     async def _deliver(self, stream: MessageStream, session: Session) -> str | list[Result]:
         state: RelayState = session.of(self)
+        asked = [address for address, _ in state.accepted]
+        # Where RCPT was not asked here, nobody can tell whether other hooks have moved recipients.
+        isEach = session.lmtp and (not asked or isInOrder(asked, session.envelope.rcptTo))
         try:
             if self.hopLimit and len((await stream.header()).get_all("Received", ())) >= self.hopLimit:
                 raise SMTPError("Too many hops, this message is in a loop", 554, "5.4.6")
@@ -263,7 +266,7 @@ class Relay:
         finally:
             state.end()
         self._logRelayed(results, stream, session, state.server)
-        if session.lmtp:
+        if isEach:
             return results
         result = worst(results)
         if isinstance(result, SMTPError):

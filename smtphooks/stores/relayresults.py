@@ -15,6 +15,7 @@ from typing import TypeAlias
 from smtphooks.client.errors import errorOf
 from smtphooks.client.reply import ReceivedReply
 from smtphooks.replies import TOO_LARGE, SMTPError
+from smtphooks.session import Address
 from smtphooks.stream import MessageStream
 
 Result: TypeAlias = str | SMTPError
@@ -65,6 +66,17 @@ def resultsFor(results: Sequence[Result], refusals: Sequence[SMTPError | None], 
     """
     rest = iter(results if isEach else [*results[:1]] * len(refusals))
     return [next(rest) if refusal is None else refusal for refusal in refusals]
+
+
+def isInOrder(asked: Sequence[Address | None], recipients: Sequence[Address]) -> bool:
+    """
+    Are the recipients those of the RCPT commands, one by one?  A result for each is told in the order of these.
+
+    One that another address has taken the place of still is; one that has moved, or that is gone, is not.
+    """
+    return len(asked) == len(recipients) and all(
+        recipient == before or recipient not in asked for before, recipient in zip(asked, recipients, strict=True)
+    )
 
 
 def worst(results: Sequence[Result]) -> Result:

@@ -32,6 +32,10 @@ WANTS = (
     '"host:port", the path of a UNIX socket, a list of these or of tables with to, priority and weight, or a table of'
     ' domains, "*" for all others, with one of these each'
 )
+
+# RFC 5321 section 3.8; and where we have to authenticate or begin TLS first (RFC 4954 section 6, RFC 3207 section 4).
+_OF_THE_CONNECTION = (421, 530)
+
 _KEYS = ("to", "priority", "weight")
 
 
@@ -153,8 +157,8 @@ class Upstreams:
 
 def isOfServer(error: ClientError) -> bool:
     """Is this about the server, or the way to it, and not about a message?"""
-    isGoodbye = error.reply is not None and error.reply.code == 421  # RFC 5321 section 3.8
-    return isinstance(error, Unreachable) or error.isOpening or isGoodbye
+    isOfConnection = error.reply is not None and error.reply.code in _OF_THE_CONNECTION
+    return isinstance(error, Unreachable) or error.isOpening or isOfConnection
 
 
 def _wrong(given: object) -> OptionError:

@@ -42,7 +42,7 @@ class Received:
     def maybeAccepted(self) -> ReceivedMessage | None:
         """The message, with the recipients that were accepted; None if there are none."""
         envelope = self.session.envelope
-        if len(self.codes) > 1:
+        if len(self.codes) == len(envelope.rcptTo):  # or else hooks have changed the envelope
             recipients = zip(envelope.rcptTo, self.codes, strict=True)
             envelope.rcptTo = [recipient for recipient, code in recipients if code < 300]
         if min(self.codes) >= 300:

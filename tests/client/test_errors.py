@@ -18,6 +18,8 @@ from smtphooks.client import ClientError, NotOffered, ReceivedReply, Refused, Un
         (["421 4.3.2 closing"], (451, "4.3.2", "closing")),
         (["421 closing"], (451, "4.3.2", "closing")),
         (["521 5.3.2 no mail here"], (554, "5.3.2", "no mail here")),
+        # Nor is it the client who has to begin TLS, or to authenticate, with the other server.
+        (["530 5.7.0 Must issue a STARTTLS command first"], (451, "4.3.5", "Must issue a STARTTLS command first")),
         # What refuses nothing is no acknowledgement here.
         (["250 2.0.0 ok"], (451, "4.3.0", "ok")),
         (["354 go on"], (451, "4.3.0", "go on")),
@@ -37,7 +39,7 @@ def test_every_code_that_a_server_can_send_becomes_a_refusal() -> None:
         error = errorOf(ReceivedReply(f"{code} {code // 100}.1.1 text"))
         assert error.responseCode is not None
         assert error.responseCode >= 400
-        assert error.responseCode not in (421, 521)
+        assert error.responseCode not in (421, 521, 530)
 
 
 def test_a_refusal_has_its_reply_and_says_who_refuses_what() -> None:

@@ -52,6 +52,24 @@ OFFERS = "250-mx.test\n250-SIZE 1000\n250 STARTTLS"
 HI = "220 mx.test"
 
 
+@pytest.mark.parametrize(
+    "isLMTP, replies, sentence",
+    [
+        (False, ["500 what?", "500 what?"], "mx.test:25 refuses EHLO and HELO, as a server of LMTP does: 500 what?"),
+        (True, ["500 what?"], "mx.test:25 refuses LHLO, as a server of SMTP does: 500 what?"),
+        (True, ["550 not you"], "mx.test:25 refuses LHLO: 550 not you"),
+    ],
+)
+def test_a_server_of_the_other_protocol_is_named(isLMTP: bool, replies: list[str], sentence: str) -> None:
+    script = Script(route(tls="none", lmtp=isLMTP), HI, *replies)
+    assert str(script.error) == sentence
+
+
+def test_a_server_without_XCLIENT_is_an_error_that_says_what_to_do() -> None:
+    script = Script(route(tls="none", xClient=[("NAME", "a.test")]), HI, OFFERS)
+    assert str(script.error) == "mx.test:25 does not offer XCLIENT to this host, allow it there or leave it out"
+
+
 def test_a_server_is_greeted_and_what_it_offers_is_known() -> None:
     script = Script(route(tls="none"), HI, OFFERS)
     assert script.steps == [HEAR.what, EHLO]

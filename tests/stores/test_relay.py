@@ -93,6 +93,14 @@ def test_goodbye_of_upstream_is_temporary_and_no_goodbye_for_the_client(
     logged.takeTexts()
 
 
+def test_TLS_or_a_password_that_upstream_wants_is_for_the_operator(relays: Relays, logged: Logged) -> None:
+    upstream = relays.upstream()
+    upstream.fail("MAIL", 530, text="Must issue a STARTTLS command first")
+    client = relays.between(upstream)
+    assert client.begin()[1].startswith("451 4.3.0")
+    assert "refuses MAIL: 530 " in logged.takeTexts()[0]
+
+
 def test_one_refused_recipient_leaves_the_others(relays: Relays) -> None:
     upstream = relays.upstream()
     upstream.fail("RCPT", 550, recipient="bob@example.org")
@@ -618,6 +626,41 @@ def test_lmtp_to_smtp_has_the_one_reply_for_all(relays: Relays, code: int) -> No
     assert [reply[:3] for reply in (client.message(), client.hear())] == [str(code)] * 2
 
 
+@pytest.mark.parametrize(
+    "change, codes",
+    [
+        (lambda recipients: recipients.pop(0), [452] * 3),
+        (lambda recipients: recipients.reverse(), [452] * 3),
+        (lambda recipients: recipients.insert(0, Address("x@example.org", "x", "example.org")), [452] * 3),
+        (
+            lambda recipients: recipients.__setitem__(0, Address("x@example.org", "x", "example.org")),
+            [250, 452, 250],
+        ),
+    ],
+    ids=["removed", "moved", "added", "replaced"],
+)
+def test_no_recipient_has_the_reply_of_another_one(relays: Relays, change: Any, codes: list[int]) -> None:
+    """Of three one has no room: whoever is told 250 has the message."""
+
+    class Changing:
+        relay: Relay
+
+        def onRcptTo(self, address: Any, session: Any) -> Any:
+            return self.relay.onRcptTo(address, session)
+
+        def onData(self, stream: Any, session: Any) -> Any:
+            change(session.envelope.rcptTo)
+            return self.relay.onData(stream, session)
+
+    upstream = relays.upstream(lmtp=True)
+    upstream.fail("DATA", 452, recipient="bob@example.org")
+    changing = Changing()
+    changing.relay = Relay(at(upstream), lmtp=True)
+    client = relays.client(relays.upstream(changing, lmtp=True))
+    client.begin("ann@example.org", "bob@example.org", "joe@example.org", hello="LHLO")
+    assert [int(reply[:3]) for reply in (client.message(), client.hear(), client.hear())] == codes
+
+
 def test_lmtp_to_lmtp_made_anew_keeps_the_replies_in_order(relays: Relays) -> None:
     upstream = relays.upstream(lmtp=True)
     client = relays.between(upstream, lmtp=True, server={"lmtp": True})
@@ -731,6 +774,13 @@ def test_wrong_options_are_errors(options: Any, sentence: str) -> None:
     with pytest.raises(OptionError) as caught:
         Relay(**options)
     assert sentence in str(caught.value)
+
+
+def test_a_file_of_TLS_that_is_not_there_is_said_in_the_words_of_every_such_option() -> None:
+    with pytest.raises(
+        OptionError, match=r"^option ca is '/nowhere' \(No such file or directory\), it wants PEM text or"
+    ):
+        Relay("mx:25", ca="/nowhere")
 
 
 def test_a_password_is_in_no_error() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from smtphooks import SMTPError
+from smtphooks import Address, SMTPError
 from smtphooks.client import ReceivedReply
-from smtphooks.stores.relayresults import Result, resultOf, resultsFor, textOf, worst
+from smtphooks.stores.relayresults import Result, isInOrder, resultOf, resultsFor, textOf, worst
 
 NO, LATER = SMTPError("no", 550), SMTPError("later", 451)
 
@@ -28,6 +28,23 @@ def test_a_temporary_refusal_is_the_worst(results: list[Result], expected: Resul
 def test_recipients_that_were_not_accepted_have_no_reply() -> None:
     assert resultsFor(["a", "b"], [None, NO, None], isEach=True) == ["a", NO, "b"]
     assert resultsFor(["a"], [None, NO, None], isEach=False) == ["a", NO, "a"]
+
+
+@pytest.mark.parametrize(
+    "asked, recipients, expected",
+    [
+        ("abc", "abc", True),
+        ("abca", "abca", True),
+        ("abc", "axc", True),
+        ("abc", "bc", False),
+        ("abc", "cba", False),
+        ("abc", "xab", False),
+        ("abc", "abcx", False),
+        ("", "", True),
+    ],
+)
+def test_recipients_are_in_order_if_none_has_moved(asked: str, recipients: str, expected: bool) -> None:
+    assert isInOrder([*map(Address, asked)], [*map(Address, recipients)]) is expected
 
 
 def test_only_a_2xx_is_a_yes() -> None:

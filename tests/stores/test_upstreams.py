@@ -148,6 +148,7 @@ def test_a_refusal_of_one_client_leaves_the_server_to_others() -> None:
         (Refused("no", ReceivedReply("550 no")), False, False),
         (Refused("no", ReceivedReply("450 no")), False, False),
         (Refused("no", ReceivedReply("421 bye")), False, True),
+        (Refused("no", ReceivedReply("530 5.7.0 Must issue a STARTTLS command first")), False, True),
         (Refused("no", ReceivedReply("554 no")), True, True),
     ],
 )

@@ -292,6 +292,16 @@ def test_a_unix_socket_of_a_path_and_one_of_its_own(tmp_path: Any) -> None:
     assert not os.path.exists(os.path.dirname(server.path))
 
 
+def test_a_message_is_kept_with_lmtp_whose_recipients_a_hook_has_changed() -> None:
+    def onData(stream: Any, session: Any) -> None:
+        del session.envelope.rcptTo[0]
+
+    with SMTPServerThread(onData=onData, lmtp=True) as server:
+        with contextlib.closing(smtplib.LMTP(server.host, server.port)) as client:
+            client.sendmail("ann@example.org", ["bob@example.org", "carl@example.org"], MESSAGE)
+        assert [str(each) for each in server.waitFor().envelope.rcptTo] == ["carl@example.org"]
+
+
 def test_lmtp_gives_the_recipients_that_were_accepted() -> None:
     def onData(stream: Any, session: Any) -> Any:
         return [None, SMTPError("Full", 452)]
