@@ -65,16 +65,19 @@ class Budget:
         @raise twisted.internet.defer.TimeoutError: when nothing is left.
         """
         begun = self._clock.seconds()
-        if self.left is not None:
-            waiting.addTimeout(self.left, self._clock)
+        timer = None if self.left is None else self._clock.callLater(self.left, _expire, waiting)
         try:
             await waiting
         finally:
             if self.left is not None:
                 self.left = max(0.0, self.left - (self._clock.seconds() - begun))
-            if not waiting.called:  # the coroutine was closed: its timer goes with it
-                waiting.addErrback(lambda failure: None)
-                waiting.cancel()
+            if timer is not None and timer.active():
+                timer.cancel()
+
+
+def _expire(waiting: Waiting[None]) -> None:
+    if not waiting.called:
+        waiting.errback(DeferredTimeout())
 
 
 class _LineEnds:

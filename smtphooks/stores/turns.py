@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+
 from smtphooks.awaiting import Waiting
+
+
+def _expire(waiting: Waiting[None]) -> None:
+    if not waiting.called:  # a task of asyncio may not have gone on yet
+        waiting.errback(DeferredTimeout())
 
 
 class Turns:
@@ -36,8 +43,7 @@ class Turns:
             return
         waiting: Waiting[None] = Waiting()
         self._queue.append(waiting)
-        if timeout:
-            waiting.addTimeout(timeout, clock)
+        timer = clock.callLater(timeout, _expire, waiting) if timeout else None
         try:
             await waiting
         except BaseException:
@@ -45,11 +51,10 @@ class Turns:
                 self.leave()
             if waiting in self._queue:
                 self._queue.remove(waiting)
-                if not waiting.called:  # the coroutine was closed: its timer goes with it
-                    waiting.addErrback(lambda failure: None)
-                    waiting.cancel()
             raise
         finally:
+            if timer is not None and timer.active():
+                timer.cancel()
             self._given.discard(waiting)
 
     def leave(self, _: object = None) -> None:

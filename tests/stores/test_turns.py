@@ -60,6 +60,19 @@ def test_0_is_no_limit_of_places_or_time() -> None:
     assert not taken[1].called
 
 
+def test_one_whose_coroutine_is_closed_leaves_nothing_and_does_not_go_on() -> None:
+    clock, turns = Clock(), Turns(1)
+    take(turns, clock)
+    task = turns.take(10, clock)
+    gone: list[object] = []
+    task.send(None).addBoth(gone.append)
+    task.close()
+    assert (clock.getDelayedCalls(), gone) == ([], [])
+    waiting = take(turns, clock)
+    turns.leave()
+    assert waiting.called
+
+
 def test_one_that_is_cancelled_before_it_goes_on_gives_its_place_back() -> None:
     # A task of asyncio goes on some time after that for which it waits has come.
     clock, turns = Clock(), Turns(1)
