@@ -35,9 +35,12 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 # In a copy, so that nothing compiled stands where the sources are edited.  What is left out looks at the sources, builds
-# the package itself, measures, or runs the programs of the documentation, which tests/real does with others.
-UNCOMPILED = $(patsubst %,--ignore=tests/%,command docs examples $(patsubst %,test_%.py,\
-    benchmarks chaos compiled contributing fuzz layers packaging typing))
+# the package itself, measures, runs the programs of the documentation, which tests/real does with others, or tests the
+# client and what is behind stores, of which nothing is compiled.
+UNCOMPILED = $(patsubst %,--ignore=tests/%,client command docs examples real/client real/test_rabbitmq.py \
+    real/test_rabbitmq_fixture.py real/test_relay.py real/test_s3.py real/test_servers.py real/test_webhook.py \
+    stores/test_command.py stores/test_commandguard.py stores/test_relay.py $(patsubst %,test_%.py,\
+    benchmarks chaos client_lost compiled contributing cuts fuzz layers packaging typing))
 
 test-compiled: $(VENV)/.installed-test $(VENV)/.installed-dev
 	rm -rf .compiled && mkdir .compiled && cp -R * .compiled
