@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from smtphooks import SMTPError, Unavailable
 from smtphooks.stores import Command
+from tests.real.programs import eventually
 from tests.stores.test_command import LARGE, TEXT, deliver, isAlive, sessionWith, shell, streamOf, until
 
 pytestmark = pytest.mark.usefixtures("logged")
@@ -37,12 +36,6 @@ while True:
 """
 
 
-def meanwhile(isSo: Callable[[], bool]) -> None:
-    """Wait while the server does nothing at all."""
-    while not isSo():
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("isWhole", [False, True])
 @ensureDeferred
 async def test_a_guard_that_is_killed_alone_leaves_no_part_that_looks_whole(
@@ -60,7 +53,8 @@ async def test_a_guard_that_is_killed_alone_leaves_no_part_that_looks_whole(
     def killLate(group: int, number: int) -> None:
         # Until it is killed, the program has all the time to find an end.
         (tmp_path / "go").touch()
-        meanwhile(lambda: (tmp_path / "open").exists() or (tmp_path / "ended").exists())
+        # The reactor stands still meanwhile: the server does nothing at all.
+        eventually(lambda: (tmp_path / "open").exists() or (tmp_path / "ended").exists(), "the program has read all")
         kill(group, number)
 
     monkeypatch.setattr(os, "killpg", killLate)
