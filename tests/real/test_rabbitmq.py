@@ -55,6 +55,13 @@ async def until(condition: Callable[[], object]) -> None:
     raise AssertionError("it does not come true")
 
 
+async def pauseEnds(store: Store) -> None:
+    """Wait until the link that is lost is gone, and the store may try to open another one."""
+    publisher = store._publisher
+    assert publisher is not None
+    await until(lambda: publisher._link is None and publisher._clock.seconds() >= publisher._nextAttempt)
+
+
 async def seconds(number: float) -> None:
     waiting: Deferred[None] = Deferred()
     reactor.callLater(number, waiting.callback, None)  # type: ignore[attr-defined]
@@ -197,7 +204,7 @@ async def test_a_queue_that_is_not_there_is_a_failure_until_it_is(rabbitmq: Rabb
     assert "no queue 'not.there'" in await failure(store)
     assert "next attempt in 1 seconds" in await failure(store)
     rabbitmq.declare("not.there")
-    await seconds(1)
+    await pauseEnds(store)
     await deliver(store)
     rabbitmq.delete("not.there")
     assert "NO_ROUTE" in await failure(store)
@@ -253,7 +260,7 @@ async def test_a_channel_closed_by_the_broker_fails_its_messages_and_is_opened_a
     )
     assert not any(isOK for isOK, _ in results)
     assert all("larger than configured max size" in str(result.value) for _, result in results)
-    await seconds(1)
+    await pauseEnds(store)
     sessions = [makeSession() for _ in range(20)]
     await DeferredList(
         [ensureDeferred(deliver(store, MESSAGE, session)) for session in sessions], fireOnOneErrback=True
@@ -277,7 +284,7 @@ async def test_a_broker_that_is_killed_fails_what_it_has_not_confirmed(
             await deliver(store)
             break
         except Unavailable:
-            await seconds(0.2)
+            await pauseEnds(store)
     assert rabbitmq.count(queue) == 2
 
 
@@ -290,11 +297,11 @@ async def test_a_broker_that_hangs_is_noticed_by_the_time_limit(
     rabbitmq.pause()
     try:
         assert "has not confirmed a message within 1 seconds" in await failure(store)
-        await seconds(1)
+        await pauseEnds(store)
         assert "no answer within 1 seconds" in await failure(store)
     finally:
         rabbitmq.resume()
-    await seconds(2)
+    await pauseEnds(store)
     await deliver(store)
 
 
@@ -324,7 +331,7 @@ async def test_the_next_node_is_used_when_one_is_lost(
     assert other.count(queue) == 1
     other.kill()
     await until(lambda: store._publisher is not None and store._publisher._link is None)
-    await seconds(1)
+    await pauseEnds(store)
     await deliver(store)
     assert rabbitmq.count(queue) == 1
     other.close()
