@@ -18,7 +18,8 @@ finds a key in all of them::
     cells    bucket 0 [column 0: 8 cells] [column 1: 8 cells] … bucket 1 …
 
 Every tag and every word of a cell is an aligned integer of 64 bits, stored and loaded at once by the processor, so that
-no reader sees half of one.  A cell is zeroed before its tag is written, and keeps its place until it is given up.
+no reader sees half of one.  A cell is zeroed before its tag is written, and keeps its place until it is given up; then
+it says nothing any more, so it does not matter that readers see it go word by word.
 """
 
 from __future__ import annotations
@@ -233,7 +234,6 @@ class Cells:
             way = next((way for way in range(WAYS) if isSpent(first + way * size)), -1)
             if way < 0:
                 return place
-            words[tags + way] = 0
         cell = first + way * size
         self._octets[cell * _WORD : (cell + size) * _WORD] = bytes(size * _WORD)
         words[tags + way] = int.from_bytes(place.tag, byteorder, signed=True)
