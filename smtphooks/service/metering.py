@@ -21,6 +21,7 @@ from smtphooks.service.settings import ConfigError
 
 if TYPE_CHECKING:
     from smtphooks.metrics.metrics import Metrics
+    from smtphooks.metrics.site import Metered
 
 _log = Logger()
 
@@ -41,38 +42,43 @@ def requireExtra(where: str) -> None:
         ) from None
 
 
+def metricsOf(factories: Sequence[tuple[str, SMTPServerFactory]], isReady: Callable[[], bool]) -> Metrics:
+    """
+    Metrics of factories.
+
+    @param factories: the factories that are counted, each with the description of its listener's endpoint.
+    @param isReady: what C{/readyz} says.
+    """
+    from smtphooks.metrics.metrics import Metrics
+
+    metrics = Metrics()
+    metrics.isReady = isReady
+    names: list[str] = []
+    for name, factory in factories:
+        names.append(name)
+        # Several listeners may have port 0, which stands for any free port.
+        metrics.observe(factory, name if names.count(name) == 1 else f"{name} ({names.count(name)})")
+    return metrics
+
+
 class Metering:
     """
-    Metrics of factories, and the endpoint that serves them.
+    The endpoint that serves metrics.
 
     @ivar endpointName: the description of the endpoint, as configured.
     @ivar metrics: what is served.
     """
 
-    def __init__(
-        self,
-        endpointName: str,
-        endpoint: IStreamServerEndpoint,
-        factories: Sequence[tuple[str, SMTPServerFactory]],
-        isReady: Callable[[], bool],
-    ) -> None:
+    def __init__(self, endpointName: str, endpoint: IStreamServerEndpoint, metrics: Metered) -> None:
         """
-        @param factories: the factories that are counted, each with the description of its listener's endpoint.
-        @param isReady: what C{/readyz} says.
+        @param metrics: what is served.
         """
-        from smtphooks.metrics.metrics import Metrics
-        from smtphooks.metrics.site import QuietSite
+        from smtphooks.metrics.site import QuietSite, resourceOf
 
-        self.metrics: Metrics = Metrics()
-        self.metrics.isReady = isReady
-        names: list[str] = []
-        for name, factory in factories:
-            names.append(name)
-            # Several listeners may have port 0, which stands for any free port.
-            self.metrics.observe(factory, name if names.count(name) == 1 else f"{name} ({names.count(name)})")
+        self.metrics: Metered = metrics
         self.endpointName = endpointName
         self._endpoint = endpoint
-        self._site = QuietSite(self.metrics.resource())  # type: ignore[no-untyped-call]
+        self._site = QuietSite(resourceOf(metrics))  # type: ignore[no-untyped-call]
         self._listening: Deferred[IListeningPort | None] | None = None
 
     def start(self, failed: Callable[[Failure], object]) -> None:
