@@ -138,6 +138,11 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         """L{close} was called, and no port has begun to listen since."""
         return self.server.live.isClosing
 
+    @property
+    def isRefusing(self) -> bool:
+        """New clients get 421, since L{refuse} or L{drain}."""
+        return self.server.live.isRefusing
+
     def _setHooks(self, named: dict[str, Any]) -> None:
         self.passage = maybePassage(self.layers, self.reactor)
         for name, hook in {**composed(self.layers, self._chainOf), **named}.items():
@@ -214,6 +219,26 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         super().doStop()  # type: ignore[no-untyped-call]
         if not self.numPorts:
             self.server.live.stopListening()
+
+    def refuse(self) -> None:
+        """Refuse new clients with 421; connections that are there go on.  L{resume} ends that."""
+        self.server.live.refuse()
+
+    def drain(self) -> Deferred[bool]:
+        """
+        Refuse new clients, and let the connections that are there end by themselves.
+
+        They go on for half of option C{closeTimeout}, so that a client may end its dialogue, several messages included;
+        for the other half it is as with L{close}.  Without a limit they go on until the clients have left.
+
+        @return: fires with True when the last connection is gone and its hooks have ended; with False if L{resume} was
+            called.
+        """
+        return self.server.live.drain(self.options.closeTimeout)
+
+    def resume(self) -> None:
+        """Serve new clients again, after L{refuse} or L{drain}, unless the drain has come to its second half."""
+        self.server.live.resume()
 
     def close(self) -> Deferred[None]:
         """
