@@ -8,6 +8,7 @@ end all of them.  What happens on a connection is the protocol's business.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any
@@ -118,6 +119,21 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
     def connections(self) -> set[SMTPServerProtocol]:
         """The live protocols."""
         return self.server.live.connections
+
+    @property
+    def accepted(self) -> int:
+        """How many connections there have been so far."""
+        return self.server.live.accepted
+
+    @property
+    def messages(self) -> int:
+        """How many messages they have brought so far, refused ones included; added up when it is asked for."""
+        # Connections may end, but for the copy.
+        return self.server.live.messages + sum(connection.messages for connection in tuple(self.connections))
+
+    def waits(self) -> Counter[str]:
+        """How many connections wait for what, in words for the operator; found out when it is asked for."""
+        return Counter(connection.waitsFor for connection in tuple(self.connections))
 
     @property
     def clients(self) -> Clients:

@@ -21,6 +21,7 @@ from smtphooks.connection.encryption import Encryption
 from smtphooks.connection.registry import Live
 from smtphooks.connection.server import Server
 from smtphooks.connection.state import Phase
+from smtphooks.connection.waits import CLOSE, NAME, PROXY
 from smtphooks.netaddress import asPath, networkOf, unmappedText
 from smtphooks.replies import SHUTTING_DOWN, Reply
 from smtphooks.syntax.proxyheader import ProxyError, ProxyHeader
@@ -65,6 +66,7 @@ class Arrival:
 
     session = None
     buffered = 0
+    messages = 0
 
     __slots__ = (
         "_admit",
@@ -101,6 +103,13 @@ class Arrival:
     def peer(self) -> str:
         """The client's address, as far as it is known."""
         return self._client.remoteAddress
+
+    @property
+    def waitsFor(self) -> str:
+        """What it waits for, in words."""
+        if self._phase is not _OPEN:
+            return CLOSE
+        return PROXY if self._header is not None else NAME
 
     @property
     def _encryption(self) -> Encryption:

@@ -20,6 +20,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 class Live(Protocol):
     """A connection, as the registry and its own stages know it."""
 
+    @property
+    def messages(self) -> int:
+        """How many messages it has brought."""
+
     def look(self, now: float) -> None:
         """See whether the deadline has passed."""
 
@@ -57,6 +61,7 @@ class LiveConnections:
     @ivar isClosing: no new connection is served.
     @ivar isRefusing: new clients get 421 in place of a greeting; connections that are there go on.
     @ivar accepted: how many connections there have been.
+    @ivar messages: how many messages those have brought that have ended.
     @ivar summaries: lines of the log that are written when their second is over.
     """
 
@@ -69,6 +74,7 @@ class LiveConnections:
         self.isClosing: bool = False
         self.isRefusing: bool = False
         self.accepted: int = 0
+        self.messages: int = 0
         self._isListening = False
         self.summaries = summaries
         self._clock = clock
@@ -112,6 +118,7 @@ class LiveConnections:
 
     def remove(self, connection: Live) -> None:
         """A connection has ended, its last hook included."""
+        self.messages += connection.messages
         self.connections.discard(connection)
         self._leaving.discard(connection)
         if not self.connections and self._tick is not None:

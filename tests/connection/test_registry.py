@@ -27,6 +27,8 @@ class Summaries:
 class Connection:
     """A connection that writes down what it is told; it leaves when it is told to, unless it is busy."""
 
+    messages = 0
+
     def __init__(self, live: LiveConnections, isBusy: bool = False, raises: bool = False) -> None:
         self.live = live
         self.isBusy = isBusy
