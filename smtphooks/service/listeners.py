@@ -12,12 +12,12 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -139,6 +139,7 @@ class Listeners(MultiService):
             # addService alone would leave its parent attribute unset.
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
         self._lifecycle = Lifecycle([listener.factory for listener in configuration.listeners])
+        self._isDraining = False
         self._metering: Metering | None = None
         metricsEndpoint = None if supervised is not None else metricsEndpointOf(configuration, reactor)
         if metricsEndpoint is not None:
@@ -147,8 +148,9 @@ class Listeners(MultiService):
             self._metering = Metering(str(configuration.metrics), metricsEndpoint, metrics)
 
     def isReady(self) -> bool:
-        """Whether all listeners listen."""
-        return bool(self.running) and all(listener.isListening for listener in self)
+        """Whether clients are served at all listeners."""
+        isServing = bool(self.running) and not self._isDraining
+        return isServing and all(listener.isListening and not listener.factory.isRefusing for listener in self)
 
     def setServiceParent(self, parent: Any) -> None:
         """Called by twistd with its application, from which it takes the observer when it starts logging."""
@@ -211,10 +213,40 @@ class Listeners(MultiService):
             else:
                 self._supervised.ready()
 
+    def refuse(self) -> None:
+        """Refuse new clients with 421 at all listeners; connections that are there go on.  L{resume} ends that."""
+        for listener in self:
+            listener.factory.refuse()
+
+    def resume(self) -> None:
+        """Serve new clients again, after L{refuse}."""
+        for listener in self:
+            listener.factory.resume()
+
+    @inlineCallbacks
+    def drain(self) -> Generator[Deferred[Any], Any, None]:
+        """
+        Stop as L{stopService} does, but let connections end by themselves before: for half of option C{closeTimeout}.
+
+        C{stopService} may be called meanwhile, and closes them at once.
+
+        @return: fires when the last connection is gone and the layers have been stopped.
+        """
+        self._isDraining = True
+        self._lifecycle.closing()
+        yield gatherResults([listener.drain() for listener in self])
+        if self.running:
+            notify("STOPPING=1")
+            yield self._stop()
+        self._isDraining = False
+
     def stopService(self) -> Any:
         """Stop listening, let transactions in progress finish, and stop the layers."""
         notify("STOPPING=1")
         self._lifecycle.closing()
+        return self._stop()
+
+    def _stop(self) -> Deferred[Any]:
         stopped: Deferred[Any] = MultiService.stopService(self).addCallback(lambda _: self._lifecycle.stop(self))
         # Last, as /readyz says until then that the service drains.
         return stopped if self._metering is None else stopped.addBoth(self._stopMetering, self._metering)

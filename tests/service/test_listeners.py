@@ -22,6 +22,7 @@ from smtphooks.service.listeners import Listeners, ListenerService, StartError
 from smtphooks.service.reading import defaultSettings, readSettings
 from smtphooks.service.settings import ListenerSettings
 from tests.certificates import Authority
+from tests.support import Client
 
 CONFIG = """
 [options]
@@ -392,6 +393,106 @@ def test_a_listener_that_takes_mail_for_any_recipient_says_so_when_it_listens(
     service.privilegedStartService()
     service.startService()
     assert [line.split(": no layer decides on recipients: ")[0] for line in lines] == [endpoint] * isWarned
+
+
+class TestDrain:
+    """The service that ends gently, and one that only refuses new clients."""
+
+    @pytest.fixture(autouse=True)
+    def parts(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        (folder / "lifeapp.py").write_text(MODULE)
+        (folder / "smtphooks.toml").write_text(LAYERS)
+        self.told: list[str] = []
+        monkeypatch.setattr(listeners, "notify", self.told.append)
+        self.reactor = RunningReactor()
+        self.service = Listeners(configure(readSettings("smtphooks.toml")), self.reactor)
+        self.module = sys.modules["lifeapp"]
+        for listener in self.service:
+            listener.factory.clock = self.reactor
+        self.service.privilegedStartService()
+        self.service.startService()
+        for listener in self.service:
+            listener.factory.doStart()  # a port in memory does not
+        self.clients = [Client(listener.factory) for listener in self.service]
+        yield
+        del sys.modules["lifeapp"]
+
+    @property
+    def stopped(self) -> list[str]:
+        return [name for what, name, _ in self.module.calls if what == "stop"]
+
+    def drain(self) -> list[object]:
+        ends: list[object] = []
+        for listener in self.service:
+            listener.factory.doStop()
+        self.service.drain().addCallback(ends.append)
+        return ends
+
+    def lasts(self) -> list[str]:
+        return [client.replies()[-1][:3] for client in self.clients if client.transport.value()]
+
+    def test_it_stops_listening_and_lets_connections_end_and_then_stops_the_layers(self) -> None:
+        assert self.service._isReady()
+        ends = self.drain()
+        assert not self.service._isReady()
+        assert self.lasts() == ["220"] * 3
+        self.reactor.pump([1] * 14)
+        for client in self.clients:
+            assert (self.stopped, ends) == ([], [])
+            assert client.last("QUIT")[:3] == "221"
+            client.finish()
+        assert (self.stopped, ends, self.service.running) == (["own", "store", "one"], [None], 0)
+        assert self.told == ["READY=1", "STOPPING=1"]
+        assert self.reactor.getDelayedCalls() == []
+
+    def test_after_half_of_close_timeout_idle_clients_get_421(self) -> None:
+        ends = self.drain()
+        self.lasts()
+        self.reactor.pump([1] * 15)
+        assert self.lasts() == ["421"] * 3
+        for client in self.clients:
+            client.finish()
+        assert ends == [None]
+
+    def test_a_stop_meanwhile_gives_them_421_at_once(self) -> None:
+        ends = self.drain()
+        self.lasts()
+        stopped: list[object] = []
+        self.service.stopService().addCallback(stopped.append)
+        assert self.lasts() == ["421"] * 3
+        for client in self.clients:
+            client.finish()
+        assert (len(stopped), ends, self.stopped) == (1, [None], ["own", "store", "one"])
+        assert self.reactor.getDelayedCalls() == []
+
+    def test_a_stop_afterwards_has_nothing_more_to_do(self) -> None:
+        self.drain()
+        for client in self.clients:
+            client.last("QUIT")
+            client.finish()
+        stopped: list[object] = []
+        self.service.stopService().addCallback(stopped.append)
+        assert len(stopped) == 1
+        assert self.stopped == ["own", "store", "one"]
+
+    def test_one_that_has_not_started_has_drained_at_once(self) -> None:
+        service = Listeners(configure(readSettings("smtphooks.toml")), RunningReactor())
+        ends: list[object] = []
+        service.drain().addCallback(ends.append)
+        assert ends == [None]
+
+    def test_while_it_refuses_new_clients_it_is_not_ready_and_listens(self) -> None:
+        self.lasts()
+        self.service.refuse()
+        assert not self.service._isReady()
+        for listener in self.service:
+            late = Client(listener.factory)
+            assert late.replies() == ["421 4.3.2 Server is shutting down"]
+            late.finish()
+        assert all(client.last("NOOP")[:3] == "250" for client in self.clients)
+        self.service.resume()
+        assert self.service._isReady()
+        assert Client(self.service.services[0].factory).codes() == [220]
 
 
 class TestReadiness:
