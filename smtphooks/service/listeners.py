@@ -29,7 +29,7 @@ from smtphooks.factory import SMTPServerFactory
 from smtphooks.service.checking import Configuration, Listener
 from smtphooks.service.lifecycle import Lifecycle, StartFailed
 from smtphooks.service.loading import lineOf
-from smtphooks.service.metering import Metering
+from smtphooks.service.metering import Metering, metricsOf
 from smtphooks.service.service import SMTPService, addressText
 from smtphooks.service.settings import ConfigError, cause
 from smtphooks.service.systemd import notify
@@ -116,7 +116,8 @@ class Listeners(MultiService):
         metricsEndpoint = metricsEndpointOf(configuration, reactor)
         if metricsEndpoint is not None:
             factories = [(listener.endpoint, listener.factory) for listener in configuration.listeners]
-            self._metering = Metering(str(configuration.metrics), metricsEndpoint, factories, self._isReady)
+            metrics = metricsOf(factories, self._isReady)
+            self._metering = Metering(str(configuration.metrics), metricsEndpoint, metrics)
 
     def _isReady(self) -> bool:
         return bool(self.running) and all(listener.isListening for listener in self)
