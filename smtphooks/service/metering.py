@@ -20,8 +20,8 @@ from smtphooks.factory import SMTPServerFactory
 from smtphooks.service.settings import ConfigError
 
 if TYPE_CHECKING:
+    from smtphooks.metrics.merging import MergedMetrics
     from smtphooks.metrics.metrics import Metrics
-    from smtphooks.metrics.site import Metered
 
 _log = Logger()
 
@@ -44,9 +44,9 @@ def requireExtra(where: str) -> None:
 
 def metricsOf(factories: Sequence[tuple[str, SMTPServerFactory]], isReady: Callable[[], bool]) -> Metrics:
     """
-    Metrics of factories.
+    Metrics that count what factories do.
 
-    @param factories: the factories that are counted, each with the description of its listener's endpoint.
+    @param factories: each with the description of its listener's endpoint.
     @param isReady: what C{/readyz} says.
     """
     from smtphooks.metrics.metrics import Metrics
@@ -63,22 +63,19 @@ def metricsOf(factories: Sequence[tuple[str, SMTPServerFactory]], isReady: Calla
 
 class Metering:
     """
-    The endpoint that serves metrics.
+    Metrics, and the endpoint that serves them.
 
     @ivar endpointName: the description of the endpoint, as configured.
     @ivar metrics: what is served.
     """
 
-    def __init__(self, endpointName: str, endpoint: IStreamServerEndpoint, metrics: Metered) -> None:
-        """
-        @param metrics: what is served.
-        """
-        from smtphooks.metrics.site import QuietSite, resourceOf
+    def __init__(self, endpointName: str, endpoint: IStreamServerEndpoint, metrics: Metrics | MergedMetrics) -> None:
+        from smtphooks.metrics.site import QuietSite
 
-        self.metrics: Metered = metrics
+        self.metrics = metrics
         self.endpointName = endpointName
         self._endpoint = endpoint
-        self._site = QuietSite(resourceOf(metrics))  # type: ignore[no-untyped-call]
+        self._site = QuietSite(self.metrics.resource())  # type: ignore[no-untyped-call]
         self._listening: Deferred[IListeningPort | None] | None = None
 
     def start(self, failed: Callable[[Failure], object]) -> None:
