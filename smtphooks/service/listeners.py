@@ -16,7 +16,7 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver
 from twisted.python.failure import Failure
 
 from smtphooks.errors import OptionError
@@ -25,6 +25,7 @@ from smtphooks.service.checking import Configuration, Listener
 from smtphooks.service.ending import (
     StartError,
     endWithFailure,
+    log,
     logCannotListen,
     logListening,
     logStartFailed,
@@ -36,8 +37,6 @@ from smtphooks.service.service import SMTPService, addressText
 from smtphooks.service.settings import ConfigError, cause
 from smtphooks.service.signals import takeSignals
 from smtphooks.service.systemd import notify, reloading
-
-log: Logger = Logger()
 
 
 def endpointOf(listener: Listener, reactor: Any) -> IStreamServerEndpoint:
@@ -120,7 +119,13 @@ class Listeners(MultiService):
             if supervised is not None and not supervised.speaks:
                 warnings = []
             service = ListenerService(
-                listener.endpoint, endpoint, listener.factory, reactor, listener.explain, warnings
+                listener.endpoint,
+                endpoint,
+                listener.factory,
+                reactor,
+                listener.explain,
+                warnings,
+                supervised is not None,
             )
             # addService alone would leave its parent attribute unset.
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
@@ -296,16 +301,19 @@ class ListenerService(SMTPService):
         reactor: Any,
         explain: Callable[[OptionError], object] = str,
         warnings: Sequence[str] = (),
+        isSupervised: bool = False,
     ) -> None:
         """
         @param explain: makes a sentence of an error in its options.
         @param warnings: what the operator should know when it listens.
+        @param isSupervised: a supervisor says that it listens.
         """
         super().__init__(endpoint, factory, reactor)
         self._lifecycle = Lifecycle([])  # that of all listeners is their parent's
         self.endpointName = endpointName
         self._explain = explain
         self._warnings = warnings
+        self._isSupervised = isSupervised
         self.isListening: bool = False
 
     def privilegedStartService(self) -> None:
@@ -334,7 +342,8 @@ class ListenerService(SMTPService):
         self.reactor.callWhenRunning(self._logListening, addressText(port.getHost()))
 
     def _logListening(self, address: str) -> None:
-        logListening(self.endpointName, address)
+        if not self._isSupervised:
+            logListening(self.endpointName, address)
         for warning in self._warnings:
             log.warn("{endpoint}: {warning}", endpoint=self.endpointName, warning=warning)
         self.isListening = True
