@@ -338,6 +338,21 @@ class TestUsers:
         merged.forget(2)
         assert scrape(merged).of("took_bucket", "le") == {("1.0",): 6, ("3.0",): 6, ("+Inf",): 6}
 
+    def test_of_those_that_have_ended_the_newest_shape_counts(self) -> None:
+        def make(edge: float) -> Callable[[Worker], None]:
+            return lambda worker: Histogram("took", "Help.", registry=worker.registry, buckets=[edge]).observe(0.5)
+
+        merged = merge(make(1), make(3), make(1))
+        for number in range(3):
+            merged.forget(number)
+        assert scrape(merged).of("took_bucket", "le") == {("1.0",): 2, ("+Inf",): 2}
+
+    def test_labels_have_no_order(self) -> None:
+        merged = MergedMetrics()
+        for number, labels in enumerate(({"a": "1", "b": "2"}, {"b": "2", "a": "1"})):
+            merged.update(number, [family("counter", ["mine_total", labels, 1])])
+        assert scrape(merged).one("mine_total") == 2
+
     def test_a_histogram_that_has_observed_nothing_hides_none_that_has(self) -> None:
         def make(worker: Worker) -> Histogram:
             return Histogram("took", "Help.", ["kind"], registry=worker.registry)
