@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -146,7 +147,8 @@ def test_they_do_not_wait_in_a_buffer() -> None:
         "import os; from smtphooks.service.logfile import logPlace, observerOf;"
         "logPlace(observerOf({}, str))(b'one\\n'); os._exit(0)"
     )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=ROOT)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    ran = subprocess.run([sys.executable, "-c", program], env=buffered, capture_output=True, check=True, cwd=ROOT)
     assert ran.stdout == b"one\n"
 
 
