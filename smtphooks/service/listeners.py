@@ -117,9 +117,10 @@ class Listeners(MultiService):
         metricsEndpoint = metricsEndpointOf(configuration, reactor)
         if metricsEndpoint is not None:
             factories = [(listener.endpoint, listener.factory) for listener in configuration.listeners]
-            self._metering = Metering(str(configuration.metrics), metricsEndpoint, factories, self._isReady)
+            self._metering = Metering(str(configuration.metrics), metricsEndpoint, factories, self.isReady)
 
-    def _isReady(self) -> bool:
+    def isReady(self) -> bool:
+        """Whether all listeners listen, and new clients are served."""
         isServing = bool(self.running) and not self._isDraining
         return isServing and all(listener.isListening and not listener.factory.isRefusing for listener in self)
 
@@ -181,15 +182,10 @@ class Listeners(MultiService):
         if all(listener.isListening for listener in self):
             notify("READY=1")
 
-    def refuse(self) -> None:
-        """Refuse new clients with 421 at all listeners; connections that are there go on.  L{resume} ends that."""
+    def refuse(self, isRefusing: bool) -> None:
+        """Refuse new clients with 421 while connections that are there go on; or serve new clients again."""
         for listener in self:
-            listener.factory.refuse()
-
-    def resume(self) -> None:
-        """Serve new clients again, after L{refuse}."""
-        for listener in self:
-            listener.factory.resume()
+            (listener.factory.refuse if isRefusing else listener.factory.resume)()
 
     @inlineCallbacks
     def drain(self) -> Generator[Deferred[Any], Any, None]:

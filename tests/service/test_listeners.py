@@ -432,9 +432,9 @@ class TestDrain:
         return [client.replies()[-1][:3] for client in self.clients if client.transport.value()]
 
     def test_it_stops_listening_and_lets_connections_end_and_then_stops_the_layers(self) -> None:
-        assert self.service._isReady()
+        assert self.service.isReady()
         ends = self.drain()
-        assert not self.service._isReady()
+        assert not self.service.isReady()
         assert self.lasts() == ["220"] * 3
         self.reactor.pump([1] * 14)
         for client in self.clients:
@@ -483,15 +483,15 @@ class TestDrain:
 
     def test_while_it_refuses_new_clients_it_is_not_ready_and_listens(self) -> None:
         self.lasts()
-        self.service.refuse()
-        assert not self.service._isReady()
+        self.service.refuse(True)
+        assert not self.service.isReady()
         for listener in self.service:
             late = Client(listener.factory)
             assert late.replies() == ["421 4.3.2 Server is shutting down"]
             late.finish()
         assert all(client.last("NOOP")[:3] == "250" for client in self.clients)
-        self.service.resume()
-        assert self.service._isReady()
+        self.service.refuse(False)
+        assert self.service.isReady()
         assert Client(self.service.services[0].factory).codes() == [220]
 
 
