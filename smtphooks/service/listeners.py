@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
@@ -29,10 +29,11 @@ from smtphooks.factory import SMTPServerFactory
 from smtphooks.service.checking import Configuration, Listener
 from smtphooks.service.lifecycle import Lifecycle, StartFailed
 from smtphooks.service.loading import lineOf
-from smtphooks.service.metering import Metering
+from smtphooks.service.metering import Metering, metricsOf
 from smtphooks.service.service import SMTPService, addressText
 from smtphooks.service.settings import ConfigError, cause
-from smtphooks.service.systemd import notify
+from smtphooks.service.signals import takeSignals
+from smtphooks.service.systemd import notify, reloading
 
 log: Logger = Logger()
 
@@ -89,6 +90,22 @@ def _endpointOf(what: str, where: str, description: str, reactor: Any) -> IStrea
         ) from error
 
 
+class Supervised(Protocol):
+    """
+    What a supervisor does in the place of one of its workers: it has the sockets, and tells the service manager.
+
+    @ivar speaks: this worker says what holds for all of them.
+    """
+
+    speaks: bool
+
+    def endpointOf(self, number: int, listener: Listener) -> IStreamServerEndpoint:
+        """The endpoint of a listener, by its place in the configuration."""
+
+    def ready(self) -> None:
+        """All listeners listen."""
+
+
 class Listeners(MultiService):
     """
     All listeners of a configuration.
@@ -96,16 +113,26 @@ class Listeners(MultiService):
     It iterates over its L{ListenerService}s.
     """
 
-    def __init__(self, configuration: Configuration, reactor: Any, observer: ILogObserver | None = None) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        reactor: Any,
+        observer: ILogObserver | None = None,
+        supervised: Supervised | None = None,
+    ) -> None:
         """
         @param observer: writes the log; None for twistd's own.
+        @param supervised: what a supervisor does in the place of this process; None if there is none.
         """
         MultiService.__init__(self)
         self._reactor = reactor
         self._observer = observer
-        for listener in configuration.listeners:
-            endpoint = endpointOf(listener, reactor)
+        self._supervised = supervised
+        for number, listener in enumerate(configuration.listeners):
+            endpoint = endpointOf(listener, reactor) if supervised is None else supervised.endpointOf(number, listener)
             warnings = [*filter(None, [listener.warning]), *listener.doubts]
+            if supervised is not None and not supervised.speaks:
+                warnings = []
             service = ListenerService(
                 listener.endpoint, endpoint, listener.factory, reactor, listener.explain, warnings
             )
@@ -114,13 +141,14 @@ class Listeners(MultiService):
         self._lifecycle = Lifecycle([listener.factory for listener in configuration.listeners])
         self._isDraining = False
         self._metering: Metering | None = None
-        metricsEndpoint = metricsEndpointOf(configuration, reactor)
+        metricsEndpoint = None if supervised is not None else metricsEndpointOf(configuration, reactor)
         if metricsEndpoint is not None:
             factories = [(listener.endpoint, listener.factory) for listener in configuration.listeners]
-            self._metering = Metering(str(configuration.metrics), metricsEndpoint, factories, self.isReady)
+            metrics = metricsOf(factories, self.isReady)
+            self._metering = Metering(str(configuration.metrics), metricsEndpoint, metrics)
 
     def isReady(self) -> bool:
-        """Whether all listeners listen, and new clients are served."""
+        """Whether clients are served at all listeners."""
         isServing = bool(self.running) and not self._isDraining
         return isServing and all(listener.isListening and not listener.factory.isRefusing for listener in self)
 
@@ -164,23 +192,26 @@ class Listeners(MultiService):
 
     def _startMetering(self, metering: Metering) -> None:
         def failed(failure: Failure) -> None:
-            _logCannotListen(metering.endpointName, failure.value)
-            _endWithFailure(self._reactor)
+            logCannotListen(metering.endpointName, failure.value)
+            endWithFailure(self._reactor)
 
         try:
             metering.start(failed)
         except Exception as error:
-            raise StartError(_logCannotListen(metering.endpointName, error)) from error
+            raise StartError(logCannotListen(metering.endpointName, error)) from error
 
     def _failedLate(self, failure: Failure) -> None:
         if isinstance(failure.value, StartFailed):
             _logStartFailed(failure.value)
-        _endWithFailure(self._reactor)
+        endWithFailure(self._reactor)
 
     def listenerReady(self) -> None:
         """Called by a listener when clients can connect; the service is ready when all listeners are."""
         if all(listener.isListening for listener in self):
-            notify("READY=1")
+            if self._supervised is None:
+                notify("READY=1")
+            else:
+                self._supervised.ready()
 
     def refuse(self, isRefusing: bool) -> None:
         """Refuse new clients with 421 while connections that are there go on; or serve new clients again."""
@@ -223,12 +254,19 @@ class Listeners(MultiService):
         """
         Handle SIGTERM: stop, with exit status 0; twistd by itself would end as killed by the signal.
 
-        Handle SIGHUP: reload keys and certificates.
+        Handle SIGHUP: reload keys and certificates.  A worker leaves it to its supervisor.
         """
-        # A reactor that installs no signal handlers runs within another program, to which signals belong.
-        if signal.getsignal(signal.SIGTERM) == getattr(self._reactor, "sigTerm", None):
-            signal.signal(signal.SIGTERM, lambda *_: self._reactor.callFromThread(self._terminate))
-            signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.rereadCertificates))
+        if self._supervised is None:
+            takeSignals(self._reactor, {signal.SIGTERM: self._terminate, signal.SIGHUP: self._reload})
+        else:
+            # Those that a terminal or an operator sends to all processes are for the supervisor.
+            ignored = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+            takeSignals(self._reactor, {signal.SIGTERM: self._terminate, **dict.fromkeys(ignored)})
+
+    def _reload(self) -> None:
+        notify(reloading())
+        self.rereadCertificates()
+        notify("READY=1")
 
     def rereadCertificates(self) -> None:
         """Reload the files of keys and certificates for new handshakes; where they are wrong, keep the old ones."""
@@ -248,7 +286,7 @@ class Listeners(MultiService):
 
     def _terminate(self) -> None:
         log.info("received SIGTERM, closing")
-        _stop(self._reactor)
+        stopReactor(self._reactor)
 
 
 class ListenerService(SMTPService):
@@ -305,7 +343,7 @@ class ListenerService(SMTPService):
         self.reactor.callWhenRunning(self._logListening, addressText(port.getHost()))
 
     def _logListening(self, address: str) -> None:
-        log.info("listening on {endpoint} ({address})", endpoint=self.endpointName, address=address)
+        logListening(self.endpointName, address)
         for warning in self._warnings:
             log.warn("{endpoint}: {warning}", endpoint=self.endpointName, warning=warning)
         self.isListening = True
@@ -315,13 +353,19 @@ class ListenerService(SMTPService):
     def listeningFailed(self, failure: Failure) -> None:
         """The endpoint has failed after the start: the service ends as if it had not started."""
         self._logFailure(failure.value)
-        _endWithFailure(self.reactor)
+        endWithFailure(self.reactor)
 
     def _logFailure(self, error: BaseException | None) -> str:
-        return _logCannotListen(self.endpointName, error)
+        return logCannotListen(self.endpointName, error)
 
 
-def _logCannotListen(endpointName: str, error: BaseException | None) -> str:
+def logListening(endpointName: str, address: str) -> None:
+    """Log that clients can connect."""
+    log.info("listening on {endpoint} ({address})", endpoint=endpointName, address=address)
+
+
+def logCannotListen(endpointName: str, error: BaseException | None) -> str:
+    """Log that clients cannot connect; the sentence that was logged."""
     sentence = f"cannot listen on {endpointName}: {_reason(error)}, free it or name another endpoint"
     log.critical("{sentence}", sentence=sentence)
     return sentence
@@ -335,13 +379,14 @@ def _logStartFailed(error: StartFailed) -> str:
     return sentence
 
 
-def _endWithFailure(reactor: Any) -> None:
+def endWithFailure(reactor: Any) -> None:
     """End the service, after its start, as if it had not started."""
     atexit.register(_exitWithFailure)
-    reactor.callWhenRunning(_stop, reactor)
+    reactor.callWhenRunning(stopReactor, reactor)
 
 
-def _stop(reactor: Any) -> None:
+def stopReactor(reactor: Any) -> None:
+    """End the process, unless it is ending already."""
     with suppress(ReactorNotRunning):  # already stopping
         reactor.stop()
 
