@@ -87,10 +87,10 @@ class Control:
             _removeStale(self._path)
             self._port = self._reactor.listenUNIX(self._path, _Factory(self._supervisor), mode=0o600)
         except (OSError, CannotListenError) as error:
-            reason = getattr(error, "socketError", error)
+            why = error.socketError if isinstance(error, CannotListenError) else error
+            reason = getattr(why, "strerror", None) or cause(why)
             raise ConfigError(
-                f"the control socket {self._path} cannot be made ({getattr(reason, 'strerror', None) or cause(reason)}),"
-                " set control to another path"
+                f"the control socket {self._path} cannot be made ({reason}), set control to another path"
             ) from error
         finally:
             os.umask(before)

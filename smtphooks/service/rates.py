@@ -23,9 +23,9 @@ class Rates:
         @param names: what is counted.
         """
         self._names = names
-        self._told: deque[tuple[float, tuple[int, ...]]] = deque([(now, (0,) * len(names))])
+        self._told: deque[tuple[float, tuple[float, ...]]] = deque([(now, (0,) * len(names))])
 
-    def note(self, now: float, totals: Mapping[str, int]) -> None:
+    def note(self, now: float, totals: Mapping[str, float]) -> None:
         """
         So much has happened until now.
 
