@@ -204,15 +204,10 @@ class Listeners(MultiService):
             else:
                 self._supervised.ready()
 
-    def refuse(self) -> None:
-        """Refuse new clients with 421 at all listeners; connections that are there go on.  L{resume} ends that."""
+    def refuse(self, isRefusing: bool) -> None:
+        """Refuse new clients with 421 while connections that are there go on; or serve new clients again."""
         for listener in self:
-            listener.factory.refuse()
-
-    def resume(self) -> None:
-        """Serve new clients again, after L{refuse}."""
-        for listener in self:
-            listener.factory.resume()
+            (listener.factory.refuse if isRefusing else listener.factory.resume)()
 
     @inlineCallbacks
     def drain(self) -> Generator[Deferred[Any], Any, None]:
