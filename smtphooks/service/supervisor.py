@@ -19,6 +19,8 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 
+from smtphooks.service.channel import ChannelError
+from smtphooks.service.control import Control, controlPath
 from smtphooks.service.ending import (
     StartError,
     endWithFailure,
@@ -30,6 +32,7 @@ from smtphooks.service.gathering import Gathering
 from smtphooks.service.handover import HandOver, replaceProgram
 from smtphooks.service.logfile import logPlace
 from smtphooks.service.opening import CannotOpen, Opened, openAll
+from smtphooks.service.overview import overviewOf
 from smtphooks.service.ports import InheritedEndpoint
 from smtphooks.service.program import Program
 from smtphooks.service.service import addressText
@@ -82,6 +85,7 @@ class Supervisor(Service):
         self._opened = Opened() if handedOver is None else handedOver.opened
         self.pool: WorkerPool = WorkerPool(reactor, program, self._outputsOf)
         self._gathering: Gathering | None = None
+        self._control: Control | None = None
 
     def setServiceParent(self, parent: Any) -> None:
         """Called by twistd with its application, from which it takes the observer when it starts logging."""
@@ -114,6 +118,7 @@ class Supervisor(Service):
         staffing = self._staffingOf(self._settings, self._opened)
         handedOver, self._handedOver = self._handedOver, None
         self._serveMetrics(self._settings, [] if handedOver is None else handedOver.counted)
+        self._listenForOperator(self._settings)
         if handedOver is None:
             self.pool.useTable(Table.create(_COLUMNS * staffing.number), _COLUMNS * staffing.number)
             self.pool.first(staffing).addCallbacks(self._started, self._cannotStart)
@@ -152,6 +157,8 @@ class Supervisor(Service):
         Service.stopService(self)
         notify("STOPPING=1")
         yield self.pool.stop()
+        if self._control is not None:
+            yield self._control.stop()
         if self._gathering is not None:
             yield self._gathering.stop()
         self._opened.close(Opened())
@@ -209,6 +216,9 @@ class Supervisor(Service):
         self._settings, self._opened = settings, opened
         self.pool.switch(staffing)
         yield self._moveMetrics(settings)
+        if self._control is not None:
+            yield self._control.stop()
+        self._listenForOperator(settings)
         before.close(opened)
         for listener, sockets in zip(settings.listeners, opened.listeners, strict=True):
             if all(sockets is not one for one in before.all):
@@ -248,6 +258,58 @@ class Supervisor(Service):
         each = [{**settings.options, **listener.options}.get("closeTimeout", 30.0) for listener in settings.listeners]
         closeTimeout = float(max(each)) if all(each) else 0.0
         return Staffing(settings.workers.number, opened.listeners, settings.workers.timeout, closeTimeout)
+
+    # --- the operator ---
+
+    @inlineCallbacks
+    def statusOf(self) -> Generator[Deferred[Any], Any, dict[str, Any]]:
+        """What this machine and its workers do just now, for C{smtphooks status}."""
+        overview = yield overviewOf(self.pool.workers, self.pool.heldBack, self._reactor)
+        state = "draining" if self.pool.isRefusing else "reloading" if self.isReloading else "serving"
+        return {"state": state if self.pool.isServing or state != "serving" else "starting", **overview}
+
+    def drain(self, number: int | None) -> None:
+        """
+        Take a worker out of service, or with None turn new clients away on the whole machine.
+
+        @raise ChannelError: if there is no such worker, or if it is the last one.
+        """
+        if number is None:
+            _log.info("the machine drains: new clients get 421, until it goes on")
+            self.pool.refuse(True)
+            return
+        self._checkNumber(number)
+        if not {*range(1, self._settings.workers.number + 1)} - self.pool.heldBack - {number}:
+            raise ChannelError(f"worker {number} is the last one in service, drain the machine without a number")
+        _log.info("worker {number} is taken out of service, until it goes on", number=number)
+        self.pool.holdBack(number)
+
+    def resume(self, number: int | None) -> None:
+        """
+        Have a worker serve again, or all with None.
+
+        @raise ChannelError: if there is no such worker.
+        """
+        if number is not None:
+            self._checkNumber(number)
+        _log.info("{who} goes on", who="the machine" if number is None else f"worker {number}")
+        self.pool.goOn(number)
+
+    def _checkNumber(self, number: int) -> None:
+        most = self._settings.workers.number
+        if not 1 <= number <= most:
+            raise ChannelError(f"there is no worker {number}, there are {most}")
+
+    def _listenForOperator(self, settings: Settings) -> None:
+        given = settings.workers.control
+        try:
+            control = Control(controlPath(given, settings.folder or self._program.folder), self, self._reactor)
+            control.start()
+        except ConfigError as error:
+            # The service is more than what can be asked about it.
+            _log.error("smtphooks status and drain do not work: {sentence}", sentence=str(error))
+        else:
+            self._control = control
 
     # --- metrics ---
 

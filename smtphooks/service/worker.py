@@ -23,6 +23,7 @@ from smtphooks.service.ending import stopReactor
 from smtphooks.service.listeners import Listeners
 from smtphooks.service.metering import metricsOf
 from smtphooks.service.ports import InheritedEndpoint
+from smtphooks.service.status import statusOf, totalsOf
 from smtphooks.service.workers import WORKER, Place, connect, placeOf
 from smtphooks.sharedtable import Table, useTable
 
@@ -72,12 +73,12 @@ class WorkerService(MultiService):
         if configuration.metrics is not None:
             factories = [(listener.endpoint, listener.factory) for listener in configuration.listeners]
             self._metrics = metricsOf(factories, self._listeners.isReady)
-        self._factories = [listener.factory for listener in configuration.listeners]
         handlers: dict[str, Handler] = {
             "serve": self._serve,
             "drain": self._drain,
             "refuse": self._refuse,
             "metrics": self._tellMetrics,
+            "status": self._tellStatus,
         }
         self._channel = Channel(handlers, self._lost)
         self._beating = LoopingCall(self._beat)
@@ -121,10 +122,7 @@ class WorkerService(MultiService):
         self._listeners.drain().addBoth(lambda _: stopReactor(self._reactor))
 
     def _refuse(self, isRefusing: bool) -> None:
-        if isRefusing:
-            self._listeners.refuse()
-        else:
-            self._listeners.resume()
+        self._listeners.refuse(isRefusing)
 
     def _lost(self) -> None:
         if self.running:
@@ -134,7 +132,10 @@ class WorkerService(MultiService):
     # --- what it is told ---
 
     def _beat(self) -> None:
-        self._channel.tell("beat", connections=sum(len(factory.connections) for factory in self._factories))
+        self._channel.tell("beat", **totalsOf([*self._listeners]))
+
+    def _tellStatus(self) -> dict[str, Any]:
+        return statusOf([*self._listeners])
 
     def _tellMetrics(self) -> dict[str, Any]:
         if self._metrics is None:

@@ -19,6 +19,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from smtphooks.service.assignment import assigned
 from smtphooks.service.channel import Channel, Handler
 from smtphooks.service.program import Program
 from smtphooks.service.sockets import ListeningSockets
@@ -245,7 +246,7 @@ class WorkerPool:
     def _beat(self, worker: Worker, numbers: dict[str, Any]) -> None:
         worker.lastBeat = self._reactor.seconds()
         worker.hasBeaten = True
-        worker.numbers = numbers
+        worker.rates.note(worker.lastBeat, numbers)
 
     def _counted(self, worker: Worker, snapshot: list[dict[str, Any]]) -> None:
         self.onCounted(worker, snapshot)
@@ -349,24 +350,13 @@ class WorkerPool:
         return [worker for worker in self.workers if worker.generation == self.generation]
 
     def _assign(self) -> None:
-        """
-        Tell the workers which sockets to serve.
-
-        Socket and worker of one number belong together.  The socket of a worker that is not there is served by the next
-        one; and where there are more workers than sockets, several have the same.
-        """
-        ready = {worker.number: worker for worker in self._current() if worker.state == READY}
-        if not ready or self._isStopping:
+        """Tell the workers which sockets to serve."""
+        if self._isStopping:
             return
+        ready = {worker.number: worker for worker in self._current() if worker.state == READY}
         sockets = max((len(each.descriptors) for each in self.staffing.sockets if not each.isShared), default=1)
-        serving: dict[int, set[int]] = {number: set() for number in ready}
-        for place in range(max(sockets, self.staffing.number)):
-            number = place % self.staffing.number + 1
-            while number not in ready:
-                number = number % max(*ready, self.staffing.number) + 1
-            serving[number].add(place % sockets)
-        for number, worker in ready.items():
-            worker.serve(sorted(serving[number]))
+        for number, serving in assigned(ready, self.staffing.number, sockets).items():
+            ready[number].serve(serving)
 
     def _whenReady(self, workers: Sequence[Worker]) -> Deferred[None]:
         """Fires when all are ready, or fails with L{NeverReady}."""

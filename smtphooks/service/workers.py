@@ -26,7 +26,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtphooks.service.channel import Channel
+from smtphooks.service.overview import RATED
 from smtphooks.service.program import Program
+from smtphooks.service.rates import Rates
 from smtphooks.service.sockets import ListeningSockets
 from smtphooks.service.workerlines import Lines
 
@@ -159,6 +161,7 @@ class Worker:
     @ivar state: C{STARTING}, C{READY}, C{DRAINING} or C{ENDED}.
     @ivar lastState: its state when it ended.
     @ivar isHung: it was killed as it did not answer.
+    @ivar rates: those of what it has told.
     @ivar serving: the sockets that it has been told to serve.
     """
 
@@ -175,7 +178,7 @@ class Worker:
     lastState: str = STARTING
     isHung: bool = False
     serving: list[int] | None = None
-    numbers: dict[str, Any] = attrs.field(factory=dict)
+    rates: Rates = attrs.field(init=False, repr=False)
     status: int | None = None
     channel: Channel = attrs.field(init=False, repr=False)
     _waiting: list[Deferred[None]] = attrs.field(init=False, repr=False, factory=list)
@@ -190,7 +193,8 @@ class Worker:
     ) -> None:
         """Listen to its streams, and for its end."""
         self.channel = channel
-        self.lastBeat = self.lastBeat or self.since
+        self.lastBeat = reactor.seconds()
+        self.rates = Rates(self.since, RATED)
         self._outputs = [_Output(self.streams.output, output), _Output(self.streams.errors, errors)]
         connect(reactor, channel, self.streams.channel)
         connect(reactor, self._outputs[0], self.streams.output)
