@@ -90,6 +90,7 @@ anyone and stores it in ./{DEFAULT_MAILDIR}.  Flags win over the configuration f
   --auth CHECKER        ask for users, such as file:passwd; can be given again;
                         more with --help-auth and --help-auth-type NAME
   --lmtp                speak LMTP
+  --workers N           serve with N processes, or auto: one for each core
   -l, --logfile FILE    write the log to this file, and not to stdout
   --log-format FORMAT   text (the default), or json: one object a line
   --logger NAME         write the log with what this factory of observers makes

@@ -42,7 +42,7 @@ FAMILIES = {
             "smtphooks_connections_refused_total",
             COUNTER,
             ("listener", "option"),
-            "Connections that were refused before the greeting, by the option because of which.",
+            "Connections that were refused before the greeting, by the option that says so, or by drain.",
         ),
         Family("smtphooks_open_connections", GAUGE, ("listener",), "Connections that are open now."),
         Family(

@@ -361,7 +361,7 @@ class TestOrder:
         waiting: Deferred[object] = Deferred()
         monkeypatch.setattr(listeners, "metricsEndpointOf", lambda configuration, reactor: Endpoint(waiting))
         ends: list[object] = []
-        monkeypatch.setattr(listeners, "_endWithFailure", ends.append)
+        monkeypatch.setattr(listeners, "endWithFailure", ends.append)
         reactor = MemoryReactorClock()
         mailapp(folder)
         service = listeners.Listeners(configured(f'metrics = "tcp:9125"\n{OPTIONAL}'), reactor)
