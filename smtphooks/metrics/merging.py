@@ -10,7 +10,7 @@ This module knows no process, and not how snapshots travel.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from math import fsum
+from math import fsum, isfinite
 from typing import Any, NamedTuple
 
 import attrs
@@ -213,8 +213,9 @@ def _merged(shape: _Shape, sample: str, values: Sequence[float]) -> float:
 
 def _condensed(shape: _Shape, sample: str, values: Sequence[float]) -> list[float]:
     """As few values as there can be that have the same merged value, together with any others."""
-    if not _isSum(shape, sample):
-        return [_merged(shape, sample, values)]
+    merged = _merged(shape, sample, values)
+    if not _isSum(shape, sample) or not isfinite(merged):
+        return [merged]
     partials: list[float] = []
     for value in values:
         _addExactly(partials, value)

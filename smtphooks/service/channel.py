@@ -53,6 +53,7 @@ class Channel(LineOnlyReceiver):
         self.isLost: bool = False
         self._numbers = count(1)
         self._asked: dict[int, Deferred[dict[str, Any]]] = {}
+        self._closing: Deferred[None] | None = None
 
     def tell(self, kind: str, **fields: object) -> None:
         """Send a message that wants no answer; nothing happens if the stream has ended."""
@@ -67,13 +68,26 @@ class Channel(LineOnlyReceiver):
         @return: fires with the answer, or fails with a L{ChannelError} or a C{TimeoutError} of Twisted's.
         """
         number = next(self._numbers)
-        answer: Deferred[dict[str, Any]] = Deferred(lambda _: self._asked.pop(number, None))
+        answer: Deferred[dict[str, Any]] = Deferred(lambda _: self._forget(number))
         if self.isLost:
             answer.errback(ChannelError("the other process has ended"))
             return answer
         self._asked[number] = answer
         self.tell(kind, ask=number, **fields)
         return answer.addTimeout(timeout, clock)
+
+    def close(self) -> Deferred[None]:
+        """End the stream; fires when all that was told has been written."""
+        if self._closing is None:
+            self._closing = Deferred()
+            if self.isLost or self.transport is None:
+                self._closing.callback(None)
+            else:
+                self.transport.loseConnection()
+        return self._closing
+
+    def _forget(self, number: int) -> None:
+        self._asked.pop(number, None)
 
     def lineReceived(self, line: bytes) -> None:
         """C{LineOnlyReceiver}"""
@@ -122,3 +136,5 @@ class Channel(LineOnlyReceiver):
         for waiting in asked.values():
             waiting.errback(ChannelError("the other process has ended"))
         self.onLost()
+        if self._closing is not None:
+            self._closing.callback(None)

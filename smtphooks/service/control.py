@@ -1,8 +1,8 @@
 """
 The control socket: a UNIX socket on which a supervisor answers C{smtphooks status} and C{smtphooks drain}.
 
-In: questions, as lines of a L{Channel}.  Out: what the supervisor answers.  Only the user that the supervisor runs as, and
-root, may connect; the socket has mode 600 from the moment it is there.
+In: questions, as lines of a L{Channel}.  Out: what the supervisor answers.  Only the user that the supervisor runs as,
+and root, may connect; the socket has mode 600 from the moment it is there.
 This module knows neither workers nor what the commands show.
 """
 

@@ -1,8 +1,8 @@
 """
 The hand-over: a supervisor replaces its own program by a new version, which takes over sockets and workers.
 
-The process stays the same (C{execve}), so workers remain its children, the service manager sees no end, and no socket is
-closed.  File descriptors go to the new program by number, with what it must know of them in the environment variable
+The process stays the same (C{execve}), so workers remain its children, systemd sees no end, and no socket is closed.
+File descriptors go to the new program by number, with what it must know of them in the environment variable
 C{SMTPHOOKS_SUPERVISOR}.
 This module knows no reactor, and does not decide when a program is replaced.
 """
@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import attrs
 
+from smtphooks.service.opening import Opened
 from smtphooks.service.sockets import ListeningSockets
 from smtphooks.service.workers import STARTING, Streams, Worker, diedOf
 
@@ -30,27 +31,25 @@ class HandOver:
     """
     What a supervisor gives to the program that replaces it.
 
-    @ivar sockets: all that are open.
-    @ivar listeners: for each listener the place of its sockets among them.
-    @ivar metrics: the place of that of the metrics, None if they are not served.
+    @ivar opened: the sockets.
     @ivar workers: those that serve or drain.
     @ivar table: the file descriptor of the table, and how many columns it has.
     @ivar heldBack: numbers of workers out of service.
     @ivar isRefusing: the machine drains.
+    @ivar counted: what workers that have ended had counted.
     """
 
-    sockets: Sequence[ListeningSockets]
-    listeners: Sequence[int]
-    metrics: int | None
+    opened: Opened
     workers: Sequence[Worker]
     table: tuple[int, int]
     heldBack: Sequence[int]
     isRefusing: bool
+    counted: list[dict[str, Any]]
 
     def asJSON(self) -> str:
         """All of it; file descriptors as numbers."""
         fields = {field.name: getattr(self, field.name) for field in attrs.fields(HandOver)}
-        fields["sockets"] = [attrs.asdict(one) for one in self.sockets]
+        fields["opened"] = attrs.asdict(self.opened)
         fields["workers"] = [
             {
                 **{name: getattr(worker, name) for name in ("number", "generation", "column", "pid", "since", "state")},
@@ -64,16 +63,16 @@ class HandOver:
     @property
     def descriptors(self) -> Iterable[int]:
         """All file descriptors."""
-        for one in self.sockets:
+        for one in self.opened.all:
             yield from one.descriptors
         for worker in self.workers:
             yield from attrs.astuple(worker.streams)
         yield self.table[0]
 
 
-def maybeHandOver(environment: Mapping[str, str]) -> HandOver | None:
+def takeHandOver() -> HandOver | None:
     """What the program that was here before has given, None if there was none."""
-    given = environment.get(SUPERVISOR)
+    given = os.environ.pop(SUPERVISOR, None)
     if given is None:
         return None
     fields: dict[str, Any] = json.loads(given)
@@ -82,7 +81,8 @@ def maybeHandOver(environment: Mapping[str, str]) -> HandOver | None:
     ]
     for worker in workers:
         worker.hasBeaten = worker.state != STARTING
-    fields |= {"sockets": [ListeningSockets(**one) for one in fields["sockets"]], "workers": workers}
+    opened = {kind: [ListeningSockets(**one) for one in those] for kind, those in fields["opened"].items()}
+    fields |= {"opened": Opened(**opened), "workers": workers}
     handOver = HandOver(**fields)
     for descriptor in handOver.descriptors:
         os.set_inheritable(descriptor, False)

@@ -8,50 +8,35 @@ This module knows neither flags nor configuration files.
 
 from __future__ import annotations
 
-import atexit
-import os
 import signal
-import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver
 from twisted.python.failure import Failure
 
 from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.service.checking import Configuration, Listener
+from smtphooks.service.ending import (
+    StartError,
+    endWithFailure,
+    log,
+    logCannotListen,
+    logListening,
+    logStartFailed,
+    stopReactor,
+)
 from smtphooks.service.lifecycle import Lifecycle, StartFailed
-from smtphooks.service.loading import lineOf
 from smtphooks.service.metering import Metering, metricsOf
 from smtphooks.service.service import SMTPService, addressText
 from smtphooks.service.settings import ConfigError, cause
 from smtphooks.service.signals import takeSignals
 from smtphooks.service.systemd import notify, reloading
-
-log: Logger = Logger()
-
-
-class StartError(SystemExit, Exception):
-    """
-    The service cannot start a layer, or cannot listen.
-
-    It has two bases: on an Exception twistd removes its pid file and tells the process that waits for the daemon; on a
-    SystemExit Python exits without a traceback.
-    """
-
-    # When it daemonizes, twistd shows a hundred octets of an error, which begin with the full name of its class.
-    __module__ = "smtphooks"
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence)
-        self.code: str | int | None = 1
 
 
 def endpointOf(listener: Listener, reactor: Any) -> IStreamServerEndpoint:
@@ -134,7 +119,13 @@ class Listeners(MultiService):
             if supervised is not None and not supervised.speaks:
                 warnings = []
             service = ListenerService(
-                listener.endpoint, endpoint, listener.factory, reactor, listener.explain, warnings
+                listener.endpoint,
+                endpoint,
+                listener.factory,
+                reactor,
+                listener.explain,
+                warnings,
+                supervised is not None,
             )
             # addService alone would leave its parent attribute unset.
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
@@ -174,7 +165,7 @@ class Listeners(MultiService):
         try:
             self._lifecycle.start(self, self._startListeners, self._failedLate)
         except StartFailed as error:
-            raise StartError(_logStartFailed(error)) from error
+            raise StartError(logStartFailed(error)) from error
 
     def startService(self) -> None:
         """Called by twistd when it has dropped its privileges."""
@@ -202,7 +193,7 @@ class Listeners(MultiService):
 
     def _failedLate(self, failure: Failure) -> None:
         if isinstance(failure.value, StartFailed):
-            _logStartFailed(failure.value)
+            logStartFailed(failure.value)
         endWithFailure(self._reactor)
 
     def listenerReady(self) -> None:
@@ -305,16 +296,19 @@ class ListenerService(SMTPService):
         reactor: Any,
         explain: Callable[[OptionError], object] = str,
         warnings: Sequence[str] = (),
+        isSupervised: bool = False,
     ) -> None:
         """
         @param explain: makes a sentence of an error in its options.
         @param warnings: what the operator should know when it listens.
+        @param isSupervised: a supervisor says that it listens.
         """
         super().__init__(endpoint, factory, reactor)
         self._lifecycle = Lifecycle([])  # that of all listeners is their parent's
         self.endpointName = endpointName
         self._explain = explain
         self._warnings = warnings
+        self._isSupervised = isSupervised
         self.isListening: bool = False
 
     def privilegedStartService(self) -> None:
@@ -343,7 +337,8 @@ class ListenerService(SMTPService):
         self.reactor.callWhenRunning(self._logListening, addressText(port.getHost()))
 
     def _logListening(self, address: str) -> None:
-        logListening(self.endpointName, address)
+        if not self._isSupervised:
+            logListening(self.endpointName, address)
         for warning in self._warnings:
             log.warn("{endpoint}: {warning}", endpoint=self.endpointName, warning=warning)
         self.isListening = True
@@ -357,50 +352,3 @@ class ListenerService(SMTPService):
 
     def _logFailure(self, error: BaseException | None) -> str:
         return logCannotListen(self.endpointName, error)
-
-
-def logListening(endpointName: str, address: str) -> None:
-    """Log that clients can connect."""
-    log.info("listening on {endpoint} ({address})", endpoint=endpointName, address=address)
-
-
-def logCannotListen(endpointName: str, error: BaseException | None) -> str:
-    """Log that clients cannot connect; the sentence that was logged."""
-    sentence = f"cannot listen on {endpointName}: {_reason(error)}, free it or name another endpoint"
-    log.critical("{sentence}", sentence=sentence)
-    return sentence
-
-
-def _logStartFailed(error: StartFailed) -> str:
-    failed = error.__cause__ or error
-    line = lineOf(failed) if isinstance(failed, Exception) else ""
-    sentence = f"layer {error.layer} cannot start: {cause(failed)}{line}"
-    log.critical("{sentence}", sentence=sentence)
-    return sentence
-
-
-def endWithFailure(reactor: Any) -> None:
-    """End the service, after its start, as if it had not started."""
-    atexit.register(_exitWithFailure)
-    reactor.callWhenRunning(stopReactor, reactor)
-
-
-def stopReactor(reactor: Any) -> None:
-    """End the process, unless it is ending already."""
-    with suppress(ReactorNotRunning):  # already stopping
-        reactor.stop()
-
-
-def _reason(error: BaseException | None) -> str:
-    """Why listening failed, short enough for the hundred octets that twistd shows when it daemonizes."""
-    if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError):
-        return error.socketError.strerror or cause(error)
-    return cause(error)
-
-
-def _exitWithFailure() -> None:
-    """Exit with status 1; twistd by itself would exit with 0, or be killed by a signal."""
-    for stream in (sys.__stdout__, sys.__stderr__):
-        if stream is not None:
-            stream.flush()
-    os._exit(1)

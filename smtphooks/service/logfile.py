@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.logger import FileLogObserver, ILogObserver, LogEvent, Logger
+from twisted.logger import FileLogObserver, ILogObserver, LogEvent, Logger, LogLevel
 from twisted.python.logfile import LogFile
 
 from smtphooks.service.settings import ConfigError
@@ -28,6 +28,10 @@ _RESOLVER = re.compile(
     r"DNSDatagramProtocol starting on \d+|\(UDP Port \d+ Closed\)"
     r"|(?:Starting|Stopping) protocol <twisted\.names\.dns\.DNSDatagramProtocol "
 )
+
+# What a port logs when it begins to listen, and when it ends; those of a worker come and go with its siblings.
+_PORT = re.compile(r"\S+ starting on |\((?:TCP|UNIX|TLS) Port .* Closed\)")
+_OF_PROCESS = ("twisted.scripts._twistd_unix.UnixAppLogger", "twisted.internet.base")
 
 
 def needsStdout(twistd: Mapping[str, Any]) -> bool:
@@ -83,7 +87,8 @@ def observerOfWorker(lineOf: Callable[[LogEvent], str | None]) -> ILogObserver:
     """
     # The supervisor has the file, but "systemctl kill" sends the signal to all processes of a unit.
     _onRotationSignal(lambda: None)
-    return FileLogObserver(sys.stdout, _withoutResolver(lineOf))
+    lineToWrite = _withoutResolver(lineOf)
+    return FileLogObserver(sys.stdout, lambda event: None if _isOfProcess(event) else lineToWrite(event))
 
 
 def logPlace(observer: ILogObserver | None) -> Callable[[bytes], object]:
@@ -115,6 +120,13 @@ def _withoutResolver(lineOf: Callable[[LogEvent], str | None]) -> Callable[[LogE
 
 def _isOfResolver(event: LogEvent) -> bool:
     return event.get("log_namespace") == "log_legacy" and _RESOLVER.match(str(event.get("log_text"))) is not None
+
+
+def _isOfProcess(event: LogEvent) -> bool:
+    """Whether Twisted tells of the process or of its ports, of which a supervisor tells for all workers."""
+    if event.get("log_namespace") == "log_legacy":
+        return _PORT.match(str(event.get("log_text"))) is not None
+    return event.get("log_namespace") in _OF_PROCESS and event.get("log_level") is LogLevel.info
 
 
 def _isDaemon(twistd: Mapping[str, Any]) -> bool:

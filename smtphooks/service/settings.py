@@ -114,13 +114,11 @@ class WorkerSettings:
     """
     How many processes serve, and who watches them.
 
-    @ivar where: where the settings stand.
     @ivar workers: their number, or C{"auto"}; None for this process alone, without a supervisor.
     @ivar timeout: seconds without a sign of life after which a worker is ended, 0 for no limit.
     @ivar control: the path of the UNIX socket for C{smtphooks status} and C{smtphooks drain}, as it was given.
     """
 
-    where: str = ""
     workers: int | str | None = None
     timeout: float = 30.0
     control: str | None = None

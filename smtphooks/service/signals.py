@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def takeSignals(reactor: Any, handlers: Mapping[int, Callable[[], object] | None]) -> bool:
+def takeSignals(reactor: Any, handlers: Mapping[Any, Callable[[], object] | None]) -> bool:
     """
     Handle signals from now on; call it when the reactor runs.
 

@@ -3,8 +3,8 @@ Sockets: those that the supervisor opens for its workers, and keeps while worker
 
 In: descriptions of Twisted's endpoints.  Out: listening sockets, which nobody accepts from here.  On Linux each worker
 has one of its own for each TCP endpoint (SO_REUSEPORT), and the kernel spreads connections over them; UNIX sockets, and
-those that systemd hands over, are shared by all workers.  A socket that is closed loses the connections that wait in its
-queue, so none is closed while its endpoint is configured.
+those that systemd hands over, are shared by all workers.  A socket that is closed loses the connections that wait in
+its queue, so none is closed while its endpoint is configured.
 This module knows no worker, no configuration and no protocol.
 """
 
@@ -15,15 +15,16 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import attrs
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
 from twisted.python.lockfile import FilesystemLock
+
+from smtphooks.service.ports import SocketsReactor, hostOf
 
 # Whether several sockets may listen on one port, with the kernel spreading connections over them.
 _SPREADS = sys.platform == "linux"
@@ -79,17 +80,6 @@ class ListeningSockets:
         return hostOf(self.family, self.descriptors[0])
 
 
-def hostOf(family: int, descriptor: int) -> Any:
-    """The address of a listening socket."""
-    from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-
-    with socket.socket(fileno=os.dup(descriptor)) as listening:
-        name = listening.getsockname()
-    if family == socket.AF_UNIX:
-        return UNIXAddress(name)
-    return (IPv6Address if family == socket.AF_INET6 else IPv4Address)("TCP", *name)
-
-
 def open_(description: str, position: int, number: int, known: Sequence[ListeningSockets]) -> ListeningSockets:
     """
     The sockets of an endpoint.
@@ -118,45 +108,6 @@ def open_(description: str, position: int, number: int, known: Sequence[Listenin
             sockets.close()
             raise CannotListenError(None, None, error) from error
     return sockets
-
-
-class SocketsReactor:
-    """
-    Stands in for a reactor while an endpoint listens: it is told what the endpoint would listen on, and listens not.
-
-    So the descriptions of all endpoints, plugins of others included, are read by Twisted alone.
-    """
-
-    def __init__(self, listen: Callable[..., Any], reactor: Any = None) -> None:
-        """
-        @param listen: called with the kind, C{"tcp"}, C{"unix"} or C{"adopted"}, the arguments of the address, and the
-            factory that would be listened for.
-        @param reactor: has all other methods.
-        """
-        self._listen = listen
-        self._reactor = reactor
-
-    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
-        """C{IReactorTCP}"""
-        return self._listen("tcp", (interface, port, backlog), factory)
-
-    def listenSSL(self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = "") -> Any:
-        """C{IReactorSSL}"""
-        from twisted.protocols.tls import TLSMemoryBIOFactory
-
-        wrapped = TLSMemoryBIOFactory(contextFactory, False, factory, clock=self._reactor) if factory else None
-        return self._listen("tcp", (interface, port, backlog), wrapped)
-
-    def listenUNIX(self, address: Any, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: Any = 0) -> Any:
-        """C{IReactorUNIX}"""
-        return self._listen("unix", (os.fspath(address), backlog, mode, bool(wantPID)), factory)
-
-    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: Any) -> Any:
-        """C{IReactorSocket}"""
-        return self._listen("adopted", (fileDescriptor, addressFamily), factory)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reactor, name)
 
 
 def _opened(
@@ -235,48 +186,3 @@ def _openUNIX(key: list[Any], path: Any, backlog: int, mode: int, isLocked: bool
             return ListeningSockets(key, socket.AF_UNIX, True, [listening.detach()], None if isAbstract else path)
     except OSError as error:
         raise CannotListenError(None, path, error) from error
-
-
-class Ports:
-    """
-    The ports of one endpoint in one worker: of the sockets that the supervisor keeps, those that it has to serve.
-
-    It is an C{IListeningPort}, which may have no port for a while.
-    """
-
-    def __init__(self, reactor: Any, family: int, descriptors: Sequence[int], isShared: bool, factory: Any) -> None:
-        self._reactor = reactor
-        self._family = family
-        self._descriptors = descriptors
-        self._isShared = isShared
-        self._factory = factory
-        self._ports: dict[int, IListeningPort] = {}
-
-    def serve(self, numbers: Sequence[int]) -> None:
-        """Accept from these sockets, and from no others; one that all workers share is served with any number."""
-        wanted = {0} & set(range(len(numbers))) if self._isShared else {*numbers} & {*range(len(self._descriptors))}
-        # First those that are new: a factory without a port would count as one that has stopped.
-        for number in sorted(wanted - self._ports.keys()):
-            self._ports[number] = self._adopt(self._descriptors[number])
-        for number in self._ports.keys() - wanted:
-            self._ports.pop(number).stopListening()
-
-    def _adopt(self, descriptor: int) -> IListeningPort:
-        from twisted.internet import tcp
-
-        port: Any = self._reactor.adoptStreamPort(descriptor, self._family, self._factory)
-        if self._family == socket.AF_UNIX:
-            # Twisted's removes the path when it stops, but the supervisor and other workers go on.
-            port.connectionLost = lambda reason: tcp.Port.connectionLost(port, reason)
-        return port  # type: ignore[no-any-return]
-
-    def startListening(self) -> None:
-        """C{IListeningPort}"""
-
-    def stopListening(self) -> None:
-        """C{IListeningPort}: accept no more; the sockets stay open."""
-        self.serve([])
-
-    def getHost(self) -> Any:
-        """C{IListeningPort}"""
-        return hostOf(self._family, self._descriptors[0])

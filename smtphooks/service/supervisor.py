@@ -1,41 +1,47 @@
 """
 The supervisor: a service that opens all sockets, and has workers serve them.
 
-In: settings, and signals of the operator.  Out: a pool of workers, one log, one set of metrics, one answer to the service
-manager.  SIGHUP and SIGUSR2 reload: a new generation of workers serves before the old one drains; SIGUSR2 replaces the
-program of the supervisor before.  SIGTERM ends all of it.
+In: settings, and signals of the operator.  Out: a pool of workers, one log, one set of metrics, and reports to systemd.
+SIGHUP and SIGUSR2 reload: a new generation of workers serves before the old one drains; SIGUSR2 replaces the program
+of the supervisor before.  SIGTERM ends all of it.
 Rule kept here: a configuration that is wrong, or whose workers do not come to serve, changes nothing.
 This module knows no hooks, no connections, and not what workers do.
 """
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.utils import getProcessOutputAndValue
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 
-from smtphooks.service.handover import HandOver, replaceProgram
-from smtphooks.service.listeners import (
+from smtphooks.service.channel import ChannelError
+from smtphooks.service.control import Control, controlPath
+from smtphooks.service.ending import (
     StartError,
     endWithFailure,
     logCannotListen,
     logListening,
     stopReactor,
 )
+from smtphooks.service.gathering import Gathering
+from smtphooks.service.handover import HandOver, replaceProgram
+from smtphooks.service.logfile import logPlace
+from smtphooks.service.opening import CannotOpen, Opened, openAll
+from smtphooks.service.overview import overviewOf
+from smtphooks.service.ports import InheritedEndpoint
+from smtphooks.service.program import Program
 from smtphooks.service.service import addressText
 from smtphooks.service.settings import ConfigError, Settings, cause
 from smtphooks.service.signals import takeSignals
-from smtphooks.service.sockets import ListeningSockets, open_
 from smtphooks.service.systemd import notify, reloading
+from smtphooks.service.workerlines import Lines, errorLines
 from smtphooks.service.workerpool import NeverReady, Staffing, WorkerPool
-from smtphooks.service.workers import Program, Worker
+from smtphooks.service.workers import DRAINING, READY, STARTING, Worker
 from smtphooks.sharedtable import Table
 
 _log = Logger()
@@ -66,16 +72,20 @@ class Supervisor(Service):
         @param handedOver: what the program that was here before has given.
         """
         self.isReloading: bool = False
+        self._wantsReload = False
+        self._reloads = {"done": 0, "refused": 0}
         self._readSettings = readSettings
         self._settings = readSettings()
         self._program = program
         self._reactor = reactor
         self._twistd = twistd
         self._observer = observer
+        self._writeLines = logPlace(observer)
         self._handedOver = handedOver
-        self._sockets: list[ListeningSockets] = []
-        self._wantsReload = False
+        self._opened = Opened() if handedOver is None else handedOver.opened
         self.pool: WorkerPool = WorkerPool(reactor, program, self._outputsOf)
+        self._gathering: Gathering | None = None
+        self._control: Control | None = None
 
     def setServiceParent(self, parent: Any) -> None:
         """Called by twistd with its application, from which it takes the observer when it starts logging."""
@@ -93,13 +103,10 @@ class Supervisor(Service):
         """
         Service.privilegedStartService(self)
         self._reactor.callWhenRunning(self._takeSignals)
-        known = self._handedOver.sockets if self._handedOver is not None else []
-        if self._handedOver is not None:
-            self._sockets = [known[place] for place in self._handedOver.listeners]
-        else:
+        if self._handedOver is None:
             try:
-                self._sockets = _openAll(self._settings, known)
-            except _CannotOpen as error:
+                self._opened = openAll(self._settings, Opened())
+            except CannotOpen as error:
                 raise StartError(logCannotListen(error.endpoint, error.__cause__)) from error
 
     def startService(self) -> None:
@@ -108,42 +115,35 @@ class Supervisor(Service):
         self._reactor.callWhenRunning(self._startWorkers)
 
     def _startWorkers(self) -> None:
-        staffing = _staffingOf(self._settings, self._sockets)
-        handedOver = self._handedOver
+        staffing = self._staffingOf(self._settings, self._opened)
+        handedOver, self._handedOver = self._handedOver, None
+        self._serveMetrics(self._settings, [] if handedOver is None else handedOver.counted)
+        self._listenForOperator(self._settings)
         if handedOver is None:
-            self.pool.columns = _COLUMNS * staffing.number
-            self.pool.table = Table.create(self.pool.columns)
+            self.pool.useTable(Table.create(_COLUMNS * staffing.number), _COLUMNS * staffing.number)
             self.pool.first(staffing).addCallbacks(self._started, self._cannotStart)
             return
-        self.pool.columns = handedOver.table[1]
-        self.pool.table = Table.attach(handedOver.table[0], 0)
+        self.pool.useTable(Table.attach(handedOver.table[0], 0), handedOver.table[1])
         self.pool.heldBack = {*handedOver.heldBack}
         self.pool.isRefusing = handedOver.isRefusing
-        _log.info("the program has been replaced, {workers} workers go on", workers=len(handedOver.workers))
         self.pool.first(staffing, handedOver.workers)
+        _log.info("the program has been replaced, {number} workers go on", number=len(handedOver.workers))
         self.reload()
 
     def _started(self, _: object) -> None:
-        for listener, sockets in zip(self._settings.listeners, self._sockets, strict=True):
+        for listener, sockets in zip(self._settings.listeners, self._opened.listeners, strict=True):
             logListening(listener.endpoint, addressText(sockets.getHost()))
         _log.info("{number} workers serve", number=self._settings.workers.number)
         notify("READY=1")
 
     def _cannotStart(self, failure: Failure) -> None:
-        if not self.running:
-            return
-        _log.critical("{sentence}", sentence=failure.getErrorMessage())
-        endWithFailure(self._reactor)
+        if self.running:
+            _log.critical("{sentence}", sentence=failure.getErrorMessage())
+            endWithFailure(self._reactor)
 
     def _takeSignals(self) -> None:
-        takeSignals(
-            self._reactor,
-            {
-                signal.SIGTERM: self._terminate,
-                signal.SIGHUP: self.reload,
-                signal.SIGUSR2: self.upgrade,
-            },
-        )
+        handlers = {signal.SIGTERM: self._terminate, signal.SIGHUP: self.reload, signal.SIGUSR2: self.upgrade}
+        takeSignals(self._reactor, handlers)
 
     # --- the end ---
 
@@ -151,60 +151,100 @@ class Supervisor(Service):
         _log.info("received SIGTERM, closing")
         stopReactor(self._reactor)
 
-    def stopService(self) -> Deferred[Any]:
+    @inlineCallbacks
+    def stopService(self) -> Generator[Deferred[Any], Any, None]:
         """End all workers as they would end by themselves on SIGTERM, then close the sockets."""
         Service.stopService(self)
         notify("STOPPING=1")
-        return self.pool.stop().addCallback(self._closeSockets)
-
-    def _closeSockets(self, _: object) -> None:
-        for sockets in self._sockets:
-            sockets.close()
+        yield self.pool.stop()
+        if self._control is not None:
+            yield self._control.stop()
+        if self._gathering is not None:
+            yield self._gathering.stop()
+        self._opened.close(Opened())
 
     # --- reloading ---
 
     def reload(self) -> None:
-        """Read the configuration again, and replace all workers; during a reload, once more after it."""
+        """Read the configuration again, and replace all workers; if that is going on, once more after it."""
+        self._reloadBy(self._replaceWorkers)
+
+    def upgrade(self) -> None:
+        """Replace this program by the version that is installed now, which then reloads."""
+        self._reloadBy(self._replaceProgram)
+
+    def _reloadBy(self, replace: Callable[[Settings], Any]) -> None:
         if self.isReloading:
             self._wantsReload = True
             return
         self.isReloading = True
         notify(reloading())
         _log.info("reloading the configuration")
-        self._reload().addErrback(self._cannotReload).addCallback(self._reloaded)
+        self._checked().addCallback(replace).addCallbacks(self._hasReloaded, self._cannotReload).addBoth(self._reloaded)
 
     @inlineCallbacks
-    def _reload(self) -> Any:
-        settings = yield self._checked()
+    def _checked(self) -> Generator[Deferred[Any], Any, Settings]:
+        """
+        The settings as they are now, if another process finds nothing wrong with them.
+
+        @raise ConfigError: if there is something.
+        """
+        settings = self._readSettings()
+        if not settings.workers.number:
+            raise ConfigError(f"{settings.path}: workers is missing, restart the service to serve without workers")
+        yield self._program.check(self._reactor)
+        return settings
+
+    @inlineCallbacks
+    def _replaceWorkers(self, settings: Settings) -> Generator[Deferred[Any], Any, None]:
         while not self.pool.hasRoomFor(settings.workers.number):
-            _log.info("workers of older generations still drain, the reload waits for them")
+            _log.info("the reload waits, as workers of {number} processes still drain", number=len(self.pool.workers))
             yield self.pool.whenOneIsGone()
-        known = [*self._sockets]
+        before = self._opened
         try:
-            sockets = _openAll(settings, known)
-        except _CannotOpen as error:
+            opened = openAll(settings, before)
+        except CannotOpen as error:
             raise ConfigError(logCannotListen(error.endpoint, error.__cause__)) from error
-        staffing = _staffingOf(settings, sockets)
+        staffing = self._staffingOf(settings, opened)
         workers, whenReady = self.pool.start(staffing)
         try:
             yield whenReady
         except NeverReady as error:
             self.pool.giveUp(workers)
-            _closeAll(sockets, known)
+            opened.close(before)
             raise ConfigError(str(error)) from error
-        self._settings, self._sockets = settings, sockets
+        self._settings, self._opened = settings, opened
         self.pool.switch(staffing)
-        _closeAll(known, sockets)
-        for listener, each in zip(settings.listeners, sockets, strict=True):
-            if each not in known:
-                logListening(listener.endpoint, addressText(each.getHost()))
-        _log.info("{number} new workers serve, those before them drain", number=settings.workers.number)
+        yield self._moveMetrics(settings)
+        if self._control is not None:
+            yield self._control.stop()
+        self._listenForOperator(settings)
+        before.close(opened)
+        for listener, sockets in zip(settings.listeners, opened.listeners, strict=True):
+            if all(sockets is not one for one in before.all):
+                logListening(listener.endpoint, addressText(sockets.getHost()))
+
+    def _replaceProgram(self, _: Settings) -> None:
+        pool = self.pool
+        counted = [] if self._gathering is None else self._gathering.ended()
+        workers = [worker for worker in pool.workers if worker.status is None]
+        table = pool.table.fd, pool.columns
+        handOver = HandOver(self._opened, workers, table, [*pool.heldBack], pool.isRefusing, counted)
+        try:
+            replaceProgram(handOver, self._twistd, self._program.folder)
+        except OSError as error:
+            raise ConfigError(f"the program cannot be replaced: {cause(error)}") from error
+
+    def _hasReloaded(self, _: object) -> None:
+        self._reloads["done"] += 1
+        _log.info("{number} new workers serve, those before them drain", number=self._settings.workers.number)
 
     def _cannotReload(self, failure: Failure) -> None:
+        self._reloads["refused"] += 1
         if failure.check(ConfigError):
-            _log.error("all stays as it was: {sentence}", sentence=failure.getErrorMessage())
+            _log.error("cannot reload, all stays as it was: {sentence}", sentence=failure.getErrorMessage())
         else:
-            _log.failure("all stays as it was, as the reload has failed", failure)
+            _log.failure("cannot reload, all stays as it was", failure)
 
     def _reloaded(self, _: object) -> None:
         self.isReloading = False
@@ -213,109 +253,105 @@ class Supervisor(Service):
             self._wantsReload = False
             self.reload()
 
+    @staticmethod
+    def _staffingOf(settings: Settings, opened: Opened) -> Staffing:
+        each = [{**settings.options, **listener.options}.get("closeTimeout", 30.0) for listener in settings.listeners]
+        closeTimeout = float(max(each)) if all(each) else 0.0
+        return Staffing(settings.workers.number, opened.listeners, settings.workers.timeout, closeTimeout)
+
+    # --- the operator ---
+
     @inlineCallbacks
-    def _checked(self) -> Any:
-        """
-        The settings as they are now, when another process has found nothing wrong with them.
+    def statusOf(self) -> Generator[Deferred[Any], Any, dict[str, Any]]:
+        """What this machine and its workers do just now, for C{smtphooks status}."""
+        overview = yield overviewOf(self.pool.workers, self.pool.heldBack, self._reactor)
+        state = "draining" if self.pool.isRefusing else "reloading" if self.isReloading else "serving"
+        return {"state": state if self.pool.isServing or state != "serving" else "starting", **overview}
 
-        @raise ConfigError: if there is something.
+    def drain(self, number: int | None) -> None:
         """
-        settings = self._readSettings()
-        if not settings.workers.number:
-            raise ConfigError(f"{settings.path}: workers is missing, to serve without workers restart the service")
-        executable, *arguments = [*self._program.command, "--check"]
-        _, errors, status = yield getProcessOutputAndValue(
-            executable, arguments, self._program.environment(), self._program.folder, self._reactor
-        )
-        if status:
-            lines = errors.decode(errors="replace").strip().splitlines() or [f"the check has ended with {status}"]
-            raise ConfigError(lines[-1].removeprefix("smtphooks: "))
-        return settings
+        Take a worker out of service, or with None turn new clients away on the whole machine.
 
-    def upgrade(self) -> None:
-        """Replace this program by the version that is installed now, and then reload."""
-        if self.isReloading:
-            self._wantsReload = True
+        @raise ChannelError: if there is no such worker, or if it is the last one.
+        """
+        if number is None:
+            _log.info("the machine drains: new clients get 421, until it goes on")
+            self.pool.refuse(True)
             return
-        self.isReloading = True
-        notify(reloading())
-        _log.info("replacing the program")
-        self._checked().addCallback(self._replaceProgram).addErrback(self._cannotReload).addCallback(self._reloaded)
+        self._checkNumber(number)
+        if not {*range(1, self._settings.workers.number + 1)} - self.pool.heldBack - {number}:
+            raise ChannelError(f"worker {number} is the last one in service, drain the machine without a number")
+        _log.info("worker {number} is taken out of service, until it goes on", number=number)
+        self.pool.holdBack(number)
 
-    def _replaceProgram(self, _: Settings) -> None:
-        pool = self.pool
-        places = [*range(len(self._sockets))]
-        workers = [worker for worker in pool.workers if worker.status is None]
-        handOver = HandOver(
-            self._sockets, places, None, workers, (pool.table.fd, pool.columns), [*pool.heldBack], pool.isRefusing
+    def resume(self, number: int | None) -> None:
+        """
+        Have a worker serve again, or all with None.
+
+        @raise ChannelError: if there is no such worker.
+        """
+        if number is not None:
+            self._checkNumber(number)
+        _log.info("{who} goes on", who="the machine" if number is None else f"worker {number}")
+        self.pool.goOn(number)
+
+    def _checkNumber(self, number: int) -> None:
+        most = self._settings.workers.number
+        if not 1 <= number <= most:
+            raise ChannelError(f"there is no worker {number}, there are {most}")
+
+    def _listenForOperator(self, settings: Settings) -> None:
+        given = settings.workers.control
+        try:
+            control = Control(controlPath(given, settings.folder or self._program.folder), self, self._reactor)
+            control.start()
+        except ConfigError as error:
+            # The service is more than what can be asked about it.
+            _log.error("smtphooks status and drain do not work: {sentence}", sentence=str(error))
+        else:
+            self._control = control
+
+    # --- metrics ---
+
+    def isReady(self) -> bool:
+        """Whether this machine serves new clients."""
+        return bool(self.running) and not self.pool.isRefusing and self.pool.isServing
+
+    def _numbers(self) -> dict[str, dict[str, float]]:
+        states = [worker.state for worker in self.pool.workers]
+        return {
+            "smtphooks_workers": {state: float(states.count(state)) for state in (STARTING, READY, DRAINING)},
+            "smtphooks_worker_restarts_total": {**self.pool.restarts},
+            "smtphooks_reloads_total": {**self._reloads},
+        }
+
+    def _serveMetrics(self, settings: Settings, counted: list[dict[str, Any]] | None = None) -> None:
+        if settings.metrics is None:
+            return
+        if self._gathering is None:
+            self._gathering = Gathering(self._reactor, self.pool.workers, self.isReady, self._numbers, counted)
+            self.pool.onGone = self._gathering.gone
+            self.pool.onCounted = self._gathering.take
+        (sockets,) = self._opened.metrics
+        endpoint = InheritedEndpoint(
+            self._reactor, settings.metrics, sockets.family, sockets.isShared, sockets.descriptors, [0]
         )
         try:
-            replaceProgram(handOver, self._twistd, self._program.folder)
-        except OSError as error:
-            raise ConfigError(f"the program cannot be replaced: {cause(error)}") from error
+            self._gathering.serve(settings.metrics, endpoint, self._cannotServeMetrics)
+        except Exception:
+            self._cannotServeMetrics(Failure())
+
+    @inlineCallbacks
+    def _moveMetrics(self, settings: Settings) -> Generator[Deferred[Any], Any, None]:
+        if self._gathering is not None:
+            yield self._gathering.stop()
+        self._serveMetrics(settings)
+
+    @staticmethod
+    def _cannotServeMetrics(failure: Failure) -> None:
+        _log.failure("metrics cannot be served", failure)
 
     # --- the log ---
 
-    def _outputsOf(self, worker: Worker) -> tuple[Callable[[bytes], object], Callable[[bytes], object]]:
-        return (lambda data: os.write(1, data)), (lambda data: os.write(2, data))
-
-
-class _CannotOpen(Exception):
-    """
-    The sockets of an endpoint cannot be opened; the cause is C{__cause__}.
-
-    @ivar endpoint: its description.
-    """
-
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(endpoint)
-        self.endpoint = endpoint
-
-
-def _openAll(settings: Settings, known: Sequence[ListeningSockets]) -> list[ListeningSockets]:
-    """
-    The sockets of all listeners, those that are open already among them.
-
-    @raise _CannotOpen: if some cannot be opened; no new one is open then.
-    """
-    opened: list[ListeningSockets] = []
-    for position, listener in enumerate(settings.listeners):
-        try:
-            opened.append(open_(listener.endpoint, position, settings.workers.number, known))
-        except Exception as error:
-            _closeAll(opened, known)
-            raise _CannotOpen(listener.endpoint) from error
-    return opened
-
-
-def _closeAll(sockets: Sequence[ListeningSockets], kept: Sequence[ListeningSockets]) -> None:
-    """Close sockets, but for those that are needed on."""
-    for each in sockets:
-        if all(each is not one for one in kept):
-            each.close()
-
-
-def _staffingOf(settings: Settings, sockets: Sequence[ListeningSockets]) -> Staffing:
-    each = [{**settings.options, **listener.options}.get("closeTimeout", 30.0) for listener in settings.listeners]
-    closeTimeout = float(max(each)) if all(each) else 0.0
-    return Staffing(settings.workers.number, sockets, settings.workers.timeout, closeTimeout)
-
-
-def checkConfiguration(program: Program) -> None:
-    """
-    Have another process check the configuration, before anything is done with it.
-
-    @raise SystemExit: if something is wrong with it; the process has said what.
-    """
-    import subprocess
-
-    done = subprocess.run(
-        [*program.command, "--check"],
-        env=program.environment(),
-        cwd=program.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    def _outputsOf(self, worker: Worker) -> tuple[Lines, Lines]:
+        return Lines(self._writeLines), errorLines(worker.number)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from getopt import GetoptError
 from typing import Any
@@ -26,9 +26,10 @@ from smtphooks.errors import unknownName
 from smtphooks.service.checkers import CREDENTIALS
 from smtphooks.service.checking import Configuration, configure
 from smtphooks.service.effective import describe
-from smtphooks.service.handover import maybeHandOver
+from smtphooks.service.handover import SUPERVISOR, takeHandOver
 from smtphooks.service.jsonlog import jsonObserver
 from smtphooks.service.listeners import Listeners, endpointOf, metricsEndpointOf
+from smtphooks.service.program import Program
 from smtphooks.service.reading import (
     DEFAULT_ENDPOINT,
     DEFAULT_MAILDIR,
@@ -45,10 +46,10 @@ from smtphooks.service.settings import (
     Settings,
     workersFrom,
 )
-from smtphooks.service.supervisor import Supervisor, checkConfiguration
+from smtphooks.service.supervisor import Supervisor
 from smtphooks.service.textlog import textObserver
 from smtphooks.service.worker import WorkerService, takePlace
-from smtphooks.service.workers import Place, Program
+from smtphooks.service.workers import Place
 
 
 @contextmanager
@@ -167,7 +168,8 @@ class Options(UsageOptions, AuthOptionMixin):
         self.place = takePlace()
         if settings.workers.number and self.place is None and not self["check"]:
             self.program = Program(self._flags(), os.getcwd())
-            checkConfiguration(self.program)
+            if SUPERVISOR not in os.environ:  # else the program before this one has checked it
+                self.program.checkFirst()
             return
         self.configuration = configure(settings)
         if self["check"]:
@@ -181,7 +183,8 @@ class Options(UsageOptions, AuthOptionMixin):
             if self.get(name) is not None
             for each in (f"--{name}", self[name])
         ]
-        reactor = self.get("reactor") or (self.parent or {}).get("reactor")
+        parent: Mapping[str, Any] = self.parent or {}
+        reactor = self.get("reactor") or parent.get("reactor")
         if reactor is not None:
             flags += ["--reactor", reactor]
         flags += [each for endpoint in self.endpoints for each in ("--listen", endpoint)]
@@ -248,10 +251,11 @@ def makeService(options: Options) -> IService:
     with oneSentence(options.isTraced):
         observerFor = jsonObserver if options["log-format"] == "json" else textObserver
         # Another program may have made these options, without those of twistd around them.
-        twistd = options.parent or {}
+        twistd: Mapping[str, Any] = options.parent or {}
         if options.program is not None:
-            handedOver = maybeHandOver(os.environ)
+            handedOver = takeHandOver()
             return Supervisor(options.settings, options.program, reactor, twistd, observerFor(twistd), handedOver)
         if options.place is not None:
-            return WorkerService(options.configuration, reactor, options.place, observerFor(twistd))
+            place = options.place
+            return WorkerService(options.configuration, reactor, place, observerFor(twistd, place.number))
         return Listeners(options.configuration, reactor, observerFor(twistd))

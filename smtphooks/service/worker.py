@@ -13,21 +13,18 @@ import os
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, execute
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.internet.stdio import StandardIO
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger
-from zope.interface import implementer
 
-from smtphooks.service.channel import Channel
+from smtphooks.service.channel import Channel, Handler
 from smtphooks.service.checking import Configuration, Listener
-from smtphooks.service.endpoints import kindOf
-from smtphooks.service.listeners import Listeners, stopReactor
+from smtphooks.service.ending import stopReactor
+from smtphooks.service.listeners import Listeners
 from smtphooks.service.metering import metricsOf
-from smtphooks.service.sockets import Ports, SocketsReactor
-from smtphooks.service.workers import WORKER, Place, placeOf
+from smtphooks.service.ports import InheritedEndpoint
+from smtphooks.service.status import statusOf, totalsOf
+from smtphooks.service.workers import WORKER, Place, connect, placeOf
 from smtphooks.sharedtable import Table, useTable
 
 _log = Logger()
@@ -54,33 +51,6 @@ def takePlace() -> Place | None:
     return place
 
 
-@implementer(IStreamServerEndpoint)
-class _InheritedEndpoint:
-    """
-    An endpoint whose sockets are there already.
-
-    Twisted reads the description, as an endpoint may put TLS or something else around the factory.
-    """
-
-    def __init__(self, reactor: Any, description: str, family: int, isShared: bool, descriptors: list[int]) -> None:
-        self._reactor = reactor
-        self._description = description
-        self._sockets = family, descriptors, isShared
-        self.ports: Ports | None = None
-
-    def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:
-        if kindOf(self._description) == "systemd":
-            # systemd has handed the socket to the supervisor, of which this process is no copy.
-            return execute(self._listen, None, None, protocolFactory)
-        instead = SocketsReactor(self._listen, self._reactor)
-        listening: Deferred[IListeningPort] = serverFromString(instead, self._description).listen(protocolFactory)
-        return listening
-
-    def _listen(self, _kind: object, _address: object, factory: Any) -> Ports:
-        self.ports = Ports(self._reactor, *self._sockets, factory)
-        return self.ports
-
-
 class WorkerService(MultiService):
     """
     The listeners, and the channel.
@@ -96,15 +66,21 @@ class WorkerService(MultiService):
         self._reactor = reactor
         self._place = place
         self._observer = observer
-        self._endpoints: list[_InheritedEndpoint] = []
+        self._endpoints: list[InheritedEndpoint] = []
         self._listeners = Listeners(configuration, reactor, supervised=self)
         self._listeners.setServiceParent(self)
         self._metrics: Any = None
         if configuration.metrics is not None:
             factories = [(listener.endpoint, listener.factory) for listener in configuration.listeners]
             self._metrics = metricsOf(factories, self._listeners.isReady)
-        self._factories = [listener.factory for listener in configuration.listeners]
-        self._channel = Channel({"serve": self._serve, "drain": self._drain}, self._lost)
+        handlers: dict[str, Handler] = {
+            "serve": self._serve,
+            "drain": self._drain,
+            "refuse": self._refuse,
+            "metrics": self._tellMetrics,
+            "status": self._tellStatus,
+        }
+        self._channel = Channel(handlers, self._lost)
         self._beating = LoopingCall(self._beat)
         self._beating.clock = reactor
 
@@ -121,14 +97,13 @@ class WorkerService(MultiService):
         MultiService.privilegedStartService(self)
 
     def _connect(self) -> None:
-        # It closes both descriptors when it ends.
-        StandardIO(self._channel, self._place.channel, os.dup(self._place.channel), self._reactor)
+        connect(self._reactor, self._channel, self._place.channel)
         self._beating.start(BEAT)
 
     def endpointOf(self, number: int, listener: Listener) -> IStreamServerEndpoint:
         """The endpoint of a listener, on its inherited sockets."""
         family, isShared, descriptors = self._place.sockets[number]
-        endpoint = _InheritedEndpoint(self._reactor, listener.endpoint, family, isShared, [*descriptors])
+        endpoint = InheritedEndpoint(self._reactor, listener.endpoint, family, isShared, descriptors)
         self._endpoints.append(endpoint)
         return endpoint
 
@@ -140,12 +115,14 @@ class WorkerService(MultiService):
 
     def _serve(self, sockets: list[int]) -> None:
         for endpoint in self._endpoints:
-            if endpoint.ports is not None:
-                endpoint.ports.serve(sockets)
+            endpoint.serve(sockets)
 
     def _drain(self) -> None:
         _log.info("draining: no new connections, those that are there may finish")
         self._listeners.drain().addBoth(lambda _: stopReactor(self._reactor))
+
+    def _refuse(self, isRefusing: bool) -> None:
+        self._listeners.refuse(isRefusing)
 
     def _lost(self) -> None:
         if self.running:
@@ -155,4 +132,26 @@ class WorkerService(MultiService):
     # --- what it is told ---
 
     def _beat(self) -> None:
-        self._channel.tell("beat", connections=sum(len(factory.connections) for factory in self._factories))
+        self._channel.tell("beat", **totalsOf([*self._listeners]))
+
+    def _tellStatus(self) -> dict[str, Any]:
+        return statusOf([*self._listeners])
+
+    def _tellMetrics(self) -> dict[str, Any]:
+        if self._metrics is None:
+            return {"snapshot": []}
+        from smtphooks.metrics.snapshot import snapshot
+
+        return {"snapshot": snapshot(self._metrics)}
+
+    # --- the end ---
+
+    def stopService(self) -> Any:
+        """Stop listening, let transactions finish, and stop the layers; the last word is what was counted."""
+        return MultiService.stopService(self).addBoth(self._sayLastWord)
+
+    def _sayLastWord(self, result: Any) -> Any:
+        if self._beating.running:
+            self._beating.stop()
+        self._channel.tell("counted", **self._tellMetrics())
+        return self._channel.close().addCallback(lambda _: result)

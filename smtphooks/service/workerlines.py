@@ -24,7 +24,8 @@ class Lines:
     """
     Octets in, whole lines out.
 
-    A line whose end does not come within C{LINE_LIMIT} is cut: each piece has a line end.
+    A line whose end does not come within C{LINE_LIMIT} is cut.  Each further piece begins with a tab, as further lines
+    of an event do: text from a client could otherwise be taken for a line of the log.
     """
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
@@ -46,7 +47,7 @@ class Lines:
         self._rest += rest
         while len(self._rest) >= LINE_LIMIT:
             self._write(bytes(self._rest[:LINE_LIMIT]) + b"\n")
-            del self._rest[:LINE_LIMIT]
+            self._rest[:LINE_LIMIT] = b"\t"
 
     def end(self) -> None:
         """The worker has ended: half a line gets its line end."""

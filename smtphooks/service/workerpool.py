@@ -17,10 +17,14 @@ import attrs
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from smtphooks.service.assignment import assigned
 from smtphooks.service.channel import Channel, Handler
+from smtphooks.service.program import Program
 from smtphooks.service.sockets import ListeningSockets
-from smtphooks.service.workers import DRAINING, READY, STARTING, Place, Program, Worker, start
+from smtphooks.service.workerlines import Lines
+from smtphooks.service.workers import DRAINING, READY, STARTING, Place, Worker, start
 from smtphooks.sharedtable import Table
 
 _log = Logger()
@@ -62,14 +66,14 @@ class WorkerPool:
     @ivar isRefusing: workers turn new clients away, as the operator wants this machine to drain.
     @ivar restarts: how many workers have died, and how many were ended as they hung.
     @ivar onGone: called when a worker is gone.
-    @ivar onNeverReady: called if a worker of the first generation ends before it was ready.
+    @ivar onCounted: called with what a worker that ends has counted.
     """
 
     def __init__(
         self,
         reactor: Any,
         program: Program,
-        output: Callable[[Worker], tuple[Callable[[bytes], object], Callable[[bytes], object]]],
+        output: Callable[[Worker], tuple[Lines, Lines]],
     ) -> None:
         """
         @param output: for a worker what takes its standard output, and its standard error.
@@ -80,7 +84,7 @@ class WorkerPool:
         self.isRefusing: bool = False
         self.restarts: dict[str, int] = {"died": 0, "hung": 0}
         self.onGone: Callable[[Worker], object] = lambda _: None
-        self.onNeverReady: Callable[[Worker], object] = lambda _: None
+        self.onCounted: Callable[[Worker, list[dict[str, Any]]], object] = lambda *_: None
         self.staffing: Staffing
         self.table: Table
         self.columns: int = 0
@@ -95,6 +99,15 @@ class WorkerPool:
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
         self._lastLook = 0.0
+
+    def useTable(self, table: Table, columns: int) -> None:
+        """Have workers count in this table."""
+        self.table, self.columns = table, columns
+
+    @property
+    def isServing(self) -> bool:
+        """Whether a worker serves."""
+        return any(worker.state == READY for worker in self._current())
 
     # --- a generation ---
 
@@ -193,14 +206,8 @@ class WorkerPool:
         for worker in self.workers:
             worker.signal(signal.SIGTERM)
             self._killAfter(worker, self.staffing.closeTimeout)
-        gone = DeferredList([self._watch(worker) for worker in self.workers])
+        gone = DeferredList([worker.whenEnded() for worker in self.workers])
         return gone.addBoth(lambda _: self._looking.stop() if self._looking.running else None)
-
-    @staticmethod
-    def _watch(worker: Worker) -> Deferred[None]:
-        gone: Deferred[None] = Deferred()
-        worker.ended.addBoth(lambda result: (gone.callback(None), result)[1])
-        return gone
 
     # --- one worker ---
 
@@ -217,9 +224,10 @@ class WorkerPool:
         handlers: dict[str, Handler] = {
             "ready": lambda: self._ready(worker),
             "beat": lambda **numbers: self._beat(worker, numbers),
+            "counted": lambda snapshot: self._counted(worker, snapshot),
         }
         self.workers.append(worker)
-        worker.ended.addCallback(self._ended)
+        worker.whenEnded().addCallback(lambda _: self._ended(worker))
         worker.connect(self._reactor, Channel(handlers), *self._output(worker))
 
     def _ready(self, worker: Worker) -> None:
@@ -238,9 +246,12 @@ class WorkerPool:
     def _beat(self, worker: Worker, numbers: dict[str, Any]) -> None:
         worker.lastBeat = self._reactor.seconds()
         worker.hasBeaten = True
-        worker.numbers = numbers
+        worker.rates.note(worker.lastBeat, numbers)
 
-    def _ended(self, worker: Worker) -> Worker:
+    def _counted(self, worker: Worker, snapshot: list[dict[str, Any]]) -> None:
+        self.onCounted(worker, snapshot)
+
+    def _ended(self, worker: Worker) -> None:
         self.workers.remove(worker)
         # What it had counted of its connections is not there any more; the next worker may get the column.
         self.table.clear(worker.column)
@@ -252,12 +263,11 @@ class WorkerPool:
         if waiting is not None:
             _log.error("worker {number} {how} before it was ready", number=worker.number, how=worker.howItEnded)
             waiting.errback(NeverReady(worker))
-            return worker
+            return
         if self._isStopping or worker.lastState == DRAINING or worker.generation != self.generation:
-            return worker
+            return
         self._assign()
         self._replace(worker)
-        return worker
 
     def _replace(self, worker: Worker) -> None:
         self.restarts["hung" if worker.isHung else "died"] += 1
@@ -304,7 +314,7 @@ class WorkerPool:
         if not closeTimeout:
             return
         call = self._reactor.callLater(closeTimeout + _GRACE, self._kill, worker)
-        worker.ended.addBoth(lambda result: (call.cancel() if call.active() else None, result)[1])
+        worker.whenEnded().addCallback(lambda _: call.cancel() if call.active() else None)
 
     def _kill(self, worker: Worker) -> None:
         _log.error("worker {number} (pid {pid}) does not end, it is killed", number=worker.number, pid=worker.pid)
@@ -340,24 +350,13 @@ class WorkerPool:
         return [worker for worker in self.workers if worker.generation == self.generation]
 
     def _assign(self) -> None:
-        """
-        Tell the workers which sockets to serve.
-
-        Socket and worker of one number belong together.  The socket of a worker that is not there is served by the next
-        one; and where there are more workers than sockets, several have the same.
-        """
-        ready = {worker.number: worker for worker in self._current() if worker.state == READY}
-        if not ready or self._isStopping:
+        """Tell the workers which sockets to serve."""
+        if self._isStopping:
             return
+        ready = {worker.number: worker for worker in self._current() if worker.state == READY}
         sockets = max((len(each.descriptors) for each in self.staffing.sockets if not each.isShared), default=1)
-        serving: dict[int, set[int]] = {number: set() for number in ready}
-        for place in range(max(sockets, self.staffing.number)):
-            number = place % self.staffing.number + 1
-            while number not in ready:
-                number = number % max(*ready, self.staffing.number) + 1
-            serving[number].add(place % sockets)
-        for number, worker in ready.items():
-            worker.serve(sorted(serving[number]))
+        for number, serving in assigned(ready, self.staffing.number, sockets).items():
+            ready[number].serve(serving)
 
     def _whenReady(self, workers: Sequence[Worker]) -> Deferred[None]:
         """Fires when all are ready, or fails with L{NeverReady}."""
@@ -365,9 +364,15 @@ class WorkerPool:
         for worker in workers:
             self._waiting[worker] = Deferred()
             waiting.append(self._waiting[worker])
-        return DeferredList(waiting, fireOnOneErrback=True, consumeErrors=True).addErrback(
-            lambda failure: failure.value.subFailure
-        )
+        ready: Deferred[Any] = DeferredList(waiting, fireOnOneErrback=True, consumeErrors=True)
+        return ready.addCallbacks(lambda _: None, _firstOf)
+
+
+def _firstOf(failure: Failure) -> Failure:
+    """The failure within that of a list."""
+    error: Any = failure.value
+    inner: Failure = error.subFailure
+    return inner
 
 
 class NeverReady(Exception):

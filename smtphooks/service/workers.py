@@ -26,15 +26,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtphooks.service.channel import Channel
+from smtphooks.service.overview import RATED
+from smtphooks.service.program import Program
+from smtphooks.service.rates import Rates
 from smtphooks.service.sockets import ListeningSockets
+from smtphooks.service.workerlines import Lines
 
 _log = Logger()
 
 # The environment variable that makes a worker of this program.
 WORKER = "SMTPHOOKS_WORKER"
-
-# Of the service manager, which hears of the supervisor alone.
-_OF_SYSTEMD = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 # Octets that are read at once.
 _AT_ONCE = 65536
@@ -73,28 +74,6 @@ class Streams:
     errors: int
 
 
-@attrs.frozen
-class Program:
-    """
-    How workers are started.
-
-    @ivar flags: those of the service.
-    @ivar folder: the working folder.
-    """
-
-    flags: Sequence[str]
-    folder: str
-
-    @property
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "smtphooks", *self.flags]
-
-    @staticmethod
-    def environment(**more: str) -> dict[str, str]:
-        """The environment of this process without what is the supervisor's alone."""
-        return {name: value for name, value in os.environ.items() if name not in _OF_SYSTEMD} | more
-
-
 class _Ending(ProcessProtocol):
     """The end of a process that was started here."""
 
@@ -102,7 +81,8 @@ class _Ending(ProcessProtocol):
         self.died: Deferred[int] = Deferred()
 
     def processEnded(self, reason: Failure) -> None:
-        self.died.callback(reason.value.status)
+        error: Any = reason.value
+        self.died.callback(error.status)
 
 
 class _AdoptedEnding:
@@ -112,7 +92,8 @@ class _AdoptedEnding:
         self.died: Deferred[int] = Deferred()
         self._pid = pid
         # Twisted has functions for this, but no interface.
-        process.reapProcessHandlers[pid] = self
+        handlers: dict[int, Any] = process.reapProcessHandlers
+        handlers[pid] = self
         self.reapProcess()
 
     def reapProcess(self) -> None:
@@ -134,13 +115,13 @@ def diedOf(pid: int) -> Deferred[int]:
 class _Output(Protocol):
     """A stream of output."""
 
-    def __init__(self, descriptor: int, taken: Callable[[bytes], object]) -> None:
+    def __init__(self, descriptor: int, lines: Lines) -> None:
         self._descriptor = descriptor
-        self._taken = taken
+        self._lines = lines
         self._isLost = False
 
     def dataReceived(self, data: bytes) -> None:
-        self._taken(data)
+        self._lines.feed(data)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._isLost = True
@@ -151,11 +132,18 @@ class _Output(Protocol):
 
         The process has ended, but those that it started may have the stream as well, and keep it open.
         """
-        with suppress(BlockingIOError):
-            while not self._isLost and (data := os.read(self._descriptor, _AT_ONCE)):
-                self._taken(data)
+        if not self._isLost:
+            _takeRest(self._descriptor, self._lines.feed)
+        self._lines.end()
         if self.transport is not None:
             self.transport.loseConnection()
+
+
+def _takeRest(descriptor: int, taken: Callable[[bytes], object]) -> None:
+    """Take what a process that has ended had written."""
+    with suppress(BlockingIOError):
+        while data := os.read(descriptor, _AT_ONCE):
+            taken(data)
 
 
 @attrs.define(eq=False)
@@ -173,8 +161,8 @@ class Worker:
     @ivar state: C{STARTING}, C{READY}, C{DRAINING} or C{ENDED}.
     @ivar lastState: its state when it ended.
     @ivar isHung: it was killed as it did not answer.
+    @ivar rates: those of what it has told.
     @ivar serving: the sockets that it has been told to serve.
-    @ivar ended: fires when the process has ended and all that it wrote has been read.
     """
 
     number: int
@@ -190,36 +178,47 @@ class Worker:
     lastState: str = STARTING
     isHung: bool = False
     serving: list[int] | None = None
-    numbers: dict[str, Any] = attrs.field(factory=dict)
+    rates: Rates = attrs.field(init=False, repr=False)
     status: int | None = None
     channel: Channel = attrs.field(init=False, repr=False)
-    ended: Deferred[Worker] = attrs.field(init=False, repr=False, factory=Deferred)
+    _waiting: list[Deferred[None]] = attrs.field(init=False, repr=False, factory=list)
     _outputs: list[_Output] = attrs.field(init=False, repr=False, factory=list)
 
     def connect(
         self,
         reactor: Any,
         channel: Channel,
-        output: Callable[[bytes], object],
-        errors: Callable[[bytes], object],
+        output: Lines,
+        errors: Lines,
     ) -> None:
         """Listen to its streams, and for its end."""
         self.channel = channel
-        self.lastBeat = self.lastBeat or self.since
+        self.lastBeat = reactor.seconds()
+        self.rates = Rates(self.since, RATED)
         self._outputs = [_Output(self.streams.output, output), _Output(self.streams.errors, errors)]
-        _connect(reactor, channel, self.streams.channel)
-        _connect(reactor, self._outputs[0], self.streams.output)
-        _connect(reactor, self._outputs[1], self.streams.errors)
+        connect(reactor, channel, self.streams.channel)
+        connect(reactor, self._outputs[0], self.streams.output)
+        connect(reactor, self._outputs[1], self.streams.errors)
         self.died.addCallback(self._died)
 
     def _died(self, status: int) -> None:
         self.status = status
         for each in self._outputs:
             each.end()
+        if not self.channel.isLost:
+            _takeRest(self.streams.channel, self.channel.dataReceived)
         if self.channel.transport is not None:
             self.channel.transport.loseConnection()
         self.lastState, self.state = self.state, ENDED
-        self.ended.callback(self)
+        waiting, self._waiting = self._waiting, []
+        for ended in waiting:
+            ended.callback(None)
+
+    def whenEnded(self) -> Deferred[None]:
+        """Fires when the process has ended and all that it wrote has been read."""
+        ended: Deferred[None] = Deferred()
+        self._waiting.append(ended)
+        return ended
 
     def serve(self, sockets: list[int]) -> None:
         """Have it accept from these sockets and from no others."""
@@ -242,9 +241,10 @@ class Worker:
         return f"has ended with status {os.waitstatus_to_exitcode(status)}"
 
 
-def _connect(reactor: Any, protocol: Any, descriptor: int) -> None:
-    # It closes both descriptors when it ends.
-    StandardIO(protocol, descriptor, os.dup(descriptor), reactor)
+def connect(reactor: Any, protocol: Protocol, descriptor: int) -> None:
+    """Have a protocol read and write a stream, which is closed when it ends."""
+    makeTransport: Any = StandardIO  # which is a function where Twisted is typed, as it is another one on Windows
+    makeTransport(protocol, descriptor, os.dup(descriptor), reactor)
 
 
 def start(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,14 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.protocol import DatagramProtocol
-from twisted.logger import LogEvent, capturedLogs, eventAsText, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, capturedLogs, eventAsText, globalLogPublisher
 from twisted.names.dns import DNSDatagramProtocol
 from twisted.python.logfile import LogFile
 
 from smtphooks.service.logfile import logPlace, needsStdout, observerOf, observerOfWorker
 from smtphooks.service.settings import ConfigError
 from tests.conftest import Logged
+from tests.real.programs import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -60,10 +64,13 @@ def test_a_line_is_in_the_file_at_once_and_nothing_to_write_is_nothing(
     assert (tmp_path / name).read_text() == "one\n\u00e9\n"
 
 
+@pytest.mark.parametrize("make", [partial(observerOf, {"nodaemon": True}), observerOfWorker])
 @pytest_twisted.ensureDeferred
-async def test_the_sockets_of_the_resolver_are_not_logged_but_others_are(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_sockets_of_the_resolver_are_not_logged_but_others_are(
+    make: Callable[[Callable[[LogEvent], str]], ILogObserver], capsys: pytest.CaptureFixture[str]
+) -> None:
     """It opens one for each query, and logs four lines about it."""
-    observer = observerOf({"nodaemon": True}, lambda event: eventAsText(event, includeTimestamp=False) + "\n")
+    observer = make(lambda event: eventAsText(event, includeTimestamp=False) + "\n")
     net: Any = reactor
     globalLogPublisher.addObserver(observer)
     try:
@@ -133,6 +140,16 @@ def test_lines_of_workers_go_to_stdout_as_they_are_between_those_of_the_supervis
     logPlace(observer)(LINES)
     observer({"log_format": "after\n"})
     assert capfdbinary.readouterr().out == b"before\n" + LINES + b"after\n"
+
+
+def test_they_do_not_wait_in_a_buffer() -> None:
+    program = (
+        "import os; from smtphooks.service.logfile import logPlace, observerOf;"
+        "logPlace(observerOf({}, str))(b'one\\n'); os._exit(0)"
+    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    ran = subprocess.run([sys.executable, "-c", program], env=buffered, capture_output=True, check=True, cwd=ROOT)
+    assert ran.stdout == b"one\n"
 
 
 def test_a_stdout_that_takes_only_text_gets_text(monkeypatch: pytest.MonkeyPatch) -> None:

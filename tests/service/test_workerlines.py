@@ -74,9 +74,20 @@ def test_a_line_without_an_end_waits_only_up_to_a_bound(lengths: list[int]) -> N
         for length in lengths:
             taken.lines.feed(b"x" * length)
             assert len(taken.lines._rest) < 10
-        taken.lines.end()
-    whole, rest = divmod(sum(lengths), 10)
-    assert taken.writes == [b"x" * 10 + b"\n"] * whole + [b"x" * rest + b"\n"] * bool(rest)
+        taken.lines.feed(b"\nnext\n")
+    written = b"".join(taken.writes)
+    assert written.replace(b"\n\t", b"") == b"x" * sum(lengths) + b"\nnext\n"
+    assert all(len(line) <= 10 for line in written.splitlines())
+
+
+def test_no_text_of_a_client_comes_to_the_begin_of_a_line_by_a_cut() -> None:
+    """fail2ban takes what is there for an event."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workerlines, "LINE_LIMIT", 10)
+        taken = Taken()
+        for octet in b"0123456789[forged]12345[forged]\n":
+            taken.lines.feed(bytes([octet]))
+    assert [line[:1] for line in b"".join(taken.writes).splitlines()] == [b"0", b"\t", b"\t", b"\t"]
 
 
 def test_a_traceback_of_twisted_is_far_below_the_bound() -> None:
