@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from smtphooks.command.status import duration, shown
+from smtphooks.command import asking
+from smtphooks.command.status import Options, duration, shown
 from tests.command.conftest import Run, Supervise
 
 WORKER: dict[str, Any] = {
@@ -114,6 +115,21 @@ def test_it_asks_at_the_socket_of_the_configuration(
     (tmp_path / "etc/mail.toml").write_text(text)
     supervise(STATUS, path=path)
     assert run("status", "--config", "etc/mail.toml").returncode == 0
+
+
+def test_without_a_configuration_it_finds_that_of_the_sample_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shell of an operator has no RUNTIME_DIRECTORY."""
+    system = tmp_path / "run"
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    monkeypatch.setattr(asking, "_SYSTEM", str(system))
+    monkeypatch.chdir(tmp_path)
+    assert Options().path == str(tmp_path / "smtphooks.control")
+    system.touch()
+    assert Options().path == str(system)
+    (tmp_path / "smtphooks.control").touch()
+    assert Options().path == str(tmp_path / "smtphooks.control")
 
 
 # --- errors ---
