@@ -16,7 +16,7 @@ from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.testing import MemoryReactorClock
 
 from smtphooks.errors import OptionWarning
-from smtphooks.service import listeners
+from smtphooks.service import ending, listeners
 from smtphooks.service.checking import Configuration, configure
 from smtphooks.service.listeners import Listeners, ListenerService, StartError
 from smtphooks.service.reading import defaultSettings, readSettings
@@ -187,14 +187,14 @@ class TestListener:
 
     def test_a_later_failure_ends_the_service(self, logged: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         ends: list[Callable[[], None]] = []
-        monkeypatch.setattr(listeners.atexit, "register", ends.append)
+        monkeypatch.setattr(ending.atexit, "register", ends.append)
         self.service.startService()
         self.endpoint.listening.errback(OSError("late"))
         assert logged == ["cannot listen on tcp:0: OSError: late, free it or name another endpoint"]
         assert self.reactor.hasStopped
         (end,) = ends
         statuses: list[int] = []
-        monkeypatch.setattr(listeners.os, "_exit", statuses.append)
+        monkeypatch.setattr(ending.os, "_exit", statuses.append)
         monkeypatch.setattr(sys, "__stderr__", None)
         end()
         assert statuses == [1]
@@ -261,7 +261,7 @@ class TestLayers:
         self.lines: list[str] = []
         self.ends: list[Callable[[], None]] = []
         monkeypatch.setattr(listeners, "notify", self.told.append)
-        monkeypatch.setattr(listeners.atexit, "register", self.ends.append)
+        monkeypatch.setattr(ending.atexit, "register", self.ends.append)
         for level in ("info", "warn", "critical"):
             monkeypatch.setattr(listeners.log, level, lambda form, **event: self.lines.append(form.format(**event)))
         self.reactor = RunningReactor()
@@ -521,7 +521,7 @@ class TestReadiness:
         assert told == ["READY=1"]
 
     def test_it_is_not_ready_if_one_fails(self, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(listeners.atexit, "register", lambda function: None)
+        monkeypatch.setattr(ending.atexit, "register", lambda function: None)
         service, (one, other) = self.service(monkeypatch)
         service.privilegedStartService()
         service.startService()
