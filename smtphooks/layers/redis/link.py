@@ -17,7 +17,13 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    UNIXClientEndpoint,
+    wrapClientTLS,
+)
 from twisted.internet.protocol import Factory, connectionDone
 
 from smtphooks.client.route import Route
@@ -25,6 +31,7 @@ from smtphooks.client.tls import Encryption, encryptionFor
 from smtphooks.currentreactor import currentReactor
 from smtphooks.hooks import Unavailable
 from smtphooks.layers.redis.address import RedisAddress
+from smtphooks.netaddress import maybeIP
 
 # Calls whose answers are still to come: beyond these the server does not keep up, or hangs.
 _MOST_CALLS = 2000
@@ -110,6 +117,17 @@ def _protocolClass() -> Any:
     return Connection
 
 
+def _endpointOf(address: RedisAddress, reactor: Any) -> Any:
+    if address.path:
+        return UNIXClientEndpoint(reactor, address.path)
+    ip = maybeIP(address.host)
+    if ip is None:
+        return HostnameEndpoint(reactor, address.host, address.port)
+    # A HostnameEndpoint tells of a refusal only when it would have tried a second address.
+    kind = TCP4ClientEndpoint if ip.version == 4 else TCP6ClientEndpoint
+    return kind(reactor, address.host, address.port)
+
+
 class Link:
     """
     @ivar address: that of the server.
@@ -145,21 +163,16 @@ class Link:
                 await self.command("SELECT", address.database)
             await self.command("PING")
         except BaseException as error:
-            protocol, fault = self._protocol, None if self._encryption is None else self._encryption.fault
+            fault = (self._encryption and self._encryption.fault) or getattr(self._protocol, "fault", None)
             self.close()
             if not isinstance(error, Exception):  # the coroutine was closed
                 raise
-            fault = fault or getattr(protocol, "fault", None)
             raise Unavailable(fault or describeError(error)) from error
         self.isOpen = True
 
     async def _connect(self) -> None:
         address, reactor = self.address, currentReactor()
-        endpoint: Any = (
-            UNIXClientEndpoint(reactor, address.path)
-            if address.path
-            else HostnameEndpoint(reactor, address.host, address.port)
-        )
+        endpoint = _endpointOf(address, reactor)
         if address.isSecure:
             self._encryption = encryptionFor(self._trust.routeTo(address))
             endpoint = wrapClientTLS(self._encryption, endpoint)
@@ -213,5 +226,5 @@ class Link:
 
 def describeError(error: BaseException) -> str:
     """An error in one line, which a server may have written."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return "".join(c if c.isprintable() else " " for c in text)[:300]

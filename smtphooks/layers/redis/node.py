@@ -121,13 +121,13 @@ class Node:
         except CancelledError:  # the client has left, which says nothing of Redis
             raise
         except TimeoutError:
-            raise self._failed(link, f"it does not answer within {seconds:g} seconds", isSilent=True) from None
+            raise self._failed(link, f"it does not answer within {seconds:.2g} seconds", isUseless=True) from None
         except Exception as error:
             raise self._problem(link, error) from error
         if not (
             isinstance(answer, list) and len(answer) == integers and all(isinstance(number, int) for number in answer)
         ):
-            raise self._failed(link, "it gives a wrong answer", isSilent=True)
+            raise self._failed(link, "it gives a wrong answer", mustProve=True)
         self._succeeded()
         return answer
 
@@ -139,19 +139,23 @@ class Node:
             return Redirected(words[0] == "ASK", int(words[1]), words[2])
         if not link.isOpen:  # the link has told of its end
             return Away(f"Redis at {self.name}: {text}")
-        return self._failed(link, text, isSilent=any(word in text for word in _NOT_THE_MASTER))
+        isUseless = any(word in text for word in _NOT_THE_MASTER)
+        if isUseless:
+            self._failures = _FAILURES
+        return self._failed(link, text, isUseless, mustProve=True)
 
-    def _failed(self, link: Link, why: str, isSilent: bool) -> Away:
+    def _failed(self, link: Link, why: str, isUseless: bool = False, mustProve: bool = False) -> Away:
         """
-        @param isSilent: the connection is of no use.
+        @param isUseless: the connection is to be another one.
+        @param mustProve: that it connects and answers will not tell that calls succeed.
         """
         self._failures += 1
         if self._failures >= _FAILURES and link is self._link:
-            if isSilent:
+            if isUseless:
                 self._link = None
                 link.close()
                 self._schedule(self._pause)
-            self._goAway(why, mustProve=not isSilent)
+            self._goAway(why, mustProve)
         return Away(f"Redis at {self.name}: {why}")
 
     def _succeeded(self) -> None:
