@@ -186,6 +186,11 @@ class MemoryCounts:
         return True
 
 
+def machineCounts() -> Counts:
+    """The counts that a layer has unless it is given others: those of this machine."""
+    return MemoryCounts()
+
+
 def _verdict(arrivals: list[int], cost: int, limits: tuple[Limit, ...], now: int) -> Verdict:
     """The verdict on what would lead to these arrival times."""
     worst = _WITHIN

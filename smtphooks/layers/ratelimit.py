@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from smtphooks.awaiting import coroutineOf
 from smtphooks.errors import OptionError
-from smtphooks.layers.counts import Counts, Limit, MemoryCounts, Verdict
+from smtphooks.layers.counts import Counts, Limit, Verdict, machineCounts
 from smtphooks.layers.mailboxes import canonicalAddress
 from smtphooks.netaddress import networkOf
 from smtphooks.optionkinds import isText, listOf, objectWith, withOptions
@@ -108,7 +108,7 @@ class RateLimit:
     has a client without a user as a user.
 
     @ivar limits: such as C{"100 messages per hour per client"}.
-    @ivar counts: where counts are kept; L{MemoryCounts} unless given.
+    @ivar counts: where counts are kept; those of this machine unless given.
     """
 
     limits: Sequence[str] = listOf((), "a list of texts", isText)
@@ -120,7 +120,7 @@ class RateLimit:
 
     def __attrs_post_init__(self) -> None:
         if self.counts is None:
-            self.counts = MemoryCounts()
+            self.counts = machineCounts()
         if not self.limits:
             raise OptionError(f"option limits is empty, {_WANTS}", options=["limits"])
         self._limits: dict[str, dict[str, tuple[Limit, ...]]] = {}
@@ -132,6 +132,9 @@ class RateLimit:
         for hook in _HOOKS:
             if hook not in needed:
                 setattr(self, hook, None)  # what is not limited costs nothing
+        for name in ("onStart", "onStop", "measures"):
+            if hasattr(self.counts, name):  # a store that is connected to
+                setattr(self, name, getattr(self.counts, name))
 
     # --- hooks ---
 
