@@ -38,6 +38,9 @@ _DOOR = Ports(25, None, "192.0.2.25")
 _SOCKET = Path("/run/haproxy/admin.sock")
 _QUEUE = "mail"
 
+# In the lines that receivers log.
+_AWAY, _BACK = f"Redis at {_REDIS}:6379 is away: ", f"Redis at {_REDIS}:6379 is back"
+
 # Clients of the load, and the one that sends as much as it can.
 CLIENTS = [f"192.0.2.{number}" for number in range(101, 113)]
 EAGER = "192.0.2.7"
@@ -74,6 +77,10 @@ class Receiver:
     def kill(self) -> None:
         """SIGKILL to all that runs on the machine."""
         self._programs[-1].kill()
+
+    def waitUntilRedisIsBack(self) -> None:
+        """Wait until all its processes have found Redis back that have found it away."""
+        eventually(lambda: self.output.count(_BACK) == self.output.count(_AWAY), f"Redis is back for {self.name}")
 
     def close(self) -> None:
         for program in self._programs:

@@ -19,13 +19,17 @@ class Broken(NamedTuple):
     """
     What an event breaks.
 
+    One client's messages are counted by Redis, and by each receiver that cannot reach it: the limit holds for each of
+    these counts.
+
     @ivar receivers: the names of those that HAProxy must find dead; it must find no other dead.
-    @ivar counts: how many counts there are of the messages of one client while it is broken: one is in Redis, and a
-        receiver that cannot reach Redis has its own.
+    @ivar counts: how many counts there are while it is broken.
+    @ivar countsMending: how many there are until it is mended: Redis, and those who do not know yet that it is back.
     """
 
     receivers: frozenset[str] = frozenset()
     counts: int = 1
+    countsMending: int = 1
 
 
 Event = Callable[[Cluster, Random], AbstractContextManager[Broken]]
@@ -54,26 +58,38 @@ def receiverCutOff(cluster: Cluster, chooser: Random) -> Iterator[Broken]:
     receiver = chooser.choice(cluster.receivers)
     receiver.machine.cut()
     cluster.health.waitFor(receiver.name, "DOWN")
-    yield Broken(frozenset({receiver.name}), counts=2)
+    yield Broken(frozenset({receiver.name}), countsMending=2)
     cluster.health.waitUntilIdle(receiver.name)
     receiver.machine.join()
     cluster.health.waitFor(receiver.name, "UP")
+    receiver.waitUntilRedisIsBack()
 
 
 @contextmanager
 def redisHangs(cluster: Cluster, chooser: Random) -> Iterator[Broken]:
     """Redis gets SIGSTOP, and later SIGCONT."""
-    cluster.redis.freeze()
-    yield Broken(counts=len(cluster.receivers))
-    cluster.redis.thaw()
+    with _redisAway(cluster) as broken:
+        cluster.redis.freeze()
+        yield broken
+        cluster.redis.thaw()
 
 
 @contextmanager
 def redisKilled(cluster: Cluster, chooser: Random) -> Iterator[Broken]:
     """Redis gets SIGKILL, and begins again without any counts."""
-    cluster.redis.kill()
-    yield Broken(counts=len(cluster.receivers))
-    cluster.redis.start()
+    with _redisAway(cluster) as broken:
+        cluster.redis.kill()
+        yield broken
+        cluster.redis.start()
+
+
+@contextmanager
+def _redisAway(cluster: Cluster) -> Iterator[Broken]:
+    """At the end wait until all receivers know that Redis is back."""
+    number = len(cluster.receivers)
+    yield Broken(counts=number, countsMending=number + 1)
+    for receiver in cluster.receivers:
+        receiver.waitUntilRedisIsBack()
 
 
 # By the names that they have in the table, and after --only.

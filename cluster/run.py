@@ -28,7 +28,7 @@ _CLIENTS, _EAGER_CLIENTS = 12, 6
 
 class Span(NamedTuple):
     """
-    What the eager client got before something was broken, while it was, or afterwards.
+    What the eager client got within a part of a phase.
 
     @ivar counts: how many counts of its messages there were; the limit holds for each of them.
     """
@@ -122,26 +122,23 @@ class _Phase:
                 self._complaints.append(f"receiver {receiver.name} logged\n{traceback}")
 
     def _break(self, seconds: float) -> None:
-        begun = time.monotonic()
+        marks = [time.monotonic()]
         self._goOn("before", seconds)
-        broken = time.monotonic()
+        marks.append(time.monotonic())
         with self._event(self._cluster, self._chooser) as what:
             self._goOn("while it is broken", seconds)
-        mended = time.monotonic()
+            marks.append(time.monotonic())
+        marks.append(time.monotonic())
         self._goOn("after it is mended", seconds)
-        ended = time.monotonic()
+        marks.append(time.monotonic())
         self._states = self._cluster.health.take()
         self._complaints += misjudged(self._states, what.receivers)
-
         asked = self._eager.asked()
-        before = [each for each in asked if each.answered < broken]
-        after = [each for each in asked if each.sent > mended]
-        between = [each for each in asked if each not in before and each not in after]
-        self._spans = [
-            Span("before", 3, broken - begun, before),
-            Span("broken", 3, mended - broken, between),
-            Span("mended", 3, ended - mended, after),
-        ]
+        counts = {"before": 1, "broken": what.counts, "being mended": what.countsMending, "mended": 1}
+        for (name, number), begin, end in zip(counts.items(), marks, marks[1:], strict=False):
+            # What was decided at a mark belongs to neither part.
+            within = [each for each in asked if begin < each.sent and each.answered < end]
+            self._spans.append(Span(name, number, end - begin, within))
 
     def _goOn(self, when: str, seconds: float) -> None:
         """Let the load go on, and look whether messages get through."""
