@@ -110,6 +110,7 @@ FIRING: dict[str, tuple[dict[str, str], int]] = {
     "SmtphooksBackPressure": ({"smtphooks_buffered_bytes": "100000000x40"}, 20),
     "SmtphooksNearMaxClients": ({"smtphooks_connection_limit_used_ratio": "0.9x40"}, 20),
     "SmtphooksAuthFailures": ({'smtphooks_auth_attempts_total{method="PLAIN",result="failure"}': "0+120x40"}, 20),
+    "SmtphooksRedisAway": ({'smtphooks_redis_up{use="counts",server="redis:6379"}': "0x40"}, 20),
 }
 
 # A server with which all is well.
@@ -126,6 +127,7 @@ FINE = {
     "smtphooks_buffered_bytes": "1000000x40",
     "smtphooks_connection_limit_used_ratio": "0.5x40",
     'smtphooks_auth_attempts_total{method="PLAIN",result="failure"}': "0+10x40",
+    'smtphooks_redis_up{use="counts",server="redis:6379"}': "1x40",
 }
 
 

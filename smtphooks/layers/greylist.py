@@ -202,7 +202,7 @@ class Greylist:
         if self.path is not None and self.memory is not None:
             raise OptionError("options path and memory are both given, leave one of them out", options=["memory"])
         self._memory = self.memory or _File(self)
-        for name in ("onStart", "onStop", "measures"):
+        for name in ("onStart", "onStop", "metricValues"):
             if hasattr(self._memory, name):
                 setattr(self, name, getattr(self._memory, name))
 

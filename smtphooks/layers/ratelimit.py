@@ -132,7 +132,7 @@ class RateLimit:
         for hook in _HOOKS:
             if hook not in needed:
                 setattr(self, hook, None)  # what is not limited costs nothing
-        for name in ("onStart", "onStop", "measures"):
+        for name in ("onStart", "onStop", "metricValues"):
             if hasattr(self.counts, name):  # a store that is connected to
                 setattr(self, name, getattr(self.counts, name))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import smtplib
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogEvent, capturedLogs, eventAsText
 
-from smtphooks.layers import RedisCounts
+from smtphooks import Address, Envelope, Session, SMTPError
+from smtphooks.layers import Greylist, RedisCounts, RedisTriplets
 from smtphooks.layers.counts import Limit, MemoryCounts, Verdict
-from smtphooks.layers.redis import counts
-from tests.real.programs import PATIENCE, Certificates, freePort
+from smtphooks.layers.redis import counts, triplets
+from smtphooks.layers.triplets import Triplets, prepare
+from tests.real.programs import HOOKS, PATIENCE, Certificates, Service, freePort, tcp, toml
 from tests.real.redis import MASTER, Caller, Redis, StartRedis, clusterOf, needsRedis, sentinelSettings
-from tests.secrets import PASSWORD, WRONG_PASSWORD
+from tests.secrets import PASSWORD, WRONG_PASSWORD, plain, secretsIn
 
 pytest.importorskip("txredisapi", reason="txredisapi is not installed")
 pytestmark = [needsRedis, pytest.mark.usefixtures("logged")]
@@ -45,13 +50,13 @@ async def started(*urls: str, **options: Any) -> AsyncIterator[RedisCounts]:
 
 def isUp(made: RedisCounts) -> bool:
     """All servers of it can be used, as the metrics say."""
-    values = [value for name, _, value in made.measures() if name == "smtphooks_redis_up"]
+    values = [value for name, _, value in made.metricValues() if name == "smtphooks_redis_up"]
     return min(values) == 1
 
 
 def fallbacks(made: RedisCounts) -> float:
     """How often the counts of the machine have decided."""
-    (value,) = [value for name, _, value in made.measures() if name == "smtphooks_redis_fallbacks_total"]
+    (value,) = [value for name, _, value in made.metricValues() if name == "smtphooks_redis_fallbacks_total"]
     return value
 
 
@@ -537,3 +542,270 @@ async def _failsOnOne(made: RedisCounts) -> bool:
     for number in range(30):
         await made.check(str(number), 1, (THREE,))
     return sum(not up for _, up in made._servers.nodes()) == 1
+
+
+# --- Wrong answers ---
+
+
+class Liar(Protocol):
+    """A server that answers each command with these octets, but for those that a connection begins with."""
+
+    octets = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(b"+PONG\r\n" if b"PING" in data else self.octets)
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        *(b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff\xfe\r\n", b"*x\r\n", b"$x\r\n", b":x\r\n", b"\r\n" * 9),
+        *(b"*0\r\n", b"*-1\r\n", b"$2\r\nhi\r\n", b"+OK\r\n", b":1\r\n", b"*2\r\n:0\r\n+x\r\n", b"*1\r\n*1\r\n:0\r\n"),
+        *(b"*2\r\n:9\r\n:0\r\n", b"-\r\n", b"-MOVED\r\n", b"-MOVED 1 nowhere\r\n", b"-MOVED 99999 a:1\r\n"),
+        *(b"-MOVED 1 :\r\n", b"-ASK 1 127.0.0.1:0\r\n", b"-NOSCRIPT no\r\n", b"x" * 20_000, b"-\x1b[31m\x07\r\n"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_answer_is_none(octets: bytes) -> None:
+    liar = Factory.forProtocol(type("L", (Liar,), {"octets": octets}))
+    liar.noisy = False
+    port = reactor.listenTCP(0, liar, interface="127.0.0.1")  # type: ignore[attr-defined]
+    try:
+        with log() as lines:
+            async with started(f"redis://127.0.0.1:{port.getHost().port}", timeout=0.2) as made:
+                assert await taken(made, 8) == 3
+        assert all(line.isprintable() for line in lines)
+        if octets != b"*2\r\n:0\r\n:0\r\n" * 2:  # the first answer is right, and the second ends the connection
+            assert fallbacks(made) == 4
+    finally:
+        await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_to_no_call_is_taken_for_none_of_the_next() -> None:
+    answers = iter([b"*2\r\n:0\r\n:0\r\n*2\r\n:1\r\n:7\r\n", *[b"*2\r\n:0\r\n:0\r\n"] * 9])
+
+    class Doubling(Liar):
+        def dataReceived(self, data: bytes) -> None:
+            self.octets = b"" if b"PING" in data else next(answers)
+            super().dataReceived(data)
+
+    factory = Factory.forProtocol(Doubling)
+    factory.noisy = False
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+    try:
+        async with started(f"redis://127.0.0.1:{port.getHost().port}") as made:
+            assert await taken(made, 2) == 2
+    finally:
+        await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_nodes_that_send_to_one_another_are_asked_a_few_times() -> None:
+    asked: list[bytes] = []
+
+    class Sender(Liar):
+        def dataReceived(self, data: bytes) -> None:
+            asked.append(data)
+            self.octets = b"-MOVED 1 127.0.0.1:%d\r\n" % port.getHost().port
+            super().dataReceived(data)
+
+    factory = Factory.forProtocol(Sender)
+    factory.noisy = False
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+    try:
+        async with started(f"redis://127.0.0.1:{port.getHost().port}") as made:
+            assert await taken(made, 1) == 1 and fallbacks(made) == 1
+            assert 2 < len(asked) < 8
+    finally:
+        await port.stopListening()
+
+
+# --- Greylisting ---
+
+NETWORK, OTHER = "192.0.2.0/24", "198.51.100.0/24"
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_memories_on_one_redis_are_one(redis: Redis) -> None:
+    times = (0.2, 60, 120)
+    first, second = (RedisTriplets(redis.url, timeout=5.0) for _ in range(2))
+    assert await first.decide(NETWORK, b"mail", *times) == 0.2
+    left = await second.decide(NETWORK, b"mail", *times)
+    assert left is not None and 0 < left < 0.2
+    await deferLater(reactor, 0.25)  # type: ignore[arg-type] # the delay of a greylist, which Redis measures
+    assert await second.decide(NETWORK, b"mail", *times) == 0
+    assert await first.decide(NETWORK, b"other", *times) == 0
+    assert await first.decide(OTHER, b"mail", *times) == 0.2
+    assert redis.keys() == [
+        "smtphooks:greylist:{192.0.2.0/24}:known",
+        "smtphooks:greylist:{198.51.100.0/24}:waiting",
+    ]
+    assert 119_000 < int(redis.cli("PTTL", redis.keys()[0])) <= 120_000
+    assert 59_000 < int(redis.cli("PTTL", redis.keys()[1])) <= 60_001
+    for each in (first, second):
+        await each.onStop(None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cluster_remembers_each_network_on_one_node(startRedis: StartRedis) -> None:
+    nodes = clusterOf(startRedis)
+    memory = RedisTriplets(nodes[0].url, timeout=5.0)
+    for number in range(12):
+        assert await memory.decide(f"192.0.{number}.0/24", b"mail", 300, 3600, 7200) == 300
+    assert sum(len(node.keys()) for node in nodes) == 12 and all(node.keys() for node in nodes)
+    await memory.onStop(None)
+
+
+@pytest.mark.parametrize("share", [1, 3])
+def test_one_network_has_a_bounded_share_and_its_oldest_mails_make_room(caller: Caller, share: int) -> None:
+    caller.call("FLUSHALL")
+    for number in range(10):
+        caller.call("EVAL", triplets.SCRIPT, 2, "{n}known", "{n}waiting", number, 1000, 10**9, 10**6, share)
+    mails = caller.call("ZRANGE", "{n}waiting", 0, -1)
+    assert mails == [b"%d" % number for number in range(10 - share, 10)]
+
+
+asking = st.lists(
+    st.tuples(
+        st.sampled_from([0, 1, 100, 299, 300, 301, 3599, 3600, 3601, 7300]), st.integers(0, 1), st.integers(0, 2)
+    ),
+    max_size=30,
+)
+
+
+@given(asking)
+def test_the_script_decides_as_the_triplets_in_a_file(caller: Caller, happening: Any) -> None:
+    script = triplets.SCRIPT.replace(b"redis.call('TIME')", b"{KEYS[3], 0}")
+    assert script != triplets.SCRIPT
+    table = sqlite3.connect(":memory:", isolation_level=None)
+    prepare(table)
+    kept = Triplets(300, 3600, 10**9, 0)
+    caller.call("FLUSHALL")
+    now = 1_800_000_000
+    with closing(table):
+        for seconds, network, mail in happening:
+            now += seconds
+            expected = kept.decide(table.cursor(), str(network), b"%d" % mail, now)
+            table.commit()
+            keys = (f"known{network}", f"waiting{network}", now)
+            answer = caller.call("EVAL", script, 3, *keys, mail, 300 * 10**6, 3600 * 10**6, 10**9, 2000)
+            assert answer == [round(expected * 10**6)]
+
+
+def session(address: str = "192.0.2.7") -> Session:
+    sender = Address("bob@client.example", "bob", "client.example")
+    return Session(remoteAddress=address, clientHostname=f"[{address}]", envelope=Envelope(sender))
+
+
+ANN = Address("ann@example.org", "ann", "example.org")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_greylist_puts_off_by_the_memory_and_passes_without_it(redis: Redis) -> None:
+    layer: Any = Greylist(only=["no-reverse-name"], memory=RedisTriplets(redis.url, timeout=5.0))
+    with log() as lines:
+        await layer.onStart(None)
+        client = session()
+        with pytest.raises(SMTPError, match="Greylisted, please try again in 300 seconds"):
+            await layer.onRcptTo(ANN, client)
+        redis.kill()
+        for _ in range(3):
+            await layer.onRcptTo(ANN, client)
+        redis.start()
+
+        async def putsOff() -> bool:
+            try:
+                await layer.onRcptTo(ANN, client)
+            except SMTPError:
+                return True
+            return False
+
+        await until(putsOff, "back")  # what had passed is known of no client
+        await layer.onStop(None)
+    assert len(lines) == 2 and lines[0].endswith("; greylisting puts off nothing"), lines
+    values = {(name, labels[0]): value for name, labels, value in layer.metricValues()}
+    assert values["smtphooks_redis_fallbacks_total", "greylist"] >= 3
+
+
+# --- Services ---
+
+
+def configuration(*urls: str, **options: object) -> str:
+    url = toml(list(urls)) if len(urls) > 1 else toml(urls[0])
+    return f"""\
+[options]
+authOptional = true
+allowInsecureAuth = true
+
+[[layer]]
+use = "smtphooks.layers:RateLimit"
+limits = ["5 messages per hour per client", "3 auth failures per 10 minutes per client"]
+counts = {{use = "smtphooks.layers:RedisCounts", url = {url}, timeout = 5}}
+
+[[layer]]
+use = "{HOOKS}:KnownUsers"
+path = "maildir"
+
+[[listener]]
+"""
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Callable[[str], tuple[Service, int]]]:
+    services = []
+
+    def start(text: str) -> tuple[Service, int]:
+        port = freePort()
+        config = tmp_path / f"smtphooks{len(services)}.toml"
+        config.write_text(f'{text}endpoint = "{tcp(port)}"\n')
+        services.append(Service(tmp_path, ["--config", str(config)], [tcp(port)]))
+        return services[-1], port
+
+    yield start
+    for each in services:
+        assert each.terminate() == 0, each.output
+        assert not secretsIn(each.output), each.output
+
+
+def send(port: int) -> int:
+    """Send a message; the code of the reply to RCPT."""
+    with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
+        client.ehlo("client.example")
+        client.mail("bob@client.example")
+        code, _ = client.rcpt("ann@example.org")
+        return code
+
+
+def authenticate(port: int) -> int:
+    """Fail to authenticate; the code of the reply."""
+    with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
+        client.ehlo("client.example")
+        code, _ = client.docmd("AUTH", f"PLAIN {plain(password=WRONG_PASSWORD)}")
+        return code
+
+
+@pytest.mark.parametrize("password", ["", PASSWORD])
+def test_limits_hold_over_two_services(
+    startRedis: StartRedis, service: Callable[[str], tuple[Service, int]], password: str
+) -> None:
+    server = startRedis(password=password)
+    ports = [service(configuration(server.url))[1] for _ in range(2)]
+    assert [send(ports[number % 2]) for number in range(7)] == [250] * 5 + [450] * 2
+    assert [authenticate(port) for port in (*ports, *ports)] == [535] * 3 + [421]
+
+
+def test_a_service_counts_on_by_itself_while_redis_is_away(
+    redis: Redis, service: Callable[[str], tuple[Service, int]]
+) -> None:
+    first, port = service(configuration(redis.url))
+    assert [send(port) for _ in range(2)] == [250] * 2
+    redis.kill()
+    assert [send(port) for _ in range(4)] == [250] * 3 + [450]
+    assert first.output.count("is away: ") == 1
+    redis.start()
+    first.waitForLine("Redis at", "is back")
+    assert send(port) == 250
+    assert first.terminate() == 0
+    assert first.output.count("is away: ") == first.output.count("is back") == 1

@@ -11,7 +11,7 @@ This module knows no mail, no session and no reply, and not how Redis is reached
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from math import inf
 
@@ -100,9 +100,7 @@ class RedisCounts(OnRedis):
             return Verdict(tooLarge, inf)
         arguments = [mode, *_argumentsOf(cost, limits)]
         try:
-            worst, wait = await self._run(SCRIPT, [self._keyOf(key, limits)], arguments, 2)
-            if not 0 <= worst <= len(limits):
-                raise Away("Redis names no limit")
+            worst, wait = await self._run(SCRIPT, [self._keyOf(key, limits)], arguments, partial(_isAnswer, limits))
         except Away:
             return await self._byMachine(mode, key, cost, limits)
         if mode == "force" or (mode == "take" and worst == 0):
@@ -142,6 +140,11 @@ def _argumentsOf(cost: int, limits: tuple[Limit, ...]) -> tuple[str, ...]:
             whole, rest = divmod(units * period, limit.limit)
             arguments += (whole, rest) if whole < _MOST else (_MOST, 0)
     return tuple(map(str, arguments))
+
+
+def _isAnswer(limits: tuple[Limit, ...], answer: list[int]) -> bool:
+    """Is it the number of a limit, 0 for none, and a time to wait?"""
+    return len(answer) == 2 and 0 <= answer[0] <= len(limits) and answer[1] >= 0
 
 
 async def _known(result: Verdict | Awaitable[Verdict]) -> Verdict:

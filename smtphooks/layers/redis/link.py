@@ -69,10 +69,12 @@ def _protocolClass() -> Any:
 
         @ivar whenLost: called with a text when the connection is lost.
         @ivar fault: why it was ended here.
+        @ivar expected: how many answers there may be in the data that is being read.
         """
 
         whenLost: Callable[[str], object] = staticmethod(lambda why: None)
         fault: str | None = None
+        expected = 0
 
         def callLater(self, *arguments: Any) -> Any:
             # txredisapi has that of the process's reactor, which a server in a thread is not run by.
@@ -88,6 +90,8 @@ def _protocolClass() -> Any:
         def dataReceived(self, data: bytes, unpause: bool = False) -> None:
             if self.fault is not None:
                 return
+            # A call that is made on the first of these answers cannot be what the second one is for.
+            self.expected = len(self.replyQueue.waiting)
             try:
                 super().dataReceived(data, unpause)
             except Exception:  # what is no UTF-8, or no octets of Redis at all
@@ -100,7 +104,8 @@ def _protocolClass() -> Any:
                 super().lineReceived(line)
 
         def replyReceived(self, reply: Any) -> None:
-            if not self.replyQueue.waiting:
+            self.expected -= 1
+            if self.expected < 0:
                 self.endBecause("it sends an answer to no call")
             else:
                 super().replyReceived(reply)
@@ -112,6 +117,7 @@ def _protocolClass() -> Any:
         def connectionLost(self, reason: Any = connectionDone) -> None:
             # First, as the calls that fail now look whether it is lost.
             self.whenLost(self.fault or str(reason.getErrorMessage()).rstrip("."))
+            self.expected = len(self.replyQueue.waiting)
             super().connectionLost(reason)
 
     return Connection

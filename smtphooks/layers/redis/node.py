@@ -35,6 +35,9 @@ _TRIAL_SECONDS = 1.0
 _NOT_THE_MASTER = ("READONLY", "MASTERDOWN", "LOADING", "NOAUTH")
 
 
+Fits = Callable[[list[int]], bool]
+
+
 class Away(Unavailable):
     """There is no answer from Redis now."""
 
@@ -92,14 +95,14 @@ class Node:
         script: bytes,
         keys: Sequence[bytes],
         arguments: Sequence[Argument],
-        integers: int,
+        fits: Fits,
         seconds: float,
         asking: bool = False,
     ) -> list[int]:
         """
         The answer of a script.
 
-        @param integers: how many of them the answer has.
+        @param fits: whether an answer of whole numbers is one of this script.
         @param seconds: the longest time to wait for it.
         @raise Away: if there is none.
         @raise Redirected: if another node is to be asked.
@@ -124,9 +127,7 @@ class Node:
             raise self._failed(link, f"it does not answer within {seconds:.2g} seconds", isUseless=True) from None
         except Exception as error:
             raise self._problem(link, error) from error
-        if not (
-            isinstance(answer, list) and len(answer) == integers and all(isinstance(number, int) for number in answer)
-        ):
+        if not (isinstance(answer, list) and all(isinstance(number, int) for number in answer) and fits(answer)):
             raise self._failed(link, "it gives a wrong answer", mustProve=True)
         self._succeeded()
         return answer

@@ -19,7 +19,7 @@ from smtphooks.currentreactor import currentReactor
 from smtphooks.hooks import Unavailable
 from smtphooks.layers.redis.address import RedisAddress
 from smtphooks.layers.redis.link import Argument, Link, Trust
-from smtphooks.layers.redis.node import Away, Node, Redirected
+from smtphooks.layers.redis.node import Away, Fits, Node, Redirected
 
 log: Logger = Logger()
 
@@ -91,25 +91,21 @@ class Servers:
 
     # --- calls ---
 
-    async def run(
-        self, script: bytes, keys: Sequence[bytes], arguments: Sequence[Argument], integers: int
-    ) -> list[int]:
+    async def run(self, script: bytes, keys: Sequence[bytes], arguments: Sequence[Argument], fits: Fits) -> list[int]:
         """
         The answer of a script.
 
         @param keys: they have the same slot.
-        @param integers: how many of them the answer has.
+        @param fits: whether an answer of whole numbers is one of this script.
         @raise Away: if there is none within the time limit.
         """
         try:
-            return await self._run(script, keys, arguments, integers)
+            return await self._run(script, keys, arguments, fits)
         except Away:
             self.withoutAnswer += 1
             raise
 
-    async def _run(
-        self, script: bytes, keys: Sequence[bytes], arguments: Sequence[Argument], integers: int
-    ) -> list[int]:
+    async def _run(self, script: bytes, keys: Sequence[bytes], arguments: Sequence[Argument], fits: Fits) -> list[int]:
         reactor = currentReactor()
         deadline = reactor.seconds() + self._timeout
         node, asking = self._nodeFor(keys[0]), False
@@ -118,7 +114,7 @@ class Servers:
             if left <= 0:
                 break
             try:
-                return await node.run(script, keys, arguments, integers, left, asking)
+                return await node.run(script, keys, arguments, fits, left, asking)
             except Redirected as redirection:
                 node, asking = self._follow(redirection, node), redirection.asking
         raise Away("the cluster sends from one node to another")

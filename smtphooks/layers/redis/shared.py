@@ -17,6 +17,7 @@ from smtphooks.client.tls import checkTLS
 from smtphooks.errors import OptionError
 from smtphooks.layers.redis.address import SENTINEL_PORT, addressOf, areURLs, asTuple, shownURLs
 from smtphooks.layers.redis.link import Argument, Trust
+from smtphooks.layers.redis.node import Fits
 from smtphooks.layers.redis.servers import Servers
 from smtphooks.optionkinds import isText, option, pem, withOptions
 
@@ -99,13 +100,11 @@ class OnRedis:
         if self._started <= 0:
             await self._servers.stop()
 
-    def measures(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    def metricValues(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
         """Names of metrics, their labels, and their values."""
         for name, isUp in self._servers.nodes():
             yield "smtphooks_redis_up", (self._use, name), 1 if isUp else 0
         yield "smtphooks_redis_fallbacks_total", (self._use,), self._servers.withoutAnswer
 
-    async def _run(
-        self, script: bytes, keys: Sequence[bytes], arguments: Sequence[Argument], integers: int
-    ) -> list[int]:
-        return await self._servers.run(script, keys, arguments, integers)
+    async def _run(self, script: bytes, keys: Sequence[bytes], arguments: Sequence[Argument], fits: Fits) -> list[int]:
+        return await self._servers.run(script, keys, arguments, fits)

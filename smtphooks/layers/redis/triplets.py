@@ -72,7 +72,11 @@ class RedisTriplets(OnRedis):
         microseconds = [min(round(seconds * _MICROSECONDS), _MOST) for seconds in (delay, window, remember)]
         arguments: list[bytes | str | int] = [mail, *microseconds[:2], max(1, microseconds[2] // 1000), SHARE]
         try:
-            (left,) = await self._run(SCRIPT, [name + b"known", name + b"waiting"], arguments, 1)
+            (left,) = await self._run(SCRIPT, [name + b"known", name + b"waiting"], arguments, _isAnswer)
         except Away:
             return None
         return left / _MICROSECONDS
+
+
+def _isAnswer(answer: list[int]) -> bool:
+    return len(answer) == 1 and answer[0] >= 0
