@@ -29,7 +29,14 @@ from smtphooks.service.endpoints import kindOf
 from smtphooks.service.layering import Layers, makeLayers
 from smtphooks.service.loading import loadExtensions, searchIn
 from smtphooks.service.metering import requireExtra
-from smtphooks.service.settings import AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings
+from smtphooks.service.settings import (
+    AuthSettings,
+    ConfigError,
+    HooksSettings,
+    ListenerSettings,
+    Settings,
+    WorkerSettings,
+)
 from smtphooks.service.toml import toTOML
 from smtphooks.sharedtable import Table, currentTable
 
@@ -101,6 +108,7 @@ class Configuration:
     @ivar discard: a listener without C{onData} may accept messages and drop them.
     @ivar metrics: the endpoint where metrics are served, None if they are not.
     @ivar path: the file that all of it stands in, None without a file.
+    @ivar workers: how many processes serve.
     """
 
     sharedNames: ClassVar[Sequence[str]] = (*_SHARED, *_COUNTING, *_SHOWING)
@@ -113,6 +121,7 @@ class Configuration:
     discard: bool = False
     metrics: str | None = None
     path: str | None = None
+    workers: WorkerSettings = attrs.field(factory=WorkerSettings)
 
 
 def configure(settings: Settings) -> Configuration:
@@ -146,6 +155,7 @@ def configure(settings: Settings) -> Configuration:
         settings.discard,
         settings.metrics,
         settings.path,
+        settings.workers,
     )
 
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from smtphooks import Hooks
 from smtphooks.metrics import Metrics
-from smtphooks.metrics.families import FAMILIES
+from smtphooks.metrics.families import FAMILIES, WORKER_FAMILIES
 from tests.metrics.scrape import LISTENER, Scrape
 from tests.pages import DOCS
 from tests.real.programs import requires, run
@@ -35,6 +35,12 @@ def text() -> str:
 class Hooking(Hooks):
     def onData(self, stream: Any, session: Any) -> None: ...
 
+    def metricValues(self) -> list[tuple[str, tuple[str, ...], float]]:
+        return [
+            ("smtphooks_redis_up", ("counts", "127.0.0.1:6379"), 1),
+            ("smtphooks_redis_fallbacks_total", ("counts",), 0),
+        ]
+
 
 def test_each_metric_has_samples_with_its_labels() -> None:
     scrape = Scrape(text())
@@ -51,7 +57,8 @@ def test_the_page_has_every_metric_with_its_kind_labels_and_meaning() -> None:
         name: (kind, tuple(re.findall(r"``(\w+)``", labels)), meaning)
         for name, kind, labels, meaning in _ROW.findall((DOCS / "metrics.rst").read_text())
     }
-    declared = {family.name: (family.kind, family.labels, family.meaning) for family in FAMILIES.values()}
+    families = [*FAMILIES.values(), *WORKER_FAMILIES.values()]
+    declared = {family.name: (family.kind, family.labels, family.meaning) for family in families}
     assert rows == declared
 
 
