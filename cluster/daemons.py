@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from chaos.deliveries import Arrived
 from chaos.load import Ports
@@ -21,7 +23,7 @@ from chaos.place import ofPython
 from cluster.health import Health
 from cluster.machines import Machine, Switch, connectOutside
 from tests.pages import write
-from tests.real.programs import Program, eventually, requires, which
+from tests.real.programs import PATIENCE, Program, eventually, requires, which
 from tests.real.rabbitmq import RabbitMQ, needsRabbitMQ
 
 if sys.version_info >= (3, 11):
@@ -40,6 +42,8 @@ _QUEUE = "mail"
 
 # In the lines that receivers log.
 _AWAY, _BACK = f"Redis at {_REDIS}:6379 is away: ", f"Redis at {_REDIS}:6379 is back"
+
+_FALLBACKS = re.compile(r"^smtphooks_redis_fallbacks_total\{.*\} (\S+)$", re.MULTILINE)
 
 # Clients of the load, and the one that sends as much as it can.
 CLIENTS = [f"192.0.2.{number}" for number in range(101, 113)]
@@ -77,6 +81,15 @@ class Receiver:
     def kill(self) -> None:
         """SIGKILL to all that runs on the machine."""
         self._programs[-1].kill()
+
+    def fallbacks(self) -> int | None:
+        """How often it has counted by itself, as Redis gave no answer in time; None if nobody answers."""
+        try:
+            with urlopen(f"http://{_RECEIVERS[self.name]}:9125/metrics", timeout=PATIENCE) as page:
+                found = _FALLBACKS.findall(page.read().decode())
+        except OSError:
+            return None
+        return sum(map(round, map(float, found)))
 
     def waitUntilRedisIsBack(self) -> None:
         """Wait until all its processes have found Redis back that have found it away."""
