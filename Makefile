@@ -39,9 +39,9 @@ test: $(VENV)/.installed-test
 # the package itself, measures, runs the programs of the documentation, which tests/real does with others, or tests the
 # client and what is behind stores, of which nothing is compiled.
 UNCOMPILED = $(patsubst %,--ignore=tests/%,client command docs examples real/client real/test_rabbitmq.py \
-    real/test_rabbitmq_fixture.py real/test_relay.py real/test_s3.py real/test_servers.py real/test_webhook.py \
-    stores/test_command.py stores/test_commandguard.py stores/test_relay.py $(patsubst %,test_%.py,\
-    benchmarks chaos client_lost cluster compiled contributing cuts fuzz layers packaging typing))
+    real/test_rabbitmq_fixture.py real/test_redis.py real/test_relay.py real/test_s3.py real/test_servers.py \
+    real/test_webhook.py stores/test_command.py stores/test_commandguard.py stores/test_relay.py \
+    $(patsubst %,test_%.py,benchmarks chaos client_lost cluster compiled contributing cuts fuzz layers packaging typing))
 
 test-compiled: $(VENV)/.installed-test $(VENV)/.installed-dev
 	rm -rf .compiled && mkdir .compiled && cp -R * .compiled

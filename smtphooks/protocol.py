@@ -21,6 +21,7 @@ from zope.interface import implementer
 from smtphooks.connection.arrival import Arrival, Client
 from smtphooks.connection.connection import Connection
 from smtphooks.connection.server import Server
+from smtphooks.connection.waits import NOTHING
 from smtphooks.connection.wrappers import passOn
 from smtphooks.session import Session
 
@@ -35,12 +36,14 @@ class Ended:
     """
 
     buffered = 0
+    waitsFor = NOTHING
 
-    __slots__ = ("peer", "session")
+    __slots__ = ("messages", "peer", "session")
 
-    def __init__(self, session: Session | None, peer: str) -> None:
+    def __init__(self, session: Session | None, peer: str, messages: int) -> None:
         self.session: Session | None = session
         self.peer: str = peer
+        self.messages: int = messages
 
     def _ignore(self, *arguments: object) -> None:
         """Too late."""
@@ -131,6 +134,16 @@ class SMTPServerProtocol(Protocol):
         """Octets of the client that are held: read from the network, and not used yet."""
         return self._stage.buffered
 
+    @property
+    def messages(self) -> int:
+        """How many messages it has brought, refused ones included."""
+        return self._stage.messages
+
+    @property
+    def waitsFor(self) -> str:
+        """What it waits for, in words for the operator."""
+        return self._stage.waitsFor
+
     def look(self, now: float) -> None:
         """See whether the deadline has passed."""
         self._stage.look(now)
@@ -169,7 +182,7 @@ class SMTPServerProtocol(Protocol):
 
     def ended(self) -> None:
         """The connection is over, its last hook included."""
-        self._stage = Ended(self._stage.session, self._stage.peer)
+        self._stage = Ended(self._stage.session, self._stage.peer, self._stage.messages)
         self._server.forget(self)
 
     def _forget(self) -> None:

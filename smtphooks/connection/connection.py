@@ -21,6 +21,7 @@ from smtphooks.connection.pump import Pump
 from smtphooks.connection.registry import Live
 from smtphooks.connection.server import Server
 from smtphooks.connection.state import ConnectionState, Phase, Want
+from smtphooks.connection.waits import waitOf
 from smtphooks.options import Options
 from smtphooks.session import Session
 
@@ -73,6 +74,16 @@ class Connection:
     def buffered(self) -> int:
         """Octets of the client that are held here: read from the network, and not used yet."""
         return self._pump.wire.buffered + self._pump.message.buffered
+
+    @property
+    def messages(self) -> int:
+        """How many messages it has brought, refused ones included."""
+        return self._pump.replier.log.messages
+
+    @property
+    def waitsFor(self) -> str:
+        """What it waits for, in words."""
+        return waitOf(self._pump)
 
     # --- events of the transport ---
 

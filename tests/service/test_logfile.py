@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +16,14 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.protocol import DatagramProtocol
-from twisted.logger import LogEvent, eventAsText, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, capturedLogs, eventAsText, globalLogPublisher
 from twisted.names.dns import DNSDatagramProtocol
+from twisted.python.logfile import LogFile
 
-from smtphooks.service.logfile import needsStdout, observerOf
+from smtphooks.service.logfile import logPlace, needsStdout, observerOf, observerOfWorker
 from smtphooks.service.settings import ConfigError
+from tests.conftest import Logged
+from tests.real.programs import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +64,13 @@ def test_a_line_is_in_the_file_at_once_and_nothing_to_write_is_nothing(
     assert (tmp_path / name).read_text() == "one\n\u00e9\n"
 
 
+@pytest.mark.parametrize("make", [partial(observerOf, {"nodaemon": True}), observerOfWorker])
 @pytest_twisted.ensureDeferred
-async def test_the_sockets_of_the_resolver_are_not_logged_but_others_are(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_sockets_of_the_resolver_are_not_logged_but_others_are(
+    make: Callable[[Callable[[LogEvent], str]], ILogObserver], capsys: pytest.CaptureFixture[str]
+) -> None:
     """It opens one for each query, and logs four lines about it."""
-    observer = observerOf({"nodaemon": True}, lambda event: eventAsText(event, includeTimestamp=False) + "\n")
+    observer = make(lambda event: eventAsText(event, includeTimestamp=False) + "\n")
     net: Any = reactor
     globalLogPublisher.addObserver(observer)
     try:
@@ -113,3 +124,84 @@ def test_a_file_that_cannot_be_written_has_its_sentence() -> None:
 def test_a_daemon_has_no_stdout(twistd: dict[str, Any], needs: bool) -> None:
     """Only one that asks for it lacks it."""
     assert needsStdout(twistd) is needs
+
+
+# --- lines of workers ---
+
+# Not text, and with a line end that is no line's.
+LINES = b"one \xff\r\ntwo\x00\x85\n"
+
+
+def test_lines_of_workers_go_to_stdout_as_they_are_between_those_of_the_supervisor(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    observer = observerOf({"nodaemon": True}, lineOf)
+    observer({"log_format": "before\n"})
+    logPlace(observer)(LINES)
+    observer({"log_format": "after\n"})
+    assert capfdbinary.readouterr().out == b"before\n" + LINES + b"after\n"
+
+
+def test_they_do_not_wait_in_a_buffer() -> None:
+    program = (
+        "import os; from smtphooks.service.logfile import logPlace, observerOf;"
+        "logPlace(observerOf({}, str))(b'one\\n'); os._exit(0)"
+    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    ran = subprocess.run([sys.executable, "-c", program], env=buffered, capture_output=True, check=True, cwd=ROOT)
+    assert ran.stdout == b"one\n"
+
+
+def test_a_stdout_that_takes_only_text_gets_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", taken)
+    logPlace(observerOf({}, lineOf))(b"one \xff\n")
+    assert taken.getvalue() == "one \\xff\n"
+
+
+def test_they_go_to_the_same_file_which_is_rotated_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twisted.internet.reactor.callFromThread", lambda function: function())
+    path = tmp_path / "log"
+    observer = observerOf({"logfile": str(path)}, lineOf)
+    place = logPlace(observer)
+    place(LINES)
+    observer({"log_format": "after\n"})
+    signal.raise_signal(signal.SIGUSR1)
+    place(b"x" * 1_000_000 + b"\n")
+    place(b"two\n")
+    assert path.read_bytes() == b"two\n"
+    assert (tmp_path / "log.2").read_bytes() == LINES + b"after\n"
+
+
+def test_a_full_disk_ends_no_worker(tmp_path: Path, logged: Logged) -> None:
+    """An error would be taken for one of the connection that the lines came from."""
+    observer = observerOf({"logfile": str(tmp_path / "log")}, lineOf)
+
+    class Full(LogFile):
+        def write(self, data: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    observer._outFile = Full("log", str(tmp_path))
+    logPlace(observer)(LINES)
+    assert len(logged.takeFailures(OSError)) == 1
+
+
+@pytest.mark.parametrize("observer", [None, lambda event: None])
+def test_where_twistd_or_another_program_logs_each_line_is_an_event(observer: Any) -> None:
+    with capturedLogs() as events:
+        logPlace(observer)(b"one \xff {x}\ntwo\n")
+    assert [event["line"] for event in events] == ["one \\xff {x}", "two"]
+    assert [eventAsText(event, includeTimestamp=False, includeSystem=False) for event in events] == [
+        "one \\xff {x}",
+        "two",
+    ]
+
+
+def test_a_worker_stays_when_the_log_is_rotated(capsys: pytest.CaptureFixture[str]) -> None:
+    """C{systemctl kill} sends the signal to all processes of a unit."""
+    observer = observerOfWorker(lineOf)
+    signal.raise_signal(signal.SIGUSR1)
+    observer({"log_format": "one\n"})
+    assert capsys.readouterr().out == "one\n"
+    # A program that a worker starts does not ignore it.
+    assert signal.getsignal(signal.SIGUSR1) not in (signal.SIG_IGN, signal.SIG_DFL)
