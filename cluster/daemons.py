@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -72,6 +72,7 @@ class Receiver:
         switch.connect(self.machine, _RECEIVERS[name])
         self._path = self.machine.folder / "receiver.toml"
         self._path.write_text(configuration)
+        self._workers = tomllib.loads(configuration).get("workers", 1)
         self._programs: list[Program] = []
 
     def start(self) -> None:
@@ -91,9 +92,24 @@ class Receiver:
             return None
         return sum(map(round, map(float, found)))
 
+    @property
+    def away(self) -> int:
+        """How many of its processes have said that Redis is away, and not yet that it is back."""
+        return awayIn(self._programs[-1].output)[-1]
+
+    def waitUntilRedisIsAway(self) -> None:
+        """Wait until one of its processes says so."""
+        eventually(lambda: self.away, f"{self.name} says that Redis is away")
+
     def waitUntilRedisIsBack(self) -> None:
-        """Wait until all its processes have found Redis back that have found it away."""
-        eventually(lambda: self.output.count(_BACK) == self.output.count(_AWAY), f"Redis is back for {self.name}")
+        """Wait until all say so that have said that it is away."""
+        eventually(lambda: not self.away, f"{self.name} says that Redis is back")
+
+    def complaints(self) -> Iterator[str]:
+        """A sentence if it has said that Redis is away, and then said so again."""
+        most = max(awayIn(self._programs[-1].output))
+        if most > self._workers:
+            yield f"receiver {self.name}, of {self._workers} processes, said {most} times that Redis is away"
 
     def close(self) -> None:
         for program in self._programs:
@@ -103,6 +119,14 @@ class Receiver:
     def output(self) -> str:
         """What it has logged since it was started first."""
         return "".join(program.output for program in self._programs)
+
+
+def awayIn(output: str) -> list[int]:
+    """How many processes find Redis away, at the beginning and after each line of a log."""
+    away = [0]
+    for line in output.splitlines():
+        away.append(away[-1] + (_AWAY in line) - (_BACK in line))
+    return away
 
 
 class Broker(RabbitMQ):

@@ -154,6 +154,7 @@ class _Phase:
         for receiver, known in logged.items():
             for traceback in TRACEBACK.findall(receiver.output[known:]):
                 self._complaints.append(f"receiver {receiver.name} logged\n{traceback}")
+            self._complaints += receiver.complaints()
 
     def _break(self, seconds: float) -> None:
         self._goOn("at the beginning", 0)
