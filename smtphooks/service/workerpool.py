@@ -111,6 +111,7 @@ class WorkerPool:
         @raise OSError: if there is no process to be had.
         """
         self._begin(staffing)
+        self.generation = self._lastGeneration + 1
         return self.start(staffing)[1]
 
     def takeOver(self, staffing: Staffing, workers: Sequence[Worker]) -> None:
