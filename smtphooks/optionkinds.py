@@ -64,7 +64,8 @@ def withOptions(cls: type[_T]) -> type[_T]:
     """
     Make a class whose constructor takes options by name: its fields, each declared by its kind.
 
-    Those that must be given may be given by position as well, in their order.  What is not declared so keeps out of the
+    Those that must be given may be given by position as well, in their order, and so may those with the fact
+    C{byPosition}.  What is not declared so keeps out of the
     constructor with C{attrs.field(init=False)}.  Two objects are equal only if they are the same.
     """
     made: Any = attrs.define(kw_only=True, eq=False, slots=False)(cls)
@@ -77,8 +78,13 @@ def withOptions(cls: type[_T]) -> type[_T]:
             if name not in known:
                 raise OptionError(unknownName("option", name, known), options=[name])
         required = [field.alias for field in attrs.fields(made) if field.init and field.default is attrs.NOTHING]
-        if len(positional) <= len(required):
-            byPosition = dict(zip(required, positional, strict=False))
+        placed = [
+            field.alias
+            for field in attrs.fields(made)
+            if field.init and (field.default is attrs.NOTHING or field.metadata.get("byPosition"))
+        ]
+        if len(positional) <= len(placed):
+            byPosition = dict(zip(placed, positional, strict=False))
             if byPosition.keys().isdisjoint(given):
                 given, positional = {**byPosition, **given}, ()
         for name in required:

@@ -53,7 +53,7 @@ _MOST_COLUMNS = 4096
 
 _DIGEST = Struct("=8sQ")
 # How much memory copies of tags may take in each process, which spare it to hash keys and to look for their tags again.
-_REMEMBERED = 1 << 20
+_REMEMBERED = 1 << 18
 # Seconds between two reports that there is no room.
 _REPORT_INTERVAL = 3600
 
@@ -199,7 +199,7 @@ class Cells:
         self._cells = (self._tags + self._row * kind.buckets) // _WORD
         # Where keys were found, which holds as long as the tags of their bucket are the same.
         self._places: dict[str, Place] = {}
-        self._most = max(_REMEMBERED // self._row, 64)
+        self._most = max(_REMEMBERED // self._row, 256)
         self._nextReport = 0.0
 
     def find(self, key: str) -> Place:
@@ -218,18 +218,20 @@ class Cells:
         """
         assert self._column is not None and place.own < 0
         words, size = self.words, self._kind.words
+        first = self._firstOwn(place.start)
         tags = place.start // _WORD + self._column * WAYS
-        cells = self._cells + (tags - self._tags // _WORD) * size
-        free = [way for way in range(WAYS) if not words[tags + way]]
-        free = free or [way for way in range(WAYS) if isSpent(cells + way * size)][:1]
-        if not free:
-            return place
-        tag, cell = tags + free[0], cells + free[0] * size
-        words[tag] = 0
-        for word in range(cell, cell + size):
-            words[word] = 0
-        words[tag] = int.from_bytes(place.tag, byteorder, signed=True)
-        return self._look(place.key)
+        ways = words[tags : tags + WAYS].tolist()
+        if 0 in ways:
+            way = ways.index(0)
+        else:
+            way = next((way for way in range(WAYS) if isSpent(first + way * size)), -1)
+            if way < 0:
+                return place
+            words[tags + way] = 0
+        cell = first + way * size
+        self._octets[cell * _WORD : (cell + size) * _WORD] = bytes(size * _WORD)
+        words[tags + way] = int.from_bytes(place.tag, byteorder, signed=True)
+        return self._placeOf(place.key, place.tag, place.start)
 
     def reportIsDue(self) -> bool:
         """Whether the operator should be told now that there is no room: at most once an hour."""
@@ -248,7 +250,9 @@ class Cells:
         octets = self._prefix + key.encode("utf-8", "surrogatepass")
         # That a tag is 0, as free ones are, happens once in 2 ** 64 keys.
         tag, number = _DIGEST.unpack(blake2b(octets, digest_size=_DIGEST.size).digest())
-        start = self._tags + (number & self._kind.buckets - 1) * self._row
+        return self._placeOf(key, tag, self._tags + (number & self._kind.buckets - 1) * self._row)
+
+    def _placeOf(self, key: str, tag: bytes, start: int) -> Place:
         end = start + self._row
         tags = self._octets[start:end]
         cells = self._cellsOf(tag, start, tags)

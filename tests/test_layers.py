@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "server": {"syntax", "sasl", "hooks", "options", "dialogue", "admission", "tls", "connection"},
     "client": {"syntax", "options", "tls"},
     "stores": {"hooks", "options", "client"},
-    "layers": {"hooks", "options", "syntax"},
+    "layers": {"hooks", "options", "syntax", "client"},
     "metrics": {"hooks", "options", "server"},
     "testing": {"hooks", "options", "tls", "server", "client"},
     "service": {

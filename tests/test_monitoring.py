@@ -113,6 +113,7 @@ FIRING: dict[str, tuple[dict[str, str], int]] = {
     "SmtphooksNearMaxClients": ({"smtphooks_connection_limit_used_ratio": "0.9x40"}, 20),
     "SmtphooksAuthFailures": ({'smtphooks_auth_attempts_total{method="PLAIN",result="failure"}': "0+120x40"}, 20),
     "SmtphooksWorkersReplaced": ({'smtphooks_worker_restarts_total{reason="hung"}': "0 0 1x18"}, 5),
+    "SmtphooksRedisAway": ({'smtphooks_redis_up{use="counts",server="redis:6379"}': "0x40"}, 20),
 }
 
 # A server with which all is well.
@@ -130,6 +131,7 @@ FINE = {
     "smtphooks_connection_limit_used_ratio": "0.5x40",
     'smtphooks_auth_attempts_total{method="PLAIN",result="failure"}': "0+10x40",
     'smtphooks_worker_restarts_total{reason="died"}': "3x40",
+    'smtphooks_redis_up{use="counts",server="redis:6379"}': "1x40",
 }
 
 

@@ -2,8 +2,10 @@
 Greylist: put off mail of clients that look like no mail server, until they try again as mail servers do (RFC 6647).
 
 In: the session and the address of a RCPT command; conditions that say which clients it is about.  Out: None, or the
-refusal 450 4.7.1 with the seconds to wait.  What it knows is kept in an SQLite file over restarts.
-Rule kept here: a file that cannot be used is a fault; no client passes because of it.
+refusal 450 4.7.1 with the seconds to wait.  What it knows is kept in an SQLite file over restarts, or in a memory that
+machines share.
+Rule kept here: a file that cannot be used is a fault, and no client passes because of it; a shared memory without an
+answer lets clients pass, and that is remembered of none.
 This module knows no SQL, and not what else is decided about a client.
 """
 
@@ -14,9 +16,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -29,7 +31,7 @@ from smtphooks.layers.database import SQLITE, Database
 from smtphooks.layers.mailboxes import canonicalAddress
 from smtphooks.layers.triplets import Triplets
 from smtphooks.netaddress import maybeIP, unmapped
-from smtphooks.optionkinds import count, isText, option, withOptions
+from smtphooks.optionkinds import count, isText, objectWith, option, withOptions
 from smtphooks.replies import SMTPError
 from smtphooks.session import Address, Session
 
@@ -67,6 +69,62 @@ def _areConditions(value: Any) -> bool:
     )
 
 
+class Memory(Protocol):
+    """
+    What a greylist remembers, in a place that machines share, such as L{RedisTriplets}.
+
+    Its methods C{onStart} and C{onStop}, if it has them, are those of the layer.
+    """
+
+    def decide(
+        self, network: str, mail: bytes, delay: float, window: float, remember: float
+    ) -> Awaitable[float | None]:
+        """
+        Decide on a mail; see L{Greylist} for the times, in seconds.
+
+        @return: seconds until it may come again, 0 if it is not put off; None if it is not known and may pass.
+        """
+
+
+class _File:
+    """The memory in an SQLite file, with one connection in one thread."""
+
+    def __init__(self, layer: Greylist) -> None:
+        path = os.path.abspath(layer.path or "")
+        problem = triplets.problemOf(path)
+        if problem:
+            raise OptionError(f"option path is wrong: {problem}", options=["path"])
+        self._layer = layer
+        self._triplets = Triplets(layer.delay, layer.window, layer.remember, layer.maxRows)
+        # Transactions are begun by hand: sqlite3 would begin them too late.
+        connect = {"database": path, "isolation_level": None}
+        self._database = Database(f"the greylist {path}", SQLITE, connect, connections=1, prepare=triplets.prepare)
+
+    def onStart(self, service: object) -> Deferred[None]:
+        """
+        Open the file.
+
+        @raise DatabaseError: if it is damaged or cannot be used.
+        """
+        return self._database.run(triplets.check)
+
+    def onStop(self, service: object) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def decide(self, network: str, mail: bytes, *times: float) -> Deferred[float]:
+        """
+        See L{Memory}.
+
+        @raise DatabaseError: if the file cannot be used.
+        """
+        # The time of day, as the rows outlive the process and the machine's uptime.
+        clock = self._layer.clock
+        return self._database.run(
+            self._triplets.decide, network, mail, time.time() if clock is None else clock.seconds()
+        )
+
+
 @withOptions
 class Greylist:
     """
@@ -76,10 +134,11 @@ class Greylist:
     first, and accepted when it comes again between C{delay} and C{window} seconds later; from then on no mail of that
     network is put off, until it has sent none for C{remember} seconds.
 
-    The file is written in one thread by one connection: each recipient is one transaction of SQLite, which waits for
+    A file is written in one thread by one connection: each recipient is one transaction of SQLite, which waits for
     the disk, as the reactor must not.
 
-    @ivar path: the path of the SQLite file, which is made if it is missing.
+    @ivar path: the path of the SQLite file, which is made if it is missing; or C{memory} is given.
+    @ivar memory: L{RedisTriplets}, or another object with the method C{decide}.
     @ivar only: which clients it is about: those for whom one of these holds.  C{"no-reverse-name"}: DNS has no name
         for the client's address that leads back to it.  C{"spf-fail"}: the layer C{SenderAuthentication}, which must
         stand before this one, found that SPF fails.  A function of the L{Session}.
@@ -101,12 +160,13 @@ class Greylist:
 
     choosesRecipients = False
 
-    path: str = option(
-        attrs.NOTHING,
+    path: str | None = option(
+        None,
         "the path of an SQLite file",
         lambda value: isText(value) and value != "",
         lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value,
         isPath=isText,
+        byPosition=True,
     )
     only: tuple[str | Condition, ...] = option(
         attrs.NOTHING,
@@ -118,11 +178,11 @@ class Greylist:
     window: float = _positive(_DAY)
     remember: float = _positive(36 * _DAY)
     maxRows: int = count(200_000, "rows")
+    memory: Memory | None = objectWith("decide", "an object with the method decide")
 
     clock: IReactorTime | None = attrs.field(default=None, init=False)
     _conditions: list[Condition] = attrs.field(init=False)
-    _triplets: Triplets = attrs.field(init=False)
-    _database: Database = attrs.field(init=False)
+    _memory: Memory = attrs.field(init=False)
     _warned: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -133,28 +193,18 @@ class Greylist:
                 self.delay,
                 options=["window", "delay"],
             )
-        path = os.path.abspath(self.path)
-        problem = triplets.problemOf(path)
-        if problem:
-            raise OptionError(f"option path is wrong: {problem}", options=["path"])
         words: dict[object, Condition] = {NO_REVERSE_NAME: _hasNoName, SPF_FAIL: self._failsSPF}
         self._conditions = [item if callable(item) else words[item] for item in self.only]
-        self._triplets = Triplets(self.delay, self.window, self.remember, self.maxRows)
-        # Transactions are begun by hand: sqlite3 would begin them too late.
-        connect = {"database": path, "isolation_level": None}
-        self._database = Database(f"the greylist {path}", SQLITE, connect, connections=1, prepare=triplets.prepare)
-
-    def onStart(self, service: object) -> Deferred[None]:
-        """
-        Open the file.
-
-        @raise DatabaseError: if it is damaged or cannot be used.
-        """
-        return self._database.run(triplets.check)
-
-    def onStop(self, service: object) -> None:
-        """Close the file."""
-        self._database.close()
+        if self.path is None and self.memory is None:
+            raise OptionError(
+                "option path is missing, it wants the path of an SQLite file; or give option memory", options=["path"]
+            )
+        if self.path is not None and self.memory is not None:
+            raise OptionError("options path and memory are both given, leave one of them out", options=["memory"])
+        self._memory = self.memory or _File(self)
+        for name in ("onStart", "onStop", "metricValues"):
+            if hasattr(self._memory, name):
+                setattr(self, name, getattr(self._memory, name))
 
     def onRcptTo(self, address: Address, session: Session) -> Deferred[None] | None:
         """
@@ -171,15 +221,13 @@ class Greylist:
         return Deferred.fromCoroutine(self._decide(network, _mailOf(session.envelope.mailFrom, address), session))
 
     async def _decide(self, network: str, mail: bytes, session: Session) -> None:
-        left = await self._database.run(self._triplets.decide, network, mail, self._now())
+        left = await self._memory.decide(network, mail, self.delay, self.window, self.remember)
+        if left is None:
+            return
         if left <= 0:
             session.of(self).known = network
             return
         raise SMTPError(f"Greylisted, please try again in {math.ceil(left)} seconds", 450, "4.7.1")
-
-    def _now(self) -> float:
-        # The time of day, as the rows outlive the process and the machine's uptime.
-        return time.time() if self.clock is None else self.clock.seconds()
 
     def _failsSPF(self, session: Session) -> bool:
         # Not imported: the layer needs an extra, and if it is in use its module is loaded.

@@ -24,14 +24,12 @@ lost and never counted twice, and every origin that was true when it was read st
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from time import monotonic_ns
 
-import attrs
 from twisted.logger import Logger
 
 from smtphooks.layers.counts import WITHIN, Counts, Limit, MemoryCounts, Verdict, verdictOn
-from smtphooks.sharedtable import RATES, Cells, Place, Table, currentTable
+from smtphooks.sharedtable import RATES, Place, Table, currentTable
 
 log: Logger = Logger()
 
@@ -44,23 +42,6 @@ def countsOfMachine() -> Counts:
     return MemoryCounts() if table is None else MachineCounts(table, table.numbered("rates"))
 
 
-@attrs.define(eq=False)
-class _Kept:
-    """
-    Where the units of a limit are kept.
-
-    @ivar rate: C{Limit.limit}.  Times are multiplied by it, so the interval between two units is whole, as in
-        L{MemoryCounts}; that is C{interval}.
-    @ivar tolerance: the time of a burst.
-    """
-
-    limit: Limit
-    rate: int
-    interval: int
-    tolerance: int
-    cells: Cells
-
-
 class MachineCounts:
     """
     Counts in the table that all workers of a machine share, kept when a worker is replaced, lost when all end.
@@ -69,7 +50,7 @@ class MachineCounts:
     have not come so far, a further key is counted by this worker only, in L{MemoryCounts}: a flood from ever new
     addresses takes no more memory, and pushes out no client that is near its limit.
 
-    The words of a cell are the origin, in nanoseconds, the units, and the rate and the interval of the limit.
+    @ivar local: what is counted by this worker only.
     """
 
     def __init__(self, table: Table, name: str, nanoseconds: Callable[[], int] = monotonic_ns) -> None:
@@ -81,83 +62,120 @@ class MachineCounts:
         self._hasLocal = False
         self._table = table
         self._name = name
-        self._words = table.words
         self._nanoseconds = nanoseconds
-        self._kept: dict[tuple[Limit, ...], list[_Kept]] = {}
+        self._counts: dict[tuple[Limit, ...], list[_Count]] = {}
 
     def check(self, key: str, cost: int, limits: tuple[Limit, ...]) -> Verdict:
         """See L{Counts.check}."""
-        return self._ask(key, cost, limits, False, False)
+        time, isOver = self._nanoseconds(), self._hasLocal
+        counts = self._counts.get(limits) or self._countsFor(limits)
+        for count in counts:
+            if count.isOver(key, cost, time):
+                isOver = True
+        return self._verdict(key, cost, counts, time) if isOver else WITHIN
 
     def increment(self, key: str, cost: int, limits: tuple[Limit, ...], force: bool = False) -> Verdict:
         """See L{Counts.increment}."""
-        return self._ask(key, cost, limits, True, force)
-
-    def _ask(self, key: str, cost: int, limits: tuple[Limit, ...], take: bool, force: bool) -> Verdict:
-        time, words = self._nanoseconds(), self._words
-        isOver, found, verdict = self._hasLocal, [], WITHIN
-        for kept in self._kept.get(limits) or self._keptFor(limits):
-            place = kept.cells.find(key)
-            now = time * kept.rate
-            used = sum(place.readSecond(words))
-            arrival = max(place.read(words)) * kept.rate + used * kept.interval
-            origin = 0
-            if arrival < now:
-                # Rounded down, so that a whole burst can be taken at once.
-                arrival, origin = now, (now - used * kept.interval) // kept.rate
-            arrival += cost * kept.interval
-            if arrival - now > kept.tolerance:
+        time, isOver = self._nanoseconds(), self._hasLocal
+        counts = self._counts.get(limits) or self._countsFor(limits)
+        for count in counts:
+            if count.isOver(key, cost, time):
                 isOver = True
-            found.append((kept, place, origin, arrival))
-        if isOver:
-            verdict = self._verdict(key, cost, limits, [arrival for *_, arrival in found], time)
-        if take and (force or verdict.limit is None):
-            for kept, place, origin, _ in found:
-                if place.own < 0:
-                    place = self._claim(kept, place)
-                own = place.own
-                if own < 0:
-                    self._takeHere(key, cost, kept)
-                    continue
-                if origin:
-                    words[own] = origin
-                words[own + 1] = min(words[own + 1] + cost, _MOST)
+        verdict = self._verdict(key, cost, counts, time) if isOver else WITHIN
+        if verdict.limit is None or force:
+            for count in counts:
+                if not count.take(cost):
+                    self._takeHere(key, cost, count)
         return verdict
 
-    def _verdict(self, key: str, cost: int, limits: tuple[Limit, ...], arrivals: list[int], time: int) -> Verdict:
-        verdict = verdictOn(arrivals, cost, limits, time)
+    def _verdict(self, key: str, cost: int, counts: list[_Count], time: int) -> Verdict:
+        limits = tuple(count.limit for count in counts)
+        verdict = verdictOn([count.arrival for count in counts], cost, limits, time)
         if self._hasLocal:
             verdicts = [verdict, *(self.local.check(key, cost, (limit,)) for limit in limits)]
             verdict = max(verdicts, key=lambda each: each.wait)
             self._hasLocal = len(self.local) > 0
         return verdict
 
-    def _claim(self, kept: _Kept, place: Place) -> Place:
-        place = kept.cells.claim(place, partial(self._isSpent, kept.cells))
-        if place.own >= 0:
-            self._words[place.own + 2] = min(kept.rate, _MOST)
-            self._words[place.own + 3] = min(kept.interval, _MOST)
-        return place
-
-    def _takeHere(self, key: str, cost: int, kept: _Kept) -> None:
+    def _takeHere(self, key: str, cost: int, count: _Count) -> None:
         """Count by this worker only: there is no room in the table."""
         self._hasLocal = True
-        self.local.increment(key, cost, (kept.limit,), force=True)
-        if kept.cells.reportIsDue():
+        self.local.increment(key, cost, (count.limit,), force=True)
+        if count.cells.reportIsDue():
             log.warn("the table of all workers has no room for more rates: some count at one worker only")
 
-    def _keptFor(self, limits: tuple[Limit, ...]) -> list[_Kept]:
-        made: list[_Kept] = []
-        for limit in limits:
-            name = f"{self._name} {limit.limit} {limit.period} {limit.burst}"
-            cells = self._table.cells(RATES, name)
-            made.append(_Kept(limit, limit.limit, limit.period, limit.burst * limit.period, cells))
-        self._kept[limits] = made
-        return made
+    def _countsFor(self, limits: tuple[Limit, ...]) -> list[_Count]:
+        # The same limit twice is one count.
+        counts = [_Count(limit, self._table, self._name, self._nanoseconds) for limit in dict.fromkeys(limits)]
+        self._counts[limits] = counts
+        return counts
 
-    def _isSpent(self, cells: Cells, cell: int) -> bool:
+
+class _Count:
+    """
+    One limit.  First L{isOver} looks what there is, and then L{take} writes.
+
+    Times are multiplied by the rate, so the interval between two units is whole, as in L{MemoryCounts}.  The words of a
+    cell are the origin, in nanoseconds, the units, the rate and the interval.
+
+    @ivar arrival: when what was asked for last will have been given back if it is taken.
+    """
+
+    def __init__(self, limit: Limit, table: Table, name: str, nanoseconds: Callable[[], int]) -> None:
+        self.limit = limit
+        self.cells = table.cells(RATES, f"{name} {limit.limit} {limit.period} {limit.burst}")
+        self.arrival = 0
+        self._rate = limit.limit
+        self._interval = limit.period
+        self._tolerance = limit.burst * limit.period
+        self._words = table.words
+        self._nanoseconds = nanoseconds
+        self._origin = 0
+        self._place: Place | None = None
+
+    def isOver(self, key: str, cost: int, time: int) -> bool:
+        """Whether so many units more exceed the limit now."""
+        rate, interval, words = self._rate, self._interval, self._words
+        place = self._place = self.cells.find(key)
+        now = time * rate
+        used = sum(place.readSecond(words)) * interval
+        arrival = max(place.read(words)) * rate + used
+        if arrival < now:
+            # All have come back.  The origin is rounded down, so that a whole burst can be taken at once.
+            self._origin, arrival = (now - used) // rate, now
+        else:
+            self._origin = 0
+        self.arrival = arrival = arrival + cost * interval
+        return arrival - now > self._tolerance
+
+    def take(self, cost: int) -> bool:
+        """Write down that these units are taken; False if there is no room."""
+        place, words = self._place, self._words
+        assert place is not None
+        own = place.own
+        if own < 0:
+            own = self._claim(place)
+            if own < 0:
+                return False
+        if self._origin:
+            words[own] = self._origin
+        try:
+            words[own + 1] += cost
+        except ValueError:
+            words[own + 1] = _MOST
+        return True
+
+    def _claim(self, place: Place) -> int:
+        """The cell of this process for a key that has none yet, -1 if there is no room."""
+        own = self.cells.claim(place, self._isSpent).own
+        if own >= 0:
+            self._words[own + 2] = min(self._rate, _MOST)
+            self._words[own + 3] = min(self._interval, _MOST)
+        return own
+
+    def _isSpent(self, cell: int) -> bool:
         """Whether all units of a key have come back, those that other workers have taken included."""
-        words, same = self._words, cells.sameKey(cell)
+        words, same = self._words, self.cells.sameKey(cell)
         origin, used = max(words[each] for each in same), sum(words[each + 1] for each in same)
         rate, interval = words[cell + 2], words[cell + 3]
         return origin * rate + used * interval <= self._nanoseconds() * rate

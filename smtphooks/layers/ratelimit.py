@@ -133,6 +133,9 @@ class RateLimit:
         for hook in _HOOKS:
             if hook not in needed:
                 setattr(self, hook, None)  # what is not limited costs nothing
+        for name in ("onStart", "onStop", "metricValues"):
+            if hasattr(self.counts, name):  # a store that is connected to
+                setattr(self, name, getattr(self.counts, name))
 
     # --- hooks ---
 

@@ -115,6 +115,18 @@ FAMILIES = {
             ("listener", "hook", "layer"),
             "Calls of a hook that raised what is no refusal.",
         ),
+        Family(
+            "smtphooks_redis_up",
+            GAUGE,
+            ("use", "server"),
+            "1 while a Redis server answers to a layer, 0 while it is away; by what it is used for.",
+        ),
+        Family(
+            "smtphooks_redis_fallbacks_total",
+            COUNTER,
+            ("use",),
+            "Decisions of layers without an answer of Redis, by what it is used for: counts or greylist.",
+        ),
     )
 }
 

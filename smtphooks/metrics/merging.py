@@ -28,6 +28,7 @@ _COUNTED = ("counter", "histogram", "summary")
 _GAUGES: dict[str, Callable[[Sequence[float]], float]] = {
     "smtphooks_build_info": max,
     "smtphooks_connection_limit_used_ratio": max,
+    "smtphooks_redis_up": min,
     "process_start_time_seconds": min,
     "process_max_fds": max,
     "python_info": max,

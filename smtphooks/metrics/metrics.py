@@ -9,6 +9,7 @@ This module knows no protocol, and not what a number means.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import add
 from typing import Any
 
 from prometheus_client import Metric
@@ -73,6 +74,8 @@ class Metrics(Collector):
             for name, histograms in counts.histograms():
                 for labels, histogram in histograms.items():
                     families[name].add_metric([listener, *labels], histogram.buckets(), histogram.sum)
+        for (name, labels), value in _valuesOfLayers(counts.factory for counts in self._counts.values()).items():
+            families[name].add_metric(labels, value)
         return families.values()
 
     def _allListen(self) -> bool:
@@ -80,3 +83,23 @@ class Metrics(Collector):
         return bool(factories) and all(
             factory.numPorts and not factory.isClosing and not factory.isRefusing for factory in factories
         )
+
+
+def _valuesOfLayers(factories: Iterable[SMTPServerFactory]) -> dict[tuple[str, tuple[str, ...]], float]:
+    """
+    What layers say of themselves: an object of hooks may have a method C{metricValues}, which yields names of families,
+    labels and values.
+
+    Several objects may have the same labels: their counters are added, and of their gauges the least is shown.
+    """
+    asked = {}
+    for layer in (layer for factory in factories for layer in factory.layers):
+        ask = getattr(layer.hooks, "metricValues", None)
+        if callable(ask):
+            asked[id(getattr(ask, "__self__", layer.hooks))] = ask  # layers may share what they tell of
+    values: dict[tuple[str, tuple[str, ...]], float] = {}
+    for ask in asked.values():
+        for name, labels, value in ask():
+            merge = min if FAMILIES[name].kind == GAUGE else add
+            values[name, labels] = merge(values[name, labels], value) if (name, labels) in values else value
+    return values

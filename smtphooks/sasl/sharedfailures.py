@@ -56,7 +56,8 @@ class SharedAuthFailures(AuthFailures):
         if not self._limit or maybeIP(address) is None:
             return
         words, now = self._words, self._nanoseconds()
-        place = self._cells.find(networkOf(address))
+        network = networkOf(address)
+        place = self._cells.find(network)
         if place.own < 0:
             place = self._cells.claim(place, self._isSpent)
         if place.own < 0:
@@ -68,8 +69,9 @@ class SharedAuthFailures(AuthFailures):
         word = place.own + 1 + slot % _SLOTS
         count = words[word] & _MOST if words[word] >> _BITS == slot else 0
         words[word] = slot << _BITS | min(count + 1, _MOST)
-        # Counted first and added up afterwards: of several workers that do so at once, the last one sees all.
-        words[place.own] = self._barredUntil(place.cells, slot)
+        # Counted first and added up afterwards, wherever there are cells by then: of several workers that do so at once
+        # the last one sees all.
+        words[place.own] = self._barredUntil(self._cells.find(network).cells, slot)
 
     def isBarred(self, address: str) -> bool:
         """See L{AuthFailures.isBarred}."""
@@ -82,9 +84,12 @@ class SharedAuthFailures(AuthFailures):
 
     def _barredUntil(self, cells: list[int], slot: int) -> int:
         """When so many failures will have expired that the network is below the limit; 0 if it is."""
-        slots = [word for cell in cells for word in self._words[cell + 1 : cell + 1 + _SLOTS]]
+        slots: list[int] = []
+        for cell in cells:
+            slots += self._words[cell + 1 : cell + 1 + _SLOTS].tolist()
+        slots.sort(reverse=True)
         left = self._limit
-        for word in sorted(slots, reverse=True):
+        for word in slots:
             if word >> _BITS <= slot - _SLOTS:
                 break
             left -= word & _MOST

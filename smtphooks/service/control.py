@@ -107,6 +107,10 @@ class _Factory(Factory):
     def __init__(self, supervisor: Supervising) -> None:
         self._supervisor = supervisor
 
+    def logPrefix(self) -> str:
+        """C{ILoggingContext}: what Twisted's line about the port calls it."""
+        return "control socket"
+
     def buildProtocol(self, addr: object) -> Channel:
         supervisor = self._supervisor
         return Channel(

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 
+from smtphooks._version import __version__
 from smtphooks.service.channel import Channel
 from smtphooks.service.rates import Rates
 
@@ -49,7 +50,8 @@ def overviewOf(workers: Collection[Supervised], heldBack: Iterable[int], clock: 
     Ask all workers.
 
     @param heldBack: numbers of workers that are out of service.
-    @return: fires with C{pid} of this process, C{workers} in order, and the numbers of connections by C{listeners}.
+    @return: fires with C{version} and C{pid} of this process, C{workers} in order, and the numbers of connections by
+        endpoint (C{listeners}).
     """
     asked = [(worker, _ask(worker, clock)) for worker in sorted(workers, key=lambda each: (each.number, each.since))]
     entries = []
@@ -60,7 +62,7 @@ def overviewOf(workers: Collection[Supervised], heldBack: Iterable[int], clock: 
         entries.append({**_entryOf(worker, clock.seconds()), **answer})
     there = {worker.number for worker in workers}
     entries += [{"number": number, "state": "out of service"} for number in sorted({*heldBack} - there)]
-    return {"pid": os.getpid(), "workers": entries, "listeners": dict(listeners)}
+    return {"version": __version__, "pid": os.getpid(), "workers": entries, "listeners": dict(listeners)}
 
 
 def _ask(worker: Supervised, clock: Any) -> Deferred[dict[str, Any]]:

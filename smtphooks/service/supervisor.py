@@ -14,12 +14,13 @@ import signal
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
+import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 
-from smtphooks.service.channel import ChannelError
+from smtphooks.options import Options
 from smtphooks.service.control import Control, controlPath
 from smtphooks.service.ending import (
     StartError,
@@ -32,7 +33,7 @@ from smtphooks.service.gathering import Gathering
 from smtphooks.service.handover import HandOver, replaceProgram
 from smtphooks.service.logfile import logPlace
 from smtphooks.service.opening import CannotOpen, Opened, openAll
-from smtphooks.service.overview import overviewOf
+from smtphooks.service.operator import Operator
 from smtphooks.service.ports import InheritedEndpoint
 from smtphooks.service.program import Program
 from smtphooks.service.service import addressText
@@ -45,6 +46,8 @@ from smtphooks.service.workers import DRAINING, READY, STARTING, Worker
 from smtphooks.sharedtable import Table
 
 _log = Logger()
+
+_CLOSE_TIMEOUT: Any = attrs.fields(Options).closeTimeout.default
 
 # Columns of the table for each worker: beside those that serve, three generations may drain.
 _COLUMNS = 4
@@ -72,6 +75,7 @@ class Supervisor(Service):
         @param handedOver: what the program that was here before has given.
         """
         self.isReloading: bool = False
+        self._hasStarted = False
         self._wantsReload = False
         self._reloads = {"done": 0, "refused": 0}
         self._readSettings = readSettings
@@ -120,21 +124,38 @@ class Supervisor(Service):
         self._serveMetrics(self._settings, [] if handedOver is None else handedOver.counted)
         self._listenForOperator(self._settings)
         if handedOver is None:
-            self.pool.useTable(Table.create(_COLUMNS * staffing.number), _COLUMNS * staffing.number)
-            self.pool.first(staffing).addCallbacks(self._started, self._cannotStart)
+            self._makeTable(staffing.number)
+            maybeDeferred(self.pool.first, staffing).addCallbacks(self._started, self._cannotStart)
             return
-        self.pool.useTable(Table.attach(handedOver.table[0], 0), handedOver.table[1])
+        self._adoptTable(handedOver)
         self.pool.heldBack = {*handedOver.heldBack}
         self.pool.isRefusing = handedOver.isRefusing
-        self.pool.first(staffing, handedOver.workers)
+        self.pool.takeOver(staffing, handedOver.workers)
+        self._hasStarted = True
         _log.info("the program has been replaced, {number} workers go on", number=len(handedOver.workers))
         self.reload()
 
+    def _makeTable(self, workers: int) -> None:
+        columns = _COLUMNS * workers
+        self.pool.useTable(Table.create(columns), columns)
+
+    def _adoptTable(self, handedOver: HandOver) -> None:
+        descriptor, columns = handedOver.table
+        try:
+            self.pool.useTable(Table.attach(descriptor, 0), columns)
+        except ValueError:  # that of another version, whose workers count in it on
+            self._makeTable(len(handedOver.workers))
+            return
+        for worker in handedOver.workers:
+            worker.table = self.pool.table
+
     def _started(self, _: object) -> None:
+        self._hasStarted = True
         for listener, sockets in zip(self._settings.listeners, self._opened.listeners, strict=True):
             logListening(listener.endpoint, addressText(sockets.getHost()))
         _log.info("{number} workers serve", number=self._settings.workers.number)
         notify("READY=1")
+        self._reloadAgain()
 
     def _cannotStart(self, failure: Failure) -> None:
         if self.running:
@@ -174,7 +195,7 @@ class Supervisor(Service):
         self._reloadBy(self._replaceProgram)
 
     def _reloadBy(self, replace: Callable[[Settings], Any]) -> None:
-        if self.isReloading:
+        if self.isReloading or not self._hasStarted:
             self._wantsReload = True
             return
         self.isReloading = True
@@ -197,8 +218,10 @@ class Supervisor(Service):
 
     @inlineCallbacks
     def _replaceWorkers(self, settings: Settings) -> Generator[Deferred[Any], Any, None]:
+        if self.pool.columns < 2 * settings.workers.number:
+            self._makeTable(settings.workers.number)
         while not self.pool.hasRoomFor(settings.workers.number):
-            _log.info("the reload waits, as workers of {number} processes still drain", number=len(self.pool.workers))
+            _log.info("the reload waits until workers of reloads before it have drained")
             yield self.pool.whenOneIsGone()
         before = self._opened
         try:
@@ -206,10 +229,11 @@ class Supervisor(Service):
         except CannotOpen as error:
             raise ConfigError(logCannotListen(error.endpoint, error.__cause__)) from error
         staffing = self._staffingOf(settings, opened)
-        workers, whenReady = self.pool.start(staffing)
+        workers: list[Worker] = []
         try:
+            workers, whenReady = self.pool.start(staffing)
             yield whenReady
-        except NeverReady as error:
+        except (NeverReady, OSError) as error:
             self.pool.giveUp(workers)
             opened.close(before)
             raise ConfigError(str(error)) from error
@@ -240,6 +264,8 @@ class Supervisor(Service):
         _log.info("{number} new workers serve, those before them drain", number=self._settings.workers.number)
 
     def _cannotReload(self, failure: Failure) -> None:
+        if not self.running:
+            return  # it is ended while it starts workers
         self._reloads["refused"] += 1
         if failure.check(ConfigError):
             _log.error("cannot reload, all stays as it was: {sentence}", sentence=failure.getErrorMessage())
@@ -248,62 +274,39 @@ class Supervisor(Service):
 
     def _reloaded(self, _: object) -> None:
         self.isReloading = False
-        notify("READY=1")
-        if self._wantsReload and self.running:
+        if self.running:
+            notify("READY=1")
+            self._reloadAgain()
+
+    def _reloadAgain(self) -> None:
+        """Do what was asked for meanwhile."""
+        if self._wantsReload:
             self._wantsReload = False
             self.reload()
 
     @staticmethod
     def _staffingOf(settings: Settings, opened: Opened) -> Staffing:
-        each = [{**settings.options, **listener.options}.get("closeTimeout", 30.0) for listener in settings.listeners]
+        each: list[Any] = [
+            {**settings.options, **listener.options}.get("closeTimeout", _CLOSE_TIMEOUT)
+            for listener in settings.listeners
+        ]
         closeTimeout = float(max(each)) if all(each) else 0.0
         return Staffing(settings.workers.number, opened.listeners, settings.workers.timeout, closeTimeout)
 
     # --- the operator ---
 
-    @inlineCallbacks
-    def statusOf(self) -> Generator[Deferred[Any], Any, dict[str, Any]]:
-        """What this machine and its workers do just now, for C{smtphooks status}."""
-        overview = yield overviewOf(self.pool.workers, self.pool.heldBack, self._reactor)
-        state = "draining" if self.pool.isRefusing else "reloading" if self.isReloading else "serving"
-        return {"state": state if self.pool.isServing or state != "serving" else "starting", **overview}
-
-    def drain(self, number: int | None) -> None:
-        """
-        Take a worker out of service, or with None turn new clients away on the whole machine.
-
-        @raise ChannelError: if there is no such worker, or if it is the last one.
-        """
-        if number is None:
-            _log.info("the machine drains: new clients get 421, until it goes on")
-            self.pool.refuse(True)
-            return
-        self._checkNumber(number)
-        if not {*range(1, self._settings.workers.number + 1)} - self.pool.heldBack - {number}:
-            raise ChannelError(f"worker {number} is the last one in service, drain the machine without a number")
-        _log.info("worker {number} is taken out of service, until it goes on", number=number)
-        self.pool.holdBack(number)
-
-    def resume(self, number: int | None) -> None:
-        """
-        Have a worker serve again, or all with None.
-
-        @raise ChannelError: if there is no such worker.
-        """
-        if number is not None:
-            self._checkNumber(number)
-        _log.info("{who} goes on", who="the machine" if number is None else f"worker {number}")
-        self.pool.goOn(number)
-
-    def _checkNumber(self, number: int) -> None:
-        most = self._settings.workers.number
-        if not 1 <= number <= most:
-            raise ChannelError(f"there is no worker {number}, there are {most}")
+    def _state(self) -> str:
+        if self.pool.isRefusing:
+            return "draining"
+        if self.isReloading:
+            return "reloading"
+        return "serving" if self.pool.isServing else "starting"
 
     def _listenForOperator(self, settings: Settings) -> None:
         given = settings.workers.control
+        operator = Operator(self.pool, self._state, self.reload, self._reactor)
         try:
-            control = Control(controlPath(given, settings.folder or self._program.folder), self, self._reactor)
+            control = Control(controlPath(given, settings.folder or self._program.folder), operator, self._reactor)
             control.start()
         except ConfigError as error:
             # The service is more than what can be asked about it.
@@ -326,8 +329,8 @@ class Supervisor(Service):
         }
 
     def _serveMetrics(self, settings: Settings, counted: list[dict[str, Any]] | None = None) -> None:
-        if settings.metrics is None:
-            return
+        if settings.metrics is None or not self._opened.metrics:
+            return  # the program before this one may have served none: the reload to come opens them
         if self._gathering is None:
             self._gathering = Gathering(self._reactor, self.pool.workers, self.isReady, self._numbers, counted)
             self.pool.onGone = self._gathering.gone

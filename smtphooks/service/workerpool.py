@@ -15,12 +15,12 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtphooks.service.assignment import assigned
 from smtphooks.service.channel import Channel, Handler
+from smtphooks.service.hangs import HangWatch
 from smtphooks.service.program import Program
 from smtphooks.service.sockets import ListeningSockets
 from smtphooks.service.workerlines import Lines
@@ -29,12 +29,6 @@ from smtphooks.sharedtable import Table
 
 _log = Logger()
 
-# Seconds between two looks for workers that hang.
-_LOOK = 1.0
-# Until its first beat a worker may take so many times as long: it imports modules, and reads files.
-_START_FACTOR = 4
-# Seconds to write stacks in, before a worker that hangs is killed.
-_LAST_WORDS = 3.0
 # Seconds until a worker that has not even started is replaced, the longest of them.
 _LONGEST_DELAY = 60.0
 # Seconds beyond closeTimeout that a worker has to end: its layers stop last.
@@ -88,17 +82,15 @@ class WorkerPool:
         self.staffing: Staffing
         self.table: Table
         self.columns: int = 0
+        self._lastGeneration = 0
         self._reactor = reactor
         self._program = program
         self._output = output
         self._isStopping = False
-        self._isUp = False
         self._failures: dict[int, int] = {}  # starts in a row that have failed, by number
         self._waiting: dict[Worker, Deferred[None]] = {}  # for workers to be ready
         self._gone: list[Deferred[None]] = []
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = reactor
-        self._lastLook = 0.0
+        self._hangs = HangWatch(reactor, self.workers)
 
     def useTable(self, table: Table, columns: int) -> None:
         """Have workers count in this table."""
@@ -111,31 +103,35 @@ class WorkerPool:
 
     # --- a generation ---
 
-    def first(self, staffing: Staffing, adopted: Sequence[Worker] = ()) -> Deferred[None]:
+    def first(self, staffing: Staffing) -> Deferred[None]:
         """
-        Start the first generation, or take over workers that are running.
+        Start the first generation.
 
-        @return: fires when all are ready; never if one of them ends before.
+        @return: fires when all are ready, or fails with the L{NeverReady} of one that ends before.
+        @raise OSError: if there is no process to be had.
         """
-        self.staffing = staffing
-        self._isUp = bool(adopted)
-        for worker in adopted:
-            self.generation = max(self.generation, worker.generation)
+        self._begin(staffing)
+        self.generation = self._lastGeneration + 1
+        return self.start(staffing)[1]
+
+    def takeOver(self, staffing: Staffing, workers: Sequence[Worker]) -> None:
+        """Go on with workers that another program had started."""
+        self.generation = self._lastGeneration = max([worker.generation for worker in workers], default=0)
+        for worker in workers:
             self._add(worker)
-        self._lastLook = self._reactor.seconds()
-        self._looking.start(_LOOK, now=False)
-        if adopted:
-            self._assign()
-        missing = {*range(1, staffing.number + 1)} - {worker.number for worker in adopted} - self.heldBack
-        started = [self._start(number, self.generation, staffing) for number in sorted(missing)]
-        return self._whenReady(started).addCallback(self._up)
+        self._begin(staffing)
+        self._assign()
 
-    def _up(self, _: object) -> None:
-        self._isUp = True
+    def _begin(self, staffing: Staffing) -> None:
+        self.staffing = staffing
+        self._hangs.start(staffing.timeout)
 
     def hasRoomFor(self, number: int) -> bool:
         """Whether the table has columns for so many workers more."""
-        return self.columns - len(self.workers) >= number
+        return self.columns - len(self._columnsTaken()) >= number
+
+    def _columnsTaken(self) -> set[int]:
+        return {worker.column for worker in self.workers if worker.table is self.table}
 
     def whenOneIsGone(self) -> Deferred[None]:
         """Fires when a worker has ended."""
@@ -147,19 +143,24 @@ class WorkerPool:
         """
         Start a new generation beside that which serves.
 
-        @return: the workers; and what fires when all are ready, or fails with the L{Worker} that has ended before.
+        @return: the workers; and what fires when all are ready, or fails with the L{NeverReady} of one that has ended.
+        @raise OSError: if there is no process to be had.
         """
-        started = [
-            self._start(number, self.generation + 1, staffing)
-            for number in range(1, staffing.number + 1)
-            if number not in self.heldBack
-        ]
+        self._lastGeneration += 1
+        started: list[Worker] = []
+        try:
+            for number in sorted({*range(1, staffing.number + 1)} - self.heldBack):
+                started.append(self._start(number, self._lastGeneration, staffing))
+        except OSError:
+            self.giveUp(started)
+            raise
         return started, self._whenReady(started)
 
     def switch(self, staffing: Staffing) -> None:
         """Have the new generation serve, and let the old ones drain."""
-        self.generation += 1
+        self.generation = self._lastGeneration
         closeTimeout, self.staffing = self.staffing.closeTimeout, staffing
+        self._hangs.timeout = staffing.timeout
         self._failures.clear()
         self._assign()
         for worker in self.workers:
@@ -207,16 +208,16 @@ class WorkerPool:
             worker.signal(signal.SIGTERM)
             self._killAfter(worker, self.staffing.closeTimeout)
         gone = DeferredList([worker.whenEnded() for worker in self.workers])
-        return gone.addBoth(lambda _: self._looking.stop() if self._looking.running else None)
+        return gone.addBoth(lambda _: self._hangs.stop())
 
     # --- one worker ---
 
     def _start(self, number: int, generation: int, staffing: Staffing) -> Worker:
-        taken = {worker.column for worker in self.workers}
+        taken = self._columnsTaken()
         column = next(column for column in range(self.columns) if column not in taken)
         self.table.clear(column)
         place = Place(number, column, ())
-        worker = start(self._reactor, self._program, place, generation, staffing.sockets, self.table.fd)
+        worker = start(self._reactor, self._program, place, generation, staffing.sockets, self.table)
         self._add(worker)
         return worker
 
@@ -254,12 +255,16 @@ class WorkerPool:
     def _ended(self, worker: Worker) -> None:
         self.workers.remove(worker)
         # What it had counted of its connections is not there any more; the next worker may get the column.
-        self.table.clear(worker.column)
+        if worker.table is not None:
+            worker.table.clear(worker.column)
         self.onGone(worker)
         gone, self._gone = self._gone, []
         for each in gone:
             each.callback(None)
         waiting = self._waiting.pop(worker, None)
+        if waiting is not None and self._isStopping:
+            waiting.errback(NeverReady(worker))
+            return
         if waiting is not None:
             _log.error("worker {number} {how} before it was ready", number=worker.number, how=worker.howItEnded)
             waiting.errback(NeverReady(worker))
@@ -319,30 +324,6 @@ class WorkerPool:
     def _kill(self, worker: Worker) -> None:
         _log.error("worker {number} (pid {pid}) does not end, it is killed", number=worker.number, pid=worker.pid)
         worker.signal(signal.SIGKILL)
-
-    def _look(self) -> None:
-        """End workers that give no sign of life."""
-        now = self._reactor.seconds()
-        # The supervisor itself may have stood still, or the clock may have been set: no worker is to blame for that.
-        late = now - self._lastLook - _LOOK
-        self._lastLook = now
-        limit = self.staffing.timeout
-        for worker in self.workers:
-            if not -_LOOK < late < _LOOK:
-                worker.lastBeat += late
-            patience = limit if worker.hasBeaten else limit * _START_FACTOR
-            silence = now - worker.lastBeat
-            if limit and silence > patience and not worker.isHung and worker.status is None:
-                worker.isHung = True
-                _log.error(
-                    "worker {number} (pid {pid}) hangs: no sign of life for {silence:.0f} seconds, so it is ended;"
-                    " its stacks follow",
-                    number=worker.number,
-                    pid=worker.pid,
-                    silence=silence,
-                )
-                worker.signal(signal.SIGABRT)
-                self._reactor.callLater(_LAST_WORDS, worker.signal, signal.SIGKILL)
 
     # --- sockets ---
 

@@ -31,6 +31,7 @@ from smtphooks.service.program import Program
 from smtphooks.service.rates import Rates
 from smtphooks.service.sockets import ListeningSockets
 from smtphooks.service.workerlines import Lines
+from smtphooks.sharedtable import Table
 
 _log = Logger()
 
@@ -154,6 +155,7 @@ class Worker:
     @ivar number: from 1 on.
     @ivar generation: all workers of one configuration have the same.
     @ivar column: its column in the table.
+    @ivar table: the table, None if it is that of a program before this one.
     @ivar since: when it was started, by the clock of the reactor.
     @ivar lastBeat: when its reactor was known to run, or else when it was started.
     @ivar hasBeaten: its reactor has run.
@@ -172,6 +174,7 @@ class Worker:
     since: float
     streams: Streams
     died: Deferred[int] = attrs.field(repr=False)
+    table: Table | None = attrs.field(default=None, repr=False)
     lastBeat: float = 0.0
     hasBeaten: bool = False
     state: str = STARTING
@@ -253,20 +256,19 @@ def start(
     place: Place,
     generation: int,
     sockets: Sequence[ListeningSockets],
-    table: int,
+    table: Table,
 ) -> Worker:
     """
     Start a worker; it has still to be connected.
 
     @param place: number and column; its sockets are those that are given.
     @param sockets: those of the listeners, in order.
-    @param table: the file descriptor of the table.
     @raise OSError: if there is no process, or no file descriptor, to be had.
     """
     pairs = [socket.socketpair() for _ in range(3)]
     ours = [ours for ours, _ in pairs]
     channel, output, errors = [theirs for _, theirs in pairs]
-    descriptors = {_STDOUT: output.fileno(), _STDERR: errors.fileno(), _CHANNEL: channel.fileno(), _TABLE: table}
+    descriptors = {_STDOUT: output.fileno(), _STDERR: errors.fileno(), _CHANNEL: channel.fileno(), _TABLE: table.fd}
     given, next_ = [], _FIRST_SOCKET
     for one in sockets:
         numbers = range(next_, next_ := next_ + len(one.descriptors))
@@ -289,7 +291,7 @@ def start(
         for _, theirs in pairs:
             theirs.close()
     streams = Streams(*[each.detach() for each in ours])
-    return Worker(place.number, generation, place.column, child.pid, reactor.seconds(), streams, ending.died)
+    return Worker(place.number, generation, place.column, child.pid, reactor.seconds(), streams, ending.died, table)
 
 
 def placeOf(environment: Mapping[str, str]) -> Place | None:

@@ -386,7 +386,8 @@ def test_the_documentation_has_every_option_with_its_default() -> None:
     for field in attrs.fields(Greylist):
         if field.init:
             (default,) = re.findall(rf"^``{field.name}``\s+(\S+)", PAGE, re.MULTILINE)
-            assert default == "must" if field.default is attrs.NOTHING else default == f"``{int(field.default)}``"
+            known = {attrs.NOTHING: "must", None: "none"}
+            assert default == (known[field.default] if field.default in known else f"``{int(field.default)}``")
 
 
 def test_the_example_of_the_documentation_is_valid(tmp_path: Path) -> None:

@@ -35,6 +35,12 @@ def text() -> str:
 class Hooking(Hooks):
     def onData(self, stream: Any, session: Any) -> None: ...
 
+    def metricValues(self) -> list[tuple[str, tuple[str, ...], float]]:
+        return [
+            ("smtphooks_redis_up", ("counts", "127.0.0.1:6379"), 1),
+            ("smtphooks_redis_fallbacks_total", ("counts",), 0),
+        ]
+
 
 def test_each_metric_has_samples_with_its_labels() -> None:
     scrape = Scrape(text())

@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from smtphooks.metrics import Metrics
 from tests.metrics.scrape import scrape
-from tests.support import HELLO, MAIL, Client, makeFactory
+from tests.support import HELLO, MAIL, Client, Mailbox, makeFactory
 
 
 class TestObserve:
@@ -90,3 +90,26 @@ class TestReadiness:
         metrics = Metrics()
         metrics.isReady = lambda: True
         assert scrape(metrics).one("smtphooks_ready") == 1
+
+
+class Telling:
+    def __init__(self, *values: float) -> None:
+        self.values = values
+
+    def onConnect(self, session: Any) -> None: ...
+
+    def metricValues(self) -> Any:
+        up, fallbacks = self.values
+        yield "smtphooks_redis_up", ("counts", "a:1"), up
+        yield "smtphooks_redis_fallbacks_total", ("counts",), fallbacks
+
+
+class TestValuesOfLayers:
+    def test_what_layers_tell_is_shown_once_for_each_of_them(self) -> None:
+        metrics, first, second = Metrics(), Telling(1, 2), Telling(0, 3)
+        shared = Telling(1, 7)
+        shared.metricValues = first.metricValues  # type: ignore[method-assign] # as a layer hands on what its object tells
+        metrics.observe(makeFactory(hooks=[first, second, Mailbox()]), "tcp:25")
+        metrics.observe(makeFactory(hooks=[first, shared, Mailbox()]), "tcp:587")
+        assert scrape(metrics).one("smtphooks_redis_up") == 0
+        assert scrape(metrics).of("smtphooks_redis_fallbacks_total", "use") == {("counts",): 5}

@@ -16,6 +16,7 @@ from tests.real.mta.opensmtpd import OpenSMTPD
 from tests.real.mta.postfix import PostfixServer
 from tests.real.programs import HOOKS, Certificates, Maildir, Service, freePort, table, tcp, toml
 from tests.real.rabbitmq import RabbitMQ, StartRabbitMQ, brokers
+from tests.real.redis import Redis, StartRedis, redisServers
 from tests.secrets import PASSWORD, secretsIn
 
 
@@ -174,3 +175,16 @@ def rabbitmq(sharedRabbitMQ: RabbitMQ) -> RabbitMQ:
     """The broker of all tests, which runs, whatever the test before has done to it."""
     sharedRabbitMQ.revive()
     return sharedRabbitMQ
+
+
+@pytest.fixture
+def startRedis(tmp_path: Path) -> Iterator[StartRedis]:
+    """Start servers, each with settings of its own, which take a tenth of a second; they end with the test."""
+    with redisServers(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture
+def redis(startRedis: StartRedis) -> Redis:
+    """A server with no keys."""
+    return startRedis()

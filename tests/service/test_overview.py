@@ -10,6 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from smtphooks import __version__
 from smtphooks.service.channel import ChannelError
 from smtphooks.service.overview import RATED, overviewOf
 from smtphooks.service.rates import Rates
@@ -63,7 +64,7 @@ def test_all_workers_are_asked_and_stand_in_order_with_their_rates(clock: Clock)
     assert found == []
     two.channel.answer.callback(ANSWER)
     (all,) = found
-    assert all["pid"] == os.getpid()
+    assert (all["version"], all["pid"]) == (__version__, os.getpid())
     assert all["listeners"] == {"tcp:25": 6}
     assert [worker["number"] for worker in all["workers"]] == [1, 2]
     assert all["workers"][1] == {

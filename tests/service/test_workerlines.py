@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +16,9 @@ from hypothesis import strategies as st
 from twisted.logger import LogLevel, capturedLogs, eventAsText
 
 from smtphooks.service import workerlines
+from smtphooks.service.logfile import logPlace, observerOf
 from smtphooks.service.workerlines import LINE_LIMIT, Lines, errorLines
+from tests.real.programs import PATIENCE, ROOT
 
 # Many of them are empty, and many have a line end in the middle or none.
 PIECES = st.lists(st.binary(max_size=4) | st.lists(st.sampled_from([b"\n", b"a", b"\xc3", b"\r"])).map(b"".join))
@@ -117,3 +123,53 @@ def test_the_stack_of_a_program_that_faulthandler_ends_is_in_the_log() -> None:
     said = [event["line"] for event in events]
     assert said[0] == "Fatal Python error: Aborted"
     assert any("<module>" in line for line in said)
+
+
+# A worker that logs, with further lines in each event, and then ends, or waits within a line until it is killed.
+WORKER = """
+import os, sys
+from twisted.logger import Logger
+from smtphooks.service.textlog import textObserver
+
+number, isKilled = int(sys.argv[1]), sys.argv[2] == "True"
+log = Logger(namespace="smtphooks.test", observer=textObserver({}, worker=number))
+for step in range(300):
+    log.info("event {step}\\n{rest}", step=step, rest="\\n".join(["x" * 200] * 3))
+if isKilled:
+    os.write(1, b"half a line")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_the_log_of_real_workers_has_whole_lines_of_each_even_if_one_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)  # so that the file is not rotated by this process
+    try:
+        place = logPlace(observerOf({"logfile": str(path)}, lambda event: None))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    reading = {}
+    for number in (1, 2):
+        ours, theirs = socket.socketpair()
+        arguments = [sys.executable, "-c", WORKER, str(number), str(number == 2)]
+        worker = subprocess.Popen(arguments, stdout=theirs, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        theirs.close()
+        reading[ours] = worker, Lines(place)
+    while reading:
+        for ours in select.select([*reading], [], [])[0]:
+            worker, lines = reading[ours]
+            octets = ours.recv(997)
+            lines.feed(octets)
+            if not octets:
+                lines.end()
+                del reading[ours]
+                ours.close()
+                assert worker.wait(PATIENCE) in (0, -9)
+    log = path.read_text().splitlines()
+    for number in (1, 2):
+        own = [line for line in log if f"[worker {number}" in line]
+        assert len(own) == 300 * 4
+        first = [line.partition(" ")[2] for line in own if not line.startswith("\t")]
+        assert first == [f"[worker {number} smtphooks.test#info] event {step}" for step in range(300)]
+        assert {line for line in own if line.startswith("\t")} == {f"\t[worker {number}] {'x' * 200}"}
+    assert [line for line in log if "[worker " not in line] == ["half a line"]
