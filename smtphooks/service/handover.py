@@ -25,6 +25,9 @@ from smtphooks.service.workers import STARTING, Streams, Worker, diedOf
 
 SUPERVISOR = "SMTPHOOKS_SUPERVISOR"
 
+# Signals that the operator may send at any time, and that end a process which does not handle them.
+_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
 
 @attrs.frozen
 class HandOver:
@@ -100,17 +103,27 @@ def replaceProgram(handOver: HandOver, twistd: Mapping[str, Any], folder: str) -
     for descriptor in handOver.descriptors:
         os.set_inheritable(descriptor, True)
     # A signal that came before the new program can handle it would end it.
-    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _IGNORED}
     os.chdir(folder)
-    if twistd.get("pidfile"):
+    pidfile = twistd.get("pidfile")
+    if pidfile:
         # The new program writes it, and would find that another one, itself, runs.
         with suppress(OSError):
-            os.unlink(twistd["pidfile"])
+            os.unlink(pidfile)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    os.execve(sys.executable, _arguments(twistd), {**os.environ, SUPERVISOR: handOver.asJSON()})
+    try:
+        os.execve(sys.executable, _arguments(twistd), {**os.environ, SUPERVISOR: handOver.asJSON()})
+    except OSError:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for descriptor in handOver.descriptors:
+            os.set_inheritable(descriptor, False)
+        if pidfile:
+            with suppress(OSError), open(pidfile, "w") as file:
+                file.write(str(os.getpid()))
+        raise
 
 
 def _arguments(twistd: Mapping[str, Any]) -> list[str]:

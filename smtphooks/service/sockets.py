@@ -24,6 +24,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.python.lockfile import FilesystemLock
 
+from smtphooks.service.endpoints import kindOf
 from smtphooks.service.ports import SocketsReactor, hostOf
 
 # Whether several sockets may listen on one port, with the kernel spreading connections over them.
@@ -109,8 +110,13 @@ def open_(description: str, position: int, number: int, known: Sequence[Listenin
     @raise CannotListenError: if one cannot be opened.
     @raise Exception: if the description is wrong.
     """
+    if kindOf(description) == "systemd":
+        # A program that has replaced another one has its sockets, but nothing tells it any more which systemd gave.
+        for sockets in known:
+            if sockets.key == _keyOfSystemd(description):
+                return sockets
     opened: list[ListeningSockets] = []
-    reactor = SocketsReactor(lambda *what: opened.append(_opened(known, position, *what)))
+    reactor = SocketsReactor(lambda *what: opened.append(_opened(known, description, position, *what)))
     failures: list[Any] = []
     serverFromString(reactor, description).listen(None).addErrback(failures.append)
     if failures:
@@ -131,14 +137,25 @@ def open_(description: str, position: int, number: int, known: Sequence[Listenin
     return sockets
 
 
+def _keyOfSystemd(description: str) -> list[Any]:
+    return ["systemd", description]
+
+
 def _opened(
-    known: Sequence[ListeningSockets], position: int, kind: str, arguments: tuple[Any, ...], _: object
+    known: Sequence[ListeningSockets],
+    description: str,
+    position: int,
+    kind: str,
+    arguments: tuple[Any, ...],
+    _: object,
 ) -> ListeningSockets:
     if kind == "tcp":
         interface, port, backlog = arguments
         key = [kind, interface, port, *([] if port else [position])]
+    elif kind == "unix":
+        key = [kind, os.fsdecode(arguments[0])]
     else:
-        key = [kind, os.fsdecode(arguments[0]) if kind == "unix" else arguments[0]]
+        key = _keyOfSystemd(description)
     for sockets in known:
         if sockets.key == key:
             return sockets
