@@ -85,9 +85,18 @@ class Ports:
         self._isShared = isShared
         self._factory = factory
         self._ports: dict[int, IListeningPort] = {}
+        self._hasEnded = False
 
     def serve(self, numbers: Sequence[int]) -> None:
-        """Accept from these sockets, and from no others; one that all workers share is served with any number."""
+        """
+        Accept from these sockets, and from no others; one that all workers share is served with any number.
+
+        After L{stopListening} nothing happens: a worker that ends may be told to serve in the place of another one.
+        """
+        if not self._hasEnded:
+            self._serve(numbers)
+
+    def _serve(self, numbers: Sequence[int]) -> None:
         wanted = {0} & set(range(len(numbers))) if self._isShared else {*numbers} & {*range(len(self._descriptors))}
         # First those that are new: a factory without a port would count as one that has stopped.
         for number in sorted(wanted - self._ports.keys()):
@@ -107,7 +116,8 @@ class Ports:
 
     def stopListening(self) -> None:
         """C{IListeningPort}: accept no more; the sockets stay open."""
-        self.serve([])
+        self._hasEnded = True
+        self._serve([])
 
     def getHost(self) -> Any:
         """C{IListeningPort}"""
