@@ -9,13 +9,14 @@
 #   make fuzz     search for faults with random input, FUZZ_SECONDS=60 for each fuzzer
 #   make soak     open and lose many connections, and check that nothing is left
 #   make chaos    break deliveries under load, and check that no message is lost; CHAOS="--delivery Relay" for less
+#   make cluster  lose machines of a cluster under load, and check the same; CLUSTER="--only 'Redis killed'" for less
 #   make bench    measure the speed, and that of other servers; BENCH="--only 1k" for less, see benchmarks/README.rst
 #   make bench-check    fail if the speed falls behind a recorded bar
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: serve test test-compiled lint docs release-check fuzz soak chaos bench bench-check clean
+.PHONY: serve test test-compiled lint docs release-check fuzz soak chaos cluster bench bench-check clean
 
 # One stamp for each extra, so that the second run of a command installs nothing.
 $(VENV)/.installed-%: setup.cfg setup.py pyproject.toml
@@ -40,7 +41,7 @@ test: $(VENV)/.installed-test
 UNCOMPILED = $(patsubst %,--ignore=tests/%,client command docs examples real/client real/test_rabbitmq.py \
     real/test_rabbitmq_fixture.py real/test_redis.py real/test_relay.py real/test_s3.py real/test_servers.py \
     real/test_webhook.py stores/test_command.py stores/test_commandguard.py stores/test_relay.py \
-    $(patsubst %,test_%.py,benchmarks chaos client_lost compiled contributing cuts fuzz layers packaging typing))
+    $(patsubst %,test_%.py,benchmarks chaos client_lost cluster compiled contributing cuts fuzz layers packaging typing))
 
 test-compiled: $(VENV)/.installed-test $(VENV)/.installed-dev
 	rm -rf .compiled && mkdir .compiled && cp -R * .compiled
@@ -73,6 +74,9 @@ soak: $(VENV)/.installed
 
 chaos: $(VENV)/.installed-test
 	$(BIN)/python -m chaos $(CHAOS)
+
+cluster: $(VENV)/.installed-test
+	$(BIN)/python -m cluster $(CLUSTER)
 
 BENCH ?= --output docs/benchmarks
 

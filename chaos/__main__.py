@@ -11,7 +11,7 @@ import sys
 from chaos.network import isolate
 
 if __name__ == "__main__":
-    reason = isolate(sys.argv[1:])
+    reason = isolate("chaos", sys.argv[1:])
 
     from chaos.command import main
 

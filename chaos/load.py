@@ -15,6 +15,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from chaos.ledger import Copy, Ledger, Told
@@ -25,25 +26,46 @@ PATIENCE = 60.0
 
 RECIPIENTS = ("first@there.example", "second@there.example")
 _LEAVING = 8  # a client leaves within every eighth message
-_PAUSE = 0.02  # the most seconds between two messages of a client
+_PAUSE = 0.02
 _AGAIN = 0.2  # the most seconds before it tries again
 _TRIES = 3  # of a message
 _CHUNKS = 3
 
 
 class Ports(NamedTuple):
-    """Where the receiver listens."""
+    """
+    Where the receiver listens.
+
+    @ivar lmtp: None if it listens for SMTP alone, which all clients speak then.
+    """
 
     smtp: int
-    lmtp: int
+    lmtp: int | None
+    host: str = "127.0.0.1"
 
 
 class Load:
     """Clients that send until they are told to stop; what is in flight then is ended first."""
 
-    def __init__(self, name: str, ports: Ports, ledger: Ledger, clients: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        ports: Ports,
+        ledger: Ledger,
+        clients: int,
+        sources: Sequence[str] = ("",),
+        recipients: Sequence[str] = RECIPIENTS,
+        pause: float = _PAUSE,
+    ) -> None:
+        """
+        @param sources: the addresses of the clients, which take them in turns; C{""} is any.
+        @param pause: the most seconds between two messages of a client.
+        """
         self._stopping = threading.Event()
-        self._clients = [_Client(f"{name}-{number}", number, ports, ledger) for number in range(clients)]
+        self._clients = [
+            _Client(f"{name}-{number}", number, ports, ledger, sources[number % len(sources)], recipients, pause)
+            for number in range(clients)
+        ]
         self._threads = [
             threading.Thread(target=client.run, args=[self._stopping], daemon=True) for client in self._clients
         ]
@@ -117,11 +139,24 @@ class _Client:
     @ivar complaint: a sentence, if the server broke the protocol, or this module is wrong; the client has ended then.
     """
 
-    def __init__(self, name: str, number: int, ports: Ports, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        ports: Ports,
+        ledger: Ledger,
+        source: str,
+        recipients: Sequence[str],
+        pause: float,
+    ) -> None:
         self._name = name
         self._number = number
-        self._lmtp = number % 3 == 2
-        self._port = ports.lmtp if self._lmtp else ports.smtp
+        lmtp = ports.lmtp if number % 3 == 2 else None
+        self._lmtp = lmtp is not None
+        self._address = (ports.host, lmtp or ports.smtp)
+        self._source = source
+        self._recipients = recipients
+        self._pause = pause
         self._ledger = ledger
         self._chooser = random.Random(name)
         self._count = 0
@@ -131,9 +166,9 @@ class _Client:
     def run(self, stopping: threading.Event) -> None:
         while not stopping.is_set():
             try:
-                with _Connection(self._port, self._lmtp) as connection:
+                with Connection(self._address, self._lmtp, self._source) as connection:
                     while not stopping.is_set() and self._deliver(connection, self._next()):
-                        time.sleep(self._chooser.uniform(0, _AGAIN if self._again else _PAUSE))
+                        time.sleep(self._chooser.uniform(0, _AGAIN if self._again else self._pause))
             except OSError:
                 stopping.wait(self._chooser.uniform(0, _AGAIN))
             except Exception as error:
@@ -147,10 +182,10 @@ class _Client:
             return again
         self._count += 1
         identity = f"{self._name}-{self._count}"
-        recipients = list(RECIPIENTS[: self._chooser.choice((1, 1, 2))])
+        recipients = list(self._recipients[: self._chooser.choice((1, 1, 2))])
         return _Message(identity, recipients, compose(identity, self._chooser))
 
-    def _deliver(self, connection: _Connection, message: _Message) -> bool:
+    def _deliver(self, connection: Connection, message: _Message) -> bool:
         """
         Send one message, and note what becomes of it.
 
@@ -174,7 +209,7 @@ class _Client:
             self._again = attempt.next()
         return True
 
-    def _transact(self, connection: _Connection, attempt: _Attempt) -> None:
+    def _transact(self, connection: Connection, attempt: _Attempt) -> None:
         chunked = self._chooser.random() < 0.4
         accepted = self._open(connection, attempt, [] if chunked else [b"DATA"])
         content = attempt.message.content
@@ -196,7 +231,7 @@ class _Client:
         else:
             attempt.end(toldBy(connection.reply()))
 
-    def _open(self, connection: _Connection, attempt: _Attempt, last: list[bytes]) -> list[Copy]:
+    def _open(self, connection: Connection, attempt: _Attempt, last: list[bytes]) -> list[Copy]:
         """
         Send the commands, at once or one by one; the code of the last reply is that of C{connection}.
 
@@ -224,7 +259,7 @@ class _Client:
                 attempt.tell(copy, toldBy(code))
         return accepted
 
-    def _sendChunks(self, connection: _Connection, content: bytes) -> bool:
+    def _sendChunks(self, connection: Connection, content: bytes) -> bool:
         """Send the message as chunks; False if it was refused before the last one."""
         step = len(content) // _CHUNKS + 1
         chunks = [content[first : first + step] for first in range(0, len(content), step)]
@@ -235,7 +270,7 @@ class _Client:
                 return False
         return True
 
-    def _leave(self, connection: _Connection, attempt: _Attempt) -> None:
+    def _leave(self, connection: Connection, attempt: _Attempt) -> None:
         """Send a message without its end, and go, politely or not."""
         content = attempt.message.content
         if self._open(connection, attempt, [b"DATA"]) and connection.code == 354:
@@ -254,15 +289,19 @@ def toldBy(code: int) -> Told:
     raise _Malformed(f"{code} is no reply to a message")
 
 
-class _Connection:
+class Connection:
     """
     A connection on which the server has greeted.
 
     @ivar code: that of the last reply.
     """
 
-    def __init__(self, port: int, lmtp: bool) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    def __init__(self, address: tuple[str, int], lmtp: bool = False, source: str = "") -> None:
+        """
+        @param source: the address of the client; C{""} is any.
+        @raise OSError: if the server does not greet.
+        """
+        self._socket = socket.create_connection(address, PATIENCE, (source, 0))
         self._file = self._socket.makefile("rb")
         self.code = 0
         try:
@@ -274,7 +313,7 @@ class _Connection:
             self.close()
             raise
 
-    def __enter__(self) -> _Connection:
+    def __enter__(self) -> Connection:
         return self
 
     def __exit__(self, *_: object) -> None:

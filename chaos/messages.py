@@ -36,9 +36,9 @@ class Found(NamedTuple):
     isWhole: bool
 
 
-def compose(identity: str, chooser: random.Random) -> bytes:
+def compose(identity: str, chooser: random.Random, most: int = MOST) -> bytes:
     """A message of 100 octets to 2 MiB, of which small ones are the most frequent; no body is like another."""
-    octets = int(LEAST * (MOST / LEAST) ** chooser.random() ** 1.5)
+    octets = int(LEAST * (most / LEAST) ** chooser.random() ** 1.5)
     first = _LINE * chooser.randrange((len(_POOL) - MOST) // _LINE)
     body = b"%b\r\n%b\r\n" % (identity.encode(), _POOL[first : first + octets].rstrip(b"\r\n"))
     header = b"Subject: chaos\r\nX-Chaos: %b\r\nX-Octets: %d\r\nX-Digest: %b\r\n\r\n"

@@ -25,10 +25,11 @@ _INSIDE = "CHAOS_ISOLATED"
 _UNSHARE = ["--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 
-def isolate(arguments: Sequence[str]) -> str | None:
+def isolate(package: str, arguments: Sequence[str]) -> str | None:
     """
     Begin this program once more in namespaces of its own, which takes root, or a kernel that gives users namespaces.
 
+    @param package: what the program is: C{python -m PACKAGE}.
     @return: None inside of the namespaces; a reason where there can be none.
     """
     # These are where not everybody's PATH finds them.
@@ -43,7 +44,7 @@ def isolate(arguments: Sequence[str]) -> str | None:
         tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
         if tried.returncode == 0:
             os.environ[_INSIDE] = "1"
-            os.execvp(command[0], [*command, sys.executable, "-m", "chaos", *arguments])
+            os.execvp(command[0], [*command, sys.executable, "-m", package, *arguments])
     return tried.stderr.strip()
 
 

@@ -57,12 +57,12 @@ class Place:
         """
         Start a program, here or at the other side.
 
-        @param environment: that of the program; if None one in which Python finds smtphooks and this package.
+        @param environment: that of the program; L{ofPython} unless given.
         """
         command, descriptors = list(arguments), []
         if there and self._network:
             command, descriptors = self._network.there(*arguments), [self._network.descriptor]
-        return Program(command, environment or _ofPython(), self.folder, descriptors)
+        return Program(command, environment or ofPython(), self.folder, descriptors)
 
     def serve(self, name: str, configuration: str, there: bool = False) -> Program:
         """Start smtphooks, and wait until it listens."""
@@ -79,6 +79,7 @@ class Place:
         return program
 
 
-def _ofPython() -> dict[str, str]:
+def ofPython() -> dict[str, str]:
+    """An environment in which Python finds smtphooks and this package."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}

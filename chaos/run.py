@@ -28,7 +28,7 @@ _OF_PART = {"receiver": RECEIVER, "other": OTHER, "network": NETWORK, "disk": DI
 
 
 # With the line that says where; its own lines are indented, as the log does it.
-_TRACEBACK = re.compile(r"^.*\n\s*Traceback .*\n(?:\s.*\n)*", re.MULTILINE)
+TRACEBACK = re.compile(r"^.*\n\s*Traceback .*\n(?:\s.*\n)*", re.MULTILINE)
 
 
 class Size(NamedTuple):
@@ -107,7 +107,7 @@ class _Cell:
         finally:
             self._load.stop()
         self._account()
-        for traceback in _TRACEBACK.findall(self._delivery.takeOutput()):
+        for traceback in TRACEBACK.findall(self._delivery.takeOutput()):
             self._complaints.append(f"the receiver logged\n{traceback}")
         complaints = [*self._complaints, *self._load.complaints(), *self._ledger.complaints()]
         return Result(self._delivery.name, self._name, self._ledger.counts(), complaints)
@@ -145,11 +145,21 @@ def table(results: Sequence[Result]) -> str:
     rows = [[result.delivery, result.fault, *_numbersOf(result.counts)] for result in results]
     sums = [str(sum(int(row[column]) for row in rows)) for column in range(2, len(HEADINGS))]
     rows = [HEADINGS, *rows, ["all", "", *sums]]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    return draw(rows, 2)
+
+
+def draw(rows: Sequence[Sequence[str]], texts: int) -> str:
+    """
+    Rows as a table of reStructuredText.
+
+    @param rows: the first has the headings.
+    @param texts: how many of the first columns are no numbers.
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
-            [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
-            + [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+            cell.rjust(width) if column >= texts else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]

@@ -1,7 +1,7 @@
 """
 The command C{smtphooks}, also C{python -m smtphooks}: the service in the foreground, on the leaner reactor.
 
-C{smtphooks send} and C{smtphooks completion} are commands of their own, in the folder C{command}.
+C{smtphooks send}, C{status}, C{drain} and C{completion} are commands of their own, in the folder C{command}.
 
 It is C{twistd -n --pidfile= --reactor=smtphooks smtphooks} in one command: the flags of the service, and those
 of twistd that make sense for it, in one list.  twistd's own code does the rest: it logs, drops privileges and runs the
@@ -24,7 +24,7 @@ from twisted.python.util import gidFromString, uidFromString
 from twisted.scripts._twistd_unix import ServerOptions
 from twisted.scripts.twistd import runApp
 
-from smtphooks.command import completion, sending
+from smtphooks.command import completion, draining, sending, status
 from smtphooks.command.versions import printVersions
 from smtphooks.reactor import install
 from smtphooks.service import tap
@@ -78,6 +78,7 @@ def _checkPidfile(path: str) -> None:
 _HELP = f"""\
 Usage: smtphooks [flags]                         an SMTP and LMTP server
        smtphooks send --to ADDRESS [HOST:PORT]   send a message; send --help
+       smtphooks status, smtphooks drain         see workers, drain them; --help
        smtphooks completion {"|".join(completion.SHELLS)}       print what a shell needs
 Without flags it listens on {DEFAULT_ENDPOINT}, takes mail for
 anyone and stores it in ./{DEFAULT_MAILDIR}.  Flags win over the configuration file.
@@ -89,7 +90,7 @@ anyone and stores it in ./{DEFAULT_MAILDIR}.  Flags win over the configuration f
   --maildir FOLDER      store messages in this Maildir
   --auth CHECKER        ask for users, such as file:passwd; can be given again;
                         more with --help-auth and --help-auth-type NAME
-  --lmtp                speak LMTP
+  --lmtp, --workers N   speak LMTP; serve with N processes, auto: one for a core
   -l, --logfile FILE    write the log to this file, and not to stdout
   --log-format FORMAT   text (the default), or json: one object a line
   --logger NAME         write the log with what this factory of observers makes
@@ -99,6 +100,9 @@ anyone and stores it in ./{DEFAULT_MAILDIR}.  Flags win over the configuration f
   -r, --reactor NAME    run on this reactor of Twisted's; see --help-reactors
   --version, --help     print the versions of smtphooks and Python; print this
 """
+
+
+_COMMANDS: dict[str, Any] = {"send": sending, "status": status, "drain": draining}
 
 
 class Options(tap.Options, ReactorSelectionMixin):
@@ -163,10 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     @raise SystemExit: if it ends with another status than 0, or only prints something.
     """
     given = sys.argv[1:] if arguments is None else [*arguments]
-    if given[:1] == ["send"]:
-        sending.main(given[1:])
-    elif given[:1] == ["completion"]:
-        completion.main(given[1:], {"": Options(), "send": sending.Options()})
+    command, *rest = given or [""]
+    if command in _COMMANDS:
+        _COMMANDS[command].main(rest)
+    elif command == "completion":
+        commands: dict[str, UsageOptions] = {name: module.Options() for name, module in _COMMANDS.items()}
+        completion.main(rest, {"": Options(), **commands})
     else:
         _serve(given)
 

@@ -8,6 +8,7 @@ end all of them.  What happens on a connection is the protocol's business.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any
@@ -120,6 +121,21 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         return self.server.live.connections
 
     @property
+    def accepted(self) -> int:
+        """How many connections there have been so far."""
+        return self.server.live.accepted
+
+    @property
+    def messages(self) -> int:
+        """How many messages they have brought so far, refused ones included; added up when it is asked for."""
+        # A connection may end meanwhile, when the garbage collector ends what its hook waits for; so it is a copy.
+        return self.server.live.messages + sum([connection.log.messages for connection in tuple(self.connections)])
+
+    def waits(self) -> Counter[str]:
+        """How many connections wait for what, in words for the operator; found out when it is asked for."""
+        return Counter(connection.waitsFor for connection in tuple(self.connections))
+
+    @property
     def clients(self) -> Clients:
         """How many clients there are, and may be."""
         return self.server.admission.clients
@@ -137,6 +153,11 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
     def isClosing(self) -> bool:
         """L{close} was called, and no port has begun to listen since."""
         return self.server.live.isClosing
+
+    @property
+    def isRefusing(self) -> bool:
+        """New clients get 421, since L{refuse} or L{drain}."""
+        return self.server.live.isRefusing
 
     def _setHooks(self, named: dict[str, Any]) -> None:
         self.passage = maybePassage(self.layers, self.reactor)
@@ -214,6 +235,26 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
         super().doStop()  # type: ignore[no-untyped-call]
         if not self.numPorts:
             self.server.live.stopListening()
+
+    def refuse(self) -> None:
+        """Refuse new clients with 421; connections that are there go on.  L{resume} ends that."""
+        self.server.live.refuse()
+
+    def drain(self) -> Deferred[bool]:
+        """
+        Refuse new clients, and let the connections that are there end by themselves.
+
+        They go on for half of option C{closeTimeout}, so that a client may end its dialogue, several messages included;
+        for the other half it is as with L{close}.  Without a limit they go on until the clients have left.
+
+        @return: fires with True when the last connection is gone and its hooks have ended; with False if L{resume} was
+            called.
+        """
+        return self.server.live.drain(self.options.closeTimeout)
+
+    def resume(self) -> None:
+        """Serve new clients again, after L{refuse} or L{drain}, unless the drain has come to its second half."""
+        self.server.live.resume()
 
     def close(self) -> Deferred[None]:
         """

@@ -20,11 +20,19 @@ from zope.interface import implementer
 
 from smtphooks.connection.arrival import Arrival, Client
 from smtphooks.connection.connection import Connection
+from smtphooks.connection.eventlog import EventLog
 from smtphooks.connection.server import Server
+from smtphooks.connection.waits import NOTHING
 from smtphooks.connection.wrappers import passOn
 from smtphooks.session import Session
 
 _log = Logger()
+
+
+class _Nothing:
+    """What a connection has done while it is not known who the client is."""
+
+    messages = 0
 
 
 class Ended:
@@ -35,6 +43,7 @@ class Ended:
     """
 
     buffered = 0
+    waitsFor = NOTHING
 
     __slots__ = ("peer", "session")
 
@@ -61,9 +70,12 @@ class SMTPServerProtocol(Protocol):
     One connection.
 
     @ivar transport: that of Twisted.
+    @ivar log: what it has done so far.
     """
 
     transport: Any
+    # An attribute, as those of all connections are added up every second.
+    log: EventLog | _Nothing = _Nothing()
     _stage: Arrival | Connection | Ended
 
     @property
@@ -86,8 +98,9 @@ class SMTPServerProtocol(Protocol):
 
     def _admit(self, client: Client) -> None:
         """The client is known and let in."""
-        self._stage = Connection(self._server, self, client)
-        self._stage.open(client.rest)
+        self._stage = connection = Connection(self._server, self, client)
+        self.log = connection.log
+        connection.open(client.rest)
 
     def _tell(self, event: Callable[..., None], *arguments: object) -> None:
         """Hand an event on to the stage, from which nothing is raised into Twisted."""
@@ -130,6 +143,16 @@ class SMTPServerProtocol(Protocol):
     def buffered(self) -> int:
         """Octets of the client that are held: read from the network, and not used yet."""
         return self._stage.buffered
+
+    @property
+    def messages(self) -> int:
+        """How many messages it has brought, refused ones included."""
+        return self.log.messages
+
+    @property
+    def waitsFor(self) -> str:
+        """What it waits for, in words for the operator."""
+        return self._stage.waitsFor
 
     def look(self, now: float) -> None:
         """See whether the deadline has passed."""

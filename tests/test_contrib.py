@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import FileLogObserver, ILogObserver, globalLogPublisher, textFileLogObserver
 
 from smtphooks.service.jsonlog import lineOfJSON
+from smtphooks.service.textlog import lineOfWorker
 from tests.certificates import Authority
 from tests.real.programs import PATIENCE, ROOT, Client, Maildir, Program, freePort, hidden, requires, run, tcp, which
 from tests.secrets import WRONG_PASSWORD, plain
@@ -219,9 +221,13 @@ QUOTED = "\n".join(
             f"{_TIME} {_LINE}",
             f"host twistd[12]: {_LINE}",
             f"host twistd[12]: {_TIME} {_LINE}",
+            f"[worker 12 {_LINE[1:]}",
+            f" [worker 12 {_LINE[1:]}",
+            f"{_TIME} [worker 12 {_LINE[1:]}",
         ),
         *(_OBJECT, f" {_OBJECT}", f"host twistd[12]: {_OBJECT}"),
         # The journal ends a line at a NUL.
+        f"bad\0[worker 12 {_LINE[1:]}",
         *(f"bad\0{_LINE}", f"bad\0{_TIME} {_LINE}"),
         "[smtphooks.eventlog#info] AUTH of 198.51.100.10 refused by server: 421 4.7.0 Too many failed authentications "
         "from your address",
@@ -279,6 +285,14 @@ def asJSON(file: io.StringIO) -> ILogObserver:
     return FileLogObserver(file, lineOfJSON)
 
 
+def textOfWorker(file: io.StringIO) -> ILogObserver:
+    return FileLogObserver(file, partial(lineOfWorker, worker=12))
+
+
+def jsonOfWorker(file: io.StringIO) -> ILogObserver:
+    return FileLogObserver(file, partial(lineOfJSON, worker=12))
+
+
 @pytest.mark.parametrize(
     ("place", "observer", "found"),
     [
@@ -286,6 +300,10 @@ def asJSON(file: io.StringIO) -> ILogObserver:
         (inAFile, asJSON, 1),
         (inTheJournal, asJSON, 1),
         (inTheJournal, textFileLogObserver, 0),
+        (inAFile, textOfWorker, 1),
+        (inAFile, jsonOfWorker, 1),
+        (inTheJournal, jsonOfWorker, 1),
+        (inTheJournal, textOfWorker, 0),
     ],
 )
 @requires("fail2ban-regex")

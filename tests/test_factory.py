@@ -537,3 +537,96 @@ def test_usual_options_give_no_warning() -> None:
     with catch_warnings():
         simplefilter("error")
         SMTPServerFactory(Store(), socketTimeout=300, dataTimeout=86400)
+
+
+# --- the drain ---
+
+
+class Drained:
+    """The Deferred of C{drain}; its results."""
+
+    def __init__(self, factory: SMTPServerFactory) -> None:
+        self.results: list[bool] = []
+        factory.drain().addCallback(self.results.append)
+
+
+def test_a_client_sends_several_messages_and_quits_in_the_first_half_of_a_drain() -> None:
+    client = connect(closeTimeout=60)
+    client.say(*ENVELOPE)
+    drained = Drained(client.factory)
+    client.clock.pump([1] * 20)
+    assert client.say("DATA", ".")[-1][:3] == "250"
+    assert client.say(MAIL, RCPT, "DATA", ".")[-1][:3] == "250"
+    assert client.last("QUIT")[:3] == "221"
+    client.finish()
+    assert drained.results == [True]
+    assert client.clock.getDelayedCalls() == []
+
+
+def test_in_the_second_half_of_a_drain_idle_clients_get_421_and_transactions_finish() -> None:
+    factory = makeFactory(closeTimeout=60)
+    idle, busy = Client(factory), Client(factory)
+    idle.replies()
+    busy.say(*ENVELOPE)
+    drained = Drained(factory)
+    idle.clock.pump([1] * 29)
+    assert idle.replies() == []
+    idle.clock.advance(1)
+    assert idle.replies() == [LEAVE]
+    assert busy.say("DATA", ".")[-1] == LEAVE
+    idle.finish()
+    busy.finish()
+    assert drained.results == [True]
+    assert idle.clock.getDelayedCalls() == []
+
+
+def test_at_the_end_of_a_drain_what_is_left_is_ended_by_force() -> None:
+    client = connect(closeTimeout=60)
+    client.say(*ENVELOPE)
+    Drained(client.factory)
+    client.clock.pump([1] * 59)
+    assert client.transport.producerState == "producing"
+    assert not client.transport.disconnected
+    client.clock.advance(1)
+    assert client.transport.disconnected
+
+
+@pytest.mark.parametrize("how", ["refuse", "drain"])
+def test_a_client_that_comes_meanwhile_gets_421_in_place_of_a_greeting_until_it_is_resumed(how: str) -> None:
+    onConnect = Pending()
+    factory = makeFactory(onConnect=onConnect)
+    getattr(factory, how)()
+    assert factory.isRefusing
+    late = Client(factory)
+    assert (late.replies(), late.isClosed, onConnect.calls) == ([LEAVE], True, [])
+    late.finish()
+    factory.resume()
+    assert not factory.isRefusing
+    served = Client(factory)
+    onConnect.decide()
+    assert served.codes() == [220]
+
+
+def test_while_new_clients_are_refused_those_that_are_there_go_on() -> None:
+    client = connect()
+    client.factory.refuse()
+    client.clock.pump([1] * 60)
+    assert client.say(*ENVELOPE, "DATA", ".")[-1][:3] == "250"
+
+
+def test_a_client_that_is_refused_as_it_drains_is_counted_by_no_limit() -> None:
+    factory = makeFactory(maxClients=1)
+    factory.refuse()
+    Client(factory).finish()
+    assert factory.clients.connections == 0
+    factory.resume()
+    assert Client(factory).codes() == [220]
+
+
+def test_a_drain_that_is_resumed_says_so_and_closes_nothing() -> None:
+    client = connect(closeTimeout=20)
+    drained = Drained(client.factory)
+    client.factory.resume()
+    client.clock.pump([1] * 30)
+    assert drained.results == [False]
+    assert client.codes() == [220]

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from smtphooks.metrics.families import FAMILIES
+from smtphooks.metrics.families import FAMILIES, WORKER_FAMILIES
+from smtphooks.metrics.merging import MergedMetrics
+from tests.metrics import test_merging
 from tests.metrics.scrape import Scrape
 from tests.metrics.test_families import text
 from tests.real.programs import ROOT, requires, run
@@ -28,9 +30,9 @@ _NAME = re.compile(r"\bsmtphooks_\w+")
 
 @pytest.fixture(scope="module")
 def scraped() -> dict[str, set[str]]:
-    """The labels of each sample of a server, by name."""
+    """The labels of each sample of a server, and of a supervisor, by name."""
     found: dict[str, set[str]] = {}
-    for sample in Scrape(text()).samples:
+    for sample in (*Scrape(text()).samples, *test_merging.scrape(MergedMetrics()).samples):
         found.setdefault(sample.name, set()).update(sample.labels)
     return found
 
@@ -47,12 +49,12 @@ def test_each_metric_and_label_of_a_query_is_scraped(query: str, scraped: dict[s
 
 def test_the_dashboard_shows_every_metric() -> None:
     shown = {name for query in QUERIES for name in _NAME.findall(query)}
-    assert {re.sub("_(bucket|sum|count)$", "", name) for name in shown} == set(FAMILIES)
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in shown} == {*FAMILIES, *WORKER_FAMILIES}
 
 
 def test_the_dashboard_has_a_row_for_each_subject_and_panels_that_do_not_overlap() -> None:
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert rows == ["Connections", "Transactions", "Refusals", "Time of hooks", "Latency"]
+    assert rows == ["Connections", "Transactions", "Refusals", "Time of hooks", "Latency", "Workers"]
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
@@ -110,6 +112,7 @@ FIRING: dict[str, tuple[dict[str, str], int]] = {
     "SmtphooksBackPressure": ({"smtphooks_buffered_bytes": "100000000x40"}, 20),
     "SmtphooksNearMaxClients": ({"smtphooks_connection_limit_used_ratio": "0.9x40"}, 20),
     "SmtphooksAuthFailures": ({'smtphooks_auth_attempts_total{method="PLAIN",result="failure"}': "0+120x40"}, 20),
+    "SmtphooksWorkersReplaced": ({'smtphooks_worker_restarts_total{reason="hung"}': "0 0 1x18"}, 5),
     "SmtphooksRedisAway": ({'smtphooks_redis_up{use="counts",server="redis:6379"}': "0x40"}, 20),
 }
 
@@ -127,6 +130,7 @@ FINE = {
     "smtphooks_buffered_bytes": "1000000x40",
     "smtphooks_connection_limit_used_ratio": "0.5x40",
     'smtphooks_auth_attempts_total{method="PLAIN",result="failure"}': "0+10x40",
+    'smtphooks_worker_restarts_total{reason="died"}': "3x40",
     'smtphooks_redis_up{use="counts",server="redis:6379"}': "1x40",
 }
 

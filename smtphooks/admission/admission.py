@@ -16,9 +16,11 @@ from twisted.internet.interfaces import IReactorTime
 from smtphooks import replies
 from smtphooks.admission.clients import Clients
 from smtphooks.admission.lookup import ReverseLookup
+from smtphooks.admission.sharedclients import SharedClients
 from smtphooks.netaddress import bracketed, isPublic
 from smtphooks.options import Options
 from smtphooks.replies import Reply
+from smtphooks.sharedtable import Table
 from smtphooks.syntax.networks import TrustedPeers
 
 
@@ -43,6 +45,11 @@ class Admission:
         """Count connections there too, and keep to its limits, from the first connection on."""
         self._counts.append(clients)
 
+    def countOver(self, table: Table, name: str) -> None:
+        """Hold the limits of this factory over all workers, where it has the same name; before the first connection."""
+        limits = self.clients
+        self._counts[0] = self.clients = SharedClients(limits.most, limits.mostPerNetwork, table, name)
+
     def refusalOf(self, network: str) -> Reply | None:
         """The refusal of one more client of that network, None if it can be served."""
         counts = self._counts
@@ -61,7 +68,7 @@ class Admission:
     @property
     def fullness(self) -> float:
         """How much of the limits on connections is used up, 1 for all that they allow; 0 without a limit."""
-        return max((clients.connections / clients.most for clients in self._counts if clients.most), default=0.0)
+        return max(clients.fullness for clients in self._counts)
 
     def connectionBegins(self) -> None:
         """A connection was made; its client is not known yet."""

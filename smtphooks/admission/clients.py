@@ -32,6 +32,11 @@ class Clients:
         """The limit on connections is exceeded; the connection of the client in question counts too."""
         return 0 < self.most < self.connections
 
+    @property
+    def fullness(self) -> float:
+        """How much of the limit on connections is used up, 1 for all of it; 0 without a limit."""
+        return self.connections / self.most if self.most else 0.0
+
     def areTooManyOf(self, network: str) -> bool:
         """The network has reached its limit; C{""}, for clients without an IP address, has no limit."""
         return 0 < self.mostPerNetwork <= self.networks.get(network, 0) and network != ""

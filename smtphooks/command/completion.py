@@ -22,6 +22,7 @@ _VALUES: Mapping[str, str | Sequence[str]] = {
     "ca": FILES,
     "chroot": FOLDERS,
     "config": FILES,
+    "control": FILES,
     "file": FILES,
     "log-format": ("text", "json"),
     "logfile": FILES,

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formatdate, make_msgid
-from getopt import GetoptError, gnu_getopt
-from itertools import chain
 from typing import Any
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -33,6 +31,7 @@ from smtphooks.client.route import IMPLICIT, NONE, OPPORTUNISTIC, REQUIRED, Rout
 from smtphooks.client.tls import encryptionFor
 from smtphooks.command import client
 from smtphooks.command.client import TIMEOUT, printable
+from smtphooks.command.flags import flagsFirst
 from smtphooks.command.versions import printVersions
 from smtphooks.errors import OptionError
 from smtphooks.service.settings import ConfigError, cause
@@ -132,7 +131,7 @@ def main(arguments: Sequence[str]) -> None:
     options = Options()
     with oneSentence(lambda: bool(options["traceback"])):
         try:
-            options.parseOptions(_flagsFirst(options, arguments))  # type: ignore[no-untyped-call]
+            options.parseOptions(flagsFirst(options, arguments))  # type: ignore[no-untyped-call]
         except UsageError as error:
             raise UsageError(explained(options.command, options.synonyms, error)) from None
         try:
@@ -141,17 +140,6 @@ def main(arguments: Sequence[str]) -> None:
             print("smtphooks: interrupted, the message may not have been sent", file=sys.stderr)
             raise SystemExit(130) from None  # as shells have it: 128, and the number of SIGINT
     raise SystemExit(0 if isTaken else 1)
-
-
-def _flagsFirst(options: Options, arguments: Sequence[str]) -> list[str]:
-    """The arguments with the target at their end: Twisted takes no flag behind it."""
-    try:
-        flags, targets = gnu_getopt([*arguments], options.shortOpt, options.longOpt)
-    except GetoptError:
-        return [*arguments]  # Twisted will say so
-    takers = [name for name in options.longOpt if name.endswith("=")]
-    words = [[name, value] if f"{name.lstrip('-')}=" in takers or value else [name] for name, value in flags]
-    return [*chain.from_iterable(words), "--", *targets]
 
 
 def _whatFailed(target: str, error: ClientError) -> str:

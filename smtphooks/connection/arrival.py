@@ -21,13 +21,17 @@ from smtphooks.connection.encryption import Encryption
 from smtphooks.connection.registry import Live
 from smtphooks.connection.server import Server
 from smtphooks.connection.state import Phase
+from smtphooks.connection.waits import CLOSE, NAME, PROXY
 from smtphooks.netaddress import asPath, networkOf, unmappedText
-from smtphooks.replies import Reply
+from smtphooks.replies import SHUTTING_DOWN, Reply
 from smtphooks.syntax.proxyheader import ProxyError, ProxyHeader
 
 _log = Logger(__name__)
 
 _NEVER = float("inf")
+
+# What an observer is told in place of an option.
+_DRAIN = "drain"
 
 # To look a member up in its Enum costs as much as a call, before Python 3.12; these are looked up for every connection.
 _OPEN, _CLOSING, _ENDED = Phase.OPEN, Phase.CLOSING, Phase.ENDED
@@ -98,6 +102,13 @@ class Arrival:
     def peer(self) -> str:
         """The client's address, as far as it is known."""
         return self._client.remoteAddress
+
+    @property
+    def waitsFor(self) -> str:
+        """What it waits for, in words."""
+        if self._phase is not _OPEN:
+            return CLOSE
+        return PROXY if self._header is not None else NAME
 
     @property
     def _encryption(self) -> Encryption:
@@ -207,9 +218,10 @@ class Arrival:
     def _count(self) -> None:
         client, admission = self._client, self._server.admission
         client.network = networkOf(client.remoteAddress)
-        refusal = admission.refusalOf(client.network)
+        isDraining = self._server.live.isRefusing
+        refusal = SHUTTING_DOWN if isDraining else admission.refusalOf(client.network)
         if refusal is not None:
-            self._server.parts.turnedAway(admission.limitOf(refusal))
+            self._server.parts.turnedAway(_DRAIN if isDraining else admission.limitOf(refusal))
             if self._server.options.logRefusals and self._server.lines.refusals.admits(client.remoteAddress):
                 _log.warn("refused {peer}: {reply}", peer=client.remoteAddress, reply=str(refusal))
             self._turnAway(refusal)

@@ -16,11 +16,13 @@ from twisted.python.failure import Failure
 
 from smtphooks import replies
 from smtphooks.connection.arrival import Client
+from smtphooks.connection.eventlog import EventLog
 from smtphooks.connection.pacing import AHEAD, Turn, hasRoom, turnOf
 from smtphooks.connection.pump import Pump
 from smtphooks.connection.registry import Live
 from smtphooks.connection.server import Server
 from smtphooks.connection.state import ConnectionState, Phase, Want
+from smtphooks.connection.waits import waitOf
 from smtphooks.options import Options
 from smtphooks.session import Session
 
@@ -73,6 +75,16 @@ class Connection:
     def buffered(self) -> int:
         """Octets of the client that are held here: read from the network, and not used yet."""
         return self._pump.wire.buffered + self._pump.message.buffered
+
+    @property
+    def log(self) -> EventLog:
+        """What it has done so far."""
+        return self._pump.replier.log
+
+    @property
+    def waitsFor(self) -> str:
+        """What it waits for, in words."""
+        return waitOf(self._pump)
 
     # --- events of the transport ---
 

@@ -103,10 +103,15 @@ class Delivery:
         self._runner.logLate("onData", answer)
         return answer if self._isCut else None
 
+    @property
+    def slowest(self) -> str:
+        """What holds the message up: C{onData}, or the label of what stands in front of it."""
+        return "onData" if self._passing is None else self._passing.slowest
+
     def timeOut(self) -> None:
         """Decide without the hook, and cancel it."""
         pending, self._pending = self._pending, None
-        slowest = "onData" if self._passing is None else self._passing.slowest
+        slowest = self.slowest
         self._runner.logTimedOut(slowest)
         if pending is not None:
             self._runner.cancel("onData", pending)  # before its stream fails, for that would be news to it

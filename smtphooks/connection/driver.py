@@ -54,6 +54,11 @@ class Driver:
         return self._pending is not None and not self._pending.isThere
 
     @property
+    def pendingHook(self) -> object:
+        """The hook that has yet to answer, None if there is none."""
+        return self._question.hook if self._question is not None and self.isPending else None
+
+    @property
     def hasAnswer(self) -> bool:
         """The hook that was pending has answered, or has timed out."""
         return self._hasTimedOut or (self._pending is not None and self._pending.isThere)

@@ -131,17 +131,21 @@ class LineLimits:
 
 
 class EventLog:
-    """What one connection has done so far."""
+    """
+    What one connection has done so far.
+
+    @ivar messages: how many messages it has brought, refused ones included.
+    """
 
     __slots__ = (
         "_began",
         "_limits",
         "_messageBegan",
-        "_messages",
         "_octets",
         "_options",
         "_session",
         "commands",
+        "messages",
         "refusals",
     )
 
@@ -150,7 +154,7 @@ class EventLog:
         self._options = options
         self._limits = limits
         self._began = self._messageBegan = monotonic()
-        self._messages = 0
+        self.messages: int = 0
         self._octets = 0
         self.commands: int = 0
         self.refusals: int = 0
@@ -167,7 +171,7 @@ class EventLog:
         @param code: of the reply, 0 if the client had left.
         """
         self._octets += octets
-        self._messages += 1
+        self.messages += 1
         session, recipients = self._session, envelope.rcptTo
         # Most messages have one recipient.  A hook may have set texts instead of addresses.
         shown = str if self._options.logAddresses else _hashOf
@@ -279,7 +283,7 @@ class EventLog:
                 "milliseconds": round((monotonic() - self._began) * 1000),
                 "commands": self.commands,
                 "refusals": self.refusals,
-                "messages": self._messages,
+                "messages": self.messages,
                 "octets": self._octets,
                 "cipher": session.tlsOptions.name if session.tlsOptions else "",
                 "user": "" if session.user is None else self._user(),

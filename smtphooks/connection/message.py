@@ -156,6 +156,15 @@ class MessageReceiver:
         return self.delivery is not None and not self.delivery.poll()
 
     @property
+    def pendingHook(self) -> str | None:
+        """What has yet to decide on the message, None if nothing has; unlike C{isRunning} it takes no answer."""
+        return None if self.delivery is None or self.delivery.isDecided else self.delivery.slowest
+
+    def nameOf(self, hook: object) -> str:
+        """A hook's name, as L{HookRunner.nameOf} has it."""
+        return self._runner.nameOf(hook)
+
+    @property
     def hasRoom(self) -> bool:
         """More of the message may be read."""
         return self.delivery is None or (stream := self.delivery.stream).buffered < stream.room

@@ -1,5 +1,5 @@
 """
-The registry of live connections: which there are, the timer that they share, and how all of them are ended.
+The registry of live connections: which there are, the timer that they share, how they drain, and how they are ended.
 
 One look a second finds the connections whose deadline has passed, so a deadline is a number and costs nothing to set;
 ten thousand connections cost one delayed call.
@@ -19,6 +19,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 class Live(Protocol):
     """A connection, as the registry and its own stages know it."""
+
+    @property
+    def messages(self) -> int:
+        """How many messages it has brought."""
 
     def look(self, now: float) -> None:
         """See whether the deadline has passed."""
@@ -55,6 +59,9 @@ class LiveConnections:
     @ivar connections: all of them, each from C{connectionMade} to the end of its last hook.
     @ivar now: the time by which deadlines are measured, in seconds; it moves once a second, and is never behind.
     @ivar isClosing: no new connection is served.
+    @ivar isRefusing: new clients get 421 in place of a greeting; connections that are there go on.
+    @ivar accepted: how many connections there have been.
+    @ivar messages: how many messages those have brought that have ended.
     @ivar summaries: lines of the log that are written when their second is over.
     """
 
@@ -65,6 +72,9 @@ class LiveConnections:
         self.connections: set[Any] = set()
         self.now: float = 0.0
         self.isClosing: bool = False
+        self.isRefusing: bool = False
+        self.accepted: int = 0
+        self.messages: int = 0
         self._isListening = False
         self.summaries = summaries
         self._clock = clock
@@ -75,6 +85,9 @@ class LiveConnections:
         self._leaving: set[Live] = set()
         self._closed: list[Deferred[None]] = []
         self._timeout: IDelayedCall | None = None
+        self._draining: set[Live] = set()
+        self._drained: list[Deferred[bool]] = []
+        self._halfTime: IDelayedCall | None = None
 
     def seconds(self) -> float:
         """The time of the clock, which C{now} follows once a second."""
@@ -83,7 +96,8 @@ class LiveConnections:
     def startListening(self) -> None:
         """Clients can connect from here on."""
         self._isListening = True
-        self.isClosing = False
+        if self.isClosing:
+            self.isClosing = self.isRefusing = False
 
     def stopListening(self) -> None:
         """The last port is closed."""
@@ -92,15 +106,19 @@ class LiveConnections:
 
     def add(self, connection: Live) -> None:
         """A connection was made."""
+        self.accepted += 1
         self.connections.add(connection)
         if self.isClosing:
             self._leaving.add(connection)
+        if self._drained:
+            self._draining.add(connection)
         if self._tick is None:
             self._nextLook = 0.0
             self._watch()
 
     def remove(self, connection: Live) -> None:
         """A connection has ended, its last hook included."""
+        self.messages += connection.messages
         self.connections.discard(connection)
         self._leaving.discard(connection)
         if not self.connections and self._tick is not None:
@@ -109,6 +127,9 @@ class LiveConnections:
         # A connection that was made since the factory listens again is not waited for.
         if self._closed and not self._leaving:
             self._allGone()
+        self._draining.discard(connection)
+        if self._drained and not self._draining:
+            self._endDrain(isEmpty=True)
 
     # --- the timer ---
 
@@ -161,6 +182,55 @@ class LiveConnections:
         except Exception:
             connection.crashed()
 
+    # --- the drain ---
+
+    def refuse(self) -> None:
+        """Give new clients 421, until L{resume} is called."""
+        self.isRefusing = True
+
+    def drain(self, timeout: float) -> Deferred[bool]:
+        """
+        Refuse new clients, and let the connections that are there end.
+
+        For half of the time they go on, so that a client that is in the middle of its dialogue ends it by itself; then
+        they are closed as L{close} does.
+
+        @param timeout: seconds for both halves; 0 for no limit, which leaves the end to the clients.
+        @return: fires with True when the last of them is gone, with False if L{resume} was called before.
+        """
+        drained: Deferred[bool] = Deferred()
+        self.refuse()
+        if not self._drained:
+            self._draining = set(self.connections)
+            if self._draining and timeout and not self.isClosing:
+                self._halfTime = self._clock().callLater(timeout / 2, self._beginSecondHalf, timeout / 2)
+        self._drained.append(drained)
+        if not self._draining:
+            self._endDrain(isEmpty=True)
+        return drained
+
+    def resume(self) -> None:
+        """Serve new clients again.  The second half of a drain goes on, as connections are being closed."""
+        if not self.isClosing:
+            self.isRefusing = False
+            self._endDrain(isEmpty=False)
+
+    def _beginSecondHalf(self, seconds: float) -> None:
+        self._halfTime = None
+        self.close(seconds)
+
+    def _endDrain(self, isEmpty: bool) -> None:
+        self._stopHalfTime()
+        drained, self._drained = self._drained, []
+        self._draining.clear()
+        for each in drained:
+            each.callback(isEmpty)
+
+    def _stopHalfTime(self) -> None:
+        timer, self._halfTime = self._halfTime, None
+        if timer is not None:
+            timer.cancel()
+
     # --- the end ---
 
     def close(self, timeout: float) -> Deferred[None]:
@@ -171,6 +241,7 @@ class LiveConnections:
         @return: fires with None when the last of them is gone and its hooks have ended.
         """
         gone: Deferred[None] = Deferred()
+        self._stopHalfTime()
         self._closed.append(gone)
         self.isClosing = True
         self._leaving = set(self.connections)

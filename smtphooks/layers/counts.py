@@ -67,7 +67,7 @@ class Verdict:
     wait: float = 0.0
 
 
-_WITHIN = Verdict()
+WITHIN = Verdict()
 
 
 class Counts(Protocol):
@@ -122,13 +122,13 @@ class MemoryCounts:
     def check(self, key: str, cost: int, limits: tuple[Limit, ...]) -> Verdict:
         """See L{Counts.check}."""
         now = self._time()
-        return _verdict(self._arrivalsAfter(key, cost, limits, now), cost, limits, now)
+        return verdictOn(self._arrivalsAfter(key, cost, limits, now), cost, limits, now)
 
     def increment(self, key: str, cost: int, limits: tuple[Limit, ...], force: bool = False) -> Verdict:
         """See L{Counts.increment}."""
         now = self._time()
         arrivals = self._arrivalsAfter(key, cost, limits, now)
-        verdict = _verdict(arrivals, cost, limits, now)
+        verdict = verdictOn(arrivals, cost, limits, now)
         if verdict.limit is None or force:
             self._tidy(now)
             if (key, limits) not in self._arrivals:
@@ -186,14 +186,9 @@ class MemoryCounts:
         return True
 
 
-def machineCounts() -> Counts:
-    """The counts that a layer has unless it is given others: those of this machine."""
-    return MemoryCounts()
-
-
-def _verdict(arrivals: list[int], cost: int, limits: tuple[Limit, ...], now: int) -> Verdict:
+def verdictOn(arrivals: list[int], cost: int, limits: tuple[Limit, ...], now: int) -> Verdict:
     """The verdict on what would lead to these arrival times."""
-    worst = _WITHIN
+    worst = WITHIN
     for arrival, limit in zip(arrivals, limits, strict=True):
         excess = arrival - now * limit.limit - limit.burst * limit.period
         if excess > 0:

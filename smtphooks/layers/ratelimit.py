@@ -19,7 +19,8 @@ from twisted.logger import Logger
 
 from smtphooks.awaiting import coroutineOf
 from smtphooks.errors import OptionError
-from smtphooks.layers.counts import Counts, Limit, Verdict, machineCounts
+from smtphooks.layers.counts import Counts, Limit, Verdict
+from smtphooks.layers.machinecounts import countsOfMachine
 from smtphooks.layers.mailboxes import canonicalAddress
 from smtphooks.netaddress import networkOf
 from smtphooks.optionkinds import isText, listOf, objectWith, withOptions
@@ -120,7 +121,7 @@ class RateLimit:
 
     def __attrs_post_init__(self) -> None:
         if self.counts is None:
-            self.counts = machineCounts()
+            self.counts = countsOfMachine()
         if not self.limits:
             raise OptionError(f"option limits is empty, {_WANTS}", options=["limits"])
         self._limits: dict[str, dict[str, tuple[Limit, ...]]] = {}

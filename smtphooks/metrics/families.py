@@ -22,12 +22,14 @@ class Family:
     @ivar kind: C{"counter"}, C{"gauge"} or C{"histogram"}.
     @ivar labels: their names, C{listener} included where there is one of each listener.
     @ivar meaning: its help text.
+    @ivar values: of a single label those that are there from the start, at 0.
     """
 
     name: str
     kind: str
     labels: tuple[str, ...]
     meaning: str
+    values: tuple[str, ...] = ()
 
 
 FAMILIES = {
@@ -40,7 +42,7 @@ FAMILIES = {
             "smtphooks_connections_refused_total",
             COUNTER,
             ("listener", "option"),
-            "Connections that were refused before the greeting, by the option because of which.",
+            "Connections that were refused before the greeting, by the option that says so, or by drain.",
         ),
         Family("smtphooks_open_connections", GAUGE, ("listener",), "Connections that are open now."),
         Family(
@@ -124,6 +126,34 @@ FAMILIES = {
             COUNTER,
             ("use",),
             "Decisions of layers without an answer of Redis, by what it is used for: counts or greylist.",
+        ),
+    )
+}
+
+# Of the supervisor, which only a service with workers has.
+WORKER_FAMILIES = {
+    family.name: family
+    for family in (
+        Family(
+            "smtphooks_workers",
+            GAUGE,
+            ("state",),
+            "Workers that run: starting, ready, or draining after a reload or on command.",
+            ("starting", "ready", "draining"),
+        ),
+        Family(
+            "smtphooks_worker_restarts_total",
+            COUNTER,
+            ("reason",),
+            "Workers that were replaced as they had died, or were killed as they hung.",
+            ("died", "hung"),
+        ),
+        Family(
+            "smtphooks_reloads_total",
+            COUNTER,
+            ("result",),
+            "Reloads of the configuration: done, or refused as it was wrong.",
+            ("done", "refused"),
         ),
     )
 }

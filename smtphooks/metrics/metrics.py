@@ -80,7 +80,9 @@ class Metrics(Collector):
 
     def _allListen(self) -> bool:
         factories = [counts.factory for counts in self._counts.values()]
-        return bool(factories) and all(factory.numPorts and not factory.isClosing for factory in factories)
+        return bool(factories) and all(
+            factory.numPorts and not factory.isClosing and not factory.isRefusing for factory in factories
+        )
 
 
 def _valuesOfLayers(factories: Iterable[SMTPServerFactory]) -> dict[tuple[str, tuple[str, ...]], float]:

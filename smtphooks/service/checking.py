@@ -17,18 +17,28 @@ from typing import Any, ClassVar
 import attrs
 
 from smtphooks.admission.clients import Clients
+from smtphooks.admission.sharedclients import SharedClients
 from smtphooks.composition import doubtsAbout
 from smtphooks.errors import OptionError, OptionWarning
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.options import Options, checkOption, makeOptions, optionsWith
+from smtphooks.sasl.sharedfailures import SharedAuthFailures
 from smtphooks.service.asking import maybeWarning
 from smtphooks.service.checkers import makePortal
 from smtphooks.service.endpoints import kindOf
 from smtphooks.service.layering import Layers, makeLayers
 from smtphooks.service.loading import loadExtensions, searchIn
 from smtphooks.service.metering import requireExtra
-from smtphooks.service.settings import AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings
+from smtphooks.service.settings import (
+    AuthSettings,
+    ConfigError,
+    HooksSettings,
+    ListenerSettings,
+    Settings,
+    WorkerSettings,
+)
 from smtphooks.service.toml import toTOML
+from smtphooks.sharedtable import Table, currentTable
 
 # Limits on all listeners together where they stand in [options]; a listener may have a limit of its own beside them.
 _SHARED = optionsWith("shared", "clients")
@@ -37,6 +47,9 @@ _SHARED = optionsWith("shared", "clients")
 # salts that SCRAM shows for unknown users.
 _COUNTING = optionsWith("shared", "authFailures")
 _SHOWING = optionsWith("shared", "unknownUsers")
+
+# The name of what counts over all listeners, beside endpoints.
+_ALL = "all"
 
 # Endpoints with implicit TLS of their own; the second is that of the package txsni.
 _WITH_TLS = ("ssl", "tls")
@@ -95,6 +108,7 @@ class Configuration:
     @ivar discard: a listener without C{onData} may accept messages and drop them.
     @ivar metrics: the endpoint where metrics are served, None if they are not.
     @ivar path: the file that all of it stands in, None without a file.
+    @ivar workers: how many processes serve.
     """
 
     sharedNames: ClassVar[Sequence[str]] = (*_SHARED, *_COUNTING, *_SHOWING)
@@ -107,6 +121,7 @@ class Configuration:
     discard: bool = False
     metrics: str | None = None
     path: str | None = None
+    workers: WorkerSettings = attrs.field(factory=WorkerSettings)
 
 
 def configure(settings: Settings) -> Configuration:
@@ -125,7 +140,7 @@ def configure(settings: Settings) -> Configuration:
     for name, value in common.items():
         _checkAlone(settings.whereIs([name]), name, value)
     shared = makeOptions({name: common[name] for name in ("name", *Configuration.sharedNames) if name in common})
-    clients = Clients(*[common.pop(name, 0) for name in _SHARED])
+    clients = _clientsWith(*[common.pop(name, 0) for name in _SHARED])
     common["name"] = shared.name  # looking up this host's name can take a while, so it is done once
     if settings.auth is not None:
         common["portal"] = makePortal(settings.auth)
@@ -140,12 +155,22 @@ def configure(settings: Settings) -> Configuration:
         settings.discard,
         settings.metrics,
         settings.path,
+        settings.workers,
     )
+
+
+def _clientsWith(most: int, mostPerNetwork: int) -> Clients:
+    """The count of the clients of all listeners together, of all workers if there are any."""
+    table = currentTable()
+    return Clients(most, mostPerNetwork) if table is None else SharedClients(most, mostPerNetwork, table, _ALL)
 
 
 def _share(listeners: Sequence[Listener], clients: Clients) -> None:
     """Have listeners share counts, limits, log limits, and what SCRAM shows for unknown users."""
+    table = currentTable()
     for listener in listeners:
+        if table is not None:
+            _shareWithWorkers(listener, table)
         listener.factory.server.admission.countIn(clients)
         listener.factory.server.shareLines(listeners[0].factory.server.lines)
     # An attacker may guess passwords at one listener as well as at another.
@@ -156,6 +181,14 @@ def _share(listeners: Sequence[Listener], clients: Clients) -> None:
     showing = [each.factory for each in listeners if not each.hasOwn(_SHOWING) and each.settings.layers is None]
     for factory in showing:
         factory.server.mechanisms.unknownUsers = showing[0].server.mechanisms.unknownUsers
+
+
+def _shareWithWorkers(listener: Listener, table: Table) -> None:
+    """Count over all workers, where the listener has the same name, its endpoint, and after a reload as well."""
+    server = listener.factory.server
+    server.admission.countOver(table, listener.endpoint)
+    name = listener.endpoint if listener.hasOwn(_COUNTING) else _ALL
+    server.authFailures = SharedAuthFailures(server.options.authFailuresPerAddress, table, name)
 
 
 def _checkAlone(where: str | None, name: str, value: object) -> None:

@@ -77,6 +77,11 @@ def _top(configuration: Configuration) -> str:
         keys["discard"] = True
     if configuration.metrics is not None:
         keys["metrics"] = configuration.metrics
+    workers = configuration.workers
+    if workers.workers is not None:
+        keys |= {"workers": workers.workers, "workerTimeout": workers.timeout}
+        if workers.control is not None:
+            keys["control"] = workers.control
     return "".join(f"{pair(*item)}\n" for item in keys.items())
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from twisted.logger import ILogObserver, LogEvent, eventAsText
 
-from smtphooks.service.logfile import needsStdout, observerOf
+from smtphooks.service.logfile import needsStdout, observerOf, observerOfWorker
 from smtphooks.service.settings import ConfigError
 from smtphooks.service.textlog import plainText
 
@@ -26,26 +26,31 @@ _LEGACY = ("message", "format", "system", "isError", "failure", "why")
 _COMMON = ("time", "level", "namespace", "text")
 
 
-def jsonObserver(twistd: Mapping[str, Any]) -> ILogObserver:
+def jsonObserver(twistd: Mapping[str, Any], worker: int | None = None) -> ILogObserver:
     """
     An observer that writes each event as a line of JSON, to the place where twistd would write its log.
 
     @param twistd: the flags of twistd itself.
+    @param worker: the number of the worker that this process is, which writes to stdout, for its supervisor.
     @raise ConfigError: if these ask for another log, or if the log file cannot be opened.
     """
     for flag in ("logger", "syslog"):
         if twistd.get(flag):
             raise ConfigError(f"--log-format=json and --{flag} both say how to log, leave one out")
+    if worker is not None:
+        return observerOfWorker(partial(lineOfJSON, worker=worker))
     if needsStdout(twistd):
         raise ConfigError("--log-format=json to stdout needs -n, a daemon has none")
     return observerOf(twistd, lineOfJSON)
 
 
-def lineOfJSON(event: LogEvent) -> str:
+def lineOfJSON(event: LogEvent, worker: int | None = None) -> str:
     """
     An event as one line of JSON, whatever it holds: first the fields of every event, in a fixed order, then its own.
 
     It is not Twisted's own format (C{eventAsJSON}), which can be loaded again but takes several times the octets.
+
+    @param worker: the number of the worker that logs it.
     """
     level = event.get("log_level")
     text = plainText(event)
@@ -57,10 +62,14 @@ def lineOfJSON(event: LogEvent) -> str:
         "time": _time(event.get("log_time")),
         "level": getattr(level, "name", level),
         "namespace": namespace,
-        "text": text,
     }
+    if worker is not None:
+        line["worker"] = worker
+    line["text"] = text
     for name in _ownFields(tuple(event), namespace == "log_legacy"):
         line[name] = event[name]
+    if worker is not None:  # an event has no other
+        line["worker"] = worker
     try:
         return _encode(line) + "\n"
     except Exception:  # a value that JSON cannot represent; which one, and how much of it, is found one by one

@@ -8,49 +8,35 @@ This module knows neither flags nor configuration files.
 
 from __future__ import annotations
 
-import atexit
-import os
 import signal
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver
 from twisted.python.failure import Failure
 
 from smtphooks.errors import OptionError
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.service.checking import Configuration, Listener
+from smtphooks.service.ending import (
+    StartError,
+    endWithFailure,
+    log,
+    logCannotListen,
+    logListening,
+    logStartFailed,
+    stopReactor,
+)
 from smtphooks.service.lifecycle import Lifecycle, StartFailed
-from smtphooks.service.loading import lineOf
-from smtphooks.service.metering import Metering
+from smtphooks.service.metering import Metering, metricsOf
 from smtphooks.service.service import SMTPService, addressText
 from smtphooks.service.settings import ConfigError, cause
-from smtphooks.service.systemd import notify
-
-log: Logger = Logger()
-
-
-class StartError(SystemExit, Exception):
-    """
-    The service cannot start a layer, or cannot listen.
-
-    It has two bases: on an Exception twistd removes its pid file and tells the process that waits for the daemon; on a
-    SystemExit Python exits without a traceback.
-    """
-
-    # When it daemonizes, twistd shows a hundred octets of an error, which begin with the full name of its class.
-    __module__ = "smtphooks"
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence)
-        self.code: str | int | None = 1
+from smtphooks.service.signals import takeSignals
+from smtphooks.service.systemd import notify, reloading
 
 
 def endpointOf(listener: Listener, reactor: Any) -> IStreamServerEndpoint:
@@ -89,6 +75,22 @@ def _endpointOf(what: str, where: str, description: str, reactor: Any) -> IStrea
         ) from error
 
 
+class Supervised(Protocol):
+    """
+    What a supervisor does in the place of one of its workers: it has the sockets, and tells the service manager.
+
+    @ivar speaks: this worker says what holds for all of them.
+    """
+
+    speaks: bool
+
+    def endpointOf(self, number: int, listener: Listener) -> IStreamServerEndpoint:
+        """The endpoint of a listener, by its place in the configuration."""
+
+    def ready(self) -> None:
+        """All listeners listen."""
+
+
 class Listeners(MultiService):
     """
     All listeners of a configuration.
@@ -96,30 +98,49 @@ class Listeners(MultiService):
     It iterates over its L{ListenerService}s.
     """
 
-    def __init__(self, configuration: Configuration, reactor: Any, observer: ILogObserver | None = None) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        reactor: Any,
+        observer: ILogObserver | None = None,
+        supervised: Supervised | None = None,
+    ) -> None:
         """
         @param observer: writes the log; None for twistd's own.
+        @param supervised: what a supervisor does in the place of this process; None if there is none.
         """
         MultiService.__init__(self)
         self._reactor = reactor
         self._observer = observer
-        for listener in configuration.listeners:
-            endpoint = endpointOf(listener, reactor)
+        self._supervised = supervised
+        for number, listener in enumerate(configuration.listeners):
+            endpoint = endpointOf(listener, reactor) if supervised is None else supervised.endpointOf(number, listener)
             warnings = [*filter(None, [listener.warning]), *listener.doubts]
+            if supervised is not None and not supervised.speaks:
+                warnings = []
             service = ListenerService(
-                listener.endpoint, endpoint, listener.factory, reactor, listener.explain, warnings
+                listener.endpoint,
+                endpoint,
+                listener.factory,
+                reactor,
+                listener.explain,
+                warnings,
+                supervised is not None,
             )
             # addService alone would leave its parent attribute unset.
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
         self._lifecycle = Lifecycle([listener.factory for listener in configuration.listeners])
         self._metering: Metering | None = None
-        metricsEndpoint = metricsEndpointOf(configuration, reactor)
+        metricsEndpoint = None if supervised is not None else metricsEndpointOf(configuration, reactor)
         if metricsEndpoint is not None:
             factories = [(listener.endpoint, listener.factory) for listener in configuration.listeners]
-            self._metering = Metering(str(configuration.metrics), metricsEndpoint, factories, self._isReady)
+            metrics = metricsOf(factories, self.isReady)
+            self._metering = Metering(str(configuration.metrics), metricsEndpoint, metrics)
 
-    def _isReady(self) -> bool:
-        return bool(self.running) and all(listener.isListening for listener in self)
+    def isReady(self) -> bool:
+        """Whether clients are served at all listeners."""
+        isServed = [listener.isListening and not listener.factory.isRefusing for listener in self]
+        return bool(self.running) and all(isServed)
 
     def setServiceParent(self, parent: Any) -> None:
         """Called by twistd with its application, from which it takes the observer when it starts logging."""
@@ -143,7 +164,7 @@ class Listeners(MultiService):
         try:
             self._lifecycle.start(self, self._startListeners, self._failedLate)
         except StartFailed as error:
-            raise StartError(_logStartFailed(error)) from error
+            raise StartError(logStartFailed(error)) from error
 
     def startService(self) -> None:
         """Called by twistd when it has dropped its privileges."""
@@ -161,28 +182,54 @@ class Listeners(MultiService):
 
     def _startMetering(self, metering: Metering) -> None:
         def failed(failure: Failure) -> None:
-            _logCannotListen(metering.endpointName, failure.value)
-            _endWithFailure(self._reactor)
+            logCannotListen(metering.endpointName, failure.value)
+            endWithFailure(self._reactor)
 
         try:
             metering.start(failed)
         except Exception as error:
-            raise StartError(_logCannotListen(metering.endpointName, error)) from error
+            raise StartError(logCannotListen(metering.endpointName, error)) from error
 
     def _failedLate(self, failure: Failure) -> None:
         if isinstance(failure.value, StartFailed):
-            _logStartFailed(failure.value)
-        _endWithFailure(self._reactor)
+            logStartFailed(failure.value)
+        endWithFailure(self._reactor)
 
     def listenerReady(self) -> None:
         """Called by a listener when clients can connect; the service is ready when all listeners are."""
         if all(listener.isListening for listener in self):
-            notify("READY=1")
+            if self._supervised is None:
+                notify("READY=1")
+            else:
+                self._supervised.ready()
+
+    def refuse(self, isRefusing: bool) -> None:
+        """Refuse new clients with 421 while connections that are there go on; or serve new clients again."""
+        for listener in self:
+            (listener.factory.refuse if isRefusing else listener.factory.resume)()
+
+    @inlineCallbacks
+    def drain(self) -> Generator[Deferred[Any], Any, None]:
+        """
+        Stop as L{stopService} does, but let connections end by themselves before: for half of option C{closeTimeout}.
+
+        C{stopService} may be called meanwhile, and closes them at once.
+
+        @return: fires when the last connection is gone and the layers have been stopped.
+        """
+        self._lifecycle.closing()
+        yield gatherResults([listener.drain() for listener in self])
+        if self.running:
+            notify("STOPPING=1")
+            yield self._stop()
 
     def stopService(self) -> Any:
         """Stop listening, let transactions in progress finish, and stop the layers."""
         notify("STOPPING=1")
         self._lifecycle.closing()
+        return self._stop()
+
+    def _stop(self) -> Deferred[Any]:
         stopped: Deferred[Any] = MultiService.stopService(self).addCallback(lambda _: self._lifecycle.stop(self))
         # Last, as /readyz says until then that the service drains.
         return stopped if self._metering is None else stopped.addBoth(self._stopMetering, self._metering)
@@ -195,12 +242,19 @@ class Listeners(MultiService):
         """
         Handle SIGTERM: stop, with exit status 0; twistd by itself would end as killed by the signal.
 
-        Handle SIGHUP: reload keys and certificates.
+        Handle SIGHUP: reload keys and certificates.  A worker leaves it to its supervisor.
         """
-        # A reactor that installs no signal handlers runs within another program, to which signals belong.
-        if signal.getsignal(signal.SIGTERM) == getattr(self._reactor, "sigTerm", None):
-            signal.signal(signal.SIGTERM, lambda *_: self._reactor.callFromThread(self._terminate))
-            signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.rereadCertificates))
+        if self._supervised is None:
+            takeSignals(self._reactor, {signal.SIGTERM: self._terminate, signal.SIGHUP: self._reload})
+        else:
+            # Those that a terminal or an operator sends to all processes are for the supervisor.
+            ignored = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+            takeSignals(self._reactor, {signal.SIGTERM: self._terminate, **dict.fromkeys(ignored)})
+
+    def _reload(self) -> None:
+        notify(reloading())
+        self.rereadCertificates()
+        notify("READY=1")
 
     def rereadCertificates(self) -> None:
         """Reload the files of keys and certificates for new handshakes; where they are wrong, keep the old ones."""
@@ -220,7 +274,7 @@ class Listeners(MultiService):
 
     def _terminate(self) -> None:
         log.info("received SIGTERM, closing")
-        _stop(self._reactor)
+        stopReactor(self._reactor)
 
 
 class ListenerService(SMTPService):
@@ -239,16 +293,19 @@ class ListenerService(SMTPService):
         reactor: Any,
         explain: Callable[[OptionError], object] = str,
         warnings: Sequence[str] = (),
+        isSupervised: bool = False,
     ) -> None:
         """
         @param explain: makes a sentence of an error in its options.
         @param warnings: what the operator should know when it listens.
+        @param isSupervised: a supervisor says that it listens.
         """
         super().__init__(endpoint, factory, reactor)
         self._lifecycle = Lifecycle([])  # that of all listeners is their parent's
         self.endpointName = endpointName
         self._explain = explain
         self._warnings = warnings
+        self._isSupervised = isSupervised
         self.isListening: bool = False
 
     def privilegedStartService(self) -> None:
@@ -277,7 +334,8 @@ class ListenerService(SMTPService):
         self.reactor.callWhenRunning(self._logListening, addressText(port.getHost()))
 
     def _logListening(self, address: str) -> None:
-        log.info("listening on {endpoint} ({address})", endpoint=self.endpointName, address=address)
+        if not self._isSupervised:
+            logListening(self.endpointName, address)
         for warning in self._warnings:
             log.warn("{endpoint}: {warning}", endpoint=self.endpointName, warning=warning)
         self.isListening = True
@@ -287,47 +345,7 @@ class ListenerService(SMTPService):
     def listeningFailed(self, failure: Failure) -> None:
         """The endpoint has failed after the start: the service ends as if it had not started."""
         self._logFailure(failure.value)
-        _endWithFailure(self.reactor)
+        endWithFailure(self.reactor)
 
     def _logFailure(self, error: BaseException | None) -> str:
-        return _logCannotListen(self.endpointName, error)
-
-
-def _logCannotListen(endpointName: str, error: BaseException | None) -> str:
-    sentence = f"cannot listen on {endpointName}: {_reason(error)}, free it or name another endpoint"
-    log.critical("{sentence}", sentence=sentence)
-    return sentence
-
-
-def _logStartFailed(error: StartFailed) -> str:
-    failed = error.__cause__ or error
-    line = lineOf(failed) if isinstance(failed, Exception) else ""
-    sentence = f"layer {error.layer} cannot start: {cause(failed)}{line}"
-    log.critical("{sentence}", sentence=sentence)
-    return sentence
-
-
-def _endWithFailure(reactor: Any) -> None:
-    """End the service, after its start, as if it had not started."""
-    atexit.register(_exitWithFailure)
-    reactor.callWhenRunning(_stop, reactor)
-
-
-def _stop(reactor: Any) -> None:
-    with suppress(ReactorNotRunning):  # already stopping
-        reactor.stop()
-
-
-def _reason(error: BaseException | None) -> str:
-    """Why listening failed, short enough for the hundred octets that twistd shows when it daemonizes."""
-    if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError):
-        return error.socketError.strerror or cause(error)
-    return cause(error)
-
-
-def _exitWithFailure() -> None:
-    """Exit with status 1; twistd by itself would exit with 0, or be killed by a signal."""
-    for stream in (sys.__stdout__, sys.__stderr__):
-        if stream is not None:
-            stream.flush()
-    os._exit(1)
+        return logCannotListen(self.endpointName, error)

@@ -20,6 +20,7 @@ from smtphooks.factory import SMTPServerFactory
 from smtphooks.service.settings import ConfigError
 
 if TYPE_CHECKING:
+    from smtphooks.metrics.merging import MergedMetrics
     from smtphooks.metrics.metrics import Metrics
 
 _log = Logger()
@@ -41,35 +42,37 @@ def requireExtra(where: str) -> None:
         ) from None
 
 
+def metricsOf(factories: Sequence[tuple[str, SMTPServerFactory]], isReady: Callable[[], bool]) -> Metrics:
+    """
+    Metrics that count what factories do.
+
+    @param factories: each with the description of its listener's endpoint.
+    @param isReady: what C{/readyz} says.
+    """
+    from smtphooks.metrics.metrics import Metrics
+
+    metrics = Metrics()
+    metrics.isReady = isReady
+    names: list[str] = []
+    for name, factory in factories:
+        names.append(name)
+        # Several listeners may have port 0, which stands for any free port.
+        metrics.observe(factory, name if names.count(name) == 1 else f"{name} ({names.count(name)})")
+    return metrics
+
+
 class Metering:
     """
-    Metrics of factories, and the endpoint that serves them.
+    Metrics, and the endpoint that serves them.
 
     @ivar endpointName: the description of the endpoint, as configured.
     @ivar metrics: what is served.
     """
 
-    def __init__(
-        self,
-        endpointName: str,
-        endpoint: IStreamServerEndpoint,
-        factories: Sequence[tuple[str, SMTPServerFactory]],
-        isReady: Callable[[], bool],
-    ) -> None:
-        """
-        @param factories: the factories that are counted, each with the description of its listener's endpoint.
-        @param isReady: what C{/readyz} says.
-        """
-        from smtphooks.metrics.metrics import Metrics
+    def __init__(self, endpointName: str, endpoint: IStreamServerEndpoint, metrics: Metrics | MergedMetrics) -> None:
         from smtphooks.metrics.site import QuietSite
 
-        self.metrics: Metrics = Metrics()
-        self.metrics.isReady = isReady
-        names: list[str] = []
-        for name, factory in factories:
-            names.append(name)
-            # Several listeners may have port 0, which stands for any free port.
-            self.metrics.observe(factory, name if names.count(name) == 1 else f"{name} ({names.count(name)})")
+        self.metrics = metrics
         self.endpointName = endpointName
         self._endpoint = endpoint
         self._site = QuietSite(self.metrics.resource())  # type: ignore[no-untyped-call]

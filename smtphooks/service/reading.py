@@ -12,6 +12,7 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 import attrs
@@ -27,8 +28,10 @@ from smtphooks.service.settings import (
     HooksSettings,
     ListenerSettings,
     Settings,
+    WorkerSettings,
     folderOf,
     unknownOf,
+    workersFrom,
 )
 from smtphooks.service.toml import toTOML
 
@@ -51,6 +54,9 @@ _KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "listener": (list, "a list of tables, each under its own [[listener]]"),
     "layer": (list, "a list of tables, each under its own [[layer]]"),
     "metrics": (str, 'a Twisted server endpoint such as "tcp:9125:interface=127.0.0.1"'),
+    "workers": (object, ""),
+    "workerTimeout": ((int, float), "a number of seconds, 0 for no limit"),
+    "control": (str, 'the path of a UNIX socket such as "/run/smtphooks/control"'),
 }
 
 # The keys that a [[listener]] may have too, beside its endpoint and options.
@@ -110,7 +116,17 @@ def readSettings(path: str) -> Settings:
         _readAuth(path, document["auth"]) if "auth" in document else None,
         document.get("discard", False),
         document.get("metrics"),
+        _readWorkers(path, document),
     )
+
+
+def _readWorkers(path: str, document: Mapping[str, Any]) -> WorkerSettings:
+    where = f"{path}:"
+    timeout = document.get("workerTimeout", 30.0)
+    if isinstance(timeout, bool) or not 0 <= timeout < inf:
+        raise ConfigError(f"{where} workerTimeout is {toTOML(timeout)}, it wants {_KEYS['workerTimeout'][1]}")
+    workers = workersFrom(f"{where} workers", document["workers"]) if "workers" in document else None
+    return WorkerSettings(workers, float(timeout), document.get("control"))
 
 
 def _absolute(folder: str, options: Mapping[str, Any]) -> dict[str, Any]:

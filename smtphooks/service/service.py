@@ -113,6 +113,20 @@ class SMTPService(Service):
         return self.endpoint
 
     @inlineCallbacks
+    def drain(self) -> Generator[Deferred[Any], Any, None]:
+        """
+        Stop as L{stopService} does, but let connections end by themselves before, as L{SMTPServerFactory.drain} does.
+
+        C{stopService} may be called meanwhile, and closes them at once.
+        """
+        self._lifecycle.closing()
+        if (yield self._stopListening()):
+            yield self.factory.drain()
+        if self.running:
+            Service.stopService(self)
+            yield self._lifecycle.stop(self)
+
+    @inlineCallbacks
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
         """
         Stop listening, then close the factory; fires when the last connection is gone.
@@ -121,6 +135,13 @@ class SMTPService(Service):
         """
         Service.stopService(self)
         self._lifecycle.closing()
+        if (yield self._stopListening()):
+            yield self.factory.close()
+        yield self._lifecycle.stop(self)
+
+    @inlineCallbacks
+    def _stopListening(self) -> Generator[Deferred[Any], Any, bool]:
+        """Stop listening; whether the connections of the factory are to end with that."""
         listening, self._listening = self._listening, None
         isStuck = False
         if listening is not None:
@@ -134,9 +155,7 @@ class SMTPService(Service):
                     _log.failure("cannot stop listening on {endpoint}", endpoint=self.endpoint)
                     isStuck = True
         # The factory may have another port, or a new one by now; a port that cannot stop stays counted.
-        if isStuck or not self.factory.numPorts:
-            yield self.factory.close()
-        yield self._lifecycle.stop(self)
+        return isStuck or not self.factory.numPorts
 
     def listeningStarted(self, port: IListeningPort) -> None:
         """Clients can connect: logs where, unless a subclass does something else."""

@@ -21,6 +21,10 @@ from smtphooks.service.toml import toTOML
 # What the table of a layer may say of it, beside its options.
 LAYER_OPTIONS = ("unless", "hookTimeout", "onFault")
 
+# The number of workers is that of cores.
+AUTO = "auto"
+MOST_WORKERS = 64
+
 # Stands in the place of a key or a password.
 NOT_SHOWN = "(not shown)"
 
@@ -106,6 +110,41 @@ class AuthSettings:
 
 
 @attrs.frozen
+class WorkerSettings:
+    """
+    How many processes serve, and who watches them.
+
+    @ivar workers: their number, or C{"auto"}; None for this process alone, without a supervisor.
+    @ivar timeout: seconds without a sign of life after which a worker is ended, 0 for no limit.
+    @ivar control: the path of the UNIX socket for C{smtphooks status} and C{smtphooks drain}, as it was given.
+    """
+
+    workers: int | str | None = None
+    timeout: float = 30.0
+    control: str | None = None
+
+    @property
+    def number(self) -> int:
+        """The number of workers; 0 without a supervisor."""
+        if self.workers == AUTO:
+            # Those that this process may use, where the system tells.
+            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return int(self.workers or 0)
+
+
+def workersFrom(what: str, value: object) -> int | str:
+    """
+    Check a number of workers.
+
+    @param what: what has this value, for the sentence of an error.
+    @raise ConfigError: if it is neither a number from 1 on nor C{"auto"}.
+    """
+    if value == AUTO or (type(value) is int and 1 <= value <= MOST_WORKERS):
+        return value
+    raise ConfigError(f'{what} is {toTOML(value)}, it wants a number from 1 to {MOST_WORKERS}, or "auto"')
+
+
+@attrs.frozen
 class Settings:
     """
     All settings.
@@ -117,6 +156,7 @@ class Settings:
     @ivar auth: None without checkers: then only hooks authenticate users.
     @ivar discard: a listener without C{onData} may accept messages and drop them.
     @ivar metrics: the endpoint where metrics are served, None if they are not.
+    @ivar workers: how many processes serve.
     """
 
     layers: Sequence[HooksSettings]
@@ -127,6 +167,7 @@ class Settings:
     auth: AuthSettings | None = None
     discard: bool = False
     metrics: str | None = None
+    workers: WorkerSettings = attrs.field(factory=WorkerSettings)
 
     @property
     def folder(self) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 
 from twisted.logger import Logger
 
@@ -16,6 +17,11 @@ log: Logger = Logger()
 
 # Seconds that sending may block: the socket's buffer may be full.
 _TIMEOUT = 1.0
+
+
+def reloading() -> str:
+    """The state of a service that reloads, for units with C{Type=notify-reload}; C{"READY=1"} ends it."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
 
 def notify(state: str) -> None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from getopt import GetoptError
 from typing import Any
 
 import attrs
+from twisted.application.service import IService
 from twisted.cred.strcred import AuthOptionMixin
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
@@ -25,8 +26,10 @@ from smtphooks.errors import unknownName
 from smtphooks.service.checkers import CREDENTIALS
 from smtphooks.service.checking import Configuration, configure
 from smtphooks.service.effective import describe
+from smtphooks.service.handover import SUPERVISOR, takeHandOver
 from smtphooks.service.jsonlog import jsonObserver
 from smtphooks.service.listeners import Listeners, endpointOf, metricsEndpointOf
+from smtphooks.service.program import Program
 from smtphooks.service.reading import (
     DEFAULT_ENDPOINT,
     DEFAULT_MAILDIR,
@@ -35,8 +38,18 @@ from smtphooks.service.reading import (
     maildirHooks,
     readSettings,
 )
-from smtphooks.service.settings import AuthSettings, ConfigError, HooksSettings, ListenerSettings, Settings
+from smtphooks.service.settings import (
+    AuthSettings,
+    ConfigError,
+    HooksSettings,
+    ListenerSettings,
+    Settings,
+    workersFrom,
+)
+from smtphooks.service.supervisor import Supervisor
 from smtphooks.service.textlog import textObserver
+from smtphooks.service.worker import WorkerService, takePlace
+from smtphooks.service.workers import Place
 
 
 @contextmanager
@@ -88,7 +101,10 @@ class Options(UsageOptions, AuthOptionMixin):
     The flags of C{twistd smtphooks}.
 
     @cvar command: how this list of flags is shown.
-    @ivar configuration: what the flags, and the file they name, ask for; set when they are parsed.
+    @ivar configuration: what the flags, and the file they name, ask for; set when they are parsed, but by a supervisor,
+        whose workers make it.
+    @ivar place: the place of this process as a worker, None if it is none.
+    @ivar program: how workers are started, None without a supervisor.
     """
 
     command = "twistd smtphooks"
@@ -102,6 +118,7 @@ class Options(UsageOptions, AuthOptionMixin):
         ["hooks", None, None, "Use these hooks: package.module:Name."],
         ["maildir", None, None, "Store messages in this Maildir."],
         ["log-format", None, "text", "Write the log as text, or as json: one object a line."],
+        ["workers", None, None, "Serve with this number of processes, or auto: one for each core."],
     ]
     supportedInterfaces: tuple[Any, ...] | None = CREDENTIALS
     optFlags: list[list[str | None]] = [
@@ -114,6 +131,8 @@ class Options(UsageOptions, AuthOptionMixin):
         UsageOptions.__init__(self)
         self.endpoints: list[str] = []
         self.checkers: list[str] = []
+        self.place: Place | None = None
+        self.program: Program | None = None
         self.configuration: Configuration
 
     def opt_listen(self, endpoint: str) -> None:
@@ -145,11 +164,39 @@ class Options(UsageOptions, AuthOptionMixin):
         """Make the configuration; with C{--check} print it and exit."""
         if self["log-format"] not in ("text", "json"):
             raise ConfigError(f"--log-format is {self['log-format']}, write text or json")
-        self.configuration = configure(self._settings())
+        settings = self.settings()
+        self.place = takePlace()
+        if settings.workers.number and self.place is None and not self["check"]:
+            self.program = Program(self._flags(), os.getcwd())
+            if SUPERVISOR not in os.environ:  # else the program before this one has checked it
+                self.program.checkFirst()
+            return
+        self.configuration = configure(settings)
         if self["check"]:
             self._check()
 
-    def _settings(self) -> Settings:
+    def _flags(self) -> list[str]:
+        """The flags of the service, for another process."""
+        flags = [
+            each
+            for name in ("config", "hooks", "maildir", "log-format", "logger")
+            if self.get(name) is not None
+            for each in (f"--{name}", self[name])
+        ]
+        parent: Mapping[str, Any] = self.parent or {}
+        reactor = self.get("reactor") or parent.get("reactor")
+        if reactor is not None:
+            flags += ["--reactor", reactor]
+        flags += [each for endpoint in self.endpoints for each in ("--listen", endpoint)]
+        flags += [each for checker in self.checkers for each in ("--auth", checker)]
+        return flags + [f"--{name}" for name in ("lmtp", "traceback") if self[name]]
+
+    def settings(self) -> Settings:
+        """
+        What the flags, and the file they name, say now.
+
+        @raise ConfigError: if that is wrong.
+        """
         settings = defaultSettings() if self["config"] is None else readSettings(self["config"])
         if self["hooks"] is not None and self["maildir"] is not None:
             raise ConfigError("--hooks and --maildir both say what to do with messages, leave one out")
@@ -170,6 +217,11 @@ class Options(UsageOptions, AuthOptionMixin):
             # An operator who names users wants mail from them alone; with a file, the file decides.
             options = {} if self["config"] is None else settings.options
             settings = attrs.evolve(settings, auth=auth, options=options)
+        if self["workers"] is not None:
+            given = self["workers"]
+            number = int(given) if given.isascii() and given.isdecimal() else given
+            workers = attrs.evolve(settings.workers, workers=workersFrom("--workers", number))
+            settings = attrs.evolve(settings, workers=workers)
         if self.endpoints:
             listeners = [ListenerSettings(f"--listen {endpoint}", endpoint) for endpoint in self.endpoints]
             settings = attrs.evolve(settings, listeners=listeners)
@@ -192,11 +244,18 @@ class Options(UsageOptions, AuthOptionMixin):
         raise SystemExit(0)
 
 
-def makeService(options: Options) -> Listeners:
+def makeService(options: Options) -> IService:
     """The service for these flags, called by twistd."""
     from twisted.internet import reactor
 
     with oneSentence(options.isTraced):
         observerFor = jsonObserver if options["log-format"] == "json" else textObserver
         # Another program may have made these options, without those of twistd around them.
-        return Listeners(options.configuration, reactor, observerFor(options.parent or {}))
+        twistd: Mapping[str, Any] = options.parent or {}
+        if options.program is not None:
+            handedOver = takeHandOver()
+            return Supervisor(options.settings, options.program, reactor, twistd, observerFor(twistd), handedOver)
+        if options.place is not None:
+            place = options.place
+            return WorkerService(options.configuration, reactor, place, observerFor(twistd, place.number))
+        return Listeners(options.configuration, reactor, observerFor(twistd))

@@ -9,30 +9,45 @@ This module knows neither SMTP nor the configuration, and no format of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from string import Formatter
 from typing import Any
 
 from twisted.logger import ILogObserver, LogEvent, formatEventAsClassicLogText, formatTime
 
-from smtphooks.service.logfile import needsStdout, observerOf
+from smtphooks.service.logfile import needsStdout, observerOf, observerOfWorker
 
 # Flags of twistd for a log that is not this one: another observer, syslog, and the debugger, which means -n but leaves
 # the log in the file of a daemon.
 _NOT_OURS = ("logger", "syslog", "debug")
 
 
-def textObserver(twistd: Mapping[str, Any]) -> ILogObserver | None:
+def textObserver(twistd: Mapping[str, Any], worker: int | None = None) -> ILogObserver | None:
     """
     An observer that writes what twistd would write, to the same place.
 
     @param twistd: the flags of twistd itself, or those of another program that runs the service.
+    @param worker: the number of the worker that this process is, which writes to stdout, for its supervisor.
     @return: None if that program logs by itself, or if twistd shall make its observer itself, or refuse to.
     @raise ConfigError: if the log file cannot be opened.
     """
+    if worker is not None:
+        return None if twistd.get("logger") else observerOfWorker(partial(lineOfWorker, worker=worker))
     if "nodaemon" not in twistd or any(twistd.get(flag) for flag in _NOT_OURS) or needsStdout(twistd):
         return None
     return observerOf(twistd, lineOfText)
+
+
+def lineOfWorker(event: LogEvent, worker: int) -> str | None:
+    """
+    An event as L{lineOfText} writes it, each line with the number of the worker.
+
+    It stands in the bracket before the system, behind the time, and in a bracket of its own in further lines: lines of
+    other workers may come between these.
+    """
+    line = lineOfText(event)
+    # A time stamp has no space.
+    return line and line.replace(" [", f" [worker {worker} ", 1).replace("\n\t", f"\n\t[worker {worker}] ")
 
 
 def lineOfText(event: LogEvent) -> str | None:

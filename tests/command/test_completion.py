@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from smtphooks.__main__ import Options
-from smtphooks.command import sending
+from smtphooks.command import draining, sending, status
 from smtphooks.command.completion import SHELLS, flagsOf
 from tests.real.programs import PATIENCE, requires, which
 from tests.test_reactor import environment
@@ -102,10 +102,13 @@ class TestShells:
         assert callable(complete)
         assert complete("smtphooks send --l", tmp_path) == ["--lmtp"]
         assert complete("smtphooks send --che", tmp_path) == []
+        assert complete("smtphooks status --j", tmp_path) == ["--json"]
+        assert complete("smtphooks drain --res", tmp_path) == ["--resume"]
 
     def test_subcommands_and_shells_are_completed(self, tmp_path: Path, shell: str, complete: object) -> None:
         assert callable(complete)
         assert complete("smtphooks se", tmp_path) == ["send"]
+        assert complete("smtphooks stat", tmp_path) == ["status"]
         assert sorted(complete("smtphooks completion ", tmp_path)) == sorted(SHELLS)
 
     def test_values_are_completed(self, tmp_path: Path, shell: str, complete: object) -> None:
@@ -140,7 +143,7 @@ def test_zsh_completes_flags_and_values(tmp_path: Path) -> None:
 
 
 def test_every_flag_has_one_line() -> None:
-    for options in (Options(), sending.Options()):
+    for options in (Options(), sending.Options(), status.Options(), draining.Options()):
         flags = flagsOf(options)
         assert {flag.name for flag in flags} == {name for name in options.synonyms if len(name) > 1}
         for flag in flags:

@@ -27,6 +27,8 @@ class Summaries:
 class Connection:
     """A connection that writes down what it is told; it leaves when it is told to, unless it is busy."""
 
+    messages = 0
+
     def __init__(self, live: LiveConnections, isBusy: bool = False, raises: bool = False) -> None:
         self.live = live
         self.isBusy = isBusy
@@ -214,3 +216,147 @@ def test_a_connection_made_since_it_listens_again_is_not_waited_for(live: LiveCo
     Connection(live, isBusy=True)
     live.remove(busy)
     assert done == [None]
+
+
+def test_it_counts_all_connections_that_there_have_been(live: LiveConnections) -> None:
+    live.remove(Connection(live))
+    Connection(live)
+    assert live.accepted == 2
+
+
+# --- the drain ---
+
+
+def drained(live: LiveConnections, timeout: float = 30) -> list[bool]:
+    ends: list[bool] = []
+    live.drain(timeout).addCallback(ends.append)
+    return ends
+
+
+def test_without_connections_it_has_drained_at_once(live: LiveConnections, clock: Clock) -> None:
+    assert drained(live) == [True]
+    assert live.isRefusing
+    assert clock.getDelayedCalls() == []
+
+
+def test_for_the_first_half_of_a_drain_connections_are_left_alone(live: LiveConnections, clock: Clock) -> None:
+    one, other = Connection(live), Connection(live)
+    ends = drained(live, 30)
+    clock.pump([1] * 14)
+    assert "leave" not in one.calls + other.calls
+    live.remove(one)
+    assert ends == []
+    live.remove(other)
+    assert ends == [True]
+    assert clock.getDelayedCalls() == []
+
+
+def test_in_the_second_half_of_a_drain_they_are_closed_and_at_its_end_by_force(
+    live: LiveConnections, clock: Clock
+) -> None:
+    idle, busy = Connection(live), Connection(live, isBusy=True)
+    ends = drained(live, 30)
+    clock.pump([1] * 15)
+    assert "leave" in idle.calls
+    assert "leave" in busy.calls
+    assert live.connections == {busy}
+    clock.pump([1] * 14)
+    assert "endByForce" not in busy.calls
+    clock.advance(1)
+    assert busy.calls[-1] == "endByForce"
+    assert ends == [True]
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_drain_without_a_limit_waits_for_the_clients(live: LiveConnections, clock: Clock) -> None:
+    one = Connection(live)
+    ends = drained(live, 0)
+    clock.pump([60] * 100)
+    assert ("leave" in one.calls, ends) == (False, [])
+    live.remove(one)
+    assert ends == [True]
+
+
+def test_a_drain_is_resumed_in_its_first_half(live: LiveConnections, clock: Clock) -> None:
+    one = Connection(live)
+    ends = drained(live, 30)
+    live.resume()
+    assert (live.isRefusing, ends) == (False, [False])
+    clock.pump([1] * 60)
+    assert "leave" not in one.calls
+    live.remove(one)
+    assert ends == [False]
+
+
+def test_a_drain_is_not_resumed_in_its_second_half(live: LiveConnections, clock: Clock) -> None:
+    busy = Connection(live, isBusy=True)
+    ends = drained(live, 30)
+    clock.pump([1] * 15)
+    live.resume()
+    assert (live.isRefusing, live.isClosing, ends) == (True, True, [])
+    live.remove(busy)
+    assert ends == [True]
+
+
+def test_draining_twice_is_draining_once(live: LiveConnections, clock: Clock) -> None:
+    one = Connection(live)
+    first = drained(live, 30)
+    clock.pump([1] * 10)
+    second = drained(live, 30)
+    clock.pump([1] * 5)
+    assert "leave" in one.calls
+    assert (first, second) == ([True], [True])
+
+
+def test_a_close_within_a_drain_does_not_wait_for_its_half(live: LiveConnections, clock: Clock) -> None:
+    idle, busy = Connection(live), Connection(live, isBusy=True)
+    ends = drained(live, 30)
+    done = fired(live, 3)
+    assert (idle.calls, busy.calls) == (["leave"], ["leave"])
+    clock.pump([1] * 3)
+    assert (busy.calls[-1], ends, done) == ("endByForce", [True], [None])
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_close_without_a_limit_gets_none_from_a_drain(live: LiveConnections, clock: Clock) -> None:
+    busy = Connection(live, isBusy=True)
+    drained(live, 30)
+    fired(live, 0)
+    clock.pump([1] * 60)
+    assert "endByForce" not in busy.calls
+
+
+def test_a_drain_while_it_closes_waits_for_the_same_connections(live: LiveConnections, clock: Clock) -> None:
+    busy = Connection(live, isBusy=True)
+    done = fired(live, 3)
+    ends = drained(live, 30)
+    assert len(clock.getDelayedCalls()) == 2  # the look of each second, and the end by force
+    live.remove(busy)
+    assert (done, ends) == ([None], [True])
+
+
+def test_a_connection_made_while_it_drains_is_waited_for(live: LiveConnections) -> None:
+    one = Connection(live)
+    ends = drained(live)
+    late = Connection(live)
+    live.remove(one)
+    assert ends == []
+    live.remove(late)
+    assert ends == [True]
+
+
+def test_what_is_refused_stays_so_when_it_begins_to_listen(clock: Clock) -> None:
+    live = LiveConnections(lambda: clock, Summaries())  # type: ignore[arg-type, return-value]
+    live.refuse()
+    live.startListening()
+    assert live.isRefusing
+    live.resume()
+    assert not live.isRefusing
+
+
+def test_what_has_drained_and_closed_serves_again_when_it_listens_again(live: LiveConnections, clock: Clock) -> None:
+    Connection(live)
+    drained(live, 2)
+    clock.advance(1)
+    live.startListening()
+    assert not live.isRefusing

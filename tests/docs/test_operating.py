@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-from twisted.logger import capturedLogs
+from twisted.logger import FileLogObserver, capturedLogs, globalLogPublisher
 
 import smtphooks.stores
 from smtphooks import SMTPServerFactory
 from smtphooks.__main__ import Options as CommandFlags
-from smtphooks.command import sending
+from smtphooks.command import draining, sending, status
+from smtphooks.connection import waits
 from smtphooks.service.jsonlog import lineOfJSON
 from smtphooks.service.tap import Options as Flags
+from smtphooks.service.textlog import lineOfWorker
 from smtphooks.syntax.xclient import xClientKeywords, xForwardKeywords
 from tests.certificates import Authority
 from tests.docs.clients import clientOf, plain
@@ -46,6 +50,18 @@ def test_all_flags_of_send_are_documented_with_their_letters() -> None:
     for entries in rowsOf(COMMAND, "Flag of send"):
         documented |= {name.lstrip("-") for name in re.findall(r"--?[\w-]+", entries[0].astext())}
     assert documented == {*sending.Options().synonyms}
+
+
+@pytest.mark.parametrize(("command", "options"), [("status", status.Options), ("drain", draining.Options)])
+def test_all_flags_of_the_commands_that_ask_a_supervisor_are_documented(command: str, options: type) -> None:
+    rows = rowsOf(COMMAND, f"Flag of {command}")
+    documented = {literal.split()[0].removeprefix("--") for entries in rows for literal in literalsIn(entries[0])}
+    assert documented == {*options().synonyms}
+
+
+def test_what_connections_wait_for_is_on_the_page() -> None:
+    words = {value for name, value in vars(waits).items() if name.isupper() and isinstance(value, str)}
+    assert words - {waits.NOTHING} <= {*literalsIn(COMMAND)}
 
 
 @pytest.mark.parametrize("keywords", [xClientKeywords, xForwardKeywords])
@@ -83,7 +99,28 @@ def test_the_line_of_each_store_is_documented_as_its_module_has_it() -> None:
 
 def test_all_fields_of_a_line_are_documented() -> None:
     documented = [entries[0].astext() for entries in rowsOf(LOG, "Field of a line")]
+    assert documented == list(json.loads(lineOfJSON({"log_format": "x", "log_time": 0.0}, worker=2)))
+    documented.remove("worker")
     assert documented == list(json.loads(lineOfJSON({"log_format": "x", "log_time": 0.0})))
+
+
+def test_the_lines_of_a_worker_are_as_the_page_shows_them() -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    written = io.StringIO()
+    observe = FileLogObserver(written, partial(lineOfWorker, worker=2))
+    globalLogPublisher.addObserver(observe)
+    try:
+        clientOf(SMTPServerFactory(authOptional=True, onData=fail)).say(*ENVELOPE, "DATA")
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    (shown,) = [block.text for block in blocksOf("log.rst", "text") if block.name == "workers.log"]
+    first, *further = shown.splitlines()
+    # Without time and session.
+    assert first.split(" ", 1)[1].rpartition(" [")[0] in written.getvalue()
+    assert set(further) <= {*written.getvalue().splitlines()}
+    assert all(line[0] in "2\t" and "[worker 2" in line for line in written.getvalue().splitlines())
 
 
 @pytest.mark.parametrize("name", [str(block.name) for block in blocksOf("configuration.rst", "toml")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from base64 import b64encode
 from collections.abc import Callable, Coroutine, Sequence
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from smtphooks.layers.counts import Limit, MemoryCounts, Verdict
 from smtphooks.replies import Reply, SMTPError
 from smtphooks.sasl.portal import UserNameRealm
 from smtphooks.session import Address, Envelope, Session
+from smtphooks.sharedtable import Table, useTable
 from tests.conftest import Logged
 from tests.support import Client, Mailbox, Transport, connect, makeFactory
 
@@ -87,6 +89,27 @@ async def pour(layer: RateLimit, session: Session, chunks: Sequence[bytes], out:
 
 def octets(layer: RateLimit, session: Session, *chunks: bytes) -> int:
     return code(pour(layer, session, chunks, []))
+
+
+# --- workers ---
+
+
+def test_workers_count_together() -> None:
+    table = Table.create(2)
+    layers = []
+    for column in (0, 1):
+        useTable(Table.attach(table.fd, column))
+        try:
+            layers.append(
+                [rateLimit("2 connections per day per client"), rateLimit("9 connections per day per client")]
+            )
+        finally:
+            useTable(None)
+    os.close(table.fd)
+    (one, more), (other, _) = layers
+    assert [code(layer.onConnect(sessionFrom())) for layer in (one, other, one, other)] == [250, 250, 421, 421]
+    assert code(other.onConnect(sessionFrom("192.0.2.8"))) == 250
+    assert code(more.onConnect(sessionFrom())) == 250
 
 
 # --- options ---

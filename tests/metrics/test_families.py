@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from smtphooks import Hooks
 from smtphooks.metrics import Metrics
-from smtphooks.metrics.families import FAMILIES
+from smtphooks.metrics.families import FAMILIES, WORKER_FAMILIES
 from tests.metrics.scrape import LISTENER, Scrape
 from tests.pages import DOCS
 from tests.real.programs import requires, run
@@ -57,7 +57,8 @@ def test_the_page_has_every_metric_with_its_kind_labels_and_meaning() -> None:
         name: (kind, tuple(re.findall(r"``(\w+)``", labels)), meaning)
         for name, kind, labels, meaning in _ROW.findall((DOCS / "metrics.rst").read_text())
     }
-    declared = {family.name: (family.kind, family.labels, family.meaning) for family in FAMILIES.values()}
+    families = [*FAMILIES.values(), *WORKER_FAMILIES.values()]
+    declared = {family.name: (family.kind, family.labels, family.meaning) for family in families}
     assert rows == declared
 
 

@@ -77,6 +77,10 @@ class TestReadiness:
         factory.doStart()
         assert metrics.isReady()
         assert scrape(metrics).one("smtphooks_ready") == 1
+        factory.refuse()
+        assert not metrics.isReady()
+        factory.resume()
+        assert metrics.isReady()
         factory.close()
         assert not metrics.isReady()
         factory.doStop()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY, Counter
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.test.requesthelper import DummyRequest
 
 from smtphooks.metrics import Metrics
+from smtphooks.metrics.merging import MergedMetrics
 from smtphooks.metrics.site import _Taken
+from tests.conftest import Logged
 from tests.support import makeFactory
 
 
@@ -74,3 +80,63 @@ def test_what_an_application_has_registered_is_there_too_but_nothing_twice() -> 
     assert "tests_of_the_site" in names
     assert "smtphooks_connections" in names
     assert len(names) == len(set(names))
+
+
+class Slow:
+    """The metrics of workers that have not answered yet."""
+
+    def __init__(self, cancelled: Callable[[Deferred[None]], object] | None = None) -> None:
+        self.asked: Deferred[None] = Deferred(cancelled or self._cancelled)
+        self.isCancelled = False
+        self.metrics = MergedMetrics()
+        self.metrics.ask = lambda: self.asked
+        resource: Any = self.metrics.resource()
+        self.request = DummyRequest([b"metrics"])
+        self.result = resource.getChildWithDefault(b"metrics", self.request).render(self.request)
+
+    def _cancelled(self, asked: Deferred[None]) -> None:
+        self.isCancelled = True
+
+
+class TestWorkers:
+    def test_a_scrape_is_answered_when_the_workers_have_answered(self) -> None:
+        slow = Slow()
+        assert slow.result is NOT_DONE_YET
+        assert slow.request.written == []
+        slow.metrics.numbers = lambda: {"smtphooks_workers": {"ready": 2}}
+        slow.asked.callback(None)
+        text = b"".join(slow.request.written)
+        assert b'smtphooks_workers{state="ready"} 2.0\n' in text
+        assert slow.request.finished == 1
+        headers = slow.request.responseHeaders
+        assert headers.getRawHeaders("content-length") == [str(len(text))]
+        assert headers.getRawHeaders("content-type")[0].startswith("text/plain; version=0.0.4")
+
+    def test_the_process_of_the_supervisor_is_not_mixed_in(self) -> None:
+        """It is no worker, and its memory is not that of a server."""
+        slow = Slow()
+        slow.asked.callback(None)
+        assert b"process_" not in b"".join(slow.request.written)
+        assert b"python_" not in b"".join(slow.request.written)
+
+    def test_a_client_that_leaves_is_not_answered_any_more_and_nobody_is_waited_for(self) -> None:
+        slow = Slow()
+        slow.request.processingFailed(Failure(ConnectionDone()))
+        assert slow.isCancelled
+        assert (slow.request.written, slow.request.finished) == ([], 0)
+
+    def test_so_it_is_if_the_workers_are_asked_nevertheless(self) -> None:
+        slow = Slow(lambda asked: asked.callback(None))
+        slow.request.processingFailed(Failure(ConnectionDone()))
+        assert (slow.request.written, slow.request.finished) == ([], 0)
+
+    def test_a_failure_is_logged_and_answered(self, logged: Logged) -> None:
+        slow = Slow()
+        slow.asked.errback(ZeroDivisionError())
+        assert len(logged.takeFailures(ZeroDivisionError)) == 1
+        assert (slow.request.responseCode, slow.request.finished) == (500, 1)
+
+    def test_a_failure_after_the_client_has_left_is_not_logged(self, logged: Logged) -> None:
+        slow = Slow(lambda asked: asked.errback(ZeroDivisionError()))
+        slow.request.processingFailed(Failure(ConnectionDone()))
+        assert logged.takeFailures(ZeroDivisionError) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from smtphooks.sasl.scram import ScramCredentials
 from smtphooks.service.checking import Configuration, configure
 from smtphooks.service.reading import defaultSettings, maildirHooks, readSettings
 from smtphooks.service.settings import ConfigError, HooksSettings
+from smtphooks.sharedtable import Table, useTable
 from smtphooks.stores.maildir import Maildir
 from tests.secrets import SCRAM_SECRET
 from tests.service.configurations import (
@@ -28,6 +30,7 @@ from tests.service.configurations import (
     configured,
     limitsOf,
     refusal,
+    sharingOf,
 )
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -484,6 +487,22 @@ class TestEndpoints:
         configured(OPTIONAL + f'useProxy = true\n[[listener]]\nendpoint = "{endpoint}"\n')
 
 
+@pytest.fixture
+def table() -> Iterator[Table]:
+    made = Table.create(2)
+    yield made
+    os.close(made.fd)
+
+
+def configuredIn(table: Table, column: int, text: str) -> Configuration:
+    """The configuration of the worker that has this column."""
+    useTable(Table.attach(table.fd, column))
+    try:
+        return configured(text)
+    finally:
+        useTable(None)
+
+
 class TestLimits:
     def test_those_of_the_options_count_over_all_listeners(self) -> None:
         configuration = configured(
@@ -498,6 +517,43 @@ class TestLimits:
         for listener in configuration.listeners:
             assert listener.factory.server.admission.refusalOf("192.0.2.7") is not None
             assert listener.factory.server.admission.refusalOf("192.0.2.8") is None
+
+    def test_workers_hold_them_together(self, table: Table) -> None:
+        text = OPTIONAL + "maxClients = 5\nmaxClientsPerAddress = 2\n" + LISTENERS + "maxClients = 1\n"
+        one, other = [configuredIn(table, column, text) for column in (0, 1)]
+        assert limitsOf(one.clients) == (5, 2)
+        assert [limitsOf(each.factory.clients) for each in one.listeners] == [(0, 0), (1, 0)]
+        first, second, again, same = [each.factory.server.admission for each in (*one.listeners, *other.listeners)]
+        for admission in (second, same):
+            admission.connectionBegins()
+        assert second.fullness == 2 and second.refusalOf("192.0.2.8") is not None
+        assert same.refusalOf("192.0.2.8") is not None
+        second.connectionEnds()
+        assert same.refusalOf("192.0.2.8") is None
+        first.clientComes("192.0.2.7")
+        same.clientComes("192.0.2.7")
+        for admission in (first, second, again, same):
+            assert admission.refusalOf("192.0.2.7") is not None and admission.refusalOf("192.0.2.8") is None
+
+    def test_workers_count_failed_AUTH_together(self, table: Table) -> None:
+        text = OPTIONAL + "authFailuresPerAddress = 2\n" + LISTENERS
+        text += '[[listener]]\nendpoint = "tcp:27"\nauthFailuresPerAddress = 2\n'
+        one, other = [configuredIn(table, column, text) for column in (0, 1)]
+        assert sharingOf(one)[0] == [0, 0, 2]
+        one.listeners[0].factory.server.authFailures.add("192.0.2.7")
+        other.listeners[1].factory.server.authFailures.add("192.0.2.7")
+        barred = [each.factory.server.authFailures.isBarred("192.0.2.7") for each in (*one.listeners, *other.listeners)]
+        assert barred == [True, True, False] * 2
+
+    def test_workers_have_the_counts_of_a_listener_after_others_have_come_before_it(self, table: Table) -> None:
+        old = configuredIn(table, 0, OPTIONAL + '[[listener]]\nendpoint = "tcp:1"\nmaxClients = 1\n')
+        first = '[[listener]]\nendpoint = "tcp:9"\nmaxClients = 1\n'
+        new = configuredIn(table, 1, OPTIONAL + first + '[[listener]]\nendpoint = "tcp:1"\nmaxClients = 1\n')
+        old.listeners[0].factory.server.admission.connectionBegins()
+        assert [each.factory.server.admission.fullness for each in new.listeners] == [0, 1]
+        for _ in range(20):
+            old.listeners[0].factory.server.authFailures.add("192.0.2.7")
+        assert new.listeners[0].factory.server.authFailures.isBarred("192.0.2.7")
 
     def test_failed_AUTH_counts_over_all_listeners_that_have_no_number_of_their_own(self) -> None:
         third = '[[listener]]\nendpoint = "tcp:27"\nauthFailuresPerAddress = 3\n'

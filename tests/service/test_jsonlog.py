@@ -325,3 +325,27 @@ def test_flags_that_exclude_each_other_have_their_sentence(twistd: dict[str, Any
     with pytest.raises(ConfigError) as caught:
         jsonObserver(twistd)
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("twistd", [{}, {"logfile": "/nowhere/log"}, {"nodaemon": False}, {"nodaemon": True}])
+def test_a_worker_writes_its_number_into_each_line_on_its_stdout(
+    capsys: pytest.CaptureFixture[str], twistd: dict[str, Any]
+) -> None:
+    """Its supervisor takes the lines on to the place of the log; an event may not say that it is another's."""
+    observer = jsonObserver(twistd, worker=2)
+    logTo(observer, "one {worker}", worker=7, code=250)
+    logTo(observer, "two", value=float("nan"))
+    one, two = linesOf(capsys)
+    assert list(one) == ["time", "level", "namespace", "worker", "text", "code"]
+    assert (one["worker"], one["text"]) == (2, "one 7")
+    assert list(two) == ["time", "level", "namespace", "worker", "text", "value"]
+    assert two["worker"] == 2
+
+
+def test_the_supervisor_may_speak_of_a_worker_in_a_field_of_this_name() -> None:
+    assert json.loads(lineOfJSON({"log_format": "x", "worker": 7}))["worker"] == 7
+
+
+def test_a_worker_refuses_flags_that_exclude_each_other_as_well() -> None:
+    with pytest.raises(ConfigError):
+        jsonObserver({"logger": len}, worker=2)

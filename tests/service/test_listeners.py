@@ -16,12 +16,13 @@ from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.testing import MemoryReactorClock
 
 from smtphooks.errors import OptionWarning
-from smtphooks.service import listeners
+from smtphooks.service import ending, listeners
 from smtphooks.service.checking import Configuration, configure
 from smtphooks.service.listeners import Listeners, ListenerService, StartError
 from smtphooks.service.reading import defaultSettings, readSettings
 from smtphooks.service.settings import ListenerSettings
 from tests.certificates import Authority
+from tests.support import Client
 
 CONFIG = """
 [options]
@@ -186,14 +187,14 @@ class TestListener:
 
     def test_a_later_failure_ends_the_service(self, logged: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         ends: list[Callable[[], None]] = []
-        monkeypatch.setattr(listeners.atexit, "register", ends.append)
+        monkeypatch.setattr(ending.atexit, "register", ends.append)
         self.service.startService()
         self.endpoint.listening.errback(OSError("late"))
         assert logged == ["cannot listen on tcp:0: OSError: late, free it or name another endpoint"]
         assert self.reactor.hasStopped
         (end,) = ends
         statuses: list[int] = []
-        monkeypatch.setattr(listeners.os, "_exit", statuses.append)
+        monkeypatch.setattr(ending.os, "_exit", statuses.append)
         monkeypatch.setattr(sys, "__stderr__", None)
         end()
         assert statuses == [1]
@@ -260,7 +261,7 @@ class TestLayers:
         self.lines: list[str] = []
         self.ends: list[Callable[[], None]] = []
         monkeypatch.setattr(listeners, "notify", self.told.append)
-        monkeypatch.setattr(listeners.atexit, "register", self.ends.append)
+        monkeypatch.setattr(ending.atexit, "register", self.ends.append)
         for level in ("info", "warn", "critical"):
             monkeypatch.setattr(listeners.log, level, lambda form, **event: self.lines.append(form.format(**event)))
         self.reactor = RunningReactor()
@@ -394,6 +395,111 @@ def test_a_listener_that_takes_mail_for_any_recipient_says_so_when_it_listens(
     assert [line.split(": no layer decides on recipients: ")[0] for line in lines] == [endpoint] * isWarned
 
 
+class TestDrain:
+    """The service that ends gently, and one that only refuses new clients."""
+
+    @pytest.fixture(autouse=True)
+    def parts(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        (folder / "lifeapp.py").write_text(MODULE)
+        (folder / "smtphooks.toml").write_text(LAYERS)
+        self.told: list[str] = []
+        monkeypatch.setattr(listeners, "notify", self.told.append)
+        self.reactor = RunningReactor()
+        self.service = Listeners(configure(readSettings("smtphooks.toml")), self.reactor)
+        self.module = sys.modules["lifeapp"]
+        for listener in self.service:
+            listener.factory.clock = self.reactor
+        self.service.privilegedStartService()
+        self.service.startService()
+        for listener in self.service:
+            listener.factory.doStart()  # a port in memory does not
+        self.clients = [Client(listener.factory) for listener in self.service]
+        yield
+        del sys.modules["lifeapp"]
+
+    @property
+    def stopped(self) -> list[str]:
+        return [name for what, name, _ in self.module.calls if what == "stop"]
+
+    def drain(self) -> list[object]:
+        ends: list[object] = []
+        for listener in self.service:
+            listener.factory.doStop()
+        self.service.drain().addCallback(ends.append)
+        return ends
+
+    def lasts(self) -> list[str]:
+        return [client.replies()[-1][:3] for client in self.clients if client.transport.value()]
+
+    def test_it_stops_listening_and_lets_connections_end_and_then_stops_the_layers(self) -> None:
+        assert self.service.isReady()
+        ends = self.drain()
+        assert not self.service.isReady()
+        assert self.lasts() == ["220"] * 3
+        self.reactor.pump([1] * 14)
+        for client in self.clients:
+            assert (self.stopped, ends) == ([], [])
+            assert client.last("QUIT")[:3] == "221"
+            client.finish()
+        assert (self.stopped, ends, self.service.running) == (["own", "store", "one"], [None], 0)
+        assert self.told == ["READY=1", "STOPPING=1"]
+        assert self.reactor.getDelayedCalls() == []
+
+    def test_after_half_of_close_timeout_idle_clients_get_421(self) -> None:
+        ends = self.drain()
+        self.lasts()
+        self.reactor.pump([1] * 15)
+        assert self.lasts() == ["421"] * 3
+        for client in self.clients:
+            client.finish()
+        assert ends == [None]
+
+    def test_a_stop_meanwhile_gives_them_421_at_once(self) -> None:
+        ends = self.drain()
+        self.lasts()
+        waiting: Deferred[None] = Deferred()
+        self.module.pending["stop", "own"] = waiting
+        stopped: list[object] = []
+        self.service.stopService().addCallback(stopped.append)
+        assert self.lasts() == ["421"] * 3
+        for client in self.clients:
+            client.finish()
+        assert (ends, stopped, self.stopped) == ([None], [], ["own"])
+        waiting.callback(None)
+        assert (len(stopped), self.stopped) == (1, ["own", "store", "one"])
+        assert self.told == ["READY=1", "STOPPING=1"]
+        assert self.reactor.getDelayedCalls() == []
+
+    def test_a_stop_afterwards_has_nothing_more_to_do(self) -> None:
+        self.drain()
+        for client in self.clients:
+            client.last("QUIT")
+            client.finish()
+        stopped: list[object] = []
+        self.service.stopService().addCallback(stopped.append)
+        assert len(stopped) == 1
+        assert self.stopped == ["own", "store", "one"]
+
+    def test_one_that_has_not_started_has_drained_at_once(self) -> None:
+        service = Listeners(configure(readSettings("smtphooks.toml")), RunningReactor())
+        ends: list[object] = []
+        service.drain().addCallback(ends.append)
+        assert ends == [None]
+
+    def test_while_it_refuses_new_clients_it_is_not_ready_and_listens(self) -> None:
+        self.lasts()
+        self.service.refuse(True)
+        assert not self.service.isReady()
+        for listener in self.service:
+            late = Client(listener.factory)
+            assert late.replies() == ["421 4.3.2 Server is shutting down"]
+            late.finish()
+        assert all(client.last("NOOP")[:3] == "250" for client in self.clients)
+        self.service.refuse(False)
+        assert self.service.isReady()
+        assert Client(self.service.services[0].factory).codes() == [220]
+
+
 class TestReadiness:
     """Reports to the service manager."""
 
@@ -420,7 +526,7 @@ class TestReadiness:
         assert told == ["READY=1"]
 
     def test_it_is_not_ready_if_one_fails(self, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(listeners.atexit, "register", lambda function: None)
+        monkeypatch.setattr(ending.atexit, "register", lambda function: None)
         service, (one, other) = self.service(monkeypatch)
         service.privilegedStartService()
         service.startService()

@@ -22,7 +22,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from smtphooks.service import listeners, tap
-from smtphooks.service.metering import Metering
+from smtphooks.service.metering import Metering, metricsOf
 from tests.conftest import Logged
 from tests.metrics.scrape import Scrape
 from tests.real.programs import PATIENCE, ROOT, Client, Program, eventually, freePort, requires, run, tcp
@@ -361,7 +361,7 @@ class TestOrder:
         waiting: Deferred[object] = Deferred()
         monkeypatch.setattr(listeners, "metricsEndpointOf", lambda configuration, reactor: Endpoint(waiting))
         ends: list[object] = []
-        monkeypatch.setattr(listeners, "_endWithFailure", ends.append)
+        monkeypatch.setattr(listeners, "endWithFailure", ends.append)
         reactor = MemoryReactorClock()
         mailapp(folder)
         service = listeners.Listeners(configured(f'metrics = "tcp:9125"\n{OPTIONAL}'), reactor)
@@ -400,7 +400,7 @@ class Endpoint:
 
 
 def metering(endpoint: Endpoint) -> Metering:
-    return Metering("tcp:9125", endpoint, [("tcp:25", makeFactory())], lambda: True)  # type: ignore[arg-type]
+    return Metering("tcp:9125", endpoint, metricsOf([("tcp:25", makeFactory())], lambda: True))  # type: ignore[arg-type]
 
 
 class TestEndpoint:
@@ -446,5 +446,5 @@ class TestEndpoint:
 
     def test_listeners_of_the_same_description_are_told_apart(self) -> None:
         factories = [("tcp:0", makeFactory()) for _ in range(3)]
-        service = Metering("tcp:9125", Endpoint(Deferred()), factories, lambda: True)  # type: ignore[arg-type]
+        service = Metering("tcp:9125", Endpoint(Deferred()), metricsOf(factories, lambda: True))  # type: ignore[arg-type]
         assert list(service.metrics._counts) == ["tcp:0", "tcp:0 (2)", "tcp:0 (3)"]

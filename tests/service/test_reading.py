@@ -175,7 +175,7 @@ def test_a_maildir_is_relative_to_the_current_working_folder(folder: Path) -> No
         (
             "zzz = 1\n",
             "smtphooks.toml: unknown key zzz, known are hooks, hooks-options, discard, options, tls, auth, listener, "
-            "layer, metrics",
+            "layer, metrics, workers, workerTimeout, control",
         ),
         ("size = 1\n", "smtphooks.toml: option size stands in no table, move it below [options]"),
         ("options = 3\n", "smtphooks.toml: options is 3, it wants a table, [options]"),

@@ -294,6 +294,69 @@ def test_a_factory_that_listens_elsewhere_goes_on(
     factory.doStop()  # type: ignore[no-untyped-call]
 
 
+def test_a_drain_stops_listening_lets_connections_end_by_themselves_and_stops(
+    service: SMTPService, endpoint: Endpoint, factory: SMTPServerFactory
+) -> None:
+    port = Port()
+    service.startService()
+    endpoint.listening.callback(port)
+    client = Client(factory)
+    client.replies()
+    drained: list[None] = []
+    service.drain().addCallback(drained.append)
+    assert port.stopped is not None and not factory.isRefusing
+    port.stopped.callback(None)
+    assert (client.replies(), service.running) == ([], 1)
+    assert client.say(*ENVELOPE, "DATA", "text", ".", "QUIT")[-1].startswith("221 ")
+    client.finish()
+    assert (drained, service.running) == ([None], 0)
+
+
+def test_a_stop_within_a_drain_does_not_wait_for_it(
+    service: SMTPService, endpoint: Endpoint, factory: SMTPServerFactory
+) -> None:
+    port = Port()
+    service.startService()
+    endpoint.listening.callback(port)
+    client = Client(factory)
+    drained: list[None] = []
+    service.drain().addCallback(drained.append)
+    assert port.stopped is not None
+    port.stopped.callback(None)
+    stopped = stop(service)
+    assert client.isClosed
+    client.finish()
+    assert (drained, stopped) == ([None], [None])
+
+
+def test_a_stop_within_a_drain_stops_objects_one_after_the_other(endpoint: Endpoint) -> None:
+    calls: list[str] = []
+    waiting: Deferred[None] = Deferred()
+
+    class One:
+        def onStop(self, service: object) -> None:
+            calls.append("one")
+
+        def onData(self, stream: object, session: object) -> None: ...
+
+    class Other:
+        def onStop(self, service: object) -> Deferred[None]:
+            calls.append("other")
+            return waiting
+
+        def onRcptTo(self, address: object, session: object) -> None: ...
+
+    service = SMTPService(endpoint, makeFactory(hooks=[One(), Other()]))
+    service.startService()
+    client = Client(service.factory)
+    service.drain()
+    stop(service)
+    client.finish()
+    assert calls == ["other"]
+    waiting.callback(None)
+    assert calls == ["other", "one"]
+
+
 # --- objects of hooks that are started and stopped ---
 
 

@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 from smtphooks.service import textlog
-from smtphooks.service.textlog import lineOfText, plainText, textObserver
+from smtphooks.service.textlog import lineOfText, lineOfWorker, plainText, textObserver
 from tests.support import ENVELOPE, connect
 
 PLAIN: LogEvent = {
@@ -329,3 +329,49 @@ def test_formats_are_not_kept_for_ever() -> None:
 def test_twistd_makes_its_own_log_where_this_one_would_go_elsewhere(twistd: dict[str, Any]) -> None:
     """Where it refuses to, that is for twistd to say; other programs, such as Twisted's C{twist}, log by themselves."""
     assert textObserver(twistd) is None
+
+
+# --- the lines of a worker ---
+
+
+def test_a_worker_writes_its_number_into_the_bracket_of_the_system() -> None:
+    assert lineOfWorker({**PLAIN, "x": "one"}, 2) == lineOfText({**PLAIN, "x": "[-] [one"}).replace(  # type: ignore[union-attr]
+        "[smtphooks.test#info] [-] [one", "[worker 2 smtphooks.test#info] one"
+    )
+
+
+def test_so_it_is_where_Twisted_formats_and_each_line_of_a_traceback_has_it() -> None:
+    """Lines of other workers may come between these."""
+    event = {**PLAIN, "log_system": "HTTP [1", "log_failure": failure(), "log_time": None}
+    first, *further = str(lineOfWorker(event, 12)).splitlines()
+    assert first == "- [worker 12 HTTP [1] one"
+    assert len(further) > 4
+    assert all(line.startswith("\t[worker 12] ") for line in further)
+    assert lineOfWorker({}, 12) is None
+
+
+@given(EVENTS)
+def test_without_the_number_the_lines_of_a_worker_are_those_of_Twisted(event: LogEvent) -> None:
+    def ofWorker(event: LogEvent) -> str | None:
+        line = lineOfWorker(event, 3)
+        return line and "\n".join(
+            line.replace("\t[worker 3] ", "\t", 1) if number else line.replace("worker 3 ", "", 1)
+            for number, line in enumerate(line.split("\n"))
+        )
+
+    assert outcome(ofWorker, event) == outcome(formatEventAsClassicLogText, event)
+
+
+@pytest.mark.parametrize("twistd", [{}, {"logfile": "/nowhere/log"}, {"nodaemon": False}, {"nodaemon": True}])
+def test_a_worker_writes_to_its_stdout_wherever_the_log_is(
+    twistd: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its supervisor takes the lines on to there."""
+    observer = textObserver(twistd, worker=2)
+    assert observer is not None
+    observer({**PLAIN, "x": "one"})
+    assert capsys.readouterr().out.endswith(" [worker 2 smtphooks.test#info] one of 2\n")
+
+
+def test_with_a_logger_of_the_operator_a_worker_logs_by_itself() -> None:
+    assert textObserver({"logger": len, "nodaemon": True}, worker=2) is None

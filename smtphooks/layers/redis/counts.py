@@ -20,7 +20,8 @@ from twisted.internet.defer import Deferred
 
 from smtphooks.awaiting import Waiting
 from smtphooks.client.place import waitingFor
-from smtphooks.layers.counts import Counts, Limit, Verdict, machineCounts
+from smtphooks.layers.counts import Counts, Limit, Verdict
+from smtphooks.layers.machinecounts import countsOfMachine
 from smtphooks.layers.redis.node import Away
 from smtphooks.layers.redis.shared import OnRedis
 from smtphooks.optionkinds import withOptions
@@ -84,7 +85,7 @@ class RedisCounts(OnRedis):
 
     _without = "rates are limited by the counts of this machine alone"
     _use = "counts"
-    _machine: Counts = attrs.field(factory=machineCounts, init=False, repr=False)
+    _machine: Counts = attrs.field(factory=countsOfMachine, init=False, repr=False)
 
     def check(self, key: str, cost: int, limits: tuple[Limit, ...]) -> Waiting[Verdict]:
         """See L{Counts.check}."""

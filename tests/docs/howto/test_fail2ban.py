@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import configparser
 import io
+from functools import partial
 from typing import Any
 
 import pytest
-from twisted.logger import globalLogPublisher, textFileLogObserver
+from twisted.logger import FileLogObserver, ILogObserver, globalLogPublisher, textFileLogObserver
 
 from smtphooks import SMTPError
 from smtphooks.layers import Recipients
+from smtphooks.service.textlog import lineOfWorker
 from tests.docs.howto.conftest import Page
 from tests.pages import DOCS
 from tests.real.programs import ROOT, requires
@@ -34,9 +36,20 @@ def test_fail2ban_finds_the_lines_that_the_page_shows(page: Page) -> None:
     assert "Lines: 2 lines, 0 ignored, 2 matched, 0 missed" in said
 
 
-def test_the_lines_that_the_page_shows_are_those_of_the_log(page: Page) -> None:
-    logged = linesOfFailures(textFileLogObserver)
-    for line in page.text("smtphooks.log").splitlines():
+def test_so_it_does_for_the_line_of_a_worker(page: Page) -> None:
+    (page.folder / "smtphooks.log").write_text(page.text("workers.log"))
+    said = find(page, ROOT / "contrib" / "fail2ban" / "filter.d" / "smtphooks.conf")
+    assert "Lines: 1 lines, 0 ignored, 1 matched, 0 missed" in said
+
+
+def ofWorker(file: io.StringIO) -> ILogObserver:
+    return FileLogObserver(file, partial(lineOfWorker, worker=2))
+
+
+@pytest.mark.parametrize("name, observer", [("smtphooks.log", textFileLogObserver), ("workers.log", ofWorker)])
+def test_the_lines_that_the_page_shows_are_those_of_the_log(page: Page, name: str, observer: Any) -> None:
+    logged = linesOfFailures(observer)
+    for line in page.text(name).splitlines():
         # Without time and session.
         assert line.split(" ", 1)[1].rpartition(" [")[0] in logged
 
@@ -53,8 +66,9 @@ def test_the_jail_is_that_of_contrib_for_a_file(page: Page) -> None:
     assert ours["logpath"] in page.command("smtphooks --config")
 
 
+@pytest.mark.parametrize("observer", [textFileLogObserver, ofWorker])
 @pytest.mark.parametrize("hook", [{"onRcptTo": "onRcptTo"}, {"layers": "onRcptTo of Recipients"}])
-def test_the_filter_of_the_page_finds_guessed_recipients(page: Page, hook: dict[str, str]) -> None:
+def test_the_filter_of_the_page_finds_guessed_recipients(page: Page, hook: dict[str, str], observer: Any) -> None:
     def onRcptTo(address: object, session: object) -> None:
         raise SMTPError("No such user", 550, "5.1.1")
 
@@ -65,7 +79,7 @@ def test_the_filter_of_the_page_finds_guessed_recipients(page: Page, hook: dict[
         page.change(name, "onRcptTo:", f"{hook['layers']}:")
         assert hook["layers"] in DOCUMENTED
     written = io.StringIO()
-    observe = textFileLogObserver(written)
+    observe = observer(written)
     globalLogPublisher.addObserver(observe)
     try:
         connect(**hooks).say(*ENVELOPE, "VRFY RCPT of 198.51.100.9 refused by onRcptTo: 550 5.1.1")

@@ -1,0 +1,18 @@
+"""
+C{python -m cluster}: the command, in namespaces of its own.
+
+This module imports nothing of the command before it is there, as it begins once more there.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from chaos.network import isolate
+
+if __name__ == "__main__":
+    reason = isolate("cluster", sys.argv[1:])
+
+    from cluster.command import main
+
+    sys.exit(main(sys.argv[1:], reason))

@@ -1,0 +1,136 @@
+"""
+The hand-over: a supervisor replaces its own program by a new version, which takes over sockets and workers.
+
+The process stays the same (C{execve}), so workers remain its children, systemd sees no end, and no socket is closed.
+File descriptors go to the new program by number, with what it must know of them in the environment variable
+C{SMTPHOOKS_SUPERVISOR}.
+This module knows no reactor, and does not decide when a program is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import attrs
+
+from smtphooks.service.opening import Opened
+from smtphooks.service.sockets import ListeningSockets
+from smtphooks.service.workers import STARTING, Streams, Worker, diedOf
+
+SUPERVISOR = "SMTPHOOKS_SUPERVISOR"
+
+# Signals that the operator may send at any time, and that end a process which does not handle them.
+_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@attrs.frozen
+class HandOver:
+    """
+    What a supervisor gives to the program that replaces it.
+
+    @ivar opened: the sockets.
+    @ivar workers: those that serve or drain.
+    @ivar table: the file descriptor of the table, and how many columns it has.
+    @ivar heldBack: numbers of workers out of service.
+    @ivar isRefusing: the machine drains.
+    @ivar counted: what workers that have ended had counted.
+    """
+
+    opened: Opened
+    workers: Sequence[Worker]
+    table: tuple[int, int]
+    heldBack: Sequence[int]
+    isRefusing: bool
+    counted: list[dict[str, Any]]
+
+    def asJSON(self) -> str:
+        """All of it; file descriptors as numbers."""
+        fields = {field.name: getattr(self, field.name) for field in attrs.fields(HandOver)}
+        fields["opened"] = attrs.asdict(self.opened)
+        fields["workers"] = [
+            {
+                **{name: getattr(worker, name) for name in ("number", "generation", "column", "pid", "since", "state")},
+                "streams": attrs.asdict(worker.streams),
+                "serving": worker.serving,
+            }
+            for worker in self.workers
+        ]
+        return json.dumps(fields)
+
+    @property
+    def descriptors(self) -> Iterable[int]:
+        """All file descriptors."""
+        for one in self.opened.all:
+            yield from one.descriptors
+        for worker in self.workers:
+            yield from attrs.astuple(worker.streams)
+        yield self.table[0]
+
+
+def takeHandOver() -> HandOver | None:
+    """What the program that was here before has given, None if there was none."""
+    given = os.environ.pop(SUPERVISOR, None)
+    if given is None:
+        return None
+    fields: dict[str, Any] = json.loads(given)
+    workers = [
+        Worker(**{**one, "streams": Streams(**one["streams"]), "died": diedOf(one["pid"])}) for one in fields["workers"]
+    ]
+    for worker in workers:
+        worker.hasBeaten = worker.state != STARTING
+    opened = {kind: [ListeningSockets(**one) for one in those] for kind, those in fields["opened"].items()}
+    fields |= {"opened": Opened(**opened), "workers": workers}
+    handOver = HandOver(**fields)
+    for descriptor in handOver.descriptors:
+        os.set_inheritable(descriptor, False)
+    return handOver
+
+
+def replaceProgram(handOver: HandOver, twistd: Mapping[str, Any], folder: str) -> NoReturn:
+    """
+    Replace this program by that which is installed now, with the same arguments.
+
+    @param twistd: the flags of twistd itself.
+    @param folder: the working folder that this program was started in.
+    @raise OSError: if there is no program to execute; this one goes on then.
+    """
+    for descriptor in handOver.descriptors:
+        os.set_inheritable(descriptor, True)
+    # A signal that came before the new program can handle it would end it.
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _IGNORED}
+    os.chdir(folder)
+    pidfile = twistd.get("pidfile")
+    if pidfile:
+        # The new program writes it, and would find that another one, itself, runs.
+        with suppress(OSError):
+            os.unlink(pidfile)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    try:
+        os.execve(sys.executable, _arguments(twistd), {**os.environ, SUPERVISOR: handOver.asJSON()})
+    except OSError:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for descriptor in handOver.descriptors:
+            os.set_inheritable(descriptor, False)
+        if pidfile:
+            with suppress(OSError), open(pidfile, "w") as file:
+                file.write(str(os.getpid()))
+        raise
+
+
+def _arguments(twistd: Mapping[str, Any]) -> list[str]:
+    """The arguments of this process, for one that stays what it is: a daemon is one already."""
+    arguments = [sys.executable, *sys.orig_argv[1:]]
+    if twistd.get("nodaemon", True):
+        return arguments
+    place = next(number for number, each in enumerate(arguments) if os.path.basename(each) == "twistd") + 1
+    logfile = [] if twistd.get("logfile") else ["--logfile", "twistd.log"]
+    return [*arguments[:place], "--nodaemon", *logfile, *arguments[place:]]
