@@ -86,9 +86,18 @@ class Ports:
         self._factory = factory
         self._ports: dict[int, IListeningPort] = {}
         self._stopping: set[Deferred[Any]] = set()
+        self._hasEnded = False
 
     def serve(self, numbers: Sequence[int]) -> None:
-        """Accept from these sockets, and from no others; one that all workers share is served with any number."""
+        """
+        Accept from these sockets, and from no others; one that all workers share is served with any number.
+
+        After L{stopListening} nothing happens: a worker that ends may be told to serve in the place of another one.
+        """
+        if not self._hasEnded:
+            self._serve(numbers)
+
+    def _serve(self, numbers: Sequence[int]) -> None:
         wanted = {0} & set(range(len(numbers))) if self._isShared else {*numbers} & {*range(len(self._descriptors))}
         # First those that are new: a factory without a port would count as one that has stopped.
         for number in sorted(wanted - self._ports.keys()):
@@ -121,7 +130,8 @@ class Ports:
 
         @return: fires when no port is left: not before that the factory counts none, and its connections may be ended.
         """
-        self.serve([])
+        self._hasEnded = True
+        self._serve([])
         return gatherResults([*self._stopping], consumeErrors=True)
 
     def getHost(self) -> Any:
