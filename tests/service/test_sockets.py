@@ -165,7 +165,7 @@ def test_sockets_that_have_not_come_to_listen_can_be_closed_without_a_loss(openi
 
 @spreads
 def test_sockets_are_not_closed_when_fewer_are_needed(opening: Openings) -> None:
-    sockets = opening(f"tcp:0:{LOOPBACK}", 3)
+    opening(f"tcp:0:{LOOPBACK}", 3)
     assert len(opening(f"tcp:0:{LOOPBACK}", 1).descriptors) == 3
 
 
