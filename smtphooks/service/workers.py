@@ -187,7 +187,7 @@ class Worker:
     serving: list[int] | None = None
     rates: Rates = attrs.field(init=False, repr=False)
     status: int | None = None
-    channel: Channel = attrs.field(init=False, repr=False)
+    channel: Channel = attrs.field(init=False, repr=False, factory=lambda: Channel({}))  # until it is connected
     _waiting: list[Deferred[None]] = attrs.field(init=False, repr=False, factory=list)
     _outputs: list[_Output] = attrs.field(init=False, repr=False, factory=list)
 
