@@ -12,12 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from smtphooks.privatereactor import privateReactor
 from smtphooks.service.ports import InheritedEndpoint, Ports, SocketsReactor, hostOf
+from smtphooks.service.service import SMTPService
 from smtphooks.service.sockets import ListeningSockets, open_
+from tests.support import Client, makeFactory
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
@@ -296,3 +299,95 @@ def test_a_stand_in_puts_TLS_around_the_factory(loop: Loop) -> None:
     reactor.listenSSL(465, Factory(), CertificateOptions())
     assert isinstance(told[0][2], TLSMemoryBIOFactory)
     assert reactor.seconds == loop.reactor.seconds
+
+
+class SlowPort:
+    """A port that takes its time to stop, as those of Twisted do, and is counted by its factory until then."""
+
+    def __init__(self, factory: Any) -> None:
+        self._factory = factory
+        self.stopped: Deferred[None] | None = None
+        factory.doStart()
+
+    def stopListening(self) -> Deferred[None]:
+        self.stopped = Deferred()
+        return self.stopped
+
+    def stop(self) -> None:
+        assert self.stopped is not None
+        self._factory.doStop()
+        self.stopped.callback(None)
+
+
+class SlowReactor:
+    """
+    @ivar ports: those of each socket, the last of them.
+    """
+
+    def __init__(self) -> None:
+        self.ports: dict[int, SlowPort] = {}
+
+    def adoptStreamPort(self, descriptor: int, family: int, factory: Any) -> SlowPort:
+        port = self.ports[descriptor] = SlowPort(factory)
+        return port
+
+
+@pytest.fixture
+def reactor() -> SlowReactor:
+    return SlowReactor()
+
+
+@pytest.fixture
+def factory() -> Any:
+    return makeFactory(onData=lambda stream, session: None)
+
+
+@pytest.fixture
+def ports(reactor: SlowReactor, factory: Any) -> Ports:
+    return Ports(reactor, socket.AF_INET, [10, 11, 12], False, factory)
+
+
+def test_it_accepts_from_the_sockets_that_it_is_told_to(ports: Ports, reactor: SlowReactor) -> None:
+    ports.serve([0, 2])
+    assert sorted(reactor.ports) == [10, 12]
+    ports.serve([2, 7])
+    assert (reactor.ports[10].stopped is None, reactor.ports[12].stopped is None) == (False, True)
+
+
+def test_it_has_stopped_when_no_port_is_left(ports: Ports, reactor: SlowReactor) -> None:
+    ports.serve([0, 1])
+    ports.serve([1])
+    stopped: list[object] = []
+    ports.stopListening().addCallback(stopped.append)
+    reactor.ports[11].stop()
+    assert stopped == []
+    reactor.ports[10].stop()
+    assert len(stopped) == 1
+
+
+def test_without_a_port_it_has_stopped_at_once(ports: Ports) -> None:
+    stopped: list[object] = []
+    ports.stopListening().addCallback(stopped.append)
+    assert len(stopped) == 1
+
+
+@pytest.mark.parametrize("end", ["drain", "stopService"])
+def test_a_service_on_such_ports_waits_for_its_connections(
+    ports: Ports, reactor: SlowReactor, factory: Any, end: str
+) -> None:
+    class Endpoint:
+        def listen(self, _: object) -> Any:
+            return succeed(ports)
+
+    ports.getHost = lambda: None  # type: ignore[method-assign]
+    endpoint: Any = Endpoint()
+    service = SMTPService(endpoint, factory)
+    service.startService()
+    ports.serve([0])
+    client = Client(factory)
+    ended: list[object] = []
+    getattr(service, end)().addCallback(ended.append)
+    reactor.ports[10].stop()
+    assert ended == []
+    client.lose()
+    assert ended == [None]
