@@ -26,7 +26,7 @@ PATIENCE = 60.0
 
 RECIPIENTS = ("first@there.example", "second@there.example")
 _LEAVING = 8  # a client leaves within every eighth message
-_PAUSE = 0.02  # the most seconds between two messages of a client
+_PAUSE = 0.02
 _AGAIN = 0.2  # the most seconds before it tries again
 _TRIES = 3  # of a message
 _CHUNKS = 3
@@ -55,13 +55,15 @@ class Load:
         clients: int,
         sources: Sequence[str] = ("",),
         recipients: Sequence[str] = RECIPIENTS,
+        pause: float = _PAUSE,
     ) -> None:
         """
         @param sources: the addresses of the clients, which take them in turns; C{""} is any.
+        @param pause: the most seconds between two messages of a client.
         """
         self._stopping = threading.Event()
         self._clients = [
-            _Client(f"{name}-{number}", number, ports, ledger, sources[number % len(sources)], recipients)
+            _Client(f"{name}-{number}", number, ports, ledger, sources[number % len(sources)], recipients, pause)
             for number in range(clients)
         ]
         self._threads = [
@@ -138,7 +140,14 @@ class _Client:
     """
 
     def __init__(
-        self, name: str, number: int, ports: Ports, ledger: Ledger, source: str, recipients: Sequence[str]
+        self,
+        name: str,
+        number: int,
+        ports: Ports,
+        ledger: Ledger,
+        source: str,
+        recipients: Sequence[str],
+        pause: float,
     ) -> None:
         self._name = name
         self._number = number
@@ -147,6 +156,7 @@ class _Client:
         self._address = (ports.host, lmtp or ports.smtp)
         self._source = source
         self._recipients = recipients
+        self._pause = pause
         self._ledger = ledger
         self._chooser = random.Random(name)
         self._count = 0
@@ -158,7 +168,7 @@ class _Client:
             try:
                 with Connection(self._address, self._lmtp, self._source) as connection:
                     while not stopping.is_set() and self._deliver(connection, self._next()):
-                        time.sleep(self._chooser.uniform(0, _AGAIN if self._again else _PAUSE))
+                        time.sleep(self._chooser.uniform(0, _AGAIN if self._again else self._pause))
             except OSError:
                 stopping.wait(self._chooser.uniform(0, _AGAIN))
             except Exception as error:

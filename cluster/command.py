@@ -20,6 +20,8 @@ from cluster.events import EVENTS, Event
 from cluster.run import Result, play, tables
 
 _SHORT = 1.5
+# Of the log of a receiver, after a failure.
+_LINES = 20
 
 
 def main(arguments: Sequence[str], reason: str | None) -> int:
@@ -54,6 +56,10 @@ def _play(folder: Path, options: argparse.Namespace, events: Mapping[str, Event]
         cluster.start()
         _tell("all receivers take mail")
         return play(cluster, events, options.seed, options.seconds, _tell)
+    except AssertionError:
+        for receiver in cluster.receivers:
+            print(f"The last lines of receiver {receiver.name}:", *receiver.output.splitlines()[-_LINES:], sep="\n  ")
+        raise
     finally:
         cluster.close()
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from chaos.deliveries import Arrived
 from chaos.load import Ports
@@ -21,7 +23,7 @@ from chaos.place import ofPython
 from cluster.health import Health
 from cluster.machines import Machine, Switch, connectOutside
 from tests.pages import write
-from tests.real.programs import Program, eventually, requires, which
+from tests.real.programs import PATIENCE, Program, eventually, requires, which
 from tests.real.rabbitmq import RabbitMQ, needsRabbitMQ
 
 if sys.version_info >= (3, 11):
@@ -40,6 +42,8 @@ _QUEUE = "mail"
 
 # In the lines that receivers log.
 _AWAY, _BACK = f"Redis at {_REDIS}:6379 is away: ", f"Redis at {_REDIS}:6379 is back"
+
+_FALLBACKS = re.compile(r"^smtphooks_redis_fallbacks_total\{.*\} (\S+)$", re.MULTILINE)
 
 # Clients of the load, and the one that sends as much as it can.
 CLIENTS = [f"192.0.2.{number}" for number in range(101, 113)]
@@ -68,6 +72,7 @@ class Receiver:
         switch.connect(self.machine, _RECEIVERS[name])
         self._path = self.machine.folder / "receiver.toml"
         self._path.write_text(configuration)
+        self._workers = tomllib.loads(configuration).get("workers", 1)
         self._programs: list[Program] = []
 
     def start(self) -> None:
@@ -78,9 +83,33 @@ class Receiver:
         """SIGKILL to all that runs on the machine."""
         self._programs[-1].kill()
 
+    def fallbacks(self) -> int | None:
+        """How often it has counted by itself, as Redis gave no answer in time; None if nobody answers."""
+        try:
+            with urlopen(f"http://{_RECEIVERS[self.name]}:9125/metrics", timeout=PATIENCE) as page:
+                found = _FALLBACKS.findall(page.read().decode())
+        except OSError:
+            return None
+        return sum(map(round, map(float, found)))
+
+    @property
+    def away(self) -> int:
+        """How many of its processes have said that Redis is away, and not yet that it is back."""
+        return awayIn(self._programs[-1].output)[-1]
+
+    def waitUntilRedisIsAway(self) -> None:
+        """Wait until one of its processes says so."""
+        eventually(lambda: self.away, f"{self.name} says that Redis is away")
+
     def waitUntilRedisIsBack(self) -> None:
-        """Wait until all its processes have found Redis back that have found it away."""
-        eventually(lambda: self.output.count(_BACK) == self.output.count(_AWAY), f"Redis is back for {self.name}")
+        """Wait until all say so that have said that it is away."""
+        eventually(lambda: not self.away, f"{self.name} says that Redis is back")
+
+    def complaints(self) -> Iterator[str]:
+        """A sentence if it has said that Redis is away, and then said so again."""
+        most = max(awayIn(self._programs[-1].output))
+        if most > self._workers:
+            yield f"receiver {self.name}, of {self._workers} processes, said {most} times that Redis is away"
 
     def close(self) -> None:
         for program in self._programs:
@@ -90,6 +119,14 @@ class Receiver:
     def output(self) -> str:
         """What it has logged since it was started first."""
         return "".join(program.output for program in self._programs)
+
+
+def awayIn(output: str) -> list[int]:
+    """How many processes find Redis away, at the beginning and after each line of a log."""
+    away = [0]
+    for line in output.splitlines():
+        away.append(away[-1] + (_AWAY in line) - (_BACK in line))
+    return away
 
 
 class Broker(RabbitMQ):

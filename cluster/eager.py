@@ -21,7 +21,7 @@ from chaos.load import Connection, toldBy
 from chaos.messages import compose
 
 _MOST = 2000  # octets of a message
-_PAUSE = 0.02  # seconds after a refusal
+_PAUSE = 0.05  # seconds after a refusal
 _MESSAGES = 20  # of a connection
 
 

@@ -68,26 +68,29 @@ def receiverCutOff(cluster: Cluster, chooser: Random) -> Iterator[Broken]:
 @contextmanager
 def redisHangs(cluster: Cluster, chooser: Random) -> Iterator[Broken]:
     """Redis gets SIGSTOP, and later SIGCONT."""
-    with _redisAway(cluster) as broken:
-        cluster.redis.freeze()
-        yield broken
-        cluster.redis.thaw()
+    cluster.redis.freeze()
+    yield _withoutRedis(cluster)
+    cluster.redis.thaw()
+    _withRedis(cluster)
 
 
 @contextmanager
 def redisKilled(cluster: Cluster, chooser: Random) -> Iterator[Broken]:
     """Redis gets SIGKILL, and begins again without any counts."""
-    with _redisAway(cluster) as broken:
-        cluster.redis.kill()
-        yield broken
-        cluster.redis.start()
+    cluster.redis.kill()
+    yield _withoutRedis(cluster)
+    cluster.redis.start()
+    _withRedis(cluster)
 
 
-@contextmanager
-def _redisAway(cluster: Cluster) -> Iterator[Broken]:
-    """At the end wait until all receivers know that Redis is back."""
+def _withoutRedis(cluster: Cluster) -> Broken:
+    for receiver in cluster.receivers:
+        receiver.waitUntilRedisIsAway()
     number = len(cluster.receivers)
-    yield Broken(counts=number, countsMending=number + 1)
+    return Broken(counts=number, countsMending=number + 1)
+
+
+def _withRedis(cluster: Cluster) -> None:
     for receiver in cluster.receivers:
         receiver.waitUntilRedisIsBack()
 

@@ -24,6 +24,11 @@ from cluster.eager import Asked, Eager, Rate, excessOf, most, rateOf
 from cluster.events import Event
 
 _CLIENTS, _EAGER_CLIENTS = 12, 6
+# The most seconds between two messages of a client: with more of them, a machine on which all of this runs is so busy
+# that Redis does not answer in time.
+_PAUSE = 0.2
+# Of what the eager client asks, the most that may be counted without Redis while it is there.
+_FALLBACKS = 0.5
 
 
 class Span(NamedTuple):
@@ -31,16 +36,30 @@ class Span(NamedTuple):
     What the eager client got within a part of a phase.
 
     @ivar counts: how many counts of its messages there were; the limit holds for each of them.
+    @ivar fallbacks: how often a receiver counted by itself, for any client.
     """
 
     name: str
     counts: int
     seconds: float
     asked: list[Asked]
+    fallbacks: int
 
     @property
     def accepted(self) -> int:
         return sum(each.accepted for each in self.asked)
+
+    def complaints(self, rate: Rate) -> Iterator[str]:
+        """Sentences about what was more than the limit allows."""
+        allowed = 0
+        if self.counts == 1:
+            # An answer of Redis may be late on a busy machine, and then the receiver counts that message by itself.
+            allowed = self.fallbacks
+            if allowed > _FALLBACKS * len(self.asked):
+                yield f"{self.name}: receivers counted by themselves {allowed} times, though Redis was there"
+        excess = excessOf(self.asked, rate, self.counts) - allowed
+        if excess > 0:
+            yield f"{self.name}: one client got {excess} messages more than the limit allows"
 
 
 class Result(NamedTuple):
@@ -86,6 +105,21 @@ def _account(cluster: Cluster, phases: Sequence[_Phase]) -> None:
         of.ledger.find(found, recipients)
 
 
+class _Mark(NamedTuple):
+    """A moment, or rather the time that it took to ask all receivers."""
+
+    begin: float
+    end: float
+    fallbacks: Mapping[str, int | None]
+
+    def fallbacksSince(self, before: _Mark) -> Iterator[int]:
+        """How often each receiver counted by itself, as far as it says."""
+        for name, number in self.fallbacks.items():
+            known = before.fallbacks[name] or 0
+            if number is not None:
+                yield number - known if number >= known else number  # it has begun anew
+
+
 class _Phase:
     """One event, and the load that it happens under."""
 
@@ -97,7 +131,7 @@ class _Phase:
         self._event = event
         self._chooser = random.Random(self.cell)
         door = cluster.door
-        self._load = Load(f"{self.cell}-load", door, self.ledger, _CLIENTS, CLIENTS, RECIPIENTS)
+        self._load = Load(f"{self.cell}-load", door, self.ledger, _CLIENTS, CLIENTS, RECIPIENTS, _PAUSE)
         address = (door.host, door.smtp)
         self._eager = Eager(f"{self.cell}-eager", address, EAGER, RECIPIENTS[0], self.ledger, _EAGER_CLIENTS)
         self._rate = rateOf(cluster.limit)
@@ -120,25 +154,33 @@ class _Phase:
         for receiver, known in logged.items():
             for traceback in TRACEBACK.findall(receiver.output[known:]):
                 self._complaints.append(f"receiver {receiver.name} logged\n{traceback}")
+            self._complaints += receiver.complaints()
 
     def _break(self, seconds: float) -> None:
-        marks = [time.monotonic()]
+        self._goOn("at the beginning", 0)
+        marks = [self._mark()]
         self._goOn("before", seconds)
-        marks.append(time.monotonic())
+        marks.append(self._mark())
         with self._event(self._cluster, self._chooser) as what:
             self._goOn("while it is broken", seconds)
-            marks.append(time.monotonic())
-        marks.append(time.monotonic())
+            marks.append(self._mark())
+        marks.append(self._mark())
         self._goOn("after it is mended", seconds)
-        marks.append(time.monotonic())
+        marks.append(self._mark())
         self._states = self._cluster.health.take()
         self._complaints += misjudged(self._states, what.receivers)
         asked = self._eager.asked()
         counts = {"before": 1, "broken": what.counts, "being mended": what.countsMending, "mended": 1}
         for (name, number), begin, end in zip(counts.items(), marks, marks[1:], strict=False):
-            # What was decided at a mark belongs to neither part.
-            within = [each for each in asked if begin < each.sent and each.answered < end]
-            self._spans.append(Span(name, number, end - begin, within))
+            # What was decided while a mark was made belongs to neither part.
+            within = [each for each in asked if begin.end < each.sent and each.answered < end.begin]
+            fallbacks = sum(end.fallbacksSince(begin))
+            self._spans.append(Span(name, number, end.begin - begin.end, within, fallbacks))
+
+    def _mark(self) -> _Mark:
+        begin = time.monotonic()
+        fallbacks = {receiver.name: receiver.fallbacks() for receiver in self._cluster.receivers}
+        return _Mark(begin, time.monotonic(), fallbacks)
 
     def _goOn(self, when: str, seconds: float) -> None:
         """Let the load go on, and look whether messages get through."""
@@ -149,9 +191,7 @@ class _Phase:
     def result(self) -> Result:
         complaints = [*self._complaints, *self._load.complaints(), *self._eager.complaints()]
         for span in self._spans:
-            excess = excessOf(span.asked, self._rate, span.counts)
-            if excess:
-                complaints.append(f"{span.name}: one client got {excess} messages more than the limit allows")
+            complaints += span.complaints(self._rate)
         complaints += self.ledger.complaints()
         return Result(self._name, self.ledger.counts(), self._rate, self._spans, self._states, complaints)
 
@@ -165,7 +205,7 @@ def misjudged(states: Mapping[str, Sequence[str]], dead: frozenset[str]) -> Iter
 
 
 _MESSAGES = ["phase", "sent", *(told.value for told in Told), "found", "twice", "half", "lost"]
-_LIMITS = ["phase", "when", "counts", "seconds", "asked", "accepted", "at most"]
+_LIMITS = ["phase", "when", "counts", "seconds", "asked", "accepted", "at most", "by itself"]
 _STATES = ["phase", "HAProxy said of one", "of two", "of three"]
 
 
@@ -180,7 +220,7 @@ def tables(results: Sequence[Result]) -> str:
         messages.append([phase, *map(str, numbers)])
         for span in spans:
             allowed = span.counts * most(rate, span.seconds)
-            numbers = [span.counts, round(span.seconds), len(span.asked), span.accepted, allowed]
+            numbers = [span.counts, round(span.seconds), len(span.asked), span.accepted, allowed, span.fallbacks]
             limits.append([phase, span.name, *map(str, numbers)])
         states.append([phase, *(", ".join(seen[name]) for name in ("one", "two", "three"))])
     sums = [sum(int(row[column]) for row in messages[1:]) for column in range(1, len(_MESSAGES))]

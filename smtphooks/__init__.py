@@ -21,8 +21,9 @@ with, at the side of that way::
     command/     what the command smtphooks does besides serving
 
 Beside the folders stand what users name (the factory, the protocol, hooks, options, replies, the session, the stream of
-a message, extensions) and the values that every folder may import; C{reactor}, on which all of this runs with less work
-than on Twisted's own; and C{__main__}, the command.  This module only publishes the public names.
+a message, extensions) and the values that every folder may import; C{sharedtable}, in which the workers of a machine
+count together; C{reactor}, on which all of this runs with less work than on Twisted's own; and C{__main__}, which is
+the command.  This module only publishes the public names.
 """
 
 from smtphooks._version import __version__

@@ -128,8 +128,8 @@ class SMTPServerFactory(HookAttributes, ServerFactory):
     @property
     def messages(self) -> int:
         """How many messages they have brought so far, refused ones included; added up when it is asked for."""
-        # Connections may end, but for the copy.
-        return self.server.live.messages + sum(connection.messages for connection in tuple(self.connections))
+        # A connection may end meanwhile, when the garbage collector ends what its hook waits for; so it is a copy.
+        return self.server.live.messages + sum([connection.log.messages for connection in tuple(self.connections)])
 
     def waits(self) -> Counter[str]:
         """How many connections wait for what, in words for the operator; found out when it is asked for."""

@@ -20,12 +20,19 @@ from zope.interface import implementer
 
 from smtphooks.connection.arrival import Arrival, Client
 from smtphooks.connection.connection import Connection
+from smtphooks.connection.eventlog import EventLog
 from smtphooks.connection.server import Server
 from smtphooks.connection.waits import NOTHING
 from smtphooks.connection.wrappers import passOn
 from smtphooks.session import Session
 
 _log = Logger()
+
+
+class _Nothing:
+    """What a connection has done while it is not known who the client is."""
+
+    messages = 0
 
 
 class Ended:
@@ -38,12 +45,11 @@ class Ended:
     buffered = 0
     waitsFor = NOTHING
 
-    __slots__ = ("messages", "peer", "session")
+    __slots__ = ("peer", "session")
 
-    def __init__(self, session: Session | None, peer: str, messages: int) -> None:
+    def __init__(self, session: Session | None, peer: str) -> None:
         self.session: Session | None = session
         self.peer: str = peer
-        self.messages: int = messages
 
     def _ignore(self, *arguments: object) -> None:
         """Too late."""
@@ -64,9 +70,12 @@ class SMTPServerProtocol(Protocol):
     One connection.
 
     @ivar transport: that of Twisted.
+    @ivar log: what it has done so far.
     """
 
     transport: Any
+    # An attribute, as those of all connections are added up every second.
+    log: EventLog | _Nothing = _Nothing()
     _stage: Arrival | Connection | Ended
 
     @property
@@ -89,8 +98,9 @@ class SMTPServerProtocol(Protocol):
 
     def _admit(self, client: Client) -> None:
         """The client is known and let in."""
-        self._stage = Connection(self._server, self, client)
-        self._stage.open(client.rest)
+        self._stage = connection = Connection(self._server, self, client)
+        self.log = connection.log
+        connection.open(client.rest)
 
     def _tell(self, event: Callable[..., None], *arguments: object) -> None:
         """Hand an event on to the stage, from which nothing is raised into Twisted."""
@@ -137,7 +147,7 @@ class SMTPServerProtocol(Protocol):
     @property
     def messages(self) -> int:
         """How many messages it has brought, refused ones included."""
-        return self._stage.messages
+        return self.log.messages
 
     @property
     def waitsFor(self) -> str:
@@ -182,7 +192,7 @@ class SMTPServerProtocol(Protocol):
 
     def ended(self) -> None:
         """The connection is over, its last hook included."""
-        self._stage = Ended(self._stage.session, self._stage.peer, self._stage.messages)
+        self._stage = Ended(self._stage.session, self._stage.peer)
         self._server.forget(self)
 
     def _forget(self) -> None:

@@ -63,6 +63,21 @@ def test_the_server_may_have_decided_at_any_moment_between_question_and_answer()
     assert excessOf([*at(0, 0, 0), Asked(0.1, 0.2, False)], RATE) == 0
 
 
+def test_what_receivers_count_by_themselves_is_allowed_and_must_be_rare() -> None:
+    accepted = at(0, 0, 0, 0)
+    refused = [Asked(1, 1, False)] * 16
+    (complaint,) = Span("before", 1, 1.0, accepted + refused, 0).complaints(RATE)
+    assert complaint == "before: one client got 1 messages more than the limit allows"
+    assert not list(Span("before", 1, 1.0, accepted + refused, 1).complaints(RATE))
+    (complaint,) = Span("before", 1, 1.0, accepted + refused, 11).complaints(RATE)
+    assert complaint == "before: receivers counted by themselves 11 times, though Redis was there"
+
+
+def test_while_redis_is_away_each_count_allows_as_much_and_no_more() -> None:
+    assert not list(Span("broken", 3, 1.0, at(*[0] * 9), 9).complaints(RATE))
+    assert list(Span("broken", 3, 1.0, at(*[0] * 10), 10).complaints(RATE))
+
+
 # --- what HAProxy says ---
 
 STAT = """\
@@ -102,14 +117,14 @@ def test_haproxy_must_find_dead_what_is_and_nothing_else() -> None:
 
 def test_the_tables_have_the_counts_of_all_phases() -> None:
     counts = Counts(Counter({Told.TAKEN: 3, Told.CUT: 1}), found=4, again=2, half=0, lost=0)
-    span = Span("broken", 3, 2.0, [*at(0, 1), Asked(1, 1, False)])
+    span = Span("broken", 3, 2.0, [*at(0, 1), Asked(1, 1, False)], 7)
     states = {"one": ["UP"], "two": ["UP", "DOWN (L4CON)", "UP"], "three": ["UP"]}
     result = Result("receiver killed", counts, RATE, [span], states, [])
     messages, limits, seen = (table.splitlines() for table in tables([result, result]).split("\n\n"))
     assert " ".join(messages[1].split()) == "phase sent 250 4xx 5xx cut left silent found twice half lost"
     assert " ".join(messages[3].split()) == "receiver killed 4 3 0 0 1 0 0 4 2 0 0"
     assert " ".join(messages[5].split()) == "all 8 6 0 0 2 0 0 8 4 0 0"
-    assert " ".join(limits[3].split()) == "receiver killed broken 3 2 3 2 21"
+    assert " ".join(limits[3].split()) == "receiver killed broken 3 2 3 2 21 7"
     assert re.split(" {2,}", seen[3]) == ["receiver killed", "UP", "UP, DOWN (L4CON), UP", "UP"]
 
 

@@ -132,7 +132,7 @@ def started(etc: Path, endpoint: str) -> list[str]:
     config = etc / "smtphooks.toml"
     text = config.read_text().replace(f"{CREDENTIALS}/key.pem", str(etc / "server.key"))
     text = text.replace(f"{CREDENTIALS}/cert.pem", str(etc / "server.pem")).replace("tcp:25", endpoint)
-    config.write_text(text.replace("/run/smtphooks/control", str(etc.parent / "control")))
+    config.write_text(text.replace("/run/smtphooks/smtphooks.control", str(etc.parent / "control")))
     command = valueOf("ExecStart").replace(INSTALLED, str(BIN)).replace(CONFIGURED, str(etc))
     return shlex.split(command)
 

@@ -82,11 +82,11 @@ class SharedClients(Clients):
     def _tell(self, cells: Cells, key: str, here: int) -> None:
         """Let the other workers know the number of this one."""
         place = cells.find(key)
-        if place.own < 0 and here:
+        if place.own < 0:
             place = cells.claim(place, self._isSpent)
         if place.own >= 0:
             self._words[place.own] = here
-        elif here and cells.reportIsDue():
+        elif cells.reportIsDue():
             _log.warn("the table of all workers has no room for more clients: some count at one worker only")
 
     def _isSpent(self, cell: int) -> bool:

@@ -66,7 +66,6 @@ class Arrival:
 
     session = None
     buffered = 0
-    messages = 0
 
     __slots__ = (
         "_admit",

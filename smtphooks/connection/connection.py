@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from smtphooks import replies
 from smtphooks.connection.arrival import Client
+from smtphooks.connection.eventlog import EventLog
 from smtphooks.connection.pacing import AHEAD, Turn, hasRoom, turnOf
 from smtphooks.connection.pump import Pump
 from smtphooks.connection.registry import Live
@@ -76,9 +77,9 @@ class Connection:
         return self._pump.wire.buffered + self._pump.message.buffered
 
     @property
-    def messages(self) -> int:
-        """How many messages it has brought, refused ones included."""
-        return self._pump.replier.log.messages
+    def log(self) -> EventLog:
+        """What it has done so far."""
+        return self._pump.replier.log
 
     @property
     def waitsFor(self) -> str:

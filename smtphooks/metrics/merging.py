@@ -24,7 +24,8 @@ from smtphooks.metrics.snapshot import Snapshot, familyOf
 # What only grows, but for the times at which it began.
 _COUNTED = ("counter", "histogram", "summary")
 
-# Gauges that mean nothing as a sum.  A limit of descriptors is that of each process, and a text is 1 in its label.
+# Gauges that mean nothing as a sum.  A limit of descriptors is that of each process, a text is 1 in its label, and a
+# server is up if it answers all workers.
 _GAUGES: dict[str, Callable[[Sequence[float]], float]] = {
     "smtphooks_build_info": max,
     "smtphooks_connection_limit_used_ratio": max,

@@ -94,34 +94,33 @@ class Channel(LineOnlyReceiver):
         try:
             fields = json.loads(line)
             kind, number = fields.pop("kind"), fields.pop("ask", None)
-        except (ValueError, AttributeError, KeyError):
+            handler = self.handlers.get(kind)
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
             # The rest of a line whose beginning went to the program that this process was before it was upgraded.
             _log.debug("a line of the channel is not understood")
             return
         if kind == _ANSWER:
             self._answered(number, fields)
             return
-        handler = self.handlers.get(kind)
-        if handler is None:
-            done: Deferred[Any] = maybeDeferred(self._unknown, kind)
-        else:
-            done = maybeDeferred(handler, **fields)
+        done: Deferred[Any] = maybeDeferred(self._handle, kind, handler, fields)
         if number is not None:
             done.addCallback(lambda result: self.tell(_ANSWER, ask=number, result=result or {}))
             done.addErrback(self._refuse, number)
         done.addErrback(lambda failure: _log.failure("message {kind} failed", failure, kind=kind))
 
     @staticmethod
-    def _unknown(kind: object) -> None:
-        raise ChannelError(f"{kind} is not known here, the two programs may be of different versions")
+    def _handle(kind: str, handler: Handler | None, fields: dict[str, Any]) -> Any:
+        if handler is None:
+            raise ChannelError(f"{kind} is not known here, the two programs may be of different versions")
+        return handler(**fields)
 
     def _refuse(self, failure: Failure, number: int) -> None:
         self.tell(_ANSWER, ask=number, error=" ".join(failure.getErrorMessage().split()))
         if not failure.check(ChannelError):
             _log.failure("a question of the channel cannot be answered", failure)
 
-    def _answered(self, number: int, fields: dict[str, Any]) -> None:
-        waiting = self._asked.pop(number, None)
+    def _answered(self, number: object, fields: dict[str, Any]) -> None:
+        waiting = self._asked.pop(number, None) if isinstance(number, int) else None
         if waiting is None:
             return  # it came too late
         if "error" in fields:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -92,6 +92,7 @@ class Gathering:
 
     @staticmethod
     def _missing(failure: Failure, worker: Worker) -> None:
-        if worker.state == READY:
+        # A client that has left cancels the question.
+        if worker.state == READY and not failure.check(CancelledError):
             reason = failure.getErrorMessage()
             _log.warn("worker {number} has told no metrics: {reason}", number=worker.number, reason=reason)

@@ -59,7 +59,8 @@ class HangWatch:
         self._lastLook = now
         for worker in self._workers:
             if abs(late) > _LOOK:
-                worker.lastBeat += late
+                # It may have beaten after that, and a beat before a clock that was set back lies ahead.
+                worker.lastBeat = min(now, worker.lastBeat + max(0.0, late))
             patience = self.timeout if worker.hasBeaten else self.timeout * _START_FACTOR
             silence = now - worker.lastBeat
             if 0 < patience < silence and not worker.isHung and worker.status is None:

@@ -130,7 +130,6 @@ class Listeners(MultiService):
             # addService alone would leave its parent attribute unset.
             service.setServiceParent(self)  # type: ignore[no-untyped-call]
         self._lifecycle = Lifecycle([listener.factory for listener in configuration.listeners])
-        self._isDraining = False
         self._metering: Metering | None = None
         metricsEndpoint = None if supervised is not None else metricsEndpointOf(configuration, reactor)
         if metricsEndpoint is not None:
@@ -140,8 +139,8 @@ class Listeners(MultiService):
 
     def isReady(self) -> bool:
         """Whether clients are served at all listeners."""
-        isServing = bool(self.running) and not self._isDraining
-        return isServing and all(listener.isListening and not listener.factory.isRefusing for listener in self)
+        isServed = [listener.isListening and not listener.factory.isRefusing for listener in self]
+        return bool(self.running) and all(isServed)
 
     def setServiceParent(self, parent: Any) -> None:
         """Called by twistd with its application, from which it takes the observer when it starts logging."""
@@ -218,13 +217,11 @@ class Listeners(MultiService):
 
         @return: fires when the last connection is gone and the layers have been stopped.
         """
-        self._isDraining = True
         self._lifecycle.closing()
         yield gatherResults([listener.drain() for listener in self])
         if self.running:
             notify("STOPPING=1")
             yield self._stop()
-        self._isDraining = False
 
     def stopService(self) -> Any:
         """Stop listening, let transactions in progress finish, and stop the layers."""

@@ -30,7 +30,7 @@ _RESOLVER = re.compile(
 )
 
 # What a port logs when it begins to listen, and when it ends; those of a worker come and go with its siblings.
-_PORT = re.compile(r"\S+ starting on |\((?:TCP|UNIX|TLS) Port .* Closed\)")
+_PORT = re.compile(r"\S+ starting on (?:\d+|b?'.*'|b?\".*\")$|\((?:TCP|UNIX|TLS) Port .* Closed\)$")
 _OF_PROCESS = ("twisted.scripts._twistd_unix.UnixAppLogger", "twisted.internet.base")
 
 

@@ -44,8 +44,17 @@ class Opened:
         """All of them."""
         return [*self.listeners, *self.metrics]
 
+    def listen(self) -> None:
+        """
+        Have those listen that were opened beside others of their endpoint, now that workers serve them.
+
+        @raise OSError: if one cannot.
+        """
+        for each in self.all:
+            each.listen()
+
     def close(self, kept: Opened) -> None:
-        """Close all but those that are needed on."""
+        """Close all but those that are needed on, and of these the ones that have not come to listen."""
         _close(self.all, kept.all)
 
 
@@ -54,6 +63,7 @@ def openAll(settings: Settings, known: Opened) -> Opened:
     The sockets that the settings ask for.
 
     @param known: those that are open already.
+    @return: new ones, beside others of their endpoint that were known, do not listen yet: see L{Opened.listen}.
     @raise CannotOpen: if some cannot be opened; no new one is open then.
     """
     number = settings.workers.number
@@ -63,7 +73,9 @@ def openAll(settings: Settings, known: Opened) -> Opened:
     opened: list[ListeningSockets] = []
     for position, (endpoint, most) in enumerate(endpoints):
         try:
-            opened.append(open_(endpoint, position, most, known.all))
+            # Two endpoints cannot have the same socket.
+            free = [one for one in known.all if all(one is not taken for taken in opened)]
+            opened.append(open_(endpoint, position, most, free))
         except Exception as error:
             _close(opened, known.all)
             raise CannotOpen(endpoint) from error
@@ -75,3 +87,5 @@ def _close(sockets: Sequence[ListeningSockets], kept: Sequence[ListeningSockets]
     for each in sockets:
         if all(each is not one for one in kept):
             each.close()
+        else:
+            each.shrink()

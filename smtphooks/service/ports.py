@@ -15,7 +15,7 @@ from typing import Any
 
 from twisted.internet import tcp
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -85,15 +85,25 @@ class Ports:
         self._isShared = isShared
         self._factory = factory
         self._ports: dict[int, IListeningPort] = {}
+        self._stopping: set[Deferred[Any]] = set()
+        self._hasEnded = False
 
     def serve(self, numbers: Sequence[int]) -> None:
-        """Accept from these sockets, and from no others; one that all workers share is served with any number."""
+        """
+        Accept from these sockets, and from no others; one that all workers share is served with any number.
+
+        After L{stopListening} nothing happens: a worker that ends may be told to serve in the place of another one.
+        """
+        if not self._hasEnded:
+            self._serve(numbers)
+
+    def _serve(self, numbers: Sequence[int]) -> None:
         wanted = {0} & set(range(len(numbers))) if self._isShared else {*numbers} & {*range(len(self._descriptors))}
         # First those that are new: a factory without a port would count as one that has stopped.
         for number in sorted(wanted - self._ports.keys()):
             self._ports[number] = self._adopt(self._descriptors[number])
         for number in self._ports.keys() - wanted:
-            self._ports.pop(number).stopListening()
+            self._stop(self._ports.pop(number))
 
     def _adopt(self, descriptor: int) -> IListeningPort:
         port: Any = self._reactor.adoptStreamPort(descriptor, self._family, self._factory)
@@ -105,9 +115,24 @@ class Ports:
     def startListening(self) -> None:
         """C{IListeningPort}"""
 
-    def stopListening(self) -> None:
-        """C{IListeningPort}: accept no more; the sockets stay open."""
-        self.serve([])
+    def _stop(self, port: IListeningPort) -> None:
+        stopping: Deferred[Any] = maybeDeferred(port.stopListening)
+        self._stopping.add(stopping)
+        stopping.addBoth(self._stopped, stopping)
+
+    def _stopped(self, result: Any, stopping: Deferred[Any]) -> Any:
+        self._stopping.discard(stopping)
+        return result
+
+    def stopListening(self) -> Deferred[Any]:
+        """
+        C{IListeningPort}: accept no more; the sockets stay open.
+
+        @return: fires when no port is left: not before that the factory counts none, and its connections may be ended.
+        """
+        self._hasEnded = True
+        self._serve([])
+        return gatherResults([*self._stopping], consumeErrors=True)
 
     def getHost(self) -> Any:
         """C{IListeningPort}"""

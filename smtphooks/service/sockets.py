@@ -45,6 +45,7 @@ class ListeningSockets:
     @ivar descriptors: the file descriptors of the sockets.
     @ivar path: that of a UNIX socket which was made here; it is removed at the end.
     @ivar backlog: connections that may wait in each socket.
+    @ivar listening: how many of the sockets listen, the first ones; on the others nobody waits yet.
     """
 
     key: list[Any]
@@ -53,23 +54,40 @@ class ListeningSockets:
     descriptors: list[int]
     path: str | None = None
     backlog: int = _LEAST_BACKLOG
+    listening: int = 1
 
     def grow(self, number: int) -> None:
         """
-        Have that many sockets at least, unless they are shared.
+        Have that many sockets at least, unless they are shared; new ones do not listen before L{listen}.
 
         @raise OSError: if another one cannot be opened; those that are there stay.
         """
         while not self.isShared and len(self.descriptors) < number:
             with socket.socket(fileno=os.dup(self.descriptors[0])) as first:
                 address = first.getsockname()
-            self.descriptors.append(_listenTCP(self.family, address, self.backlog, isSpread=True))
+            self.descriptors.append(_bound(self.family, address, isSpread=True).detach())
+
+    def listen(self) -> None:
+        """
+        Have all of them listen: from now on the kernel spreads connections over them.
+
+        @raise OSError: if one cannot.
+        """
+        for descriptor in self.descriptors[self.listening :]:
+            with socket.socket(fileno=os.dup(descriptor)) as bound:
+                bound.listen(self.backlog)
+            self.listening += 1
+
+    def shrink(self) -> None:
+        """Close those that do not listen, so that nothing is lost."""
+        while len(self.descriptors) > self.listening:
+            os.close(self.descriptors.pop())
 
     def close(self) -> None:
         """Close them; what waits in their queues is lost."""
         for descriptor in self.descriptors:
             os.close(descriptor)
-        self.descriptors = []
+        self.descriptors, self.listening = [], 0
         if self.path is not None:
             with suppress(OSError):
                 os.unlink(self.path)
@@ -109,10 +127,13 @@ def open_(description: str, position: int, number: int, known: Sequence[Listenin
     isNew = all(sockets is not one for one in known)
     try:
         sockets.grow(number)
+        if isNew:
+            sockets.listen()
     except OSError as error:
         if isNew:
             sockets.close()
             raise CannotListenError(None, None, error) from error
+        # Several workers serve the same then.
     return sockets
 
 
@@ -155,16 +176,11 @@ def _openTCP(key: list[Any], interface: str, port: int, backlog: int) -> Listeni
             # SO_REUSEPORT lets a second supervisor of the same user take half of the connections without a word.
             with _bound(family, address, isSpread=False):
                 pass
-        first = _listenTCP(family, address, backlog, _SPREADS)
-        return ListeningSockets(key, family, not _SPREADS, [first], backlog=backlog)
+        with _bound(family, address, _SPREADS) as first:
+            first.listen(backlog)
+            return ListeningSockets(key, family, not _SPREADS, [first.detach()], backlog=backlog)
     except OSError as error:
         raise CannotListenError(interface, port, error) from error
-
-
-def _listenTCP(family: int, address: Any, backlog: int, isSpread: bool) -> int:
-    with _bound(family, address, isSpread) as listening:
-        listening.listen(backlog)
-        return listening.detach()
 
 
 def _bound(family: int, address: Any, isSpread: bool) -> socket.socket:
@@ -185,9 +201,9 @@ def _openUNIX(key: list[Any], path: Any, backlog: int, mode: int, isLocked: bool
     """As C{IReactorUNIX.listenUNIX} does, lock file included."""
     path = os.fsdecode(path)
     isAbstract = path.startswith("\0")
+    lock = FilesystemLock(f"{path}.lock") if isLocked and not isAbstract else None
     try:
-        if isLocked and not isAbstract:
-            lock = FilesystemLock(f"{path}.lock")
+        if lock is not None:
             if not lock.lock():
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             if not lock.clean:
@@ -202,4 +218,6 @@ def _openUNIX(key: list[Any], path: Any, backlog: int, mode: int, isLocked: bool
             listening.listen(max(backlog, _LEAST_BACKLOG))
             return ListeningSockets(key, socket.AF_UNIX, True, [listening.detach()], None if isAbstract else path)
     except OSError as error:
+        if lock is not None and lock.locked:
+            lock.unlock()
         raise CannotListenError(None, path, error) from error

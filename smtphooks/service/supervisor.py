@@ -76,7 +76,7 @@ class Supervisor(Service):
         """
         self.isReloading: bool = False
         self._hasStarted = False
-        self._wantsReload = False
+        self._wanted: Callable[[Settings], Any] | None = None
         self._reloads = {"done": 0, "refused": 0}
         self._readSettings = readSettings
         self._settings = readSettings()
@@ -90,6 +90,7 @@ class Supervisor(Service):
         self.pool: WorkerPool = WorkerPool(reactor, program, self._outputsOf)
         self._gathering: Gathering | None = None
         self._control: Control | None = None
+        self._controlPath: str | None = None
 
     def setServiceParent(self, parent: Any) -> None:
         """Called by twistd with its application, from which it takes the observer when it starts logging."""
@@ -119,13 +120,14 @@ class Supervisor(Service):
         self._reactor.callWhenRunning(self._startWorkers)
 
     def _startWorkers(self) -> None:
+        if not self.running:
+            return
         staffing = self._staffingOf(self._settings, self._opened)
         handedOver, self._handedOver = self._handedOver, None
         self._serveMetrics(self._settings, [] if handedOver is None else handedOver.counted)
         self._listenForOperator(self._settings)
         if handedOver is None:
-            self._makeTable(staffing.number)
-            maybeDeferred(self.pool.first, staffing).addCallbacks(self._started, self._cannotStart)
+            maybeDeferred(self._startFirst, staffing).addCallbacks(self._started, self._cannotStart)
             return
         self._adoptTable(handedOver)
         self.pool.heldBack = {*handedOver.heldBack}
@@ -134,6 +136,10 @@ class Supervisor(Service):
         self._hasStarted = True
         _log.info("the program has been replaced, {number} workers go on", number=len(handedOver.workers))
         self.reload()
+
+    def _startFirst(self, staffing: Staffing) -> Deferred[None]:
+        self._makeTable(staffing.number)
+        return self.pool.first(staffing)
 
     def _makeTable(self, workers: int) -> None:
         columns = _COLUMNS * workers
@@ -144,7 +150,7 @@ class Supervisor(Service):
         try:
             self.pool.useTable(Table.attach(descriptor, 0), columns)
         except ValueError:  # that of another version, whose workers count in it on
-            self._makeTable(len(handedOver.workers))
+            self._makeTable(max(1, len(handedOver.workers)))
             return
         for worker in handedOver.workers:
             worker.table = self.pool.table
@@ -195,8 +201,12 @@ class Supervisor(Service):
         self._reloadBy(self._replaceProgram)
 
     def _reloadBy(self, replace: Callable[[Settings], Any]) -> None:
+        if not self.running:
+            return
         if self.isReloading or not self._hasStarted:
-            self._wantsReload = True
+            # A new program reloads as well.
+            if self._wanted != self._replaceProgram:
+                self._wanted = replace
             return
         self.isReloading = True
         notify(reloading())
@@ -213,8 +223,16 @@ class Supervisor(Service):
         settings = self._readSettings()
         if not settings.workers.number:
             raise ConfigError(f"{settings.path}: workers is missing, restart the service to serve without workers")
+        self._checkService(settings)
         yield self._program.check(self._reactor)
+        self._checkService(settings)
         return settings
+
+    def _checkService(self, settings: Settings) -> None:
+        if not self.running:
+            raise ConfigError("the service is ended")
+        if self.pool.heldBack >= {*range(1, settings.workers.number + 1)}:
+            raise ConfigError("all workers would be out of service, let one go on (smtphooks drain --resume)")
 
     @inlineCallbacks
     def _replaceWorkers(self, settings: Settings) -> Generator[Deferred[Any], Any, None]:
@@ -223,6 +241,7 @@ class Supervisor(Service):
         while not self.pool.hasRoomFor(settings.workers.number):
             _log.info("the reload waits until workers of reloads before it have drained")
             yield self.pool.whenOneIsGone()
+            self._checkService(settings)
         before = self._opened
         try:
             opened = openAll(settings, before)
@@ -233,16 +252,17 @@ class Supervisor(Service):
         try:
             workers, whenReady = self.pool.start(staffing)
             yield whenReady
-        except (NeverReady, OSError) as error:
+            self._checkService(settings)
+            opened.listen()
+        except (ConfigError, NeverReady, OSError) as error:
             self.pool.giveUp(workers)
             opened.close(before)
             raise ConfigError(str(error)) from error
         self._settings, self._opened = settings, opened
         self.pool.switch(staffing)
         yield self._moveMetrics(settings)
-        if self._control is not None:
-            yield self._control.stop()
-        self._listenForOperator(settings)
+        if self.running:
+            self._listenForOperator(settings)
         before.close(opened)
         for listener, sockets in zip(settings.listeners, opened.listeners, strict=True):
             if all(sockets is not one for one in before.all):
@@ -280,9 +300,9 @@ class Supervisor(Service):
 
     def _reloadAgain(self) -> None:
         """Do what was asked for meanwhile."""
-        if self._wantsReload:
-            self._wantsReload = False
-            self.reload()
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None:
+            self._reloadBy(wanted)
 
     @staticmethod
     def _staffingOf(settings: Settings, opened: Opened) -> Staffing:
@@ -303,16 +323,21 @@ class Supervisor(Service):
         return "serving" if self.pool.isServing else "starting"
 
     def _listenForOperator(self, settings: Settings) -> None:
-        given = settings.workers.control
         operator = Operator(self.pool, self._state, self.reload, self._reactor)
         try:
-            control = Control(controlPath(given, settings.folder or self._program.folder), operator, self._reactor)
+            path = controlPath(settings.workers.control, settings.folder or self._program.folder)
+            if path == self._controlPath:
+                return
+            control = Control(path, operator, self._reactor)
             control.start()
         except ConfigError as error:
             # The service is more than what can be asked about it.
-            _log.error("smtphooks status and drain do not work: {sentence}", sentence=str(error))
-        else:
-            self._control = control
+            what = "do not work" if self._controlPath is None else f"stay at {self._controlPath}"
+            _log.error("smtphooks status and drain {what}: {sentence}", what=what, sentence=str(error))
+            return
+        if self._control is not None:
+            self._control.stop()
+        self._control, self._controlPath = control, path
 
     # --- metrics ---
 
@@ -335,6 +360,8 @@ class Supervisor(Service):
             self._gathering = Gathering(self._reactor, self.pool.workers, self.isReady, self._numbers, counted)
             self.pool.onGone = self._gathering.gone
             self.pool.onCounted = self._gathering.take
+        if not self._opened.metrics:  # the program before this one did not serve them, the reload will
+            return
         (sockets,) = self._opened.metrics
         endpoint = InheritedEndpoint(
             self._reactor, settings.metrics, sockets.family, sockets.isShared, sockets.descriptors, [0]
@@ -348,7 +375,8 @@ class Supervisor(Service):
     def _moveMetrics(self, settings: Settings) -> Generator[Deferred[Any], Any, None]:
         if self._gathering is not None:
             yield self._gathering.stop()
-        self._serveMetrics(settings)
+        if self.running:
+            self._serveMetrics(settings)
 
     @staticmethod
     def _cannotServeMetrics(failure: Failure) -> None:

@@ -9,6 +9,8 @@ This module knows no configuration, no signal of the operator, and not what work
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtphooks.service.assignment import assigned
+from smtphooks.service.backoff import Backoff
 from smtphooks.service.channel import Channel, Handler
 from smtphooks.service.hangs import HangWatch
 from smtphooks.service.program import Program
@@ -29,8 +32,6 @@ from smtphooks.sharedtable import Table
 
 _log = Logger()
 
-# Seconds until a worker that has not even started is replaced, the longest of them.
-_LONGEST_DELAY = 60.0
 # Seconds beyond closeTimeout that a worker has to end: its layers stop last.
 _GRACE = 10.0
 
@@ -87,7 +88,7 @@ class WorkerPool:
         self._program = program
         self._output = output
         self._isStopping = False
-        self._failures: dict[int, int] = {}  # starts in a row that have failed, by number
+        self._backoff = Backoff(reactor, self._startAgain)
         self._waiting: dict[Worker, Deferred[None]] = {}  # for workers to be ready
         self._gone: list[Deferred[None]] = []
         self._hangs = HangWatch(reactor, self.workers)
@@ -117,10 +118,15 @@ class WorkerPool:
     def takeOver(self, staffing: Staffing, workers: Sequence[Worker]) -> None:
         """Go on with workers that another program had started."""
         self.generation = self._lastGeneration = max([worker.generation for worker in workers], default=0)
-        for worker in workers:
-            self._add(worker)
         self._begin(staffing)
+        # All of them before one that has ended is replaced, as each has its column.
+        self.workers += workers
+        for worker in workers:
+            self._connect(worker)
+            if worker.state == DRAINING:
+                self._killAfter(worker, staffing.closeTimeout)
         self._assign()
+        self._startMissing()
 
     def _begin(self, staffing: Staffing) -> None:
         self.staffing = staffing
@@ -161,15 +167,21 @@ class WorkerPool:
         self.generation = self._lastGeneration
         closeTimeout, self.staffing = self.staffing.closeTimeout, staffing
         self._hangs.timeout = staffing.timeout
-        self._failures.clear()
+        self._backoff.forget()
+        for worker in self._current():
+            if worker.number in self.heldBack:  # since it was started
+                self._drain(worker, staffing.closeTimeout)
         self._assign()
         for worker in self.workers:
             if worker.generation < self.generation and worker.state != DRAINING:
                 self._drain(worker, closeTimeout)
+        # One that was ready may have died while others started.
+        self._startMissing()
 
     def giveUp(self, workers: Iterable[Worker]) -> None:
         """End workers of a generation that does not come to serve."""
         for worker in workers:
+            self._waiting.pop(worker, None)
             worker.signal(signal.SIGKILL)
 
     # --- the operator ---
@@ -178,7 +190,7 @@ class WorkerPool:
         """Take a worker out of service; it drains, and none takes its place."""
         self.heldBack.add(number)
         for worker in self._current():
-            if worker.number == number:
+            if worker.number == number and worker.state != DRAINING:
                 self._drain(worker, self.staffing.closeTimeout)
         self._assign()
 
@@ -189,10 +201,7 @@ class WorkerPool:
         if number is None:
             self.refuse(False)
         for each in sorted(held):
-            if each <= self.staffing.number and not any(
-                worker.number == each and worker.state != DRAINING for worker in self._current()
-            ):
-                self._start(each, self.generation, self.staffing)
+            self._startAgain(each)
 
     def refuse(self, isRefusing: bool) -> None:
         """Have workers turn new clients away, or let them in again."""
@@ -204,30 +213,40 @@ class WorkerPool:
     def stop(self) -> Deferred[Any]:
         """End all workers as a single process ends on SIGTERM; fires when they are gone."""
         self._isStopping = True
+        self._backoff.stop()
         for worker in self.workers:
             worker.signal(signal.SIGTERM)
             self._killAfter(worker, self.staffing.closeTimeout)
         gone = DeferredList([worker.whenEnded() for worker in self.workers])
-        return gone.addBoth(lambda _: self._hangs.stop())
+        return gone.addBoth(self._stopped)
+
+    def _stopped(self, _: object) -> None:
+        self._hangs.stop()
+        if self.columns:
+            self.columns = 0
+            os.close(self.table.fd)
+            self.table.close()
 
     # --- one worker ---
 
     def _start(self, number: int, generation: int, staffing: Staffing) -> Worker:
         taken = self._columnsTaken()
-        column = next(column for column in range(self.columns) if column not in taken)
+        column = next((column for column in range(self.columns) if column not in taken), None)
+        if column is None:
+            raise OSError(errno.EAGAIN, "workers that drain have all columns of the table")
         self.table.clear(column)
         place = Place(number, column, ())
         worker = start(self._reactor, self._program, place, generation, staffing.sockets, self.table)
-        self._add(worker)
+        self.workers.append(worker)
+        self._connect(worker)
         return worker
 
-    def _add(self, worker: Worker) -> None:
+    def _connect(self, worker: Worker) -> None:
         handlers: dict[str, Handler] = {
             "ready": lambda: self._ready(worker),
             "beat": lambda **numbers: self._beat(worker, numbers),
             "counted": lambda snapshot: self._counted(worker, snapshot),
         }
-        self.workers.append(worker)
         worker.whenEnded().addCallback(lambda _: self._ended(worker))
         worker.connect(self._reactor, Channel(handlers), *self._output(worker))
 
@@ -235,7 +254,7 @@ class WorkerPool:
         if worker.state != STARTING:
             return
         worker.state = READY
-        self._failures.pop(worker.number, None)
+        self._backoff.succeeded(worker.number)
         if self.isRefusing:
             worker.channel.tell("refuse", isRefusing=True)
         waiting = self._waiting.pop(worker, None)
@@ -258,21 +277,18 @@ class WorkerPool:
         if worker.table is not None:
             worker.table.clear(worker.column)
         self.onGone(worker)
+        waiting = self._waiting.pop(worker, None)
+        if waiting is not None:
+            if not self._isStopping:
+                _log.error("worker {number} {how} before it was ready", number=worker.number, how=worker.howItEnded)
+            waiting.errback(NeverReady(worker))
+        elif not self._isStopping and worker.lastState != DRAINING and worker.generation == self.generation:
+            self._assign()
+            self._replace(worker)
+        # After that, as a reload which waits for columns of the table would take that of the one that died.
         gone, self._gone = self._gone, []
         for each in gone:
             each.callback(None)
-        waiting = self._waiting.pop(worker, None)
-        if waiting is not None and self._isStopping:
-            waiting.errback(NeverReady(worker))
-            return
-        if waiting is not None:
-            _log.error("worker {number} {how} before it was ready", number=worker.number, how=worker.howItEnded)
-            waiting.errback(NeverReady(worker))
-            return
-        if self._isStopping or worker.lastState == DRAINING or worker.generation != self.generation:
-            return
-        self._assign()
-        self._replace(worker)
 
     def _replace(self, worker: Worker) -> None:
         self.restarts["hung" if worker.isHung else "died"] += 1
@@ -286,26 +302,33 @@ class WorkerPool:
             )
             self._startAgain(number)
             return
-        failures = self._failures[number] = self._failures.get(number, 0) + 1
-        delay = min(_LONGEST_DELAY, 2.0 ** (failures - 1))
         _log.error(
             "worker {number} (pid {pid}) {how} before it was ready, it is started again in {delay:g} seconds",
             number=number,
             pid=worker.pid,
             how=worker.howItEnded,
-            delay=delay,
+            delay=self._backoff.failed(number),
         )
-        self._reactor.callLater(delay, self._startAgain, number)
+
+    def _startMissing(self) -> None:
+        for number in range(1, self.staffing.number + 1):
+            self._startAgain(number)
 
     def _startAgain(self, number: int) -> None:
+        """Start a worker, unless it is there already or is not wanted."""
+        self._backoff.begin(number)
         isThere = any(worker.number == number and worker.state != DRAINING for worker in self._current())
         if self._isStopping or isThere or number in self.heldBack or number > self.staffing.number:
             return
         try:
             self._start(number, self.generation, self.staffing)
         except OSError as error:
-            _log.error("worker {number} cannot be started: {error}", number=number, error=str(error))
-            self._reactor.callLater(_LONGEST_DELAY, self._startAgain, number)
+            _log.error(
+                "worker {number} cannot be started: {error}; it is tried again in {delay:g} seconds",
+                number=number,
+                error=str(error),
+                delay=self._backoff.failed(number),
+            )
 
     def _drain(self, worker: Worker, closeTimeout: float) -> None:
         if worker.state == STARTING:
@@ -313,6 +336,9 @@ class WorkerPool:
         worker.state = DRAINING
         worker.channel.tell("drain")
         self._killAfter(worker, closeTimeout)
+        waiting = self._waiting.pop(worker, None)
+        if waiting is not None:  # nobody wants it to be ready any more
+            waiting.callback(None)
 
     def _killAfter(self, worker: Worker, closeTimeout: float) -> None:
         """Kill a worker that has not ended when it should have."""
@@ -335,7 +361,7 @@ class WorkerPool:
         if self._isStopping:
             return
         ready = {worker.number: worker for worker in self._current() if worker.state == READY}
-        sockets = max((len(each.descriptors) for each in self.staffing.sockets if not each.isShared), default=1)
+        sockets = max((each.listening for each in self.staffing.sockets if not each.isShared), default=1)
         for number, serving in assigned(ready, self.staffing.number, sockets).items():
             ready[number].serve(serving)
 

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import attrs
@@ -38,8 +38,9 @@ _log = Logger()
 # The environment variable that makes a worker of this program.
 WORKER = "SMTPHOOKS_WORKER"
 
-# Octets that are read at once.
-_AT_ONCE = 65536
+# Octets that are read at once, and how often when a process has ended: more than a stream holds, but others may have
+# the stream as well, and write on.
+_AT_ONCE, _READS = 65536, 64
 
 STARTING, READY, DRAINING, ENDED = "starting", "ready", "draining", "ended"
 
@@ -142,8 +143,11 @@ class _Output(Protocol):
 
 def _takeRest(descriptor: int, taken: Callable[[bytes], object]) -> None:
     """Take what a process that has ended had written."""
-    with suppress(BlockingIOError):
-        while data := os.read(descriptor, _AT_ONCE):
+    # Beside BlockingIOError that is ECONNRESET, if it has not read all that it was told.
+    with suppress(OSError):
+        for _ in range(_READS):
+            if not (data := os.read(descriptor, _AT_ONCE)):
+                break
             taken(data)
 
 
@@ -240,7 +244,9 @@ class Worker:
         """How the process has ended, in words."""
         status = self.status or 0
         if os.WIFSIGNALED(status):
-            return f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+            number = os.WTERMSIG(status)
+            known = {each.value: each.name for each in signal.Signals}
+            return f"was killed by {known.get(number, f'signal {number}')}"
         return f"has ended with status {os.waitstatus_to_exitcode(status)}"
 
 
@@ -265,33 +271,43 @@ def start(
     @param sockets: those of the listeners, in order.
     @raise OSError: if there is no process, or no file descriptor, to be had.
     """
-    pairs = [socket.socketpair() for _ in range(3)]
-    ours = [ours for ours, _ in pairs]
-    channel, output, errors = [theirs for _, theirs in pairs]
-    descriptors = {_STDOUT: output.fileno(), _STDERR: errors.fileno(), _CHANNEL: channel.fileno(), _TABLE: table.fd}
-    given, next_ = [], _FIRST_SOCKET
+    with ExitStack() as closing:
+        pairs = []
+        for _ in range(3):
+            pair = socket.socketpair()
+            pairs.append([closing.enter_context(each) for each in pair])
+        nothing = closing.enter_context(open(os.devnull))
+        for _ in pairs:
+            # To connect it takes one more for each stream; without them it would run on, and nobody would hear it.
+            closing.callback(os.close, os.dup(nothing.fileno()))
+        standard = {_STDIN: nothing.fileno(), _TABLE: table.fd}
+        streams = dict(zip((_CHANNEL, _STDOUT, _STDERR), [theirs.fileno() for _, theirs in pairs], strict=True))
+        given, inherited = _inherited(sockets)
+        place = attrs.evolve(place, sockets=given)
+        environment = program.environment(**{WORKER: json.dumps(attrs.asdict(place))})
+        ending = _Ending()
+        child = reactor.spawnProcess(
+            ending,
+            sys.executable,
+            program.command,
+            environment,
+            program.folder,
+            childFDs={**standard, **streams, **inherited},
+        )
+        ours = Streams(*[ours.detach() for ours, _ in pairs])
+    return Worker(place.number, generation, place.column, child.pid, reactor.seconds(), ours, ending.died, table)
+
+
+def _inherited(sockets: Sequence[ListeningSockets]) -> tuple[list[tuple[int, bool, list[int]]], dict[int, int]]:
+    """The sockets as a worker finds them, and its number of each file descriptor."""
+    given: list[tuple[int, bool, list[int]]] = []
+    descriptors: dict[int, int] = {}
     for one in sockets:
-        numbers = range(next_, next_ := next_ + len(one.descriptors))
+        first = _FIRST_SOCKET + len(descriptors)
+        numbers = [*range(first, first + len(one.descriptors))]
         descriptors.update(zip(numbers, one.descriptors, strict=True))
-        given.append((one.family, one.isShared, [*numbers]))
-    try:
-        with open(os.devnull) as nothing:
-            descriptors[_STDIN] = nothing.fileno()
-            place = attrs.evolve(place, sockets=given)
-            environment = program.environment(**{WORKER: json.dumps(attrs.asdict(place))})
-            ending = _Ending()
-            child = reactor.spawnProcess(
-                ending, sys.executable, program.command, environment, program.folder, childFDs=descriptors
-            )
-    except BaseException:
-        for each in ours:
-            each.close()
-        raise
-    finally:
-        for _, theirs in pairs:
-            theirs.close()
-    streams = Streams(*[each.detach() for each in ours])
-    return Worker(place.number, generation, place.column, child.pid, reactor.seconds(), streams, ending.died, table)
+        given.append((one.family, one.isShared, numbers))
+    return given, descriptors
 
 
 def placeOf(environment: Mapping[str, str]) -> Place | None:

@@ -318,6 +318,14 @@ def test_a_close_within_a_drain_does_not_wait_for_its_half(live: LiveConnections
     assert clock.getDelayedCalls() == []
 
 
+def test_a_close_without_a_limit_gets_none_from_a_drain(live: LiveConnections, clock: Clock) -> None:
+    busy = Connection(live, isBusy=True)
+    drained(live, 30)
+    fired(live, 0)
+    clock.pump([1] * 60)
+    assert "endByForce" not in busy.calls
+
+
 def test_a_drain_while_it_closes_waits_for_the_same_connections(live: LiveConnections, clock: Clock) -> None:
     busy = Connection(live, isBusy=True)
     done = fired(live, 3)

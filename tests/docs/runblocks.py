@@ -32,7 +32,8 @@ import smtphooks.layers
 import smtphooks.stores
 from smtphooks.__main__ import Options as CommandOptions
 from smtphooks.__main__ import main as command
-from smtphooks.command import sending
+from smtphooks.command import draining, sending, status
+from smtphooks.command.flags import flagsFirst
 
 PATIENCE = 15  # seconds, of which a block takes less than one
 
@@ -74,6 +75,13 @@ class SendFlags(sending.Options):
     def postOptions(self) -> None: ...
 
 
+COMMANDS: dict[str, Callable[[], UsageOptions]] = {
+    "send": SendFlags,
+    "status": status.Options,
+    "drain": draining.Options,
+}
+
+
 def console(program: str, *arguments: str) -> None:
     """Parse the flags of a command."""
     given = [*arguments]
@@ -86,8 +94,9 @@ def console(program: str, *arguments: str) -> None:
             at = given.index("smtphooks")
             Flags().parseOptions(given[at + 1 :])
             given = given[:at]
-    elif given[:1] == ["send"]:
-        flags, given = SendFlags(), given[1:]
+    elif given and given[0] in COMMANDS:
+        flags, given = COMMANDS[given[0]](), given[1:]
+        given = flagsFirst(flags, given)
     elif given[:1] == ["completion"]:
         command(given)
         return

@@ -16,7 +16,8 @@ from twisted.logger import FileLogObserver, capturedLogs, globalLogPublisher
 import smtphooks.stores
 from smtphooks import SMTPServerFactory
 from smtphooks.__main__ import Options as CommandFlags
-from smtphooks.command import sending
+from smtphooks.command import draining, sending, status
+from smtphooks.connection import waits
 from smtphooks.service.jsonlog import lineOfJSON
 from smtphooks.service.reading import _KEYS
 from smtphooks.service.tap import Options as Flags
@@ -50,6 +51,18 @@ def test_all_flags_of_send_are_documented_with_their_letters() -> None:
     for entries in rowsOf(COMMAND, "Flag of send"):
         documented |= {name.lstrip("-") for name in re.findall(r"--?[\w-]+", entries[0].astext())}
     assert documented == {*sending.Options().synonyms}
+
+
+@pytest.mark.parametrize(("command", "options"), [("status", status.Options), ("drain", draining.Options)])
+def test_all_flags_of_the_commands_that_ask_a_supervisor_are_documented(command: str, options: type) -> None:
+    rows = rowsOf(COMMAND, f"Flag of {command}")
+    documented = {literal.split()[0].removeprefix("--") for entries in rows for literal in literalsIn(entries[0])}
+    assert documented == {*options().synonyms}
+
+
+def test_what_connections_wait_for_is_on_the_page() -> None:
+    words = {value for name, value in vars(waits).items() if name.isupper() and isinstance(value, str)}
+    assert words - {waits.NOTHING} <= {*literalsIn(COMMAND)}
 
 
 @pytest.mark.parametrize("keywords", [xClientKeywords, xForwardKeywords])

@@ -263,6 +263,24 @@ def test_a_cell_is_not_given_up_while_another_worker_has_units_of_its_key(monkey
     os.close(table.fd)
 
 
+def test_a_cell_is_not_given_up_while_what_another_worker_took_later_depends_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = narrowTable(monkeypatch, machinecounts, "RATES")
+    clock = newClock()
+    one, other, third = attached(table, clock)
+    for number in range(8):
+        one.increment(f"key {number}", 2, (TEN_A_MINUTE,))
+    clock.advance(100)
+    for number in range(8):
+        other.increment(f"key {number}", 5, (TEN_A_MINUTE,))
+    clock.advance(8)
+    for number in range(8):
+        one.increment(f"new {number}", 1, (TEN_A_MINUTE,))
+    assert [third.check(f"key {number}", 10, (TEN_A_MINUTE,)).wait for number in range(8)] == [5 * 6 - 8] * 8
+    os.close(table.fd)
+
+
 # --- where it is used ---
 
 

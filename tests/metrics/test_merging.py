@@ -134,6 +134,14 @@ class TestServers:
             assert seen.one(name) == own[name][0][2], "of two workers that are this process"
         assert seen.one("process_open_fds") > own["process_open_fds"][0][2] * 1.5
 
+    def test_a_server_is_up_if_it_answers_all_workers(self) -> None:
+        merged = MergedMetrics()
+        labels = {"use": "counts", "server": "127.0.0.1:6379"}
+        for number, isUp in enumerate((1, 0, 1)):
+            sample = ["smtphooks_redis_up", labels, isUp]
+            merged.update(number, [family("gauge", sample, name="smtphooks_redis_up")])
+        assert scrape(merged).one("smtphooks_redis_up") == 0
+
     def test_all_metrics_of_a_worker_are_there_with_their_kind_labels_and_help(self) -> None:
         metrics = server(1)
         merged = MergedMetrics()

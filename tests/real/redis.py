@@ -74,6 +74,10 @@ class Redis:
         assert self._server is not None, "the server does not run"
         return self._server
 
+    def waitForLine(self, *parts: str) -> None:
+        """Wait until it has logged a line with all of these parts since its last start."""
+        self._running.waitForLine(*parts)
+
     def kill(self) -> None:
         """Send SIGKILL."""
         server, self._server = self._running, None

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from math import inf
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import pytest_twisted
@@ -260,6 +261,18 @@ async def test_a_redis_that_hangs_is_waited_for_a_few_times_and_no_more(redis: R
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_redis_that_hangs_from_the_beginning_is_away(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtphooks.layers.redis.node._CONNECT_SECONDS", 0.3)
+    redis.pause()
+    with log() as lines:
+        async with started(redis.url) as made:
+            assert not isUp(made) and await taken(made) == 3
+            redis.resume()
+            await untilUp(made)
+    assert len(lines) == 2 and "it does not answer within 0.3 seconds" in lines[0], lines
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_hanging_redis_has_a_bounded_number_of_calls(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtphooks.layers.redis.link._MOST_CALLS", 5)
     async with started(redis.url, timeout=0.5) as made:
@@ -417,6 +430,24 @@ async def test_a_password_is_told_and_never_shown(startRedis: StartRedis) -> Non
     assert len(lines) == 1 and "WRONGPASS" in lines[0], lines
 
 
+class Repeating(Protocol):
+    """A server that repeats what it does not know, as Redis does."""
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        words = data.split(b"\r\n")[2::2]
+        self.transport.write(b"-ERR unknown command '%b', with args beginning with: '%b'\r\n" % (words[0], words[1]))
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_error_of_a_server_shows_the_password() -> None:
+    async with serving(Repeating) as port:
+        with log() as lines:
+            async with started(f"redis://:{quote(PASSWORD)}@127.0.0.1:{port}") as made:
+                assert not isUp(made)
+    assert len(lines) == 1 and "it does not take the password: ERR;" in lines[0], lines
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_unix_socket_and_the_number_of_a_database(startRedis: StartRedis, tmp_path: Path) -> None:
     server = startRedis("--unixsocket", str(tmp_path / "redis.sock"))
@@ -446,10 +477,30 @@ async def test_a_failover_of_sentinels_is_followed(startRedis: StartRedis, tmp_p
             await untilUp(made)
             assert replica.cli("ROLE").startswith("master")
             assert await taken(made) == 1
-            # The new master is demoted again, as by an operator.
             assert fallbacks(made) > 0
     assert len(lines) == 2, lines
     assert all(line.startswith(f"Redis at {MASTER} of the sentinels is") for line in lines)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failover_by_an_operator_is_followed_and_a_sentinel_that_hangs_is_passed_over(
+    startRedis: StartRedis, tmp_path: Path
+) -> None:
+    master = startRedis()
+    replica = startRedis("--replicaof", "127.0.0.1", str(master.port))
+    sentinel = startRedis(*sentinelSettings(tmp_path, master))
+    hanging = startRedis()
+    hanging.pause()
+    async with started(f"redis://{MASTER}", sentinels=[hanging.url, sentinel.url]) as made:
+        assert await taken(made, 2) == 2 and fallbacks(made) == 0
+        await until(_returning(lambda: replica.keys()), "replicated")
+        sentinel.cli("SENTINEL", "FAILOVER", MASTER)
+        sentinel.waitForLine("+convert-to-slave", f"127.0.0.1:{master.port}")
+        await until(lambda: _increments(made), "up")
+        before = fallbacks(made)
+        assert await taken(made) == 1 and fallbacks(made) == before
+        assert replica.cli("ROLE").startswith("master")
+    hanging.resume()
 
 
 @pytest_twisted.ensureDeferred
@@ -544,7 +595,35 @@ async def _failsOnOne(made: RedisCounts) -> bool:
     return sum(not up for _, up in made._servers.nodes()) == 1
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_has_left_the_cluster_is_given_up(
+    startRedis: StartRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = clusterOf(startRedis)
+    async with started(nodes[0].url) as made:
+        for number in range(30):
+            await taken(made, 1, key=str(number))
+        assert len(list(made._servers.nodes())) == 3
+        monkeypatch.setattr("smtphooks.layers.redis.node._GIVE_UP_SECONDS", 0.0)
+        for node in nodes[:2]:
+            node.kill()
+        await until(_returning(lambda: len(list(made._servers.nodes())) == 2), "given up")
+        assert [name for name, up in made._servers.nodes() if not up] == [f"127.0.0.1:{nodes[0].port}"]
+
+
 # --- Wrong answers ---
+
+
+@asynccontextmanager
+async def serving(protocol: type[Protocol]) -> AsyncIterator[int]:
+    """A server in this process; its port."""
+    factory = Factory.forProtocol(protocol)
+    factory.noisy = False
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+    try:
+        yield port.getHost().port
+    finally:
+        await port.stopListening()
 
 
 class Liar(Protocol):
@@ -568,18 +647,12 @@ class Liar(Protocol):
 )
 @pytest_twisted.ensureDeferred
 async def test_a_wrong_answer_is_none(octets: bytes) -> None:
-    liar = Factory.forProtocol(type("L", (Liar,), {"octets": octets}))
-    liar.noisy = False
-    port = reactor.listenTCP(0, liar, interface="127.0.0.1")  # type: ignore[attr-defined]
-    try:
+    async with serving(type("Wrong", (Liar,), {"octets": octets})) as port:
         with log() as lines:
-            async with started(f"redis://127.0.0.1:{port.getHost().port}", timeout=0.2) as made:
+            async with started(f"redis://127.0.0.1:{port}", timeout=0.2) as made:
                 assert await taken(made, 8) == 3
         assert all(line.isprintable() for line in lines)
-        if octets != b"*2\r\n:0\r\n:0\r\n" * 2:  # the first answer is right, and the second ends the connection
-            assert fallbacks(made) == 4
-    finally:
-        await port.stopListening()
+        assert fallbacks(made) == 4
 
 
 @pytest_twisted.ensureDeferred
@@ -591,14 +664,27 @@ async def test_an_answer_to_no_call_is_taken_for_none_of_the_next() -> None:
             self.octets = b"" if b"PING" in data else next(answers)
             super().dataReceived(data)
 
-    factory = Factory.forProtocol(Doubling)
-    factory.noisy = False
-    port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
-    try:
-        async with started(f"redis://127.0.0.1:{port.getHost().port}") as made:
-            assert await taken(made, 2) == 2
-    finally:
-        await port.stopListening()
+    async with serving(Doubling) as port, started(f"redis://127.0.0.1:{port}") as made:
+        assert await taken(made, 2) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_closes_each_connection_is_away() -> None:
+    class Closing(Liar):
+        def dataReceived(self, data: bytes) -> None:
+            assert self.transport is not None
+            super().dataReceived(data)
+            if b"PING" not in data:
+                self.transport.loseConnection()
+
+    async with serving(Closing) as port:
+        with log() as lines:
+            async with started(f"redis://127.0.0.1:{port}") as made:
+                for _ in range(20):
+                    await made.increment(KEY, 1, (MANY,))
+                    await deferLater(reactor, 0)  # type: ignore[arg-type]
+                assert not isUp(made)
+    assert len(lines) == 1, lines
 
 
 @pytest_twisted.ensureDeferred
@@ -608,18 +694,13 @@ async def test_nodes_that_send_to_one_another_are_asked_a_few_times() -> None:
     class Sender(Liar):
         def dataReceived(self, data: bytes) -> None:
             asked.append(data)
-            self.octets = b"-MOVED 1 127.0.0.1:%d\r\n" % port.getHost().port
+            assert self.transport is not None
+            self.octets = b"-MOVED 1 127.0.0.1:%d\r\n" % self.transport.getHost().port
             super().dataReceived(data)
 
-    factory = Factory.forProtocol(Sender)
-    factory.noisy = False
-    port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
-    try:
-        async with started(f"redis://127.0.0.1:{port.getHost().port}") as made:
-            assert await taken(made, 1) == 1 and fallbacks(made) == 1
-            assert 2 < len(asked) < 8
-    finally:
-        await port.stopListening()
+    async with serving(Sender) as port, started(f"redis://127.0.0.1:{port}") as made:
+        assert await taken(made, 1) == 1 and fallbacks(made) == 1
+        assert 2 < len(asked) < 8
 
 
 # --- Greylisting ---

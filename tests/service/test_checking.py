@@ -551,6 +551,9 @@ class TestLimits:
         new = configuredIn(table, 1, OPTIONAL + first + '[[listener]]\nendpoint = "tcp:1"\nmaxClients = 1\n')
         old.listeners[0].factory.server.admission.connectionBegins()
         assert [each.factory.server.admission.fullness for each in new.listeners] == [0, 1]
+        for _ in range(20):
+            old.listeners[0].factory.server.authFailures.add("192.0.2.7")
+        assert new.listeners[0].factory.server.authFailures.isBarred("192.0.2.7")
 
     def test_failed_AUTH_counts_over_all_listeners_that_have_no_number_of_their_own(self) -> None:
         third = '[[listener]]\nendpoint = "tcp:27"\nauthFailuresPerAddress = 3\n'

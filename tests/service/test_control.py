@@ -115,13 +115,13 @@ def test_only_its_own_user_may_connect_from_the_first_moment(
     path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     modes: list[int] = []
-    listen = socket.socket.listen
+    bind = socket.socket.bind
 
-    def look(self: socket.socket, *arguments: int) -> None:
+    def look(self: socket.socket, address: str) -> None:
+        bind(self, address)
         modes.append(stat.S_IMODE(os.stat(path).st_mode))
-        listen(self, *arguments)
 
-    monkeypatch.setattr(socket.socket, "listen", look)
+    monkeypatch.setattr(socket.socket, "bind", look)
     before = os.umask(0o022)
     os.umask(before)
     running = Running(path)

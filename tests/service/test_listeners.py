@@ -457,12 +457,17 @@ class TestDrain:
     def test_a_stop_meanwhile_gives_them_421_at_once(self) -> None:
         ends = self.drain()
         self.lasts()
+        waiting: Deferred[None] = Deferred()
+        self.module.pending["stop", "own"] = waiting
         stopped: list[object] = []
         self.service.stopService().addCallback(stopped.append)
         assert self.lasts() == ["421"] * 3
         for client in self.clients:
             client.finish()
-        assert (len(stopped), ends, self.stopped) == (1, [None], ["own", "store", "one"])
+        assert (ends, stopped, self.stopped) == ([None], [], ["own"])
+        waiting.callback(None)
+        assert (len(stopped), self.stopped) == (1, ["own", "store", "one"])
+        assert self.told == ["READY=1", "STOPPING=1"]
         assert self.reactor.getDelayedCalls() == []
 
     def test_a_stop_afterwards_has_nothing_more_to_do(self) -> None:

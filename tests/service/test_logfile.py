@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.protocol import DatagramProtocol
-from twisted.logger import ILogObserver, LogEvent, capturedLogs, eventAsText, globalLogPublisher
+from twisted.internet.protocol import DatagramProtocol, Factory
+from twisted.logger import ILogObserver, LogEvent, Logger, capturedLogs, eventAsText, globalLogPublisher
 from twisted.names.dns import DNSDatagramProtocol
+from twisted.python import log
 from twisted.python.logfile import LogFile
 
 from smtphooks.service.logfile import logPlace, needsStdout, observerOf, observerOfWorker
@@ -64,12 +65,12 @@ def test_a_line_is_in_the_file_at_once_and_nothing_to_write_is_nothing(
     assert (tmp_path / name).read_text() == "one\n\u00e9\n"
 
 
-@pytest.mark.parametrize("make", [partial(observerOf, {"nodaemon": True}), observerOfWorker])
+@pytest.mark.parametrize("make, others", [(partial(observerOf, {"nodaemon": True}), 3), (observerOfWorker, 2)])
 @pytest_twisted.ensureDeferred
 async def test_the_sockets_of_the_resolver_are_not_logged_but_others_are(
-    make: Callable[[Callable[[LogEvent], str]], ILogObserver], capsys: pytest.CaptureFixture[str]
+    make: Callable[[Callable[[LogEvent], str]], ILogObserver], others: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It opens one for each query, and logs four lines about it."""
+    """It opens one for each query, and logs four lines about it; of ports the supervisor tells for all workers."""
     observer = make(lambda event: eventAsText(event, includeTimestamp=False) + "\n")
     net: Any = reactor
     globalLogPublisher.addObserver(observer)
@@ -80,7 +81,7 @@ async def test_the_sockets_of_the_resolver_are_not_logged_but_others_are(
     finally:
         globalLogPublisher.removeObserver(observer)
     written = capsys.readouterr().out.splitlines()
-    assert len(written) == 3 and not [line for line in written if "DNS" in line]
+    assert len(written) == others and not [line for line in written if "DNS" in line]
 
 
 def test_a_file_is_continued_and_rotated_by_size_and_by_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +195,33 @@ def test_where_twistd_or_another_program_logs_each_line_is_an_event(observer: An
     assert [eventAsText(event, includeTimestamp=False, includeSystem=False) for event in events] == [
         "one \\xff {x}",
         "two",
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_says_nothing_of_its_ports_and_all_that_hooks_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its ports come and go with its siblings, of which the supervisor tells."""
+    observer = observerOfWorker(lambda event: eventAsText(event, includeTimestamp=False) + "\n")
+    net: Any = reactor
+    globalLogPublisher.addObserver(observer)
+    try:
+        for listen in (
+            lambda: net.listenTCP(0, Factory(), interface="127.0.0.1"),
+            lambda: net.listenUNIX(str(tmp_path / "socket"), Factory()),
+        ):
+            port = listen()
+            await port.stopListening()
+        log.msg("import starting on monday")
+        log.msg("(TCP Port of the proxy is Closed) again")
+        Logger(namespace="twisted.internet.base").error("odd")
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    assert [line for line in capsys.readouterr().out.splitlines() if "ing factory <" not in line] == [
+        "[-] import starting on monday",
+        "[-] (TCP Port of the proxy is Closed) again",
+        "[twisted.internet.base#error] odd",
     ]
 
 

@@ -329,6 +329,34 @@ def test_a_stop_within_a_drain_does_not_wait_for_it(
     assert (drained, stopped) == ([None], [None])
 
 
+def test_a_stop_within_a_drain_stops_objects_one_after_the_other(endpoint: Endpoint) -> None:
+    calls: list[str] = []
+    waiting: Deferred[None] = Deferred()
+
+    class One:
+        def onStop(self, service: object) -> None:
+            calls.append("one")
+
+        def onData(self, stream: object, session: object) -> None: ...
+
+    class Other:
+        def onStop(self, service: object) -> Deferred[None]:
+            calls.append("other")
+            return waiting
+
+        def onRcptTo(self, address: object, session: object) -> None: ...
+
+    service = SMTPService(endpoint, makeFactory(hooks=[One(), Other()]))
+    service.startService()
+    client = Client(service.factory)
+    service.drain()
+    stop(service)
+    client.finish()
+    assert calls == ["other"]
+    waiting.callback(None)
+    assert calls == ["other", "one"]
+
+
 # --- objects of hooks that are started and stopped ---
 
 

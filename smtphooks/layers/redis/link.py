@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
@@ -158,23 +158,33 @@ class Link:
         Connect, authenticate, choose the database, and see that it answers.
 
         @raise Unavailable: if that fails; nothing is left open then, nor if it is cancelled.
+        @raise CancelledError: if it is cancelled.
         """
         address = self.address
         try:
             await self._connect()
             if address.password or address.user:
-                names = [address.user] if address.user else []
-                await self.command("AUTH", *names, address.password)
+                await self._authenticate()
             if address.database:
                 await self.command("SELECT", address.database)
             await self.command("PING")
         except BaseException as error:
             fault = (self._encryption and self._encryption.fault) or getattr(self._protocol, "fault", None)
             self.close()
-            if not isinstance(error, Exception):  # the coroutine was closed
+            if isinstance(error, CancelledError) or not isinstance(error, Exception):  # the coroutine was closed
                 raise
             raise Unavailable(fault or describeError(error)) from error
         self.isOpen = True
+
+    async def _authenticate(self) -> None:
+        from txredisapi import ResponseError
+
+        names = [self.address.user] if self.address.user else []
+        try:
+            await self.command("AUTH", *names, self.address.password)
+        except ResponseError as error:
+            # What does not know the command repeats its arguments.
+            raise Unavailable(f"it does not take the password: {str(error).partition(' ')[0]}") from None
 
     async def _connect(self) -> None:
         address, reactor = self.address, currentReactor()

@@ -27,6 +27,10 @@ log: Logger = Logger()
 _CONNECT_SECONDS = 2.0
 # Seconds between two attempts to connect: the first, and the most that doubling leads to.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 4.0
+# Seconds after which a connection that is lost was one that could be used.
+_STABLE_SECONDS = 5.0
+# Seconds after which a node that is away may be given up.
+_GIVE_UP_SECONDS = 600.0
 # Failures in a row after which a node is away.
 _FAILURES = 3
 # Seconds between two calls on trial, while the connection is there and calls fail.
@@ -64,15 +68,24 @@ class Node:
     @ivar isConnected: calls can be made on it.
     """
 
-    def __init__(self, name: str, connect: Callable[[Callable[[Link, str], object]], Awaitable[Link]], without: str):
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[Callable[[Link, str], object]], Awaitable[Link]],
+        without: str,
+        giveUp: Callable[[Node], object] | None = None,
+    ) -> None:
         """
         @param connect: opens a link to it, given what is to be told of the end of the link.
         @param without: completes the line of the log that says that it is away: what is done without it.
+        @param giveUp: called when it has been away for ten minutes; then it connects no more.
         """
         self.name = name
         self.isAway: bool = False
         self._connect = connect
         self._without = without
+        self._giveUp = giveUp
+        self._awaySince = 0.0
         self._link: Link | None = None
         self._attempt: Deferred[Any] | None = None
         self._timer: Any = None  # until the next attempt
@@ -81,6 +94,8 @@ class Node:
         self._isStopped = False
         self._why = "it is not connected to yet"
         self._failures = 0
+        self._since = 0.0  # when the link was opened
+        self._hasServed = False  # a call on the link has succeeded
         self._mustProve = False  # it is back with a call that succeeds, not with a connection
         self._nextTrial = 0.0
 
@@ -160,6 +175,7 @@ class Node:
         return Away(f"Redis at {self.name}: {why}")
 
     def _succeeded(self) -> None:
+        self._hasServed = True
         self._failures = 0
         self._pause = _FIRST_PAUSE
         self._comeBack()
@@ -213,11 +229,15 @@ class Node:
             isLate = isinstance(error, TimeoutError)
             why = f"it does not answer within {_CONNECT_SECONDS:g} seconds" if isLate else describeError(error)
             self._goAway(why, mustProve=self._mustProve)
+            if self._giveUp is not None and currentReactor().seconds() - self._awaySince > _GIVE_UP_SECONDS:
+                self._isStopped = True
+                self._giveUp(self)
             self._schedule(self._pause)
         elif self._isStopped:
             result.close()
         else:
             self._link = result
+            self._since, self._hasServed = currentReactor().seconds(), False
             self._failures = 0
             self._nextTrial = 0.0
             if not self._mustProve:
@@ -240,8 +260,13 @@ class Node:
             return
         self._link = None
         self._why = why
-        # A connection that was of use is lost if the server was restarted, or closes those that are idle.
-        self._schedule(0.0 if self._pause == _FIRST_PAUSE and not self.isAway else self._pause)
+        lasted = currentReactor().seconds() - self._since
+        if self._hasServed or lasted > _STABLE_SECONDS:
+            # As when the server was restarted, or closes connections that are idle.
+            self._schedule(self._pause if self.isAway else 0.0)
+        else:
+            self._goAway(why, mustProve=True)
+            self._schedule(self._pause)
 
     async def stop(self) -> None:
         """Close the connection, and connect no more."""
@@ -261,6 +286,7 @@ class Node:
         self._why, self._mustProve = why, mustProve
         if not self.isAway:
             self.isAway = True
+            self._awaySince = currentReactor().seconds()
             log.warn("Redis at {server} is away: {why}; {without}", server=self.name, why=why, without=self._without)
         self._nextTrial = currentReactor().seconds() + _TRIAL_SECONDS
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 import binascii
 from collections.abc import Callable, Iterator, Sequence
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, gatherResults
 from twisted.logger import Logger
 
 from smtphooks.currentreactor import currentReactor
 from smtphooks.hooks import Unavailable
 from smtphooks.layers.redis.address import RedisAddress
-from smtphooks.layers.redis.link import Argument, Link, Trust
+from smtphooks.layers.redis.link import Argument, Link, Trust, describeError
 from smtphooks.layers.redis.node import Away, Fits, Node, Redirected
 
 log: Logger = Logger()
@@ -68,8 +68,14 @@ class Servers:
         if name not in self._nodes:
             connect = self._connectToMaster if self._sentinels else self._connectTo(address)
             shown = f"{address.host} of the sentinels" if self._sentinels else name
-            self._nodes[name] = Node(shown, connect, self._without)
+            # A node that was only learned of may have left the cluster.
+            giveUp = None if address in self._seeds else self._forget
+            self._nodes[name] = Node(shown, connect, self._without, giveUp)
         return self._nodes[name]
+
+    def _forget(self, node: Node) -> None:
+        self._nodes = {name: each for name, each in self._nodes.items() if each is not node}
+        self._slots = {slot: each for slot, each in self._slots.items() if each is not node}
 
     def nodes(self) -> Iterator[tuple[str, bool]]:
         """The name of each server, and whether it can be used."""
@@ -176,12 +182,13 @@ class Servers:
                 host, port = await Deferred.fromCoroutine(self._askSentinel(sentinel, wanted.host)).addTimeout(
                     _SENTINEL_SECONDS, currentReactor()
                 )
-            except Exception as error:
-                problems.append(f"sentinel {sentinel}: {error or type(error).__name__}")
+            except (Unavailable, TimeoutError) as error:
+                why = "no answer" if isinstance(error, TimeoutError) else error
+                problems.append(f"sentinel {sentinel}: {why}")
+                # Asked last the next time, as there may be no time for all of them.
+                self._sentinels.remove(sentinel)
+                self._sentinels.append(sentinel)
                 continue
-            # The next time the one that knew is asked first.
-            self._sentinels.remove(sentinel)
-            self._sentinels.insert(0, sentinel)
             address = RedisAddress(
                 host,
                 port,
@@ -206,6 +213,10 @@ class Servers:
         link = await self._opened(sentinel, lambda link, why: None)
         try:
             answer = await link.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+        except CancelledError:
+            raise
+        except Exception as error:
+            raise Unavailable(describeError(error)) from error
         finally:
             link.close()
         if not (isinstance(answer, list) and len(answer) == 2 and str(answer[1]).isdecimal()):

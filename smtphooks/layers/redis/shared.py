@@ -96,8 +96,8 @@ class OnRedis:
 
     async def onStop(self, service: object) -> None:
         """Close the connections, with the last of the layers that have this object."""
-        self._started -= 1
-        if self._started <= 0:
+        self._started = max(0, self._started - 1)
+        if not self._started:
             await self._servers.stop()
 
     def metricValues(self) -> Iterator[tuple[str, tuple[str, ...], float]]:

@@ -72,6 +72,15 @@ def test_tls_passes_through(page: Page, ports: dict[int, int]) -> None:
     service.waitForLine(f"connection of {CLIENT} ended after")
 
 
+@requires("swaks")
+def test_a_server_that_drains_is_taken_out(page: Page, ports: dict[int, int]) -> None:
+    service = page.serve(["--config", "behind.toml", "--workers", "1"])
+    eventually(lambda: page.run("swaks", **{"25": ports[25]})[0] == 0, "a server that HAProxy finds alive")
+    assert page.run("smtphooks drain") == (0, "new clients get 421, connections go on\n")
+    eventually(lambda: page.run("swaks", **{"25": ports[25]})[0] != 0, "that HAProxy has noticed the drain")
+    service.waitForLine("refused 127.0.0.1: 421 4.3.2 Server is shutting down")
+
+
 def test_a_balancer_without_a_header_is_named_in_the_log(page: Page, ports: dict[int, int]) -> None:
     page.change("behind.toml", "name =", "socketTimeout = 1\nname =")
     service = page.start("smtphooks --config behind.toml")
