@@ -107,9 +107,8 @@ class Receiver:
 
     def complaints(self) -> Iterator[str]:
         """A sentence if it has said that Redis is away, and then said so again."""
-        most = max(awayIn(self._programs[-1].output))
-        if most > self._workers:
-            yield f"receiver {self.name}, of {self._workers} processes, said {most} times that Redis is away"
+        for complaint in repeatedIn(self._programs[-1].output, self._workers):
+            yield f"receiver {self.name}: {complaint}"
 
     def close(self) -> None:
         for program in self._programs:
@@ -127,6 +126,13 @@ def awayIn(output: str) -> list[int]:
     for line in output.splitlines():
         away.append(away[-1] + (_AWAY in line) - (_BACK in line))
     return away
+
+
+def repeatedIn(output: str, processes: int) -> Iterator[str]:
+    """A sentence if so many processes have said more often that Redis is away than each of them may."""
+    most = max(awayIn(output))
+    if most > processes:
+        yield f"{processes} processes said {most} times that Redis is away"
 
 
 class Broker(RabbitMQ):

@@ -163,23 +163,26 @@ class _Phase:
         marks.append(self._mark())
         with self._event(self._cluster, self._chooser) as what:
             self._goOn("while it is broken", seconds)
-            marks.append(self._mark())
+            marks.append(self._mark(what.receivers))
         marks.append(self._mark())
         self._goOn("after it is mended", seconds)
         marks.append(self._mark())
         self._states = self._cluster.health.take()
         self._complaints += misjudged(self._states, what.receivers)
         asked = self._eager.asked()
-        counts = {"before": 1, "broken": what.counts, "being mended": what.countsMending, "mended": 1}
+        counts = {"before": 1, "meanwhile": what.counts, "until mended": what.countsMending, "afterwards": 1}
         for (name, number), begin, end in zip(counts.items(), marks, marks[1:], strict=False):
             # What was decided while a mark was made belongs to neither part.
             within = [each for each in asked if begin.end < each.sent and each.answered < end.begin]
             fallbacks = sum(end.fallbacksSince(begin))
             self._spans.append(Span(name, number, end.begin - begin.end, within, fallbacks))
 
-    def _mark(self) -> _Mark:
+    def _mark(self, dead: frozenset[str] = frozenset()) -> _Mark:
         begin = time.monotonic()
-        fallbacks = {receiver.name: receiver.fallbacks() for receiver in self._cluster.receivers}
+        fallbacks = {
+            receiver.name: None if receiver.name in dead else receiver.fallbacks()
+            for receiver in self._cluster.receivers
+        }
         return _Mark(begin, time.monotonic(), fallbacks)
 
     def _goOn(self, when: str, seconds: float) -> None:
@@ -204,16 +207,16 @@ def misjudged(states: Mapping[str, Sequence[str]], dead: frozenset[str]) -> Iter
             yield f"HAProxy said of receiver {name}: {', '.join(said)}"
 
 
-_MESSAGES = ["phase", "sent", *(told.value for told in Told), "found", "twice", "half", "lost"]
-_LIMITS = ["phase", "when", "counts", "seconds", "asked", "accepted", "at most", "by itself"]
-_STATES = ["phase", "HAProxy said of one", "of two", "of three"]
+MESSAGES = ["phase", "sent", *(told.value for told in Told), "found", "twice", "half", "lost"]
+LIMITS = ["phase", "when", "counts", "seconds", "asked", "accepted", "at most", "by itself"]
+STATES = ["phase", "HAProxy said of one", "of two", "of three"]
 
 
 def tables(results: Sequence[Result]) -> str:
     """The counts of messages, those of the client that sends too much, and the states of receivers."""
-    messages = [_MESSAGES]
-    limits = [_LIMITS]
-    states = [_STATES]
+    messages = [MESSAGES]
+    limits = [LIMITS]
+    states = [STATES]
     for phase, counts, rate, spans, seen, _ in results:
         told = [counts.told[told] for told in Told]
         numbers = [counts.sent, *told, counts.found, counts.again, counts.half, counts.lost]
@@ -223,6 +226,6 @@ def tables(results: Sequence[Result]) -> str:
             numbers = [span.counts, round(span.seconds), len(span.asked), span.accepted, allowed, span.fallbacks]
             limits.append([phase, span.name, *map(str, numbers)])
         states.append([phase, *(", ".join(seen[name]) for name in ("one", "two", "three"))])
-    sums = [sum(int(row[column]) for row in messages[1:]) for column in range(1, len(_MESSAGES))]
+    sums = [sum(int(row[column]) for row in messages[1:]) for column in range(1, len(MESSAGES))]
     messages.append(["all", *map(str, sums)])
-    return "\n\n".join([draw(messages, 1), draw(limits, 2), draw(states, len(_STATES))])
+    return "\n\n".join([draw(messages, 1), draw(limits, 2), draw(states, len(STATES))])
