@@ -363,8 +363,6 @@ class Supervisor(Service):
             self._gathering = Gathering(self._reactor, self.pool.workers, self.isReady, self._numbers, counted)
             self.pool.onGone = self._gathering.gone
             self.pool.onCounted = self._gathering.take
-        if not self._opened.metrics:  # the program before this one did not serve them, the reload will
-            return
         (sockets,) = self._opened.metrics
         endpoint = InheritedEndpoint(
             self._reactor, settings.metrics, sockets.family, sockets.isShared, sockets.descriptors, [0]
