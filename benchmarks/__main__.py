@@ -1,6 +1,6 @@
 """
 The command line: C{python -m benchmarks} measures and writes the results, with C{check} it compares them to the bars,
-with C{profile} it prints where the CPU time of a message goes.
+with C{profile} it prints where the CPU time of a message goes, and with C{machine} how much workers carry.
 
 This module combines the others and does nothing else.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks import bars, measure, peers, profiling, report
 from benchmarks.load import smtpSourceMissing
 from benchmarks.rounds import Record, play
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import MACHINE, WORKLOADS, Workload
 
 _QUICK = 0.01
 
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     # Debian installs Postfix's programs where only root's PATH finds them.
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
-    workloads = [workload for workload in WORKLOADS if workload.name in (options.only or _names())]
+    known = MACHINE if options.command == "machine" else WORKLOADS
+    workloads = [workload for workload in known if workload.name in (options.only or _names())]
     if smtpSourceMissing() and any(workload.usesSmtpSource for workload in workloads):
         print("The load comes from Postfix's smtp-source: apt install postfix", file=sys.stderr)
         return 1
@@ -35,17 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "check":
         return _check(workloads, max(options.rounds, bars.ROUNDS))
     records = _playAll(workloads, 1 if options.quick else options.rounds, _QUICK if options.quick else 1.0)
-    _write(list(records.values()), options.output)
+    if options.command == "machine":
+        _writeMachine(list(records.values()), options.output)
+    else:
+        _write(list(records.values()), options.output)
     return 0
 
 
 def _names() -> list[str]:
-    return [workload.name for workload in WORKLOADS]
+    return [workload.name for workload in (*WORKLOADS, *MACHINE)]
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="smtphooks beside its peers")
-    parser.add_argument("command", nargs="?", choices=["run", "check", "profile"], default="run")
+    parser.add_argument("command", nargs="?", choices=["run", "check", "profile", "machine"], default="run")
     parser.add_argument("--only", action="append", choices=_names(), metavar="NAME", help=", ".join(_names()))
     parser.add_argument("--rounds", type=int, default=bars.ROUNDS, metavar="N", help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="one round of tiny bursts: tries the benchmark itself")
@@ -84,9 +88,13 @@ def _check(workloads: Sequence[Workload], rounds: int) -> int:
     wanted = [bar for bar in bars.BARS if bar.workload in names]
     verdicts = bars.verdictsOf(wanted, _playAll(bars.neededFor(workloads, wanted), rounds, 1.0))
     print("\n".join(map(str, verdicts)))
-    behind = [verdict for verdict in verdicts if not verdict.held]
-    print(f"{len(verdicts) - len(behind)} of {len(verdicts)} bars are held")
-    return 1 if behind else 0
+    print(f"{sum(verdict.held for verdict in verdicts)} of {len(verdicts)} bars are held")
+    return 1 if any(verdict.isBehind for verdict in verdicts) else 0
+
+
+def _writeMachine(records: Sequence[Record], output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "workers.txt").write_text(report.asText(records), encoding="utf-8")
 
 
 def _write(records: Sequence[Record], output: Path) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
-from benchmarks import compare
+from benchmarks import compare, measure
 from benchmarks.compare import Summary
 from benchmarks.peers import (
     AIOSMTPD,
@@ -17,6 +18,7 @@ from benchmarks.peers import (
     CANNED,
     FEW_IDLE,
     GO_SMTP,
+    HASHING,
     MANY_IDLE,
     NO_HOOKS,
     SMTP_SERVER,
@@ -24,7 +26,7 @@ from benchmarks.peers import (
     SMTPHOOKS,
     TWISTED_MAIL,
 )
-from benchmarks.rounds import CPU, MEMORY, Record
+from benchmarks.rounds import CPU, MEMORY, RATE, Record
 from benchmarks.workloads import WORKLOADS, Workload
 
 ROUNDS = 9
@@ -35,6 +37,8 @@ class Bar:
     """
     @ivar most: the maximum of the median.
     @ivar other: the label that C{label} is compared with; without it the figure itself counts.
+    @ivar least: the minimum of the median.
+    @ivar cores: the number of cores without which it says nothing.
     """
 
     workload: str
@@ -42,6 +46,12 @@ class Bar:
     label: str
     most: float
     other: str = ""
+    least: float = 0.0
+    cores: int = 1
+
+    @property
+    def limit(self) -> str:
+        return f"at least {self.least:g}" if self.least else f"at most {self.most:g}"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -87,6 +97,7 @@ _CPU_BESIDE_PEERS = {
 }
 _ALL_HOOKS = 1.25
 _IDLE_CONNECTION = 5 * 1024
+_TWO_WORKERS = 1.7
 
 BARS: tuple[Bar, ...] = (
     *(
@@ -99,6 +110,7 @@ BARS: tuple[Bar, ...] = (
     Bar("memory", MEMORY, SMTPHOOKS.name, _IDLE_CONNECTION),
     GrowthBar("size", CPU, "", 1.25),
     GrowthBar("recipient-count", CPU, "", 1.25),
+    Bar("workers", RATE, HASHING[2].name, inf, HASHING[1].name, least=_TWO_WORKERS, cores=2),
 )
 
 
@@ -116,14 +128,19 @@ class Verdict:
 
     @property
     def held(self) -> bool:
-        return self.measured is not None and self.measured.median <= self.bar.most
+        return self.measured is not None and self.bar.least <= self.measured.median <= self.bar.most
+
+    @property
+    def isBehind(self) -> bool:
+        """Whether it is not held, on a machine where it could be."""
+        return not self.held and self.bar.cores <= len(measure.allCores())
 
     def __str__(self) -> str:
-        state = "  held" if self.held else "BEHIND"
+        state = "  held" if self.held else "BEHIND" if self.isBehind else "  skip"
         if self.measured is None:
             return f"{state}  {self.bar}: {self.why}"
         floor = f" ({CANNED.name}: {self.floor.median:.3g})" if self.floor else ""
-        return f"{state}  {self.bar}: {self.measured.median:.5g}, at most {self.bar.most:g}{floor}"
+        return f"{state}  {self.bar}: {self.measured.median:.5g}, {self.bar.limit}{floor}"
 
 
 def verdictsOf(bars: Sequence[Bar], records: Mapping[str, Record]) -> list[Verdict]:

@@ -81,26 +81,36 @@ def awaitQuiet(pid: int, files: int) -> None:
 
 
 @functools.cache
+def allCores() -> tuple[int, ...]:
+    """
+    All cores that the benchmark may use.
+
+    The answer is the first one for good: the benchmark pins itself to one of them, and may then use no other.
+    """
+    return tuple(sorted(os.sched_getaffinity(0)))
+
+
 def cores() -> tuple[int, int]:
-    """
-    The core of the load and that of the servers; they are the same if there is only one.
-
-    The answer is the first one for good: the benchmark pins itself to the former, and may then use no other.
-    """
-    allowed = sorted(os.sched_getaffinity(0))
-    return allowed[0], allowed[-1]
+    """The core of the load and that of the servers; they are the same if there is only one."""
+    return allCores()[0], allCores()[-1]
 
 
-def checkCores(server: int) -> None:
+def coresOf(everywhere: bool) -> tuple[int, ...]:
+    """The cores of a server that runs on all of them, or else on that of the servers."""
+    return allCores() if everywhere else cores()[1:]
+
+
+def checkCores(server: int, everywhere: bool = False) -> None:
     """
     Make sure that the load and a server run where they are measured, with all of their threads.
 
     @param server: its process; the load is the process at hand.
+    @param everywhere: whether the server is to run on all cores.
     @raise RuntimeError: one of them may run elsewhere.
     """
     checkLoad(os.getpid())
     for process in tree(server):
-        _checkThreads(process, "a server", cores()[1])
+        _checkThreads(process, "a server", coresOf(everywhere))
 
 
 def checkLoad(pid: int) -> None:
@@ -109,26 +119,26 @@ def checkLoad(pid: int) -> None:
 
     @raise RuntimeError: it may run elsewhere.
     """
-    _checkThreads(pid, "the load", cores()[0])
+    _checkThreads(pid, "the load", cores()[:1])
 
 
-def _checkThreads(pid: int, who: str, core: int) -> None:
+def _checkThreads(pid: int, who: str, cores: tuple[int, ...]) -> None:
     # Affinity belongs to a thread; a new thread has that of the thread which made it.
     for thread in _threads(pid):
         with suppress(ProcessLookupError):  # it has ended meanwhile
             allowed = os.sched_getaffinity(int(thread.name))
-            if allowed != {core}:
+            if allowed != {*cores}:
                 raise RuntimeError(
-                    f"thread {thread.name} of {who} may run on the cores {allowed}, and not on {core} alone"
+                    f"thread {thread.name} of {who} may run on the cores {allowed}, and not on { ({*cores}) } alone"
                 )
 
 
-def childOn(core: int) -> Callable[[], None]:
-    """A C{preexec_fn} that pins a child to a core, and has the kernel kill it when the benchmark is killed."""
+def childOn(*cores: int) -> Callable[[], None]:
+    """A C{preexec_fn} that pins a child to cores, and has the kernel kill it when the benchmark is killed."""
     prctl = ctypes.CDLL(None).prctl
 
     def prepare() -> None:
-        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(0, cores)
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     return prepare

@@ -38,6 +38,7 @@ class Peer:
     @ivar variant: the last argument of the command, if any.
     @ivar lmtp: whether it supports LMTP.
     @ivar idle: connections that are held open while it is measured.
+    @ivar cores: the number of cores that it can use; it may run on all of them, and without it on that of the servers.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Peer:
     variant: str = ""
     lmtp: bool = True
     idle: int = 0
+    cores: int = 0
 
     def command(self, port: int, mode: str, folder: Path) -> list[str]:
         return [*self.program, str(port), mode, str(folder), *[self.variant] * bool(self.variant)]
@@ -128,6 +130,31 @@ MANY_IDLE = _smtphooks("10,000 idle", idle=10_000)
 # The service as it is run, with the two hooks.
 SERVICE = _smtphooks("smtphooks service, text log", program=_module("smtphooks_service"), variant="text")
 SERVICE_JSON = _smtphooks("smtphooks service, JSON log", program=_module("smtphooks_service"), variant="json")
+
+
+def workersIn(variant: str) -> dict[int, Peer]:
+    """
+    The service by its number of workers, on all cores; 0 is that of one process and no supervisor.
+
+    The numbers are 0, 1, 2 and the further powers of two up to the number of cores.
+
+    @param variant: C{hashing}, whose hook costs much more than anything else, or C{maildir}.
+    """
+    powers = [1 << exponent for exponent in range(1, max((os.cpu_count() or 1).bit_length(), 2))]
+    names = {0: "one process", 1: "1 worker", **{number: f"{number} workers" for number in powers}}
+    return {
+        number: _smtphooks(
+            f"smtphooks, {name}",
+            program=_module("smtphooks_workers"),
+            variant=f"{variant}-{number}",
+            cores=max(number, 1),
+        )
+        for number, name in names.items()
+    }
+
+
+HASHING = workersIn("hashing")
+STORING = workersIn("maildir")
 
 AIOSMTPD = Peer("aiosmtpd", _module("aiosmtpd_server"), partial(_packaged, "aiosmtpd"), "pip install aiosmtpd==1.4.6")
 MAILBOX = Peer(

@@ -17,11 +17,11 @@ from typing import Any
 from benchmarks import compare
 from benchmarks.compare import Summary
 from benchmarks.peers import PEERS, SMTPHOOKS
-from benchmarks.rounds import CPU, MEDIAN, MEMORY, RATE, SLOWEST, Record
+from benchmarks.rounds import BUSY, CPU, EMPTY, MEDIAN, MEMORY, RATE, SLOWEST, Record
 
 # Servers are compared by the first of these figures that a record has.
-_COMPARED = (CPU, MEDIAN, MEMORY)
-_ALSO_SHOWN = {CPU: RATE, MEDIAN: SLOWEST}
+_COMPARED = (CPU, MEDIAN, MEMORY, RATE)
+_ALSO_SHOWN = {CPU: RATE, MEDIAN: SLOWEST, MEMORY: EMPTY, RATE: BUSY}
 
 
 def comparedBy(record: Record) -> str:
@@ -34,7 +34,7 @@ def ratiosOf(record: Record, figure: str) -> dict[str, Summary]:
     """
     The ratio of each other label to the base, by label: a peer as base/peer, a variant of smtphooks as variant/base.
 
-    Below 1 the first of the two needs less.
+    Below 1 the first of the two needs less, or carries less if messages per second are compared.
     """
     base, found = record.workload.base, {}
     for label in record.rounds[0]:
@@ -92,6 +92,8 @@ def _spread(summary: Summary) -> str:
 def overview(records: Sequence[Record]) -> str:
     """A table of smtphooks relative to each peer: a line for each workload, a column for each peer."""
     shown = [record for record in records if record.rounds and _hasPeers(record)]
+    if not shown:
+        return ""
     labels: dict[str, None] = {}
     for record in shown:
         labels.update({label: None for label in record.rounds[0] if not label.startswith(SMTPHOOKS.name)})

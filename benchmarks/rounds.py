@@ -15,16 +15,19 @@ from statistics import quantiles
 from benchmarks import load, measure
 from benchmarks.peers import Peer
 from benchmarks.running import Server, started
-from benchmarks.workloads import Burst, Latency, Memory, Turn, Workload
+from benchmarks.workloads import Burst, Capacity, Job, Latency, Memory, Turn, Workload
 
 # The figures of one turn, by name.
 Figures = dict[str, float]
 
 CPU = "CPU µs"
 RATE = "per second"
+# CPU time per time: 200 are two cores that are busy.
+BUSY = "% of a core"
 MEDIAN = "p50 µs"
 SLOWEST = "p99 µs"
 MEMORY = "octets"
+EMPTY = "MB without"
 
 # The first connections fill memory that the process has already allocated; only those after them are measured.
 _FIRST_CONNECTIONS = 1000
@@ -65,6 +68,9 @@ def _isMissing(turn: Turn, record: Record) -> bool:
     missing = turn.peer.version() is None
     if missing:
         record.skipped[turn.label] = f"is not here: {turn.peer.hint}"
+    elif turn.peer.cores > len(measure.allCores()):
+        missing = True
+        record.skipped[turn.label] = f"needs {turn.peer.cores} cores, and may use {len(measure.allCores())}"
     return missing
 
 
@@ -88,13 +94,15 @@ def _playRound(turns: list[Turn], servers: dict[Peer, Server], scale: float) -> 
 def _take(turn: Turn, server: Server, scale: float) -> Figures:
     figures = _measured(turn.job, server, scale)
     # Again, as under load a server may have started more threads and processes.
-    measure.checkCores(server.pid)
+    measure.checkCores(server.pid, turn.peer.cores > 0)
     return figures
 
 
-def _measured(job: Burst | Latency | Memory, server: Server, scale: float) -> Figures:
+def _measured(job: Job, server: Server, scale: float) -> Figures:
     if isinstance(job, Burst):
         return _burst(job, server, scale)
+    if isinstance(job, Capacity):
+        return _capacity(job, server, scale)
     if isinstance(job, Latency):
         return _latency(job, server, scale)
     return _memory(job, server, scale)
@@ -111,6 +119,17 @@ def _burst(job: Burst, server: Server, scale: float) -> Figures:
     return {CPU: (measure.cpuTime(server.pid) - before) / 1000 / units, RATE: units / took}
 
 
+def _capacity(job: Capacity, server: Server, scale: float) -> Figures:
+    burst = job.load.scaled(scale)
+    files = measure.openFiles(server.pid)
+    before, began = measure.cpuTime(server.pid), time.perf_counter()
+    burst.run(server.port)
+    took = time.perf_counter() - began
+    busy = (measure.cpuTime(server.pid) - before) / 1e9 / took
+    measure.awaitQuiet(server.pid, files)
+    return {RATE: burst.count / took, BUSY: 100 * busy}
+
+
 def _latency(job: Latency, server: Server, scale: float) -> Figures:
     taken = load.latencies(server.port, job.rate, job.seconds * scale)
     hundredths = quantiles(taken, n=100)
@@ -119,11 +138,12 @@ def _latency(job: Latency, server: Server, scale: float) -> Figures:
 
 def _memory(job: Memory, server: Server, scale: float) -> Figures:
     counts = [round(count * scale) for count in (_FIRST_CONNECTIONS, job.connections)]
-    held = []
+    measure.awaitQuiet(server.pid, measure.openFiles(server.pid))
+    empty, held = measure.memory(server.pid), []
     with ExitStack() as stack:
         for count in counts:
             for connection in load.connections(server.port, count):
                 stack.callback(connection.close)
             measure.awaitQuiet(server.pid, measure.openFiles(server.pid))
             held.append(measure.memory(server.pid))
-    return {MEMORY: (held[1] - held[0]) / counts[1]}
+    return {MEMORY: (held[1] - held[0]) / counts[1], EMPTY: empty / 1e6}

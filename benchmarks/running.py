@@ -87,7 +87,7 @@ def _process(peer: Peer, mode: str, folder: Path) -> Iterator[tuple[subprocess.P
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.DEVNULL,
-        preexec_fn=measure.childOn(measure.cores()[1]),
+        preexec_fn=measure.childOn(*measure.coresOf(peer.cores > 0)),
     )
     try:
         yield process, port
@@ -108,7 +108,7 @@ def _answering(peer: Peer, process: subprocess.Popen[bytes], port: int, mode: st
         connection.expect((220,))
         offers = connection.hello()
         connection.close()
-        measure.checkCores(process.pid)
+        measure.checkCores(process.pid, peer.cores > 0)
         return Server(peer, process.pid, port, mode, offers)
     raise SystemExit(f"{peer.name} does not start: {process.args!r}")
 

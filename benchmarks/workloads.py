@@ -7,7 +7,7 @@ This module knows no statistics and starts no server.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from benchmarks.load import CHUNKED, PIPELINED, SEQUENTIAL, Dialogue, Load, SmtpSource
@@ -16,6 +16,7 @@ from benchmarks.peers import (
     ASYNCIO,
     CANNED,
     FEW_IDLE,
+    HASHING,
     LAYERS,
     MAILBOX,
     MAILDIR,
@@ -26,6 +27,7 @@ from benchmarks.peers import (
     SERVICE_JSON,
     SMTP_SERVER,
     SMTPHOOKS,
+    STORING,
     TWISTED_REACTOR,
     UVLOOP,
     Peer,
@@ -45,6 +47,13 @@ class Burst:
 
 
 @dataclass(frozen=True)
+class Capacity:
+    """Units per second, of a server that is the limit."""
+
+    load: Load
+
+
+@dataclass(frozen=True)
 class Latency:
     """The time of each reply at a fixed load."""
 
@@ -59,6 +68,9 @@ class Memory:
     connections: int = 5000
 
 
+Job = Burst | Capacity | Latency | Memory
+
+
 @dataclass(frozen=True)
 class Turn:
     """
@@ -69,7 +81,7 @@ class Turn:
 
     label: str
     peer: Peer
-    job: Burst | Latency | Memory
+    job: Job
 
 
 @dataclass(frozen=True)
@@ -99,13 +111,15 @@ class Workload:
 
     @property
     def usesSmtpSource(self) -> bool:
-        return any(isinstance(turn.job, Burst) and isinstance(turn.job.load, SmtpSource) for turn in self.turns)
+        return any(
+            isinstance(turn.job, (Burst, Capacity)) and isinstance(turn.job.load, SmtpSource) for turn in self.turns
+        )
 
     def only(self, labels: Sequence[str]) -> Workload:
         return replace(self, turns=tuple(turn for turn in self.turns if turn.label in labels))
 
 
-def _among(peers: Sequence[Peer], job: Burst | Latency | Memory) -> tuple[Turn, ...]:
+def _among(peers: Sequence[Peer], job: Job) -> tuple[Turn, ...]:
     return tuple(Turn(peer.name, peer, job) for peer in peers)
 
 
@@ -113,6 +127,18 @@ def _connecting(peers: Sequence[Peer], load: SmtpSource) -> tuple[Turn, ...]:
     """smtp-server waits a tenth of a second before each greeting: it needs more sessions to be busy."""
     wide = replace(load, sessions=100)
     return tuple(Turn(peer.name, peer, Burst(wide if peer is SMTP_SERVER else load)) for peer in peers)
+
+
+def _workers(peers: Mapping[int, Peer], messages: int, sessions: int, kept: bool = True) -> tuple[Turn, ...]:
+    """A turn for each number of workers, with messages and sessions for each: all turns take about as long."""
+    return tuple(
+        Turn(
+            peer.name,
+            peer,
+            Capacity(SmtpSource(messages * peer.cores, 1024, kept=kept, sessions=sessions * peer.cores)),
+        )
+        for peer in peers.values()
+    )
 
 
 _SERVERS = (SMTPHOOKS, *PEERS)
@@ -217,4 +243,37 @@ WORKLOADS = (
     Workload("idle", "1 KB beside idle connections", _among([FEW_IDLE, MANY_IDLE], Burst(_KEPT)), base=FEW_IDLE.name),
     Workload("latency", "time of a reply, 200 messages a second", _among(_SERVERS, Latency())),
     Workload("memory", "memory per idle connection", _among(_SERVERS, Memory()), most=3),
+    # The kernel spreads the connections over the workers at random, and smtp-source has a session send the next message
+    # as soon as one is through: with this many sessions each worker is busy until the last messages.
+    Workload(
+        "workers",
+        "workers with a hook of 12 ms of CPU",
+        _workers(HASHING, 160, sessions=16),
+        base=HASHING[1].name,
+    ),
+)
+
+# How much a machine carries with the service as it is run; the load takes its part of the same cores.
+MACHINE = (
+    Workload(
+        "workers-maildir",
+        "workers, 1 KB into a Maildir, kept",
+        _workers(STORING, 1500, sessions=20),
+        base=STORING[1].name,
+        most=5,
+    ),
+    Workload(
+        "workers-connections",
+        "workers, a connection per message, Maildir",
+        _workers(STORING, 1000, sessions=20, kept=False),
+        base=STORING[1].name,
+        most=5,
+    ),
+    Workload(
+        "workers-memory",
+        "workers, memory per idle connection",
+        _among(list(STORING.values()), Memory()),
+        base=STORING[1].name,
+        most=2,
+    ),
 )

@@ -17,7 +17,7 @@ with, at the side of that way::
     client/      the other side of the dialogue
     metrics/     what servers do, counted for Prometheus
     testing/     for the tests of others: a server in a thread, a client in memory
-    service/     twistd, the configuration file, systemd
+    service/     twistd, the configuration file, systemd, the supervisor of several workers
     command/     what the command smtphooks does besides serving
 
 Beside the folders stand what users name (the factory, the protocol, hooks, options, replies, the session, the stream of

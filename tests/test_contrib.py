@@ -66,6 +66,8 @@ def test_the_service_reports_readiness_and_has_the_time_to_stop() -> None:
     assert valueOf("Type") == "notify"
     assert valueOf("ExecReload") == "kill -HUP $MAINPID"
     assert int(valueOf("TimeoutStopSec")) > 30 + 10  # closeTimeout, and some time for the rest
+    # Workers are ended by their supervisor, and killed if it is gone.
+    assert valueOf("KillMode") == "mixed"
     # cffi makes pyOpenSSL's callbacks in memory that is both writable and executable.
     assert valuesOf("MemoryDenyWriteExecute") == []
 
@@ -77,6 +79,11 @@ def test_the_sockets_are_a_unit_of_their_own() -> None:
 def test_the_working_folder_is_the_one_that_the_service_can_write() -> None:
     assert valueOf("WorkingDirectory") == f"/var/lib/{valueOf('StateDirectory')}"
     assert valueOf("ProtectSystem") == "strict"
+
+
+def test_the_control_socket_is_in_a_folder_that_the_service_can_write_and_others_know() -> None:
+    control = Path(tomllib.loads((CONTRIB / "smtphooks.toml").read_text())["control"])
+    assert control.parent == Path("/run", valueOf("RuntimeDirectory"))
 
 
 def test_each_key_of_the_configuration_is_a_credential_of_the_unit() -> None:
@@ -124,7 +131,8 @@ def started(etc: Path, endpoint: str) -> list[str]:
     """The command of the unit, with the paths of this test."""
     config = etc / "smtphooks.toml"
     text = config.read_text().replace(f"{CREDENTIALS}/key.pem", str(etc / "server.key"))
-    config.write_text(text.replace(f"{CREDENTIALS}/cert.pem", str(etc / "server.pem")).replace("tcp:25", endpoint))
+    text = text.replace(f"{CREDENTIALS}/cert.pem", str(etc / "server.pem")).replace("tcp:25", endpoint)
+    config.write_text(text.replace("/run/smtphooks/smtphooks.control", str(etc.parent / "control")))
     command = valueOf("ExecStart").replace(INSTALLED, str(BIN)).replace(CONFIGURED, str(etc))
     return shlex.split(command)
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.servers.smtphooks_server import TwoHooks, endpoint, optionsFor
 
@@ -20,20 +22,34 @@ COMMAND = (
 )
 
 
-def configuration(port: str, mode: str, folder: str) -> str:
-    """The configuration as TOML, whose strings, numbers and booleans are written as in JSON."""
-    options = [f"{name} = {json.dumps(value)}" for name, value in optionsFor(mode, folder).items()]
+HOOKS = {"hooks": f"benchmarks.servers.smtphooks_server:{TwoHooks.__name__}"}
+
+
+def configuration(port: str, mode: str, folder: str, top: Mapping[str, Any] = HOOKS) -> str:
+    """
+    The configuration as TOML, whose strings, numbers and booleans are written as in JSON.
+
+    @param top: the keys outside of a table.
+    """
     listener = ["[[listener]]", f"endpoint = {json.dumps(endpoint(port))}"]
-    hooks = f'hooks = "benchmarks.servers.smtphooks_server:{TwoHooks.__name__}"'
-    return "\n".join([hooks, "[options]", *options, *listener, ""])
+    return "\n".join([*_lines(top), "[options]", *_lines(optionsFor(mode, folder)), *listener, ""])
+
+
+def _lines(values: Mapping[str, Any]) -> Iterator[str]:
+    return (f"{name} = {json.dumps(value)}" for name, value in values.items())
+
+
+def become(folder: str, name: str, text: str, logFormat: str = "text") -> None:
+    """Write the configuration C{text}, and replace this program by the service; its files have this C{name}."""
+    config = Path(folder, f"{name}.toml")
+    config.write_text(text, encoding="utf-8")
+    places = {"config": config, "log": Path(folder, f"{name}.log"), "format": logFormat}
+    command = [part.format_map(places) for part in COMMAND]
+    os.execv(command[0], command)
 
 
 def main(port: str, mode: str, folder: str, variant: str) -> None:
-    config = Path(folder, f"{variant}.toml")
-    config.write_text(configuration(port, mode, folder), encoding="utf-8")
-    places = {"config": config, "log": Path(folder, f"{variant}.log"), "format": variant}
-    command = [part.format_map(places) for part in COMMAND]
-    os.execv(command[0], command)
+    become(folder, variant, configuration(port, mode, folder), variant)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ This module knows how the answer of a supervisor is shown, and not how it comes 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -58,7 +59,9 @@ def main(arguments: Sequence[str]) -> None:
         except UsageError as error:
             raise UsageError(explained(options.command, options.synonyms, error)) from None
         status = asking.ask(options.path, "status")
-    print(json.dumps(status, indent=2) if options["json"] else shown(status))
+    text = json.dumps(status, indent=2) if options["json"] else shown(status)
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
     raise SystemExit(0 if status.get("state") in _SERVES else NOT_SERVING)
 
 

@@ -148,7 +148,7 @@ class Supervisor(Service):
     def _adoptTable(self, handedOver: HandOver) -> None:
         descriptor, columns = handedOver.table
         try:
-            self.pool.useTable(Table.attach(descriptor, 0), columns)
+            self.pool.useTable(Table.attach(descriptor, None), columns)
         except ValueError:  # that of another version, whose workers count in it on
             self._makeTable(max(1, len(handedOver.workers)))
             return

@@ -119,9 +119,9 @@ class WorkerPool:
         """Go on with workers that another program had started."""
         self.generation = self._lastGeneration = max([worker.generation for worker in workers], default=0)
         self._begin(staffing)
-        # All of them before one that has ended is replaced, as each has its column.
+        # All of them before one that has ended is replaced, as each has its column, and may have to serve its socket.
         self.workers += workers
-        for worker in workers:
+        for worker in sorted(workers, key=lambda each: bool(each.died.called)):
             self._connect(worker)
             if worker.state == DRAINING:
                 self._killAfter(worker, staffing.closeTimeout)

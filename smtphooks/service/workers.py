@@ -20,8 +20,7 @@ from typing import Any
 import attrs
 from twisted.internet import process
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import ProcessProtocol, Protocol
-from twisted.internet.stdio import StandardIO
+from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -123,7 +122,8 @@ class _Output(Protocol):
         self._isLost = False
 
     def dataReceived(self, data: bytes) -> None:
-        self._lines.feed(data)
+        if not self._isLost:
+            self._lines.feed(data)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._isLost = True
@@ -136,6 +136,7 @@ class _Output(Protocol):
         """
         if not self._isLost:
             _takeRest(self._descriptor, self._lines.feed)
+        self._isLost = True
         self._lines.end()
         if self.transport is not None:
             self.transport.loseConnection()
@@ -187,7 +188,7 @@ class Worker:
     serving: list[int] | None = None
     rates: Rates = attrs.field(init=False, repr=False)
     status: int | None = None
-    channel: Channel = attrs.field(init=False, repr=False)
+    channel: Channel = attrs.field(init=False, repr=False, factory=lambda: Channel({}))  # until it is connected
     _waiting: list[Deferred[None]] = attrs.field(init=False, repr=False, factory=list)
     _outputs: list[_Output] = attrs.field(init=False, repr=False, factory=list)
 
@@ -216,6 +217,9 @@ class Worker:
             _takeRest(self.streams.channel, self.channel.dataReceived)
         if self.channel.transport is not None:
             self.channel.transport.loseConnection()
+        for descriptor in attrs.astuple(self.streams):
+            with suppress(OSError):
+                os.close(descriptor)
         self.lastState, self.state = self.state, ENDED
         waiting, self._waiting = self._waiting, []
         for ended in waiting:
@@ -250,10 +254,27 @@ class Worker:
         return f"has ended with status {os.waitstatus_to_exitcode(status)}"
 
 
+class _One(Factory):
+    """A factory for the one protocol that is there."""
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: object) -> Protocol:
+        """C{IProtocolFactory}"""
+        return self._protocol
+
+
 def connect(reactor: Any, protocol: Protocol, descriptor: int) -> None:
-    """Have a protocol read and write a stream, which is closed when it ends."""
-    makeTransport: Any = StandardIO  # which is a function where Twisted is typed, as it is another one on Windows
-    makeTransport(protocol, descriptor, os.dup(descriptor), reactor)
+    """
+    Have a protocol read and write a stream.
+
+    The file descriptor stays open, for a program that replaces this one: the reactor has a copy.
+    """
+    os.set_blocking(descriptor, False)
+    reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, _One(protocol))
 
 
 def start(

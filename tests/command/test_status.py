@@ -85,6 +85,14 @@ def test_of_many_things_that_are_waited_for_those_of_most_connections_are_shown(
     ]
 
 
+def test_what_a_terminal_cannot_show_is_escaped(
+    supervise: Supervise, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    supervise({**STATUS, "listeners": {"unix:/run/käse": 1}})
+    assert run("status").stdout.endswith("1 at unix:/run/k\\xe4se\n")
+
+
 def test_what_a_worker_says_does_not_control_the_terminal() -> None:
     assert "\x1b" not in shown({**STATUS, "workers": [{**WORKER, "waits": {"\x1b[2J": 1}}]})
 

@@ -19,6 +19,7 @@ from smtphooks.__main__ import Options as CommandFlags
 from smtphooks.command import draining, sending, status
 from smtphooks.connection import waits
 from smtphooks.service.jsonlog import lineOfJSON
+from smtphooks.service.reading import _KEYS
 from smtphooks.service.tap import Options as Flags
 from smtphooks.service.textlog import lineOfWorker
 from smtphooks.syntax.xclient import xClientKeywords, xForwardKeywords
@@ -121,6 +122,12 @@ def test_the_lines_of_a_worker_are_as_the_page_shows_them() -> None:
     assert first.split(" ", 1)[1].rpartition(" [")[0] in written.getvalue()
     assert set(further) <= {*written.getvalue().splitlines()}
     assert all(line[0] in "2\t" and "[worker 2" in line for line in written.getvalue().splitlines())
+
+
+def test_all_keys_of_a_file_are_documented() -> None:
+    rows = rowsOf(parse(DOCS / "configuration.rst")[0], "Key")
+    documented = {literal.strip("[]").partition(".")[0] for entries in rows for literal in literalsIn(entries[0])}
+    assert documented == {*_KEYS}
 
 
 @pytest.mark.parametrize("name", [str(block.name) for block in blocksOf("configuration.rst", "toml")])

@@ -204,6 +204,25 @@ def test_the_script_decides_as_the_counts_in_memory(caller: Caller, of: list[Lim
             assert wait / 10**6 == pytest.approx(verdict.wait, abs=2e-6)
 
 
+def decided(caller: Caller, limit: Limit, microseconds: int, mode: str = "take") -> Any:
+    """What the script says of one unit, so many microseconds after a certain time."""
+    script = counts.SCRIPT.replace(b"redis.call('TIME')", b"{KEYS[2], KEYS[3]}")
+    return caller.call("EVAL", script, 3, "key", 1_800_000_000, microseconds, mode, *counts._argumentsOf(1, (limit,)))
+
+
+def test_nothing_drifts_where_an_interval_is_no_whole_number_of_microseconds(caller: Caller) -> None:
+    caller.call("FLUSHALL")
+    for _ in range(7 * 3):
+        decided(caller, Limit(7, 1, 7), 0, "force")
+    assert caller.call("GET", "key") == b"1800000003000000 0"
+
+
+def test_a_part_of_a_microsecond_is_waited_for(caller: Caller) -> None:
+    caller.call("FLUSHALL")
+    limit = Limit(7, 1, 1)  # 142857 microseconds and a seventh of one
+    assert [decided(caller, limit, time) for time in (0, 142_856, 142_857, 142_858)] == [[0, 0], [1, 2], [1, 1], [0, 0]]
+
+
 # --- Without an answer ---
 
 
@@ -293,11 +312,7 @@ async def test_errors_of_redis_make_it_away_until_a_call_succeeds(redis: Redis) 
             for _ in range(20):
                 await made.increment(KEY, 1, (MANY,))
             redis.cli("CONFIG", "SET", "maxmemory", 0)
-
-            async def succeeds() -> bool:
-                return (await made.increment("new", 1, (MANY,))).limit is None and isUp(made)
-
-            await until(succeeds, "back")
+            await until(lambda: _increments(made), "back")
             assert await taken(made, key="other") == 3
     assert len(lines) == 2 and "OOM" in lines[0], lines
 
@@ -354,8 +369,16 @@ def _returning(condition: Callable[[], object]) -> Callable[[], Awaitable[object
 async def test_counts_of_two_layers_close_with_the_last_of_them(redis: Redis) -> None:
     async with started(redis.url) as made:
         await made.onStart(None)
+        assert await taken(made, 1) == 1
+        before = connectionsTo(redis)
         await made.onStop(None)
-        assert len(redis.cli("CLIENT", "LIST").splitlines()) == 2
+        assert await taken(made, 1) == 1
+        assert connectionsTo(redis) == before
+
+
+def connectionsTo(redis: Redis) -> list[str]:
+    """The numbers of the connections that call scripts."""
+    return [line.split()[0] for line in redis.cli("CLIENT", "LIST").splitlines() if "cmd=eval" in line]
 
 
 @pytest_twisted.ensureDeferred
@@ -460,6 +483,12 @@ async def test_a_unix_socket_and_the_number_of_a_database(startRedis: StartRedis
 # --- Sentinels ---
 
 
+def contents(redis: Redis) -> list[str]:
+    """All keys with their values; a replica has them a moment later than its master."""
+    keys = redis.keys()
+    return [f"{key} {redis.cli('GET', key)}" for key in keys]
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_failover_of_sentinels_is_followed(startRedis: StartRedis, tmp_path: Path) -> None:
     master = startRedis("--masterauth", PASSWORD, password=PASSWORD)
@@ -471,7 +500,7 @@ async def test_a_failover_of_sentinels_is_followed(startRedis: StartRedis, tmp_p
         async with started(url, sentinels=sentinels) as made:
             assert await taken(made, 2) == 2 and fallbacks(made) == 0
             assert len(master.keys()) == 1
-            await until(_returning(lambda: replica.keys()), "replicated")
+            await until(_returning(lambda: contents(replica) == contents(master)), "replicated")
             master.kill()
             await untilUp(made, False)
             await untilUp(made)
@@ -491,9 +520,10 @@ async def test_a_failover_by_an_operator_is_followed_and_a_sentinel_that_hangs_i
     sentinel = startRedis(*sentinelSettings(tmp_path, master))
     hanging = startRedis()
     hanging.pause()
-    async with started(f"redis://{MASTER}", sentinels=[hanging.url, sentinel.url]) as made:
-        assert await taken(made, 2) == 2 and fallbacks(made) == 0
-        await until(_returning(lambda: replica.keys()), "replicated")
+    async with started(f"redis://{MASTER}", sentinels=[hanging.url] * 5 + [sentinel.url]) as made:
+        await untilUp(made)
+        assert await taken(made, 2) == 2
+        await until(_returning(lambda: contents(replica) == contents(master)), "replicated")
         sentinel.cli("SENTINEL", "FAILOVER", MASTER)
         sentinel.waitForLine("+convert-to-slave", f"127.0.0.1:{master.port}")
         await until(lambda: _increments(made), "up")
@@ -529,8 +559,10 @@ async def test_a_replica_is_not_counted_on(startRedis: StartRedis) -> None:
 
 
 async def _increments(made: RedisCounts) -> bool:
+    """A call has succeeded, of a key that no test looks at."""
+    before = fallbacks(made)
     await made.increment("new", 1, (MANY,))
-    return isUp(made)
+    return isUp(made) and fallbacks(made) == before
 
 
 # --- Clusters ---
@@ -564,6 +596,8 @@ async def test_a_slot_that_is_being_moved_is_followed(startRedis: StartRedis) ->
         source.cli("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
         source.cli("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
         assert await taken(made, 1) == 1  # ASK
+        known = made._servers._slots.get(slot)
+        assert known is None or known.name == f"127.0.0.1:{source.port}"
         for node in (target, source):
             node.cli("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
         assert await taken(made) == 1  # MOVED
