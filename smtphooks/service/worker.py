@@ -160,6 +160,7 @@ class WorkerService(MultiService):
 
     def stopService(self) -> Any:
         """Stop listening, let transactions finish, and stop the layers; the last word is what was counted."""
+        self._channel.tell("closing")
         stopped = MultiService.stopService(self).addBoth(self._sayLastWord)
         self._closeSockets()
         return stopped

@@ -246,6 +246,7 @@ class WorkerPool:
             "ready": lambda: self._ready(worker),
             "beat": lambda **numbers: self._beat(worker, numbers),
             "counted": lambda snapshot: self._counted(worker, snapshot),
+            "closing": lambda: self._closing(worker),
         }
         worker.whenEnded().addCallback(lambda _: self._ended(worker))
         worker.connect(self._reactor, Channel(handlers), *self._output(worker))
@@ -262,6 +263,16 @@ class WorkerPool:
             waiting.callback(None)
         if worker.generation == self.generation:
             self._assign()
+
+    def _closing(self, worker: Worker) -> None:
+        """It ends by itself, as somebody has told it to, and does not accept clients while it does."""
+        if self._isStopping or worker.state != READY or worker.generation != self.generation:
+            return
+        _log.warn("worker {number} (pid {pid}) ends, another one takes its place", number=worker.number, pid=worker.pid)
+        worker.state = DRAINING
+        self._killAfter(worker, self.staffing.closeTimeout)
+        self._assign()
+        self._startAgain(worker.number)
 
     def _beat(self, worker: Worker, numbers: dict[str, Any]) -> None:
         worker.lastBeat = self._reactor.seconds()

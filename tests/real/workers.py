@@ -164,6 +164,8 @@ class Supervised(Program):
         workers = self.workers()
         if error is not None and self.isRunning:
             print(self.story)
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
         self.kill()
         for pid in workers:
             with suppress(ProcessLookupError):
