@@ -42,6 +42,7 @@ class HandOver:
     @ivar heldBack: numbers of workers out of service.
     @ivar isRefusing: the machine drains.
     @ivar counted: what workers that have ended had counted.
+    @ivar numbers: how often workers have been replaced (C{restarts}), and the service was reloaded (C{reloads}).
     """
 
     opened: Opened
@@ -50,6 +51,7 @@ class HandOver:
     heldBack: Sequence[int]
     isRefusing: bool
     counted: list[dict[str, Any]]
+    numbers: dict[str, dict[str, int]]
 
     def asJSON(self) -> str:
         """All of it; file descriptors as numbers."""

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -61,6 +61,13 @@ class Place:
     sockets: Sequence[tuple[int, bool, Sequence[int]]]
     channel: int = _CHANNEL
     table: int = _TABLE
+
+    @property
+    def descriptors(self) -> Iterable[int]:
+        """All file descriptors."""
+        yield from (self.channel, self.table)
+        for _, _, sockets in self.sockets:
+            yield from sockets
 
 
 @attrs.frozen
