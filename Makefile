@@ -36,12 +36,12 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 # In a copy, so that nothing compiled stands where the sources are edited.  What is left out looks at the sources, builds
-# the package itself, measures, runs the programs of the documentation, which tests/real does with others, or tests the
-# client and what is behind stores, of which nothing is compiled.
-UNCOMPILED = $(patsubst %,--ignore=tests/%,client command docs examples real/client real/test_rabbitmq.py \
-    real/test_rabbitmq_fixture.py real/test_redis.py real/test_relay.py real/test_s3.py real/test_servers.py \
-    real/test_webhook.py stores/test_command.py stores/test_commandguard.py stores/test_relay.py \
-    $(patsubst %,test_%.py,benchmarks chaos client_lost cluster compiled contributing cuts fuzz layers packaging typing))
+# the package itself, measures, runs the programs of the documentation, which tests/real does with others, or tests what is
+# around the connections, of which nothing is compiled: client, layers, stores, service and its workers.
+UNCOMPILED = $(patsubst %,--ignore=tests/%,client command docs examples layers metrics service stores real/client \
+    $(patsubst %,real/test_%.py,draining rabbitmq rabbitmq_fixture redis relay s3 servers webhook) \
+    $(patsubst %,test_%.py,benchmarks chaos client_lost cluster compiled contributing cuts fuzz layers packaging typing)) \
+    '--ignore-glob=tests/real/test_workers*'
 
 test-compiled: $(VENV)/.installed-test $(VENV)/.installed-dev
 	rm -rf .compiled && mkdir .compiled && cp -R * .compiled

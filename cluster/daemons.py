@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -78,6 +79,12 @@ class Receiver:
     def start(self) -> None:
         command = [sys.executable, "-m", "smtphooks", "--config", str(self._path)]
         self._programs.append(self.machine.boot(*command, environment=ofPython()))
+
+    def order(self, *command: str) -> None:
+        """Run a command of the operator's, such as C{smtphooks drain}."""
+        given = [sys.executable, "-m", "smtphooks", *command, "--config", str(self._path)]
+        done = subprocess.run(given, env=ofPython(), capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert done.returncode == 0, done.stderr
 
     def kill(self) -> None:
         """SIGKILL to all that runs on the machine."""

@@ -1,5 +1,5 @@
 """
-What happens to the cluster: a receiver is killed, or cut off; Redis hangs, or is killed; and each is mended again.
+What happens to the cluster: a receiver is drained, killed, or cut off; Redis hangs, or is killed; and each is mended.
 
 In: a cluster that runs.  Out: a context within which something of it is broken, until HAProxy and the receivers know.
 This module knows no load and no counts.
@@ -23,11 +23,13 @@ class Broken(NamedTuple):
     these counts.
 
     @ivar receivers: the names of those that HAProxy must find dead; it must find no other dead.
+    @ivar cuts: whether connections may be cut.
     @ivar counts: how many counts there are while it is broken.
     @ivar countsMending: how many there are until it is mended: Redis, and those who do not know yet that it is back.
     """
 
     receivers: frozenset[str] = frozenset()
+    cuts: bool = False
     counts: int = 1
     countsMending: int = 1
 
@@ -42,12 +44,24 @@ def nothing(cluster: Cluster, chooser: Random) -> Iterator[Broken]:
 
 
 @contextmanager
+def receiverDrained(cluster: Cluster, chooser: Random) -> Iterator[Broken]:
+    """A machine is drained until its last session has ended by itself, and takes mail again."""
+    receiver = chooser.choice(cluster.receivers)
+    receiver.order("drain")
+    cluster.health.waitFor(receiver.name, "DOWN")
+    yield Broken(frozenset({receiver.name}))
+    cluster.health.waitUntilIdle(receiver.name)
+    receiver.order("drain", "--resume")
+    cluster.health.waitFor(receiver.name, "UP")
+
+
+@contextmanager
 def receiverKilled(cluster: Cluster, chooser: Random) -> Iterator[Broken]:
     """A machine is switched off, and starts again."""
     receiver = chooser.choice(cluster.receivers)
     receiver.kill()
     cluster.health.waitFor(receiver.name, "DOWN")
-    yield Broken(frozenset({receiver.name}))
+    yield Broken(frozenset({receiver.name}), cuts=True)
     receiver.start()
     cluster.health.waitFor(receiver.name, "UP")
 
@@ -58,7 +72,7 @@ def receiverCutOff(cluster: Cluster, chooser: Random) -> Iterator[Broken]:
     receiver = chooser.choice(cluster.receivers)
     receiver.machine.cut()
     cluster.health.waitFor(receiver.name, "DOWN")
-    yield Broken(frozenset({receiver.name}), countsMending=2)
+    yield Broken(frozenset({receiver.name}), cuts=True, countsMending=2)
     cluster.health.waitUntilIdle(receiver.name)
     receiver.machine.join()
     cluster.health.waitFor(receiver.name, "UP")
@@ -98,6 +112,7 @@ def _withRedis(cluster: Cluster) -> None:
 # By the names that they have in the table, and after --only.
 EVENTS: dict[str, Event] = {
     "nothing": nothing,
+    "receiver drained": receiverDrained,
     "receiver killed": receiverKilled,
     "receiver cut off": receiverCutOff,
     "Redis hangs": redisHangs,

@@ -3,8 +3,9 @@ The phases: a load over HAProxy, something that is broken and mended under it, a
 
 In: a cluster, events, a seed.  Out: the counts of every phase, and whether all of it is as promised.
 Rule: a phase is good if no copy that had a 250 is missing, none is there in part, every copy has an end, no receiver
-logs a traceback, messages get through while something is broken and after it is mended, HAProxy finds dead the receiver
-that is, and no other, and one client never gets more messages through than the limit allows.
+logs a traceback, messages get through while something is broken and after it is mended, no connection is cut while all
+machines are there, HAProxy finds dead the receiver that is, and no other, and one client never gets more messages
+through than the limit allows.
 This module knows no details of daemons and none of events.
 """
 
@@ -135,6 +136,7 @@ class _Phase:
         address = (door.host, door.smtp)
         self._eager = Eager(f"{self.cell}-eager", address, EAGER, RECIPIENTS[0], self.ledger, _EAGER_CLIENTS)
         self._rate = rateOf(cluster.limit)
+        self._mayCut = False
         self._complaints: list[str] = []
         self._spans: list[Span] = []
         self._states: dict[str, list[str]] = {}
@@ -167,6 +169,7 @@ class _Phase:
         marks.append(self._mark())
         self._goOn("after it is mended", seconds)
         marks.append(self._mark())
+        self._mayCut = what.cuts
         self._states = self._cluster.health.take()
         self._complaints += misjudged(self._states, what.receivers)
         asked = self._eager.asked()
@@ -195,8 +198,11 @@ class _Phase:
         complaints = [*self._complaints, *self._load.complaints(), *self._eager.complaints()]
         for span in self._spans:
             complaints += span.complaints(self._rate)
+        counts = self.ledger.counts()
+        if counts.told[Told.CUT] and not self._mayCut:
+            complaints.append(f"{counts.told[Told.CUT]} messages were cut, though no machine was gone")
         complaints += self.ledger.complaints()
-        return Result(self._name, self.ledger.counts(), self._rate, self._spans, self._states, complaints)
+        return Result(self._name, counts, self._rate, self._spans, self._states, complaints)
 
 
 def misjudged(states: Mapping[str, Sequence[str]], dead: frozenset[str]) -> Iterator[str]:

@@ -108,7 +108,7 @@ class Table:
         """A new table in which all is zero."""
         if not 0 < columns <= _MOST_COLUMNS:
             raise ValueError(f"a table cannot have {columns} columns")
-        fd = _newFile()
+        fd = newFile()
         os.ftruncate(fd, _sizeOf(columns))
         os.pwrite(fd, _headerOf(columns), 0)
         # Without it a client could compute addresses that all belong into one bucket.
@@ -310,7 +310,8 @@ def _headerOf(columns: int) -> bytes:
     return _MAGIC + b"".join(number.to_bytes(_WORD, byteorder) for number in numbers)
 
 
-def _newFile() -> int:
+def newFile() -> int:
+    """The file descriptor of a file without a name, which other processes may have too."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("smtphooks")
     fd, path = tempfile.mkstemp(prefix="smtphooks")

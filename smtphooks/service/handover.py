@@ -2,8 +2,9 @@
 The hand-over: a supervisor replaces its own program by a new version, which takes over sockets and workers.
 
 The process stays the same (C{execve}), so workers remain its children, systemd sees no end, and no socket is closed.
-File descriptors go to the new program by number, with what it must know of them in the environment variable
-C{SMTPHOOKS_SUPERVISOR}.
+File descriptors go to the new program by number, with what it must know of them in a file without a name, whose number
+is in the environment variable C{SMTPHOOKS_SUPERVISOR}: a variable itself has room for 128 KiB (execve(2)), and what
+workers have counted may be more.
 This module knows no reactor, and does not decide when a program is replaced.
 """
 
@@ -22,6 +23,7 @@ import attrs
 from smtphooks.service.opening import Opened
 from smtphooks.service.sockets import ListeningSockets
 from smtphooks.service.workers import STARTING, Streams, Worker, diedOf
+from smtphooks.sharedtable import newFile
 
 SUPERVISOR = "SMTPHOOKS_SUPERVISOR"
 
@@ -40,6 +42,7 @@ class HandOver:
     @ivar heldBack: numbers of workers out of service.
     @ivar isRefusing: the machine drains.
     @ivar counted: what workers that have ended had counted.
+    @ivar numbers: how often workers have been replaced (C{restarts}), and the service was reloaded (C{reloads}).
     """
 
     opened: Opened
@@ -48,6 +51,7 @@ class HandOver:
     heldBack: Sequence[int]
     isRefusing: bool
     counted: list[dict[str, Any]]
+    numbers: dict[str, dict[str, int]]
 
     def asJSON(self) -> str:
         """All of it; file descriptors as numbers."""
@@ -78,7 +82,9 @@ def takeHandOver() -> HandOver | None:
     given = os.environ.pop(SUPERVISOR, None)
     if given is None:
         return None
-    fields: dict[str, Any] = json.loads(given)
+    with open(int(given), "rb") as file:
+        file.seek(0)
+        fields: dict[str, Any] = json.load(file)
     workers = [
         Worker(**{**one, "streams": Streams(**one["streams"]), "died": diedOf(one["pid"])}) for one in fields["workers"]
     ]
@@ -100,29 +106,35 @@ def replaceProgram(handOver: HandOver, twistd: Mapping[str, Any], folder: str) -
     @param folder: the working folder that this program was started in.
     @raise OSError: if there is no program to execute; this one goes on then.
     """
-    for descriptor in handOver.descriptors:
-        os.set_inheritable(descriptor, True)
+    file = newFile()
     # A signal that came before the new program can handle it would end it.
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _IGNORED}
-    os.chdir(folder)
     pidfile = twistd.get("pidfile")
-    if pidfile:
-        # The new program writes it, and would find that another one, itself, runs.
-        with suppress(OSError):
-            os.unlink(pidfile)
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
+    before = os.getcwd()
     try:
-        os.execve(sys.executable, _arguments(twistd), {**os.environ, SUPERVISOR: handOver.asJSON()})
+        for descriptor in (file, *handOver.descriptors):
+            os.set_inheritable(descriptor, True)
+        with open(file, "wb", closefd=False) as writing:
+            writing.write(handOver.asJSON().encode())
+        os.chdir(folder)
+        if pidfile:
+            # The new program writes it, and would end as it finds that another one, itself, runs.
+            with suppress(FileNotFoundError):
+                os.unlink(pidfile)
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os.execve(sys.executable, _arguments(twistd), {**os.environ, SUPERVISOR: str(file)})
     except OSError:
+        os.close(file)
+        os.chdir(before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for descriptor in handOver.descriptors:
             os.set_inheritable(descriptor, False)
         if pidfile:
-            with suppress(OSError), open(pidfile, "w") as file:
-                file.write(str(os.getpid()))
+            with suppress(OSError), open(pidfile, "w") as again:
+                again.write(str(os.getpid()))
         raise
 
 

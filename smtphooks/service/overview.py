@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 
 from smtphooks._version import __version__
 from smtphooks.service.channel import Channel
@@ -66,6 +66,8 @@ def overviewOf(workers: Collection[Supervised], heldBack: Iterable[int], clock: 
 
 
 def _ask(worker: Supervised, clock: Any) -> Deferred[dict[str, Any]]:
+    if worker.state == "starting":  # it has no ear yet, and nothing to tell
+        return succeed({})
     asking = worker.channel.ask("status", _PATIENCE, clock)
     # It may hang, or just be ending; what the supervisor knows of it is worth seeing then.
     return asking.addErrback(lambda _: {})

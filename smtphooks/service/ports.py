@@ -178,6 +178,13 @@ class InheritedEndpoint:
         if self._ports is not None:
             self._ports.serve(numbers)
 
+    def close(self) -> None:
+        """Close the sockets, which this process shares with others, when its port has stopped: it serves no more."""
+        family, descriptors, isShared = self._sockets
+        self._sockets = family, [], isShared
+        for descriptor in descriptors:
+            os.close(descriptor)
+
     def _listen(self, _kind: object, _address: object, factory: Any) -> Ports:
         self._ports = Ports(self._reactor, *self._sockets, factory)
         self._ports.serve(self._served)

@@ -132,6 +132,8 @@ class Supervisor(Service):
         self._adoptTable(handedOver)
         self.pool.heldBack = {*handedOver.heldBack}
         self.pool.isRefusing = handedOver.isRefusing
+        self.pool.restarts |= handedOver.numbers["restarts"]
+        self._reloads |= handedOver.numbers["reloads"]
         self.pool.takeOver(staffing, handedOver.workers)
         self._hasStarted = True
         _log.info("the program has been replaced, {number} workers go on", number=len(handedOver.workers))
@@ -180,15 +182,15 @@ class Supervisor(Service):
 
     @inlineCallbacks
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
-        """End all workers as they would end by themselves on SIGTERM, then close the sockets."""
+        """Close the sockets, and end all workers as they would end by themselves on SIGTERM."""
         Service.stopService(self)
         notify("STOPPING=1")
+        self._opened.close(Opened())
         yield self.pool.stop()
         if self._control is not None:
             yield self._control.stop()
         if self._gathering is not None:
             yield self._gathering.stop()
-        self._opened.close(Opened())
 
     # --- reloading ---
 
@@ -273,7 +275,8 @@ class Supervisor(Service):
         counted = [] if self._gathering is None else self._gathering.ended()
         workers = [worker for worker in pool.workers if worker.status is None]
         table = pool.table.fd, pool.columns
-        handOver = HandOver(self._opened, workers, table, [*pool.heldBack], pool.isRefusing, counted)
+        numbers = {"restarts": pool.restarts, "reloads": self._reloads}
+        handOver = HandOver(self._opened, workers, table, [*pool.heldBack], pool.isRefusing, counted, numbers)
         try:
             replaceProgram(handOver, self._twistd, self._program.folder)
         except OSError as error:
@@ -360,8 +363,6 @@ class Supervisor(Service):
             self._gathering = Gathering(self._reactor, self.pool.workers, self.isReady, self._numbers, counted)
             self.pool.onGone = self._gathering.gone
             self.pool.onCounted = self._gathering.take
-        if not self._opened.metrics:  # the program before this one did not serve them, the reload will
-            return
         (sockets,) = self._opened.metrics
         endpoint = InheritedEndpoint(
             self._reactor, settings.metrics, sockets.family, sockets.isShared, sockets.descriptors, [0]

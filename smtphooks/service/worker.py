@@ -51,6 +51,9 @@ def takePlace() -> Place | None:
         # Fatal signals show the stacks; one of them is SIGABRT, by which the supervisor ends a worker that hangs.
         faulthandler.enable(_STDERR)
         useTable(Table.attach(place.table, place.column))
+        # Nor do they keep sockets open, whose ports would be taken when this service is gone.
+        for descriptor in place.descriptors:
+            os.set_inheritable(descriptor, False)
     return place
 
 
@@ -123,6 +126,12 @@ class WorkerService(MultiService):
     def _drain(self) -> None:
         _log.info("draining: no new connections, those that are there may finish")
         self._listeners.drain().addBoth(lambda _: stopReactor(self._reactor))
+        self._closeSockets()
+
+    def _closeSockets(self) -> None:
+        """Leave the sockets to others: a port that is not served any more must not seem to be."""
+        for endpoint in self._endpoints:
+            endpoint.close()
 
     def _refuse(self, isRefusing: bool) -> None:
         self._listeners.refuse(isRefusing)
@@ -151,7 +160,9 @@ class WorkerService(MultiService):
 
     def stopService(self) -> Any:
         """Stop listening, let transactions finish, and stop the layers; the last word is what was counted."""
-        return MultiService.stopService(self).addBoth(self._sayLastWord)
+        stopped = MultiService.stopService(self).addBoth(self._sayLastWord)
+        self._closeSockets()
+        return stopped
 
     def _sayLastWord(self, result: Any) -> Any:
         if self._beating.running:

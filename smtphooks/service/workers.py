@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -62,6 +62,13 @@ class Place:
     sockets: Sequence[tuple[int, bool, Sequence[int]]]
     channel: int = _CHANNEL
     table: int = _TABLE
+
+    @property
+    def descriptors(self) -> Iterable[int]:
+        """All file descriptors."""
+        yield from (self.channel, self.table)
+        for _, _, sockets in self.sockets:
+            yield from sockets
 
 
 @attrs.frozen

@@ -118,3 +118,11 @@ def test_in_the_quoted_run_haproxy_finds_dead_what_is() -> None:
     for row in tableOf(STATES):
         down = [name for name in STATES[1:] if "DOWN" in row[name]]
         assert len(down) == row["phase"].startswith("receiver"), row
+
+
+def test_in_the_quoted_run_connections_are_cut_only_where_a_machine_is_gone() -> None:
+    assert {row["phase"] for row in tableOf(MESSAGES) if int(row["cut"])} <= {
+        "receiver killed",
+        "receiver cut off",
+        "all",
+    }

@@ -525,7 +525,9 @@ async def test_a_failover_by_an_operator_is_followed_and_a_sentinel_that_hangs_i
         assert await taken(made, 2) == 2
         await until(_returning(lambda: contents(replica) == contents(master)), "replicated")
         sentinel.cli("SENTINEL", "FAILOVER", MASTER)
-        sentinel.waitForLine("+convert-to-slave", f"127.0.0.1:{master.port}")
+        sentinel.waitForLine("+switch-master")
+        demoted = _returning(lambda: "connected_slaves:1" in replica.cli("INFO", "replication"))
+        await until(demoted, "the old master is a replica of the new one")
         await until(lambda: _increments(made), "up")
         before = fallbacks(made)
         assert await taken(made) == 1 and fallbacks(made) == before

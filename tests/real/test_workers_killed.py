@@ -26,12 +26,12 @@ CLIENTS = 8
 
 
 def killEverySecond(service: Supervised, seconds: int = SECONDS) -> int:
-    """Kill the oldest worker every second; how many were killed."""
+    """Kill a worker every second, one that serves; how many were killed."""
     killed = 0
     deadline = time.monotonic()
     for _ in range(seconds):
         with suppress(IndexError, ProcessLookupError):
-            os.kill(service.workers()[0], signal.SIGKILL)
+            os.kill(service.ready()[0], signal.SIGKILL)
             killed += 1
         deadline += 1
         time.sleep(max(0, deadline - time.monotonic()))
@@ -95,7 +95,7 @@ def test_what_smtp_source_saw_accepted_is_stored(tmp_path: Path) -> None:
         stored = Counter(message.deliveredTo[0] for message in service.files.maildir.messages())
     assert sum(accepted.values()) > 100
     assert not {name: (count, stored[name]) for name, count in accepted.items() if stored[name] < count}
-    assert not [fault for fault in faults if "refused" in fault or "connect" in fault.partition("fatal")[2]], faults
+    assert not [fault for fault in faults if "refused" in fault or "fatal: connect" in fault]
     assert len(faults) <= killed * 4
 
 
@@ -115,7 +115,7 @@ def test_a_queue_of_Postfix_comes_through(folder: Path, tmp_path: Path) -> None:
     # It tries again after a second; it would take a server that has cut a connection for dead for a minute otherwise.
     again = {"minimal_backoff_time": "1s", "maximal_backoff_time": "2s", "queue_run_delay": "1s"}
     patient = {"default_destination_concurrency_limit": "5"}
-    postfix = Postfix(folder, {"there.example": f"inet:127.0.0.1:{files.port}"}, "smtp", **again, **patient)
+    postfix = Postfix(folder, {"there.example": f"[127.0.0.1]:{files.port}"}, "smtp", **again, **patient)
     count = 600 if IS_LONG else 150
     try:
         with Supervised(files) as service:
@@ -124,12 +124,7 @@ def test_a_queue_of_Postfix_comes_through(folder: Path, tmp_path: Path) -> None:
             to = ["-t", "user@there.example", "-f", "sender@there.example"]
             run("smtp-source", "-d", "-s", "4", "-m", str(count), "-N", *to, f"127.0.0.1:{postfix.port}")
             killer.result()
-            try:
-                postfix.waitUntilIdle()
-            except AssertionError:
-                print(run("postqueue", "-c", postfix._config, "-p").stdout.decode()[:3000])
-                print("".join(x for x in postfix._program.output.splitlines(True) if "fatal" in x)[:2000])
-                raise
+            postfix.waitUntilIdle()
             delivered = {message.deliveredTo[0] for message in files.maildir.messages()}
             # The last message was delivered, or a notification of failure was.
             assert [recipient for recipient in delivered if recipient == "sender@there.example"] == []

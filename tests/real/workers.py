@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -17,7 +16,7 @@ import sys
 import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -384,15 +383,10 @@ def deliver(port: int, code: int = 250, recipient: bytes = b"user@there.example"
         client.say(b"QUIT", 221)
 
 
-def workerOf(port: int) -> Callable[[], tuple[Client, str]]:
-    """Connect to hooks that tell the pid in their reply to EHLO; see L{TELLING}."""
-
-    def connect() -> tuple[Client, str]:
-        client = Client(port, b"NOOP")
-        reply = client.say(b"EHLO client.example", 250)
-        return client, reply.decode()
-
-    return connect
+def isRefused(port: int) -> bool:
+    """No process listens on the port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 @contextmanager
@@ -402,8 +396,3 @@ def serving(folder: Path, *arguments: str, workers: int = 2, **given: Any) -> It
     files.write(workers, **given)
     with Supervised(files, *arguments) as service:
         yield service.waitUntilReady()
-
-
-def chosen(pids: Sequence[int], seed: random.Random) -> int:
-    """One of several processes."""
-    return seed.choice(sorted(pids))

@@ -87,7 +87,7 @@ class Crew:
 
     clock: Clock
     pool: WorkerPool
-    table: RecordingTable
+    table: Any
     started: list[StandIn] = attrs.field(factory=list)
     failing: list[OSError] = attrs.field(factory=list)
 
@@ -96,7 +96,7 @@ class Crew:
     ) -> StandIn:
         if self.failing:
             raise self.failing.pop(0)
-        columns = {worker.column for worker in self.pool.workers}
+        columns = {worker.column for worker in self.pool.workers if worker.table is table}
         assert place.column not in columns, "a column is given twice"
         assert self.table.cleared and self.table.cleared[-1] == place.column, "a column is not clear"
         worker = StandIn(place.number, generation, place.column, reactor.seconds(), table)

@@ -95,3 +95,8 @@ def test_one_that_is_out_of_service_is_there_while_it_drains_and_afterwards(cloc
     draining.channel.answer.callback({"connections": 1})
     states = [(worker["number"], worker["state"]) for worker in found[0]["workers"]]
     assert states == [(2, "draining"), (3, "out of service")]
+
+
+def test_one_that_starts_is_not_waited_for(clock: Clock) -> None:
+    (all,) = overview(clock, Worker(1, state="starting"))
+    assert [(worker["number"], worker["state"]) for worker in all["workers"]] == [(1, "starting")]
