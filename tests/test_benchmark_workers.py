@@ -152,10 +152,18 @@ def test_a_quick_run_compares_two_workers_with_one(tmp_path: Path) -> None:
 @pytest.mark.skipif(POSTFIX is None, reason="Postfix is not installed")
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core only")
 def test_a_quick_run_writes_how_much_this_machine_carries(tmp_path: Path) -> None:
-    text = benchmark("machine", "--output", str(tmp_path))
+    names = ["workers-maildir", "workers-memory"]
+    only = [argument for name in names for argument in ("--only", name)]
+    text = benchmark("machine", *only, "--output", str(tmp_path))
     written = (tmp_path / "workers.txt").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["workers.txt"]
-    for workload in MACHINE:
-        assert f"({workload.name}, 1 rounds)" in text and f"({workload.name}, 1 rounds)" in written
-    assert written.count(f"{STORING[2].name} / {STORING[1].name}") == len(MACHINE)
+    for name in names:
+        assert f"({name}, 1 rounds)" in text and f"({name}, 1 rounds)" in written
+    assert written.count(f"{STORING[2].name} / {STORING[1].name}") == len(names)
     assert str(ROOT) not in written
+
+
+def test_a_command_that_measures_nothing_leaves_the_results_of_others(tmp_path: Path) -> None:
+    benchmark("run", "--only", "workers-memory", "--output", str(tmp_path))
+    benchmark("machine", "--only", "1k", "--output", str(tmp_path))
+    assert not [*tmp_path.iterdir()]
