@@ -130,6 +130,38 @@ def test_a_service_with_workers_may_run_on_all_cores_and_another_one_on_that_of_
     assert {ours, theirs} <= {*measure.allCores()}
 
 
+LATE = r"""
+import os, signal, socket, sys
+client, _ = socket.create_server(("127.0.0.1", int(sys.argv[1]))).accept()
+for reply in (b"220 early\r\n", b"250 early\r\n"):
+    client.sendall(reply)
+    client.recv(1024)
+# The first worker has answered; now the second one comes.
+late = [open("/dev/null") for _ in range(100)]
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+    manager.sendto(b"READY=1", chr(0) + os.environ["NOTIFY_SOCKET"][1:])
+signal.pause()
+"""
+
+STARTED = f"""
+import os
+from dataclasses import replace
+from benchmarks import measure
+from benchmarks.peers import HASHING
+from benchmarks.running import started
+os.sched_setaffinity(0, {{measure.cores()[0]}})
+peer = replace(HASHING[2], program=({sys.executable!r}, "-c", {LATE!r}))
+with started([peer], "smtp") as servers:
+    print(measure.openFiles(servers[peer].pid))
+"""
+
+
+def test_a_service_is_measured_once_all_of_its_workers_are_ready() -> None:
+    done = subprocess.run([sys.executable, "-c", STARTED], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
+
+
 # --- real runs ---
 
 
