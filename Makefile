@@ -83,6 +83,7 @@ BENCH ?= --output docs/benchmarks
 bench: $(VENV)/.installed $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(BENCH)
 	$(BIN)/python -m benchmarks profile $(BENCH)
+	$(BIN)/python -m benchmarks machine $(BENCH)
 
 bench-check: $(VENV)/.installed $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks check

@@ -30,21 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if smtpSourceMissing() and any(workload.usesSmtpSource for workload in workloads):
         print("The load comes from Postfix's smtp-source: apt install postfix", file=sys.stderr)
         return 1
-    _prepare(options.quick)
+    # Nothing but smtphooks is measured of a machine.
+    _prepare(mayBuild=not options.quick and options.command != "machine")
     if options.command == "profile":
         return _profile(options.output)
     if options.command == "check":
         return _check(workloads, max(options.rounds, bars.ROUNDS))
     records = _playAll(workloads, 1 if options.quick else options.rounds, _QUICK if options.quick else 1.0)
-    if options.command == "machine":
-        _writeMachine(list(records.values()), options.output)
-    else:
-        _write(list(records.values()), options.output)
+    if records:  # otherwise --only is for the other command
+        write = _writeMachine if options.command == "machine" else _write
+        write(list(records.values()), options.output)
     return 0
 
 
 def _names() -> list[str]:
-    return [workload.name for workload in (*WORKLOADS, *MACHINE)]
+    return list(dict.fromkeys(workload.name for workload in (*WORKLOADS, *MACHINE)))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -57,9 +57,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _prepare(quick: bool) -> None:
+def _prepare(mayBuild: bool) -> None:
     measure.raiseFileLimit()
-    if not quick:
+    if mayBuild:
         peers.build()
     ours, theirs = measure.cores()
     if ours == theirs:

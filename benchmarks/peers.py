@@ -38,7 +38,8 @@ class Peer:
     @ivar variant: the last argument of the command, if any.
     @ivar lmtp: whether it supports LMTP.
     @ivar idle: connections that are held open while it is measured.
-    @ivar cores: the number of cores that it can use; it may run on all of them, and without it on that of the servers.
+    @ivar cores: the number of cores that a service can use; it may run on all of them, and without it on that of the
+        servers.
     """
 
     name: str

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import compare
 from benchmarks.compare import Summary
-from benchmarks.peers import PEERS, SMTPHOOKS
+from benchmarks.peers import PEERS, SMTP_SINK, SMTPHOOKS
 from benchmarks.rounds import BUSY, CPU, EMPTY, MEDIAN, MEMORY, RATE, SLOWEST, Record
 
 # Servers are compared by the first of these figures that a record has.
@@ -160,5 +160,7 @@ def _workload(record: Record) -> Mapping[str, Any]:
 
 def asText(records: Sequence[Record]) -> str:
     """All tables, for a file."""
-    facts = [*machine().values(), *versions().values()]
+    # Postfix sends the load.
+    present = {SMTPHOOKS.name, SMTP_SINK.name, *(turn.label for record in records for turn in record.workload.turns)}
+    facts = [*machine().values(), *(found for name, found in versions().items() if name in present)]
     return "\n".join(["; ".join(facts), "", overview(records), *map(block, records)])

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def started(peers: Iterable[Peer], mode: str, idle: float = 1.0) -> Iterator[dic
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=BUILT, ignore_cleanup_errors=True)))
         makeCertificate(folder)
         processes = [(peer, *stack.enter_context(_process(peer, mode, folder))) for peer in peers]
-        servers = {peer: _answering(peer, process, port, mode) for peer, process, port in processes}
+        servers = {peer: _answering(peer, process, port, mode, ready) for peer, process, port, ready in processes}
         for peer, server in servers.items():
             for connection in load.connections(server.port, round(peer.idle * idle), server.greeting):
                 stack.callback(connection.close)
@@ -80,24 +80,37 @@ def started(peers: Iterable[Peer], mode: str, idle: float = 1.0) -> Iterator[dic
 
 
 @contextmanager
-def _process(peer: Peer, mode: str, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def _process(peer: Peer, mode: str, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, socket.socket]]:
     port = _freePort()
-    process = subprocess.Popen(
-        peer.command(port, mode, folder),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        preexec_fn=measure.childOn(*measure.coresOf(peer.cores > 0)),
-    )
-    try:
-        yield process, port
-    finally:
-        # There is nothing to save.
-        process.kill()
-        process.wait()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+        # What systemd has as well, see sd_notify(3); the name is an abstract one.
+        name = f"smtphooks-benchmark-{port}"
+        ready.bind(f"\0{name}")
+        ready.settimeout(measure.TIMEOUT)
+        process = subprocess.Popen(
+            peer.command(port, mode, folder),
+            cwd=ROOT,
+            env={**environment(), "NOTIFY_SOCKET": f"@{name}"},
+            stdout=subprocess.DEVNULL,
+            preexec_fn=measure.childOn(*measure.coresOf(peer.cores > 0)),
+        )
+        try:
+            yield process, port, ready
+        finally:
+            _end(peer, process)
 
 
-def _answering(peer: Peer, process: subprocess.Popen[bytes], port: int, mode: str) -> Server:
+def _end(peer: Peer, process: subprocess.Popen[bytes]) -> None:
+    # There is nothing to save, but a supervisor has workers to end.
+    if peer.cores:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(measure.TIMEOUT)
+    process.kill()
+    process.wait()
+
+
+def _answering(peer: Peer, process: subprocess.Popen[bytes], port: int, mode: str, ready: socket.socket) -> Server:
     end = time.monotonic() + measure.TIMEOUT
     while process.poll() is None and time.monotonic() < end:
         try:
@@ -108,6 +121,9 @@ def _answering(peer: Peer, process: subprocess.Popen[bytes], port: int, mode: st
         connection.expect((220,))
         offers = connection.hello()
         connection.close()
+        # One worker may answer while others still start.
+        while peer.cores and b"READY=1" not in ready.recv(4096):
+            pass
         measure.checkCores(process.pid, peer.cores > 0)
         return Server(peer, process.pid, port, mode, offers)
     raise SystemExit(f"{peer.name} does not start: {process.args!r}")

@@ -155,6 +155,15 @@ _RECIPIENTS = {1: 1200, 10: 600, 100: 100, 1000: 12}
 # by 2.3 even for canned replies.
 _SIZES = {"100 KB": 100_000, "1 MB": 1_000_000, "10 MB": 10_000_000}
 
+# The kernel spreads the connections over the workers at random, and smtp-source has a session send the next message as
+# soon as one is through: with this many sessions each worker is busy until the last messages.
+_WORKERS = Workload(
+    "workers",
+    "workers with a hook of 12 ms of CPU",
+    _workers(HASHING, 160, sessions=16),
+    base=HASHING[1].name,
+)
+
 WORKLOADS = (
     Workload("1k", "1 KB, kept connections", _among([*_PLAIN_SERVERS, *_REACTORS], Burst(_KEPT))),
     Workload("50k", "50 KB, kept connections", _among(_PLAIN_SERVERS, Burst(SmtpSource(500, 51200)))),
@@ -243,18 +252,12 @@ WORKLOADS = (
     Workload("idle", "1 KB beside idle connections", _among([FEW_IDLE, MANY_IDLE], Burst(_KEPT)), base=FEW_IDLE.name),
     Workload("latency", "time of a reply, 200 messages a second", _among(_SERVERS, Latency())),
     Workload("memory", "memory per idle connection", _among(_SERVERS, Memory()), most=3),
-    # The kernel spreads the connections over the workers at random, and smtp-source has a session send the next message
-    # as soon as one is through: with this many sessions each worker is busy until the last messages.
-    Workload(
-        "workers",
-        "workers with a hook of 12 ms of CPU",
-        _workers(HASHING, 160, sessions=16),
-        base=HASHING[1].name,
-    ),
+    _WORKERS,
 )
 
 # How much a machine carries with the service as it is run; the load takes its part of the same cores.
 MACHINE = (
+    _WORKERS,
     Workload(
         "workers-maildir",
         "workers, 1 KB into a Maildir, kept",

@@ -130,6 +130,38 @@ def test_a_service_with_workers_may_run_on_all_cores_and_another_one_on_that_of_
     assert {ours, theirs} <= {*measure.allCores()}
 
 
+LATE = r"""
+import os, signal, socket, sys
+client, _ = socket.create_server(("127.0.0.1", int(sys.argv[1]))).accept()
+for reply in (b"220 early\r\n", b"250 early\r\n"):
+    client.sendall(reply)
+    client.recv(1024)
+# The first worker has answered; now the second one comes.
+late = [open("/dev/null") for _ in range(100)]
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+    manager.sendto(b"READY=1", chr(0) + os.environ["NOTIFY_SOCKET"][1:])
+signal.pause()
+"""
+
+STARTED = f"""
+import os
+from dataclasses import replace
+from benchmarks import measure
+from benchmarks.peers import HASHING
+from benchmarks.running import started
+os.sched_setaffinity(0, {{measure.cores()[0]}})
+peer = replace(HASHING[2], program=({sys.executable!r}, "-c", {LATE!r}))
+with started([peer], "smtp") as servers:
+    print(measure.openFiles(servers[peer].pid))
+"""
+
+
+def test_a_service_is_measured_once_all_of_its_workers_are_ready() -> None:
+    done = subprocess.run([sys.executable, "-c", STARTED], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
+
+
 # --- real runs ---
 
 
@@ -152,10 +184,18 @@ def test_a_quick_run_compares_two_workers_with_one(tmp_path: Path) -> None:
 @pytest.mark.skipif(POSTFIX is None, reason="Postfix is not installed")
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core only")
 def test_a_quick_run_writes_how_much_this_machine_carries(tmp_path: Path) -> None:
-    text = benchmark("machine", "--output", str(tmp_path))
+    names = ["workers-maildir", "workers-memory"]
+    only = [argument for name in names for argument in ("--only", name)]
+    text = benchmark("machine", *only, "--output", str(tmp_path))
     written = (tmp_path / "workers.txt").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["workers.txt"]
-    for workload in MACHINE:
-        assert f"({workload.name}, 1 rounds)" in text and f"({workload.name}, 1 rounds)" in written
-    assert written.count(f"{STORING[2].name} / {STORING[1].name}") == len(MACHINE)
+    for name in names:
+        assert f"({name}, 1 rounds)" in text and f"({name}, 1 rounds)" in written
+    assert written.count(f"{STORING[2].name} / {STORING[1].name}") == len(names)
     assert str(ROOT) not in written
+
+
+def test_a_command_that_measures_nothing_leaves_the_results_of_others(tmp_path: Path) -> None:
+    benchmark("run", "--only", "workers-memory", "--output", str(tmp_path))
+    benchmark("machine", "--only", "1k", "--output", str(tmp_path))
+    assert not [*tmp_path.iterdir()]

@@ -126,7 +126,8 @@ def _readWorkers(path: str, document: Mapping[str, Any]) -> WorkerSettings:
     if isinstance(timeout, bool) or not 0 <= timeout < inf:
         raise ConfigError(f"{where} workerTimeout is {toTOML(timeout)}, it wants {_KEYS['workerTimeout'][1]}")
     workers = workersFrom(f"{where} workers", document["workers"]) if "workers" in document else None
-    return WorkerSettings(workers, float(timeout), document.get("control"))
+    control = document.get("control")
+    return WorkerSettings(workers, float(timeout), None if control is None else os.path.join(folderOf(path), control))
 
 
 def _absolute(folder: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class WorkerSettings:
 
     @ivar workers: their number, or C{"auto"}; None for this process alone, without a supervisor.
     @ivar timeout: seconds without a sign of life after which a worker is ended, 0 for no limit.
-    @ivar control: the path of the UNIX socket for C{smtphooks status} and C{smtphooks drain}, as it was given.
+    @ivar control: the path of the UNIX socket for C{smtphooks status} and C{smtphooks drain}; None for the default.
     """
 
     workers: int | str | None = None
@@ -128,7 +128,8 @@ class WorkerSettings:
         """The number of workers; 0 without a supervisor."""
         if self.workers == AUTO:
             # Those that this process may use, where the system tells.
-            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            return min(cores, MOST_WORKERS)
         return int(self.workers or 0)
 
 

@@ -219,7 +219,8 @@ class Options(UsageOptions, AuthOptionMixin):
             settings = attrs.evolve(settings, auth=auth, options=options)
         if self["workers"] is not None:
             given = self["workers"]
-            number = int(given) if given.isascii() and given.isdecimal() else given
+            # Python makes no number of more than some thousand digits.
+            number = int(given) if given.isascii() and given.isdecimal() and len(given) < 9 else given
             workers = attrs.evolve(settings.workers, workers=workersFrom("--workers", number))
             settings = attrs.evolve(settings, workers=workers)
         if self.endpoints:

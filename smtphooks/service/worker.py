@@ -43,11 +43,8 @@ def takePlace() -> Place | None:
     """
     place = placeOf(os.environ)
     if place is not None:
-        # Processes that hooks start are no workers, and have no part in what was handed over to this one.
+        # Processes that hooks start are no workers.
         del os.environ[WORKER]
-        sockets = [descriptor for _, _, descriptors in place.sockets for descriptor in descriptors]
-        for descriptor in (place.channel, place.table, *sockets):
-            os.set_inheritable(descriptor, False)
         # Fatal signals show the stacks; one of them is SIGABRT, by which the supervisor ends a worker that hangs.
         faulthandler.enable(_STDERR)
         useTable(Table.attach(place.table, place.column))

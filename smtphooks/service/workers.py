@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +25,7 @@ from twisted.python.failure import Failure
 
 from smtphooks.service.channel import Channel
 from smtphooks.service.overview import RATED
-from smtphooks.service.program import Program
+from smtphooks.service.program import Program, killedBy
 from smtphooks.service.rates import Rates
 from smtphooks.service.sockets import ListeningSockets
 from smtphooks.service.workerlines import Lines
@@ -255,9 +254,7 @@ class Worker:
         """How the process has ended, in words."""
         status = self.status or 0
         if os.WIFSIGNALED(status):
-            number = os.WTERMSIG(status)
-            known = {each.value: each.name for each in signal.Signals}
-            return f"was killed by {known.get(number, f'signal {number}')}"
+            return killedBy(os.WTERMSIG(status))
         return f"has ended with status {os.waitstatus_to_exitcode(status)}"
 
 

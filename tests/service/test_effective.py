@@ -122,6 +122,33 @@ def test_listeners_share_the_same_when_it_is_read_again(
     assert [one.factory.options for one in again.listeners] == [one.factory.options for one in read.listeners]
 
 
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("workers = 4\n", "workers = 4\nworkerTimeout = 30.0\n"),
+        ("workers = 'auto'\nworkerTimeout = 0\n", 'workers = "auto"\nworkerTimeout = 0.0\n'),
+        ("workers = 1\ncontrol = '/run/c'\n", 'workers = 1\nworkerTimeout = 30.0\ncontrol = "/run/c"\n'),
+        ("", ""),
+    ],
+)
+def test_workers_are_written_above_all_tables_and_mean_the_same(text: str, written: str) -> None:
+    read = configured(text + OPTIONAL)
+    described = describe(read)
+    top = described.partition("\n[")[0]
+    assert written in top and ("workers" in top) == bool(written)
+    again = configured(described)
+    assert again.workers == read.workers
+    assert describe(again) == described
+
+
+def test_the_control_socket_is_the_same_one_wherever_the_written_file_is(folder: Path) -> None:
+    read = configured("workers = 2\ncontrol = 'run/control'\n" + OPTIONAL)
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "written.toml").write_text(describe(read))
+    control = readSettings(str(folder / "elsewhere" / "written.toml")).workers.control
+    assert control == str(folder / "run" / "control") == read.workers.control
+
+
 def test_options_of_one_listener_are_written_there() -> None:
     written = describe(
         configured(

@@ -20,6 +20,7 @@ from smtphooks.service.opening import Opened
 from smtphooks.service.sockets import ListeningSockets, open_
 from smtphooks.service.workers import DRAINING, STARTING, Streams, Worker
 
+NUMBERS = {"restarts": {"died": 3, "hung": 1}, "reloads": {"done": 2, "refused": 0}}
 SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -58,7 +59,7 @@ def given(tmp_path: Path) -> Iterator[HandOver]:
         Worker(2, 4, 3, pid, 17.5, Streams(*pipes[:3]), Deferred(), state=DRAINING, serving=[0, 1]),
         Worker(1, 5, 0, pid, 18.5, Streams(*pipes[3:6]), Deferred(), state=STARTING),
     ]
-    yield HandOver(Opened(opened[:1], opened[1:]), those, (pipes[6], 8), [2], True, [{"name": "counted"}])
+    yield HandOver(Opened(opened[:1], opened[1:]), those, (pipes[6], 8), [2], True, [{"name": "counted"}], NUMBERS)
     for each in opened:
         each.close()
     for descriptor in pipes:
@@ -86,6 +87,7 @@ def test_what_is_given_is_what_is_taken(given: HandOver, monkeypatch: pytest.Mon
     assert [each.hasBeaten for each in found.workers] == [True, False]
     assert (found.table, found.heldBack) == ([*given.table], [2])
     assert (found.isRefusing, found.counted) == (True, [{"name": "counted"}])
+    assert found.numbers == NUMBERS
 
 
 def test_no_process_that_is_started_later_has_what_was_handed_over(
@@ -208,5 +210,5 @@ def test_where_there_is_no_program_all_stays_as_it_was(
 
 def test_sockets_that_do_not_listen_yet_are_handed_over_as_such() -> None:
     sockets = ListeningSockets(["tcp"], 2, False, [7, 8], listening=1)
-    text = HandOver(Opened([sockets]), [], (3, 4), [], False, []).asJSON()
+    text = HandOver(Opened([sockets]), [], (3, 4), [], False, [], NUMBERS).asJSON()
     assert json.loads(text)["opened"]["listeners"][0]["listening"] == 1

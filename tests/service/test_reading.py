@@ -13,6 +13,7 @@ from smtphooks.service.settings import (
     HooksSettings,
     ListenerSettings,
     Settings,
+    WorkerSettings,
 )
 from tests.service.configurations import MAIL, OPTIONAL, PAIRS, USERS
 
@@ -276,6 +277,48 @@ def test_every_mistake_has_its_sentence(text: str, sentence: str) -> None:
 def test_a_mistake_of_a_listener_has_its_sentence(listener: str, sentence: str) -> None:
     said = refusal(OPTIONAL + f'[[listener]]\nendpoint = "tcp:1"\n{listener}\n')
     assert said.startswith(f"smtphooks.toml: listener 1 (tcp:1): {sentence}")
+
+
+# --- workers ---
+
+
+def test_without_a_key_one_process_serves() -> None:
+    assert read("").workers == WorkerSettings(None, 30.0, None)
+    assert read("").workers.number == 0
+
+
+def test_the_keys_of_workers_are_read(folder: Path) -> None:
+    text = 'workers = 4\nworkerTimeout = 7\ncontrol = "run/control"\n'
+    assert read(text).workers == WorkerSettings(4, 7.0, str(folder / "run" / "control"))
+    assert read('workers = "auto"\nworkerTimeout = 0\ncontrol = "/run/c"\n').workers == WorkerSettings(
+        "auto", 0.0, "/run/c"
+    )
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "65", "2.0", "true", '"2"', '"Auto"', '""', "[]", "{}", "inf"])
+def test_a_wrong_number_of_workers_has_its_sentence(value: str) -> None:
+    sentence = refusal(f"workers = {value}\n")
+    assert sentence == f'smtphooks.toml: workers is {value}, it wants a number from 1 to 64, or "auto"'
+
+
+@pytest.mark.parametrize("value", ["-1", "-0.5", "true", '"30"', "[]", "inf", "nan"])
+def test_a_wrong_timeout_of_workers_has_its_sentence(value: str) -> None:
+    sentence = refusal(f"workerTimeout = {value}\n")
+    assert sentence == f"smtphooks.toml: workerTimeout is {value}, it wants a number of seconds, 0 for no limit"
+
+
+@pytest.mark.parametrize("value", ["3", "true", "[]"])
+def test_a_wrong_control_socket_has_its_sentence(value: str) -> None:
+    assert refusal(f"control = {value}\n") == (
+        f'smtphooks.toml: control is {value}, it wants the path of a UNIX socket such as "/run/smtphooks/control"'
+    )
+
+
+@pytest.mark.parametrize("key", ["workers = 2", "workerTimeout = 2", 'control = "c"'])
+@pytest.mark.parametrize("table", ["[options]", "[[listener]]\nendpoint = 'tcp:25'"])
+def test_the_keys_of_workers_stand_above_all_tables(key: str, table: str) -> None:
+    name = key.partition(" ")[0]
+    assert refusal(f"{table}\n{key}\n").endswith(f": {name} is no option, move it above all tables")
 
 
 def test_a_missing_file_has_its_sentence() -> None:

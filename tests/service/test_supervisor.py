@@ -318,15 +318,17 @@ def test_one_that_is_stopped_while_it_starts_ends_without_a_failure(service: Ser
     assert service.told == ["STOPPING=1"]
 
 
-def test_a_stop_ends_workers_before_it_closes_sockets(service: Service) -> None:
+def test_a_stop_closes_sockets_and_then_waits_for_the_workers(service: Service) -> None:
     one, two = service.serve()
     port = portOf(service)
     done: list[object] = []
     service.supervisor.stopService().addCallback(done.append)
     assert one.signals == two.signals == [signal.SIGTERM]
-    assert connects(port) and not service.supervisor.isReady()
-    one.end(0), two.end(0)
-    assert done == [None] and not connects(port)
+    assert not connects(port) and not service.supervisor.isReady()
+    one.end(0)
+    assert done == []
+    two.end(0)
+    assert done == [None]
     assert service.told[-1] == "STOPPING=1"
     assert service.reactor.getDelayedCalls() == []
 
@@ -606,7 +608,8 @@ def test_an_upgrade_that_is_asked_for_during_a_reload_is_not_lost(service: Servi
 
 def handedOver(service: Service, *workers: StandIn, table: int = 3) -> HandOver:
     opened = supervisor.openAll(service.settings(), Opened())
-    return HandOver(opened, workers, (table, 8), [], False, [])
+    numbers = {"restarts": {"died": 3, "hung": 1}, "reloads": {"done": 2, "refused": 1}}
+    return HandOver(opened, workers, (table, 8), [], False, [], numbers)
 
 
 def standIn(number: int, column: int) -> StandIn:
@@ -623,6 +626,9 @@ def test_a_new_program_goes_on_with_the_workers_and_then_reloads(service: Servic
     service.ready()
     assert one.state == two.state == DRAINING
     assert service.told[-1] == "READY=1"
+    numbers = service.supervisor._numbers()
+    assert numbers["smtphooks_reloads_total"] == {"done": 3, "refused": 1}
+    assert numbers["smtphooks_worker_restarts_total"] == {"died": 3, "hung": 1}
 
 
 def test_a_new_program_whose_table_is_another_one_has_workers_count_in_a_new_one(service: Service) -> None:

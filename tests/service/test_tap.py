@@ -15,9 +15,10 @@ import pytest
 from twisted.application.service import Application
 from twisted.logger import ILogObserver, LogLevel, formatEventAsClassicLogText
 
-from smtphooks.service import tap
+from smtphooks.service import program, tap
 from smtphooks.service.reading import readSettings
 from smtphooks.service.settings import ConfigError
+from smtphooks.service.supervisor import Supervisor
 from tests.certificates import Authority
 from tests.real.programs import PATIENCE, ROOT, Maildir, Program
 
@@ -232,6 +233,16 @@ class TestCheck:
         (folder / "printed.toml").write_text(printed)
         assert self.checked(capsys, "--config", "printed.toml") == printed
 
+    def test_prints_workers_of_the_flag_and_of_the_file(
+        self, capsys: pytest.CaptureFixture[str], folder: Path, config: str
+    ) -> None:
+        assert 'workers = "auto"\nworkerTimeout = 30.0\n' in self.checked(capsys, "--workers", "auto")
+        (folder / config).write_text("workers = 3\nworkerTimeout = 5\ncontrol = 'c'\n" + CONFIG)
+        printed = self.checked(capsys, "--config", config, "--workers", "7")
+        assert f'workers = 7\nworkerTimeout = 5.0\ncontrol = "{folder / "c"}"\n' in printed
+        (folder / "printed.toml").write_text(printed)
+        assert self.checked(capsys, "--config", "printed.toml") == printed
+
     def test_sockets_of_systemd_may_be_missing(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "systemd:" in self.checked(capsys, "--listen", "systemd:domain=INET:index=0")
 
@@ -246,6 +257,60 @@ class TestCheck:
     def test_listens_on_nothing(self, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
         self.checked(capsys, "--listen", "unix:here")
         assert not list(folder.iterdir())
+
+
+class Checked(program.Program):
+    """Another process whose check finds nothing wrong."""
+
+    def checkFirst(self) -> None:
+        checks.append(self)
+
+
+checks: list[Checked] = []
+
+
+class TestWorkers:
+    @pytest.fixture(autouse=True)
+    def program(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setattr(tap, "Program", Checked)
+        monkeypatch.delenv("SMTPHOOKS_WORKER", raising=False)
+        yield
+        checks.clear()
+
+    @pytest.mark.parametrize("value", ["0", "65", "-1", "two", "2.5", "", "²", "9" * 5000])
+    def test_a_wrong_number_is_one_sentence(self, value: str) -> None:
+        sentence = refusal("--workers", value)
+        assert sentence.startswith("smtphooks: --workers is ")
+        assert sentence.endswith(', it wants a number from 1 to 64, or "auto"')
+
+    def test_a_supervisor_has_another_process_check_and_makes_no_configuration(self, folder: Path) -> None:
+        options = parsed("--workers", "2", "--listen", LOOPBACK, "--lmtp", "--auth", "memory:joe:pencil")
+        assert not hasattr(options, "configuration")
+        assert checks == [options.program]
+        assert options.program is not None
+        assert options.program.flags == [
+            *("--log-format", "text", "--listen", LOOPBACK, "--auth", "memory:joe:pencil", "--lmtp"),
+        ]
+        assert options.program.folder == str(folder)
+
+    def test_one_worker_has_a_supervisor_and_no_key_has_none(self, folder: Path, config: str) -> None:
+        assert parsed("--workers", "1").program is not None
+        assert parsed("--config", config).program is None
+        (folder / config).write_text("workers = 2\n" + CONFIG)
+        program = parsed("--config", config, "--traceback").program
+        assert program is not None
+        assert program.flags == ["--config", config, "--log-format", "text", "--traceback"]
+
+    def test_a_program_that_replaces_another_one_is_not_checked_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SMTPHOOKS_SUPERVISOR", "99")
+        assert parsed("--workers", "2").program is not None
+        assert checks == []
+
+    def test_a_supervisor_is_a_service_and_opens_nothing_yet(self, folder: Path) -> None:
+        service = tap.makeService(parsed("--workers", "2", "--listen", LOOPBACK))
+        assert isinstance(service, Supervisor)
+        assert service.pool.workers == []
+        assert list(folder.iterdir()) == []
 
 
 class TestLogFormat:

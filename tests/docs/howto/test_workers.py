@@ -68,6 +68,11 @@ def workersOf(service: Program) -> set[int]:
     return {int(pid) for pid in children.split()}
 
 
+def oldOnesDrain(service: Program) -> None:
+    """Wait until those before a reload take no new connections: for a moment they do beside the new ones."""
+    eventually(lambda: service.output.count("draining: no new connections") == 2, "both old workers drain")
+
+
 def said(service: Program, name: str) -> None:
     """Wait until the log has the lines of a block of the page, in their order."""
     (block,) = [block for block in blocksOf(f"howto/{PAGE}.rst", "text") if block.name == name]
@@ -104,6 +109,7 @@ def test_all_workers_of_the_page_serve_and_a_reload_is_refused_or_done(page: Pag
         page.change("workers.toml", '"@example.org"', '"@example.net"')
         service.hangUp()
         said(service, "reloaded.log")
+        oldOnesDrain(service)
         assert deliver(port, "ann@example.org")[0] == 550
         assert deliver(port, "ann@example.net")[0] == 250
         # It was there before, and so are its recipients.
@@ -171,6 +177,7 @@ def test_modules_of_hooks_are_read_again(page: Page, port: int) -> None:
     (page.folder / "ours.py").write_text(text)
     service.hangUp()
     service.waitForLine("2 new workers serve")
+    oldOnesDrain(service)
     assert b"Taken by the new ones" in deliver(port, "ann@example.org")[1]
 
 
@@ -204,7 +211,7 @@ def test_a_worker_that_dies_is_replaced_and_one_without_its_supervisor_ends(page
 def test_the_log_shows_which_hook_did_not_return(page: Page, port: int) -> None:
     haveHooks(page)
     page.change("ours.py", 'return "Took it"', "import time; time.sleep(600)")
-    (page.folder / "workers.toml").write_text(f"workerTimeout = 1\n{page.text('workers.toml')}")
+    (page.folder / "workers.toml").write_text(f"workerTimeout = 5\n{page.text('workers.toml')}")
     service = page.start("smtphooks --config workers.toml")
     service.waitForLine("2 workers serve")
     with Client(port) as client:
