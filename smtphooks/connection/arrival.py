@@ -72,6 +72,7 @@ class Arrival:
         "_client",
         "_header",
         "_isCounted",
+        "_isLate",
         "_lookup",
         "_owner",
         "_phase",
@@ -90,6 +91,8 @@ class Arrival:
         self._admit = admit
         self._phase = _OPEN
         self._isCounted = False
+        # One that was there before new clients are refused is let in, though its PROXY header comes after that.
+        self._isLate = server.live.isRefusing
         self._lookup: Deferred[str] | None = None
         remote, remotePort = _hostAndPort(transport.getPeer())
         local, localPort = _hostAndPort(transport.getHost())
@@ -218,7 +221,7 @@ class Arrival:
     def _count(self) -> None:
         client, admission = self._client, self._server.admission
         client.network = networkOf(client.remoteAddress)
-        isDraining = self._server.live.isRefusing
+        isDraining = self._isLate and self._server.live.isRefusing
         refusal = SHUTTING_DOWN if isDraining else admission.refusalOf(client.network)
         if refusal is not None:
             self._server.parts.turnedAway(_DRAIN if isDraining else admission.limitOf(refusal))

@@ -169,6 +169,18 @@ def test_client_that_is_refused_hears_so_whatever_it_has_sent_behind_the_header(
     assert client.isClosed
 
 
+def test_client_that_was_there_before_new_ones_are_refused_is_let_in_though_its_header_is_late() -> None:
+    """The old workers of a reload would otherwise turn away who has come just before."""
+    factory = makeFactory(useProxy=True, closeTimeout=20)
+    client = come(factory)
+    factory.drain()
+    client.feed(BLOCK)
+    assert client.codes() == [220]
+    late = come(factory)
+    late.feed(BLOCK)
+    assert (late.codes(), late.isClosed) == ([421], True)
+
+
 def test_half_a_client_hello_behind_the_header_does_not_stop_the_time() -> None:
     class Shaking(TLSTransport):
         protocol = Mock()
