@@ -20,8 +20,9 @@ _log = Logger()
 
 # Seconds between two looks.
 _LOOK = 1.0
-# Until its first beat a worker may take so many times as long: it imports modules, and reads files.
+# Until its first beat a worker may take so many times as long, and so many seconds at least: it imports modules.
 _START_FACTOR = 4
+_LEAST_START = 30.0
 # Seconds to write stacks in, before a worker that hangs is killed.
 _LAST_WORDS = 3.0
 
@@ -53,6 +54,10 @@ class HangWatch:
         if self._looking.running:
             self._looking.stop()
 
+    @property
+    def _startTimeout(self) -> float:
+        return max(self.timeout * _START_FACTOR, _LEAST_START) if self.timeout else 0.0
+
     def _look(self) -> None:
         now = self._reactor.seconds()
         late = now - self._lastLook - _LOOK
@@ -61,7 +66,7 @@ class HangWatch:
             if abs(late) > _LOOK:
                 # It may have beaten after that, and a beat before a clock that was set back lies ahead.
                 worker.lastBeat = min(now, worker.lastBeat + max(0.0, late))
-            patience = self.timeout if worker.hasBeaten else self.timeout * _START_FACTOR
+            patience = self.timeout if worker.hasBeaten else self._startTimeout
             silence = now - worker.lastBeat
             if 0 < patience < silence and not worker.isHung and worker.status is None:
                 self._end(worker, silence)

@@ -15,7 +15,6 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -25,7 +24,7 @@ from smtphooks.service.backoff import Backoff
 from smtphooks.service.channel import Channel, Handler
 from smtphooks.service.hangs import HangWatch
 from smtphooks.service.program import Program
-from smtphooks.service.sockets import ListeningSockets
+from smtphooks.service.staffing import Staffing
 from smtphooks.service.workerlines import Lines
 from smtphooks.service.workers import DRAINING, READY, STARTING, Place, Worker, start
 from smtphooks.sharedtable import Table
@@ -34,23 +33,6 @@ _log = Logger()
 
 # Seconds beyond closeTimeout that a worker has to end: its layers stop last.
 _GRACE = 10.0
-
-
-@attrs.frozen
-class Staffing:
-    """
-    What a generation of workers is like.
-
-    @ivar number: of workers.
-    @ivar sockets: those of each listener.
-    @ivar timeout: seconds without a sign of life after which a worker is ended, 0 for no limit.
-    @ivar closeTimeout: seconds that a worker has to finish, 0 for no limit.
-    """
-
-    number: int
-    sockets: Sequence[ListeningSockets]
-    timeout: float
-    closeTimeout: float
 
 
 class WorkerPool:

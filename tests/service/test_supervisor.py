@@ -403,6 +403,25 @@ def test_workers_that_never_are_ready_change_nothing_and_leave_nothing(service: 
     assert service.supervisor.pool.workers == old
 
 
+@pytest.mark.parametrize(("seconds", "isLate"), [(9, False), (11, True)])
+def test_another_reload_gives_up_workers_that_wait_for_what_never_comes(
+    seconds: float, isLate: bool, service: Service, logged: Logged
+) -> None:
+    old = service.serve()
+    late = service.reload()
+    late[0].say("ready")
+    service.reactor.advance(seconds)
+    service.supervisor.reload()
+    assert [worker.signals for worker in late] == [[], [signal.SIGKILL] if isLate else []]
+    late[1].end(KILLED)
+    assert len(service.checks) == 1
+    service.checked()
+    service.ready()
+    assert all(worker.state == DRAINING for worker in old)
+    assert any("is given up for another reload" in line for line in service.lines) == isLate
+    assert refusals(service, logged) == ["worker 2 was killed by SIGKILL before it was ready, see the log"]
+
+
 def test_no_process_to_be_had_changes_nothing(service: Service, logged: Logged) -> None:
     old = service.serve()
     service.crew.failing.append(OSError(errno.EAGAIN, "Resource temporarily unavailable"))
