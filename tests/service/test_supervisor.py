@@ -484,6 +484,17 @@ def test_sockets_for_more_workers_listen_when_these_are_ready(service: Service) 
     assert [worker.serving for worker in new] == [[0], [1], [2]]
 
 
+def test_sockets_that_do_not_listen_yet_are_served_by_nobody(service: Service) -> None:
+    service.write(1)
+    (old,) = service.serve()
+    service.write(3)
+    service.reload()
+    old.end(KILLED)
+    service.crew.last.say("ready")
+    assert service.crew.last.serving == [0]
+    service.ready()
+
+
 def test_many_reloads_that_are_asked_for_are_one_after_that_which_goes_on(service: Service) -> None:
     service.serve()
     service.reload()
