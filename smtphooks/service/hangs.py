@@ -21,7 +21,7 @@ _log = Logger()
 # Seconds between two looks.
 _LOOK = 1.0
 # Until its first beat a worker may take so many times as long: it imports modules, and reads files.
-_START_FACTOR = 4
+START_FACTOR = 4
 # Seconds to write stacks in, before a worker that hangs is killed.
 _LAST_WORDS = 3.0
 
@@ -61,7 +61,7 @@ class HangWatch:
             if abs(late) > _LOOK:
                 # It may have beaten after that, and a beat before a clock that was set back lies ahead.
                 worker.lastBeat = min(now, worker.lastBeat + max(0.0, late))
-            patience = self.timeout if worker.hasBeaten else self.timeout * _START_FACTOR
+            patience = self.timeout if worker.hasBeaten else self.timeout * START_FACTOR
             silence = now - worker.lastBeat
             if 0 < patience < silence and not worker.isHung and worker.status is None:
                 self._end(worker, silence)
