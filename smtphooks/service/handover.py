@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 import attrs
+from twisted.python.logfile import LogFile
 
 from smtphooks.service.opening import Opened
 from smtphooks.service.sockets import ListeningSockets
@@ -85,6 +86,9 @@ def takeHandOver() -> HandOver | None:
     with open(int(given), "rb") as file:
         file.seek(0)
         fields: dict[str, Any] = json.load(file)
+    if signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN:
+        # A log file leaves it alone if it is not the default, and would never be rotated again.
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     workers = [
         Worker(**{**one, "streams": Streams(**one["streams"]), "died": diedOf(one["pid"])}) for one in fields["workers"]
     ]
@@ -104,7 +108,7 @@ def replaceProgram(handOver: HandOver, twistd: Mapping[str, Any], folder: str) -
 
     @param twistd: the flags of twistd itself.
     @param folder: the working folder that this program was started in.
-    @raise OSError: if there is no program to execute; this one goes on then.
+    @raise OSError: if there is no program to execute, or none that could begin; this one goes on then.
     """
     file = newFile()
     # A signal that came before the new program can handle it would end it.
@@ -117,6 +121,9 @@ def replaceProgram(handOver: HandOver, twistd: Mapping[str, Any], folder: str) -
         with open(file, "wb", closefd=False) as writing:
             writing.write(handOver.asJSON().encode())
         os.chdir(folder)
+        if (logfile := _maybeLogfile(twistd)) is not None:
+            # The new program opens it, and would end if it cannot: the user may have been root at the start.
+            LogFile.fromFullPath(logfile).close()
         if pidfile:
             # The new program writes it, and would end as it finds that another one, itself, runs.
             with suppress(FileNotFoundError):
@@ -136,6 +143,14 @@ def replaceProgram(handOver: HandOver, twistd: Mapping[str, Any], folder: str) -
             with suppress(OSError), open(pidfile, "w") as again:
                 again.write(str(os.getpid()))
         raise
+
+
+def _maybeLogfile(twistd: Mapping[str, Any]) -> str | None:
+    """The file that the new program logs to, None if there is none."""
+    if twistd.get("syslog") or twistd.get("logger"):
+        return None
+    logfile = twistd.get("logfile") or ("-" if twistd.get("nodaemon", True) else "twistd.log")
+    return None if logfile == "-" else str(logfile)
 
 
 def _arguments(twistd: Mapping[str, Any]) -> list[str]:

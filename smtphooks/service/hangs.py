@@ -27,6 +27,15 @@ _LEAST_START = 30.0
 _LAST_WORDS = 3.0
 
 
+def startTimeout(timeout: float) -> float:
+    """
+    Seconds that a process has to import modules and read files, 0 for no limit.
+
+    @param timeout: seconds without a sign of life after which a worker is ended, 0 for no limit.
+    """
+    return max(timeout * _START_FACTOR, _LEAST_START) if timeout else 0.0
+
+
 class HangWatch:
     """
     @ivar timeout: seconds without a sign of life after which a worker is ended, 0 for no limit.
@@ -54,10 +63,6 @@ class HangWatch:
         if self._looking.running:
             self._looking.stop()
 
-    @property
-    def _startTimeout(self) -> float:
-        return max(self.timeout * _START_FACTOR, _LEAST_START) if self.timeout else 0.0
-
     def _look(self) -> None:
         now = self._reactor.seconds()
         late = now - self._lastLook - _LOOK
@@ -66,7 +71,7 @@ class HangWatch:
             if abs(late) > _LOOK:
                 # It may have beaten after that, and a beat before a clock that was set back lies ahead.
                 worker.lastBeat = min(now, worker.lastBeat + max(0.0, late))
-            patience = self.timeout if worker.hasBeaten else self._startTimeout
+            patience = self.timeout if worker.hasBeaten else startTimeout(self.timeout)
             silence = now - worker.lastBeat
             if 0 < patience < silence and not worker.isHung and worker.status is None:
                 self._end(worker, silence)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 
@@ -29,6 +29,7 @@ from smtphooks.service.ending import (
 )
 from smtphooks.service.gathering import Gathering
 from smtphooks.service.handover import HandOver, replaceProgram
+from smtphooks.service.hangs import startTimeout
 from smtphooks.service.logfile import logPlace
 from smtphooks.service.opening import CannotOpen, Opened, openAll
 from smtphooks.service.operator import Operator
@@ -89,6 +90,7 @@ class Supervisor(Service):
         self._handedOver = handedOver
         self._opened = Opened() if handedOver is None else handedOver.opened
         self.pool: WorkerPool = WorkerPool(reactor, program, self._outputsOf)
+        self._checking: Deferred[None] = succeed(None)
         self._gathering: Gathering | None = None
         self._control: Control | None = None
         self._controlPath: str | None = None
@@ -186,6 +188,7 @@ class Supervisor(Service):
         """Close the sockets, and end all workers as they would end by themselves on SIGTERM."""
         Service.stopService(self)
         notify("STOPPING=1")
+        self._checking.cancel()
         self._opened.close(Opened())
         yield self.pool.stop()
         if self._control is not None:
@@ -236,7 +239,9 @@ class Supervisor(Service):
         if not settings.workers.number:
             raise ConfigError(f"{settings.path}: workers is missing, restart the service to serve without workers")
         self._checkService(settings)
-        yield self._program.check(self._reactor)
+        # It imports modules and reads files, as a worker does until its first beat.
+        self._checking = self._program.check(self._reactor, startTimeout(self.pool.staffing.timeout))
+        yield self._checking
         self._checkService(settings)
         return settings
 

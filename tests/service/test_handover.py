@@ -150,11 +150,16 @@ def test_more_than_an_environment_can_hold_is_handed_over(
     ],
 )
 def test_a_daemon_is_not_made_a_daemon_again(
-    twistd: dict[str, Any], added: list[str], given: HandOver, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+    twistd: dict[str, Any],
+    added: list[str],
+    given: HandOver,
+    calls: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "orig_argv", ["python", "-W", "error", "/usr/bin/twistd", "smtphooks", "--workers", "2"])
     with pytest.raises(Executed):
-        replaceProgram(given, twistd, ".")
+        replaceProgram(given, twistd, str(tmp_path))
     assert calls[0][1][1:] == ["-W", "error", "/usr/bin/twistd", *added, "smtphooks", "--workers", "2"]
     os.close(int(calls[0][2]["SMTPHOOKS_SUPERVISOR"]))
 
@@ -187,6 +192,44 @@ def test_a_pid_file_that_cannot_be_removed_would_end_the_new_program(
     with pytest.raises(PermissionError):
         replaceProgram(given, {"pidfile": str(pidfile)}, ".")
     assert calls == []
+
+
+def test_a_log_that_cannot_be_opened_would_end_the_new_program(
+    given: HandOver, calls: list[Any], tmp_path: Path
+) -> None:
+    pidfile = tmp_path / "twistd.pid"
+    pidfile.write_text(str(os.getpid()))
+    with pytest.raises(OSError):
+        replaceProgram(given, {"pidfile": str(pidfile), "logfile": "missing/log"}, str(tmp_path))
+    assert (calls, pidfile.read_text()) == ([], str(os.getpid()))
+
+
+def test_the_lines_of_the_log_stay(given: HandOver, calls: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("a line\n")
+    with pytest.raises(Executed):
+        replaceProgram(given, {"logfile": "log"}, str(tmp_path))
+    assert (tmp_path / "log").read_text() == "a line\n"
+    os.close(int(calls[0][2]["SMTPHOOKS_SUPERVISOR"]))
+
+
+@pytest.mark.parametrize("place", [{"syslog": True}, {"logger": "package.observer"}])
+def test_a_log_that_is_no_file_needs_none(
+    place: dict[str, Any], given: HandOver, calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "/usr/bin/twistd", "smtphooks"])
+    with pytest.raises(Executed):
+        replaceProgram(given, {"nodaemon": False, **place}, str(tmp_path))
+    assert not (tmp_path / "twistd.log").exists()
+    os.close(int(calls[0][2]["SMTPHOOKS_SUPERVISOR"]))
+
+
+def test_a_program_that_took_over_can_have_its_log_rotated(
+    given: HandOver, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Signals that are ignored stay so over execve(2).
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    taken(monkeypatch, given.asJSON())
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("what", ["program", "folder"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 from twisted.internet import process
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from smtphooks.privatereactor import privateReactor
@@ -33,10 +36,11 @@ class Checking:
     def __init__(self, folder: Path) -> None:
         self.reactor: Any = privateReactor()
         self.folder = str(folder)
+        self.check: Deferred[Any] = Deferred()
 
-    def begin(self, script: str) -> list[Any]:
+    def begin(self, script: str, timeout: float = 0.0) -> list[Any]:
         found: list[Any] = []
-        Script([script], self.folder).check(self.reactor).addBoth(found.append)
+        self.check = Script([script], self.folder).check(self.reactor, timeout).addBoth(found.append)
         return found
 
     def run(self, found: list[Any]) -> Any:
@@ -46,6 +50,14 @@ class Checking:
             self.reactor.iterate(0.01)
             process.reapAllProcesses()  # type: ignore[no-untyped-call]
         return found[0]
+
+    def reap(self) -> None:
+        """Until no child is left that was started here."""
+        deadline = time.monotonic() + PATIENCE
+        while process.reapProcessHandlers:
+            assert time.monotonic() < deadline
+            self.reactor.iterate(0.01)
+            process.reapAllProcesses()  # type: ignore[no-untyped-call]
 
     def refusal(self, script: str) -> str:
         failure = self.run(self.begin(script))
@@ -93,6 +105,35 @@ def test_a_check_that_is_killed_is_a_sentence(checking: Checking) -> None:
 
 def test_a_check_runs_in_the_folder_of_the_program(checking: Checking) -> None:
     assert checking.refusal("import os, sys; sys.exit(os.getcwd())") == str(Path(checking.folder).resolve())
+
+
+def test_a_check_that_has_ended_is_not_waited_for_though_its_children_keep_its_streams(checking: Checking) -> None:
+    script = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+open("pid", "w").write(str(child.pid))
+sys.exit(f"smtphooks: {child.pid}")
+"""
+    try:
+        said = checking.refusal(script)
+        assert said == (Path(checking.folder) / "pid").read_text()
+    finally:
+        os.kill(int((Path(checking.folder) / "pid").read_text()), signal.SIGKILL)
+
+
+def test_a_check_that_hangs_is_killed(checking: Checking) -> None:
+    found = checking.begin("import os, signal; open('pid', 'w').write(str(os.getpid())); signal.pause()", 2.0)
+    failure = checking.run(found)
+    assert failure.check(ConfigError)
+    assert failure.getErrorMessage() == "the check has not ended within 2 seconds, and was killed"
+    checking.reap()
+
+
+def test_a_check_that_is_cancelled_is_killed(checking: Checking) -> None:
+    found = checking.begin("import signal; signal.pause()")
+    checking.check.cancel()
+    assert checking.run(found).check(CancelledError)
+    checking.reap()
 
 
 def test_a_check_that_cannot_be_started_fails(checking: Checking, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ class Checks(Program):
 
     made: list[Deferred[None]] = []
 
-    def check(self, reactor: Any) -> Any:
+    def check(self, reactor: Any, timeout: float = 0.0) -> Any:
         checking: Deferred[None] = Deferred()
         self.made.append(checking)
         return checking
