@@ -115,6 +115,10 @@ def open_(description: str, position: int, number: int, known: Sequence[Listenin
         for sockets in known:
             if sockets.key == _keyOfSystemd(description):
                 return sockets
+        try:
+            serverFromString(SocketsReactor(lambda *_: None), description)
+        except LookupError as error:
+            raise CannotListenError(None, None, OSError(errno.ENOENT, "systemd has handed over no socket")) from error
     opened: list[ListeningSockets] = []
     reactor = SocketsReactor(lambda *what: opened.append(_opened(known, description, position, *what)))
     failures: list[Any] = []

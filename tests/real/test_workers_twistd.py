@@ -10,6 +10,7 @@ import smtplib
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,8 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.programs import PATIENCE, Certificates, Client, eventually, freePort, requires, tcp
-from tests.real.test_life import TestDroppingRoot as _DroppingRoot
+from tests.real.programs import PATIENCE, ROOT, Certificates, Client, eventually, freePort, requires, tcp
 from tests.real.test_life import _lowPort, events, manager, named
 from tests.real.workers import TWISTD, Files, Supervised, childrenOf, deliver, environment, isWorker, isZombie, serving
 
@@ -41,7 +41,27 @@ def ownerOf(pid: int) -> int:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be dropped")
 class TestDroppingRoot:
-    reachable = _DroppingRoot.reachable
+    @pytest.fixture(autouse=True)
+    def python(self) -> None:
+        """A Python that the user can run, with what this one finds."""
+        paths = os.pathsep.join([str(ROOT), *filter(os.path.isdir, sys.path)])
+        self.variables = {"PYTHONPATH": paths}
+        for python in (sys.executable, "/usr/bin/python3"):
+            command = [python, "-c", "import smtphooks.service.tap, smtphooks.stores"]
+            with suppress(OSError):
+                done = subprocess.run(
+                    command,
+                    env=os.environ | self.variables,
+                    cwd="/",
+                    user="nobody",
+                    extra_groups=[],
+                    capture_output=True,
+                    check=False,
+                )
+                if done.returncode == 0:
+                    self.command = [python, TWISTD]
+                    return
+        pytest.skip("the user cannot use Python and this package")
 
     def test_all_processes_run_as_the_user_and_a_new_program_keeps_the_sockets(self, folder: Path) -> None:
         user = pwd.getpwnam("nobody")
@@ -50,17 +70,16 @@ class TestDroppingRoot:
         os.chown(run, user.pw_uid, user.pw_gid)
         files = Files(folder)
         port = _lowPort()
-        files.write(2, endpoints=[tcp(port)], top={"control": "run/control"})
+        files.write(2, endpoints=[tcp(port)], top={"control": "run/control", "metrics": None})
         files.maildir.path.mkdir()
         os.chown(files.maildir.path, user.pw_uid, user.pw_gid)
-        pidfile = folder / "twistd.pid"
+        pidfile = run / "twistd.pid"
         flags = ["-n", f"--pidfile={pidfile}", "--uid=nobody", "--gid=nogroup", "smtphooks", "--config"]
-        with Supervised(files, *flags, str(files.config), command=[TWISTD]) as service:
+        with Supervised(files, *flags, str(files.config), command=self.command, **self.variables) as service:
             service.waitUntilReady()
             for number in range(1, 3):
                 assert {ownerOf(pid) for pid in (service.pid, *service.workers())} == {user.pw_uid}
                 deliver(port)
-                # The user may not remove the file, which names the right process nevertheless.
                 assert int(pidfile.read_text()) == service.pid
                 os.kill(service.pid, signal.SIGUSR2)
                 service.waitForLines(number, "new workers serve")
@@ -72,14 +91,23 @@ class TestDroppingRoot:
         key = Path(str(certificates.server["key"]))
         os.chmod(key, 0o600)
         files = Files(folder)
-        files.write(2, top={"control": "/nonexistent/control"})
+        files.write(2, hooks=TAKING, top={"metrics": None})
         with files.config.open("a") as file:
             file.write(f'[tls]\nkey = "{key}"\ncert = "{certificates.server["cert"]}"\n')
         flags = ["-n", "--pidfile=", "--uid=nobody", "smtphooks", "--config", str(files.config)]
-        with Supervised(files, *flags, command=[TWISTD]) as service:
+        with Supervised(files, *flags, command=self.command, **self.variables) as service:
             assert service.wait() == 1
             assert service.lines(str(key), "Permission denied"), service.output
             assert "Traceback" not in service.output
+
+
+TAKING = """
+from smtphooks import Hooks
+
+class Mail(Hooks):
+    def onData(self, stream, session):
+        return "taken"
+"""
 
 
 class TestADaemon:
@@ -211,7 +239,7 @@ class TestSystemd:
     def test_a_socket_that_it_hands_over_is_shared_and_stays(self, tmp_path: Path) -> None:
         files = Files(tmp_path)
         files.write(2, endpoints=["systemd:domain=INET:index=0"])
-        activate = ["systemd-socket-activate", "-l", f"127.0.0.1:{files.port}"]
+        activate = ["systemd-socket-activate", "--fdname=smtp", "-l", f"127.0.0.1:{files.port}"]
         for name in ("PYTHONPATH", "PATH", "HOME"):
             activate += ["-E", name]
         with Supervised(files, before=activate) as service:

@@ -62,7 +62,7 @@ class Files:
         *,
         hooks: str | None = None,
         endpoints: Sequence[str] = (),
-        top: Mapping[str, object] | None = None,
+        top: Mapping[str, object | None] | None = None,
         listener: Mapping[str, object] | None = None,
         **options: object,
     ) -> None:
@@ -71,7 +71,7 @@ class Files:
 
         @param hooks: the source of a module with the class C{Mail}; None for a Maildir.
         @param endpoints: those of the listeners; none for the port.
-        @param top: further keys at the top.
+        @param top: further keys at the top; None leaves a key out.
         @param listener: further keys of each listener.
         """
         if hooks is not None:
@@ -84,7 +84,7 @@ class Files:
             **(top or {}),
         }
         tables = [
-            "".join(f"{key} = {toml(value)}\n" for key, value in keys.items()),
+            "".join(f"{key} = {toml(value)}\n" for key, value in keys.items() if value is not None),
             table("hooks-options", given) if given else "",
             table("options", {"authOptional": True, **options}),
             *(table("[listener]", {"endpoint": each, **(listener or {})}) for each in endpoints or [tcp(self.port)]),
