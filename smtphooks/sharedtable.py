@@ -145,6 +145,10 @@ class Table:
         """Cells of this kind for one use, which has a name of its own."""
         return Cells(self, kind, name)
 
+    def secretFor(self, use: bytes) -> bytes:
+        """Octets that nobody else knows, for one use: the same ones in every worker."""
+        return blake2b(use, key=self.secret, digest_size=32).digest()
+
     def numbered(self, name: str) -> str:
         """A name for a use that has none, by the order in which they are made: the same one in every worker."""
         return f"{name} {next(self._numbers)}"

@@ -322,6 +322,12 @@ class TestRefusals:
         assert (done.returncode, done.stderr) == (1, "")
         assert "smtphooks: it cannot start (" in done.stdout.splitlines()[-1]
 
+    def test_a_root_folder_without_Python_for_workers(self, tmp_path: Path) -> None:
+        assert refusal(tmp_path, "--chroot", tmp_path, "--workers", 2) == (
+            f"smtphooks: --chroot {tmp_path} has no {sys.executable}, by which workers are started, put Python and its"
+            " modules there, or leave --chroot or workers out"
+        )
+
     def test_a_port_in_use(self, tmp_path: Path) -> None:
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))

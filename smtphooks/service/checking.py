@@ -22,6 +22,7 @@ from smtphooks.composition import doubtsAbout
 from smtphooks.errors import OptionError, OptionWarning
 from smtphooks.factory import SMTPServerFactory
 from smtphooks.options import Options, checkOption, makeOptions, optionsWith
+from smtphooks.sasl.scram import UnknownUsers
 from smtphooks.sasl.sharedfailures import SharedAuthFailures
 from smtphooks.service.asking import maybeWarning
 from smtphooks.service.checkers import makePortal
@@ -184,11 +185,20 @@ def _share(listeners: Sequence[Listener], clients: Clients) -> None:
 
 
 def _shareWithWorkers(listener: Listener, table: Table) -> None:
-    """Count over all workers, where the listener has the same name, its endpoint, and after a reload as well."""
+    """
+    Count over all workers, and show them alike what SCRAM shows for unknown users.
+
+    The listener has the same name in each of them, its endpoint, and after a reload as well.
+    """
     server = listener.factory.server
     server.admission.countOver(table, listener.endpoint)
     name = listener.endpoint if listener.hasOwn(_COUNTING) else _ALL
     server.authFailures = SharedAuthFailures(server.options.authFailuresPerAddress, table, name)
+    options = server.options
+    if options.scramSecret is None:
+        # A user that has another salt at each worker would be known not to exist.
+        secret = table.secretFor(b"SCRAM")
+        server.mechanisms.unknownUsers = UnknownUsers(secret, options.scramIterations, options.scramSaltLength)
 
 
 def _checkAlone(where: str | None, name: str, value: object) -> None:

@@ -20,10 +20,16 @@ _log = Logger()
 
 # Seconds between two looks.
 _LOOK = 1.0
-# Until its first beat a worker may take so many times as long: it imports modules, and reads files.
-START_FACTOR = 4
+# Until its first beat a worker may take so many times as long, and so many seconds at least: it imports modules.
+_START_FACTOR = 4
+_LEAST_START = 30.0
 # Seconds to write stacks in, before a worker that hangs is killed.
 _LAST_WORDS = 3.0
+
+
+def startTimeout(timeout: float) -> float:
+    """Seconds that a process may take until its first sign of life, 0 for no limit; C{timeout} is that between two."""
+    return max(timeout * _START_FACTOR, _LEAST_START) if timeout else 0.0
 
 
 class HangWatch:
@@ -61,7 +67,7 @@ class HangWatch:
             if abs(late) > _LOOK:
                 # It may have beaten after that, and a beat before a clock that was set back lies ahead.
                 worker.lastBeat = min(now, worker.lastBeat + max(0.0, late))
-            patience = self.timeout if worker.hasBeaten else self.timeout * START_FACTOR
+            patience = self.timeout if worker.hasBeaten else startTimeout(self.timeout)
             silence = now - worker.lastBeat
             if 0 < patience < silence and not worker.isHung and worker.status is None:
                 self._end(worker, silence)

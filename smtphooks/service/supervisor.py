@@ -14,13 +14,11 @@ import signal
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 
-from smtphooks.options import Options
 from smtphooks.service.control import Control, controlPath
 from smtphooks.service.ending import (
     StartError,
@@ -31,7 +29,7 @@ from smtphooks.service.ending import (
 )
 from smtphooks.service.gathering import Gathering
 from smtphooks.service.handover import HandOver, replaceProgram
-from smtphooks.service.hangs import START_FACTOR
+from smtphooks.service.hangs import startTimeout
 from smtphooks.service.logfile import logPlace
 from smtphooks.service.opening import CannotOpen, Opened, openAll
 from smtphooks.service.operator import Operator
@@ -40,15 +38,17 @@ from smtphooks.service.program import Program
 from smtphooks.service.service import addressText
 from smtphooks.service.settings import ConfigError, Settings, cause
 from smtphooks.service.signals import takeSignals
+from smtphooks.service.staffing import Staffing, staffingOf
 from smtphooks.service.systemd import notify, reloading
 from smtphooks.service.workerlines import Lines, errorLines
-from smtphooks.service.workerpool import NeverReady, Staffing, WorkerPool
+from smtphooks.service.workerpool import NeverReady, WorkerPool
 from smtphooks.service.workers import DRAINING, READY, STARTING, Worker
 from smtphooks.sharedtable import Table
 
 _log = Logger()
 
-_CLOSE_TIMEOUT: Any = attrs.fields(Options).closeTimeout.default
+# Seconds after which another reload does not wait any more for workers to become ready.
+_PATIENCE = 10.0
 
 # Columns of the table for each worker: beside those that serve, three generations may drain.
 _COLUMNS = 4
@@ -78,6 +78,7 @@ class Supervisor(Service):
         self.isReloading: bool = False
         self._hasStarted = False
         self._wanted: Callable[[Settings], Any] | None = None
+        self._starting: list[Worker] = []
         self._reloads = {"done": 0, "refused": 0}
         self._readSettings = readSettings
         self._settings = readSettings()
@@ -124,7 +125,7 @@ class Supervisor(Service):
     def _startWorkers(self) -> None:
         if not self.running:
             return
-        staffing = self._staffingOf(self._settings, self._opened)
+        staffing = staffingOf(self._settings, self._opened)
         handedOver, self._handedOver = self._handedOver, None
         self._serveMetrics(self._settings, [] if handedOver is None else handedOver.counted)
         self._listenForOperator(self._settings)
@@ -212,11 +213,20 @@ class Supervisor(Service):
             # A new program reloads as well.
             if self._wanted != self._replaceProgram:
                 self._wanted = replace
+            self._giveUpLate()
             return
         self.isReloading = True
         notify(reloading())
         _log.info("reloading the configuration")
         self._checked().addCallback(replace).addCallbacks(self._hasReloaded, self._cannotReload).addBoth(self._reloaded)
+
+    def _giveUpLate(self) -> None:
+        """The operator asks again: workers that are not ready by now may wait for what never comes."""
+        now = self._reactor.seconds()
+        late = [each for each in self._starting if each.state == STARTING and now - each.since > _PATIENCE]
+        for worker in late:
+            _log.warn("worker {number} has not become ready, and is given up for another reload", number=worker.number)
+            worker.signal(signal.SIGKILL)
 
     @inlineCallbacks
     def _checked(self) -> Generator[Deferred[Any], Any, Settings]:
@@ -230,7 +240,7 @@ class Supervisor(Service):
             raise ConfigError(f"{settings.path}: workers is missing, restart the service to serve without workers")
         self._checkService(settings)
         # It imports modules and reads files, as a worker does until its first beat.
-        self._checking = self._program.check(self._reactor, START_FACTOR * self.pool.staffing.timeout)
+        self._checking = self._program.check(self._reactor, startTimeout(self.pool.staffing.timeout))
         yield self._checking
         self._checkService(settings)
         return settings
@@ -254,17 +264,18 @@ class Supervisor(Service):
             opened = openAll(settings, before)
         except CannotOpen as error:
             raise ConfigError(logCannotListen(error.endpoint, error.__cause__)) from error
-        staffing = self._staffingOf(settings, opened)
-        workers: list[Worker] = []
+        staffing = staffingOf(settings, opened)
         try:
-            workers, whenReady = self.pool.start(staffing)
+            self._starting, whenReady = self.pool.start(staffing)
             yield whenReady
             self._checkService(settings)
             opened.listen()
         except (ConfigError, NeverReady, OSError) as error:
-            self.pool.giveUp(workers)
+            self.pool.giveUp(self._starting)
             opened.close(before)
             raise ConfigError(str(error)) from error
+        finally:
+            self._starting = []
         self._settings, self._opened = settings, opened
         self.pool.switch(staffing)
         yield self._moveMetrics(settings)
@@ -311,15 +322,6 @@ class Supervisor(Service):
         wanted, self._wanted = self._wanted, None
         if wanted is not None:
             self._reloadBy(wanted)
-
-    @staticmethod
-    def _staffingOf(settings: Settings, opened: Opened) -> Staffing:
-        each: list[Any] = [
-            {**settings.options, **listener.options}.get("closeTimeout", _CLOSE_TIMEOUT)
-            for listener in settings.listeners
-        ]
-        closeTimeout = float(max(each)) if all(each) else 0.0
-        return Staffing(settings.workers.number, opened.listeners, settings.workers.timeout, closeTimeout)
 
     # --- the operator ---
 

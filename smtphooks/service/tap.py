@@ -167,6 +167,7 @@ class Options(UsageOptions, AuthOptionMixin):
         settings = self.settings()
         self.place = takePlace()
         if settings.workers.number and self.place is None and not self["check"]:
+            self._checkChroot()
             self.program = Program(self._flags(), os.getcwd())
             if SUPERVISOR not in os.environ:  # else the program before this one has checked it
                 self.program.checkFirst()
@@ -174,6 +175,15 @@ class Options(UsageOptions, AuthOptionMixin):
         self.configuration = configure(settings)
         if self["check"]:
             self._check()
+
+    def _checkChroot(self) -> None:
+        parent: Mapping[str, Any] = self.parent or {}
+        chroot = self.get("chroot") or parent.get("chroot")
+        if chroot and not os.path.exists(os.path.join(chroot, sys.executable.lstrip("/"))):
+            raise ConfigError(
+                f"--chroot {chroot} has no {sys.executable}, by which workers are started, put Python and its modules"
+                " there, or leave --chroot or workers out"
+            )
 
     def _flags(self) -> list[str]:
         """The flags of the service, for another process."""

@@ -15,7 +15,6 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -25,7 +24,7 @@ from smtphooks.service.backoff import Backoff
 from smtphooks.service.channel import Channel, Handler
 from smtphooks.service.hangs import HangWatch
 from smtphooks.service.program import Program
-from smtphooks.service.sockets import ListeningSockets
+from smtphooks.service.staffing import Staffing
 from smtphooks.service.workerlines import Lines
 from smtphooks.service.workers import DRAINING, READY, STARTING, Place, Worker, start
 from smtphooks.sharedtable import Table
@@ -34,23 +33,6 @@ _log = Logger()
 
 # Seconds beyond closeTimeout that a worker has to end: its layers stop last.
 _GRACE = 10.0
-
-
-@attrs.frozen
-class Staffing:
-    """
-    What a generation of workers is like.
-
-    @ivar number: of workers.
-    @ivar sockets: those of each listener.
-    @ivar timeout: seconds without a sign of life after which a worker is ended, 0 for no limit.
-    @ivar closeTimeout: seconds that a worker has to finish, 0 for no limit.
-    """
-
-    number: int
-    sockets: Sequence[ListeningSockets]
-    timeout: float
-    closeTimeout: float
 
 
 class WorkerPool:
@@ -79,7 +61,7 @@ class WorkerPool:
         self.isRefusing: bool = False
         self.restarts: dict[str, int] = {"died": 0, "hung": 0}
         self.onGone: Callable[[Worker], object] = lambda _: None
-        self.onCounted: Callable[[Worker, list[dict[str, Any]]], object] = lambda *_: None
+        self.onCounted: Callable[[Worker, list[dict[str, Any]]], None] = lambda *_: None
         self.staffing: Staffing
         self.table: Table
         self.columns: int = 0
@@ -245,7 +227,7 @@ class WorkerPool:
         handlers: dict[str, Handler] = {
             "ready": lambda: self._ready(worker),
             "beat": lambda **numbers: self._beat(worker, numbers),
-            "counted": lambda snapshot: self._counted(worker, snapshot),
+            "counted": lambda snapshot: self.onCounted(worker, snapshot),
             "closing": lambda: self._closing(worker),
         }
         worker.whenEnded().addCallback(lambda _: self._ended(worker))
@@ -266,21 +248,17 @@ class WorkerPool:
 
     def _closing(self, worker: Worker) -> None:
         """It ends by itself, as somebody has told it to, and does not accept clients while it does."""
-        if self._isStopping or worker.state != READY or worker.generation != self.generation:
-            return
-        _log.warn("worker {number} (pid {pid}) ends, another one takes its place", number=worker.number, pid=worker.pid)
-        worker.state = DRAINING
-        self._killAfter(worker, self.staffing.closeTimeout)
-        self._assign()
-        self._startAgain(worker.number)
+        if worker.state == READY and worker.generation == self.generation and not self._isStopping:
+            number, worker.state = worker.number, DRAINING
+            _log.warn("worker {number} (pid {pid}) ends, another one takes its place", number=number, pid=worker.pid)
+            self._killAfter(worker, self.staffing.closeTimeout)
+            self._assign()
+            self._startAgain(number)
 
     def _beat(self, worker: Worker, numbers: dict[str, Any]) -> None:
         worker.lastBeat = self._reactor.seconds()
         worker.hasBeaten = True
         worker.rates.note(worker.lastBeat, numbers)
-
-    def _counted(self, worker: Worker, snapshot: list[dict[str, Any]]) -> None:
-        self.onCounted(worker, snapshot)
 
     def _ended(self, worker: Worker) -> None:
         self.workers.remove(worker)
@@ -378,10 +356,8 @@ class WorkerPool:
 
     def _whenReady(self, workers: Sequence[Worker]) -> Deferred[None]:
         """Fires when all are ready, or fails with L{NeverReady}."""
-        waiting: list[Deferred[Any]] = []
-        for worker in workers:
-            self._waiting[worker] = Deferred()
-            waiting.append(self._waiting[worker])
+        self._waiting.update((worker, Deferred()) for worker in workers)
+        waiting: list[Deferred[Any]] = [self._waiting[worker] for worker in workers]
         ready: Deferred[Any] = DeferredList(waiting, fireOnOneErrback=True, consumeErrors=True)
         return ready.addCallbacks(lambda _: None, _firstOf)
 

@@ -18,8 +18,9 @@ from smtphooks.service.overview import RATED
 from smtphooks.service.program import Program
 from smtphooks.service.rates import Rates
 from smtphooks.service.sockets import ListeningSockets
+from smtphooks.service.staffing import Staffing
 from smtphooks.service.workerlines import Lines
-from smtphooks.service.workerpool import Staffing, WorkerPool
+from smtphooks.service.workerpool import WorkerPool
 from smtphooks.service.workers import Place, Streams, Worker
 
 NO_STREAMS = Streams(-1, -1, -1)

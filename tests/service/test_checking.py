@@ -535,6 +535,23 @@ class TestLimits:
         for admission in (first, second, again, same):
             assert admission.refusalOf("192.0.2.7") is not None and admission.refusalOf("192.0.2.8") is None
 
+    def test_workers_show_one_salt_for_a_user_that_does_not_exist(self, table: Table) -> None:
+        text = OPTIONAL + 'authMethods = ["SCRAM-SHA-256"]\n' + LISTENERS
+        one, other = [configuredIn(table, column, text) for column in (0, 1)]
+        shown = [
+            listener.factory.server.mechanisms.unknownUsers.credentialsOf("nobody").salt
+            for listener in (*one.listeners, *other.listeners)
+        ]
+        assert len(set(shown)) == 1
+        own = configured(text).listeners[0].factory.server.mechanisms.unknownUsers
+        assert own.credentialsOf("nobody").salt != shown[0]
+        text = OPTIONAL + f'authMethods = ["SCRAM-SHA-256"]\nscramSecret = "{SCRAM_SECRET}"\n' + LISTENERS
+        given = [configuredIn(table, column, text) for column in (0, 1)]
+        salts = {
+            each.listeners[0].factory.server.mechanisms.unknownUsers.credentialsOf("nobody").salt for each in given
+        }
+        assert len(salts) == 1 and shown[0] not in salts
+
     def test_workers_count_failed_AUTH_together(self, table: Table) -> None:
         text = OPTIONAL + "authFailuresPerAddress = 2\n" + LISTENERS
         text += '[[listener]]\nendpoint = "tcp:27"\nauthFailuresPerAddress = 2\n'

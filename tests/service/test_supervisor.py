@@ -66,7 +66,7 @@ class Checks(Program):
 
     made: list[Deferred[None]] = []
 
-    def check(self, reactor: Any) -> Any:
+    def check(self, reactor: Any, timeout: float = 0.0) -> Any:
         checking: Deferred[None] = Deferred()
         self.made.append(checking)
         return checking
@@ -403,6 +403,25 @@ def test_workers_that_never_are_ready_change_nothing_and_leave_nothing(service: 
     assert service.supervisor.pool.workers == old
 
 
+@pytest.mark.parametrize(("seconds", "isLate"), [(9, False), (11, True)])
+def test_another_reload_gives_up_workers_that_wait_for_what_never_comes(
+    seconds: float, isLate: bool, service: Service, logged: Logged
+) -> None:
+    old = service.serve()
+    late = service.reload()
+    late[0].say("ready")
+    service.reactor.advance(seconds)
+    service.supervisor.reload()
+    assert [worker.signals for worker in late] == [[], [signal.SIGKILL] if isLate else []]
+    late[1].end(KILLED)
+    assert len(service.checks) == 1
+    service.checked()
+    service.ready()
+    assert all(worker.state == DRAINING for worker in old)
+    assert any("is given up for another reload" in line for line in service.lines) == isLate
+    assert refusals(service, logged) == ["worker 2 was killed by SIGKILL before it was ready, see the log"]
+
+
 def test_no_process_to_be_had_changes_nothing(service: Service, logged: Logged) -> None:
     old = service.serve()
     service.crew.failing.append(OSError(errno.EAGAIN, "Resource temporarily unavailable"))
@@ -463,6 +482,17 @@ def test_sockets_for_more_workers_listen_when_these_are_ready(service: Service) 
     service.ready()
     assert sockets.listening == 3
     assert [worker.serving for worker in new] == [[0], [1], [2]]
+
+
+def test_sockets_that_do_not_listen_yet_are_served_by_nobody(service: Service) -> None:
+    service.write(1)
+    (old,) = service.serve()
+    service.write(3)
+    service.reload()
+    old.end(KILLED)
+    service.crew.last.say("ready")
+    assert service.crew.last.serving == [0]
+    service.ready()
 
 
 def test_many_reloads_that_are_asked_for_are_one_after_that_which_goes_on(service: Service) -> None:

@@ -342,7 +342,7 @@ def test_one_of_a_new_generation_that_ends_before_it_is_ready_fails_it_and_the_o
     assert (crew.last.number, crew.last.generation) == (1, old[0].generation)
 
 
-def test_those_that_are_given_up_while_they_start_are_not_reported(crew: Crew) -> None:
+def test_those_that_are_given_up_while_they_start_are_not_reported(crew: Crew, logged: Logged) -> None:
     crew.begin()
     workers, whenReady = crew.pool.start(crew.staffing())
     whenReady.addErrback(lambda _: None)
@@ -350,6 +350,7 @@ def test_those_that_are_given_up_while_they_start_are_not_reported(crew: Crew) -
     for worker in workers:
         worker.died.callback(KILLED)
     assert len(crew.pool.workers) == 2
+    assert logged == []
 
 
 def test_the_next_generation_is_not_mixed_with_one_that_was_given_up(crew: Crew) -> None:
