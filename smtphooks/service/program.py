@@ -49,6 +49,7 @@ class _Check(ProcessProtocol):
 
     def __init__(self, reactor: Any) -> None:
         self.ended: Deferred[tuple[bytes, int]] = Deferred(self._kill)
+        self.transport: Any
         self._reactor = reactor
         self._errors: list[bytes] = []
         self._closing: Any = None
