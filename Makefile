@@ -10,13 +10,14 @@
 #   make soak     open and lose many connections, and check that nothing is left
 #   make chaos    break deliveries under load, and check that no message is lost; CHAOS="--delivery Relay" for less
 #   make cluster  lose machines of a cluster under load, and check the same; CLUSTER="--only 'Redis killed'" for less
+#   make workers  kill, reload and end workers under load, for longer than the suite does
 #   make bench    measure the speed, and that of other servers; BENCH="--only 1k" for less, see benchmarks/README.rst
 #   make bench-check    fail if the speed falls behind a recorded bar
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: serve test test-compiled lint docs release-check fuzz soak chaos cluster bench bench-check clean
+.PHONY: serve test test-compiled lint docs release-check fuzz soak chaos workers cluster bench bench-check clean
 
 # One stamp for each extra, so that the second run of a command installs nothing.
 $(VENV)/.installed-%: setup.cfg setup.py pyproject.toml
@@ -77,6 +78,9 @@ chaos: $(VENV)/.installed-test
 
 cluster: $(VENV)/.installed-test
 	$(BIN)/python -m cluster $(CLUSTER)
+
+workers: $(VENV)/.installed-test
+	SMTPHOOKS_LONG=1 $(BIN)/python -m pytest $(wildcard tests/real/test_workers*.py)
 
 BENCH ?= --output docs/benchmarks
 

@@ -68,7 +68,8 @@ class _Check(ProcessProtocol):
         if self._closing.active():
             self._closing.cancel()
         how: Any = reason.value
-        self.ended.callback((b"".join(self._errors), -how.signal if how.signal else how.exitCode))
+        if not self.ended.called:  # else it was cancelled, which has killed the process
+            self.ended.callback((b"".join(self._errors), -how.signal if how.signal else how.exitCode))
 
     def _kill(self, _: object) -> None:
         with suppress(ProcessExitedAlready):

@@ -162,10 +162,11 @@ class Supervised(Program):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         workers = self.workers()
-        if error is not None and self.isRunning:
+        if error is not None:
             print(self.story)
             for pid in workers:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.kill()
         for pid in workers:
             with suppress(ProcessLookupError):
