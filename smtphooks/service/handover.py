@@ -23,7 +23,7 @@ from twisted.python.logfile import LogFile
 
 from smtphooks.service.opening import Opened
 from smtphooks.service.sockets import ListeningSockets
-from smtphooks.service.workers import STARTING, Streams, Worker, diedOf
+from smtphooks.service.workers import NOWHERE, STARTING, Streams, Worker, diedOf
 from smtphooks.sharedtable import newFile
 
 SUPERVISOR = "SMTPHOOKS_SUPERVISOR"
@@ -60,7 +60,9 @@ class HandOver:
         fields["opened"] = attrs.asdict(self.opened)
         fields["workers"] = [
             {
-                **{name: getattr(worker, name) for name in ("number", "generation", "column", "pid", "since", "state")},
+                **{name: getattr(worker, name) for name in ("number", "generation", "pid", "since", "state")},
+                # There was another table before there were more workers; nobody else may lose a column for it.
+                "column": worker.column if worker.table is None or worker.table.fd == self.table[0] else NOWHERE,
                 "streams": attrs.asdict(worker.streams),
                 "serving": worker.serving,
             }
