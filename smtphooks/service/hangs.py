@@ -28,7 +28,11 @@ _LAST_WORDS = 3.0
 
 
 def startTimeout(timeout: float) -> float:
-    """Seconds that a process may take until its first sign of life, 0 for no limit; C{timeout} is that between two."""
+    """
+    Seconds that a process has to import modules and read files, 0 for no limit.
+
+    @param timeout: seconds without a sign of life after which a worker is ended, 0 for no limit.
+    """
     return max(timeout * _START_FACTOR, _LEAST_START) if timeout else 0.0
 
 

@@ -137,5 +137,6 @@ def _onRotationSignal(rotate: Callable[[], object]) -> None:
     """Rotate the log on SIGUSR1, as twistd does with its own, unless the process has another handler."""
     from twisted.internet import reactor
 
-    if signal.getsignal(signal.SIGUSR1) in (None, signal.SIG_DFL):
+    # A supervisor ignores it while it replaces its program, which begins with that.
+    if signal.getsignal(signal.SIGUSR1) in (None, signal.SIG_DFL, signal.SIG_IGN):
         signal.signal(signal.SIGUSR1, lambda *_: IReactorFromThreads(reactor).callFromThread(rotate))

@@ -110,6 +110,8 @@ class Ports:
         if self._family == socket.AF_UNIX:
             # Twisted's removes the path when it stops, but the supervisor and other workers go on.
             port.connectionLost = lambda reason: tcp.Port.connectionLost(port, reason)
+            # As Twisted has it for TCP: a socket that is shut down serves no other process any more.
+            port._shouldShutdown = False
         return port  # type: ignore[no-any-return]
 
     def startListening(self) -> None:

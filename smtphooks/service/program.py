@@ -45,6 +45,8 @@ class _Check(ProcessProtocol):
         number of that.  If this is cancelled, the process is killed.
     """
 
+    transport: Any
+
     def __init__(self, reactor: Any) -> None:
         self.ended: Deferred[tuple[bytes, int]] = Deferred(self._kill)
         self.transport: Any

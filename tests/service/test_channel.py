@@ -189,6 +189,7 @@ def test_an_answer_that_is_too_late_is_not_waited_for_and_not_taken_for_another(
     ours.ask("status", 2.0, clock).addErrback(failed.append)
     clock.advance(2)
     assert failed[0].check(TimeoutError)
+    assert ours._asked == {}
     ours.ask("status", 2.0, clock).addCallback(got.append)
     first, second = written(ours)
     receive(ours, kind="answer", ask=first["ask"], result={"number": 1})

@@ -248,9 +248,12 @@ def test_one_that_ends_after_its_stacks_is_not_killed(crew: Crew, logged: Logged
     assert one.signals == [signal.SIGABRT]
 
 
-def test_until_its_first_beat_it_may_take_four_times_as_long(crew: Crew, logged: Logged) -> None:
-    crew.pool.first(crew.staffing(1, timeout=5.0))
-    crew.beat(20)
+@pytest.mark.parametrize("timeout, seconds", [(5.0, 30), (10.0, 40)])
+def test_until_its_first_beat_it_may_take_four_times_as_long_or_half_a_minute(
+    timeout: float, seconds: int, crew: Crew, logged: Logged
+) -> None:
+    crew.pool.first(crew.staffing(1, timeout=timeout))
+    crew.beat(seconds)
     assert crew.last.signals == []
     crew.beat(1)
     assert crew.last.signals == [signal.SIGABRT]
