@@ -133,8 +133,7 @@ class Supervisor(Service):
             maybeDeferred(self._startFirst, staffing).addCallbacks(self._started, self._cannotStart)
             return
         self._adoptTable(handedOver)
-        self.pool.heldBack = {*handedOver.heldBack}
-        self.pool.isRefusing = handedOver.isRefusing
+        self.pool.heldBack, self.pool.isRefusing = {*handedOver.heldBack}, handedOver.isRefusing
         self.pool.restarts |= handedOver.numbers["restarts"]
         self._reloads |= handedOver.numbers["reloads"]
         self.pool.takeOver(staffing, handedOver.workers)
