@@ -88,7 +88,12 @@ class WorkerPool:
     @property
     def isServing(self) -> bool:
         """Whether a worker serves."""
-        return any(worker.state == READY for worker in self._current())
+        return bool(self.serving)
+
+    @property
+    def serving(self) -> set[int]:
+        """The numbers of the workers that serve."""
+        return {worker.number for worker in self._current() if worker.state == READY}
 
     # --- a generation ---
 
