@@ -340,4 +340,10 @@ def _inherited(sockets: Sequence[ListeningSockets]) -> tuple[list[tuple[int, boo
 def placeOf(environment: Mapping[str, str]) -> Place | None:
     """What the environment says of this process as a worker, None if it is none."""
     given = environment.get(WORKER)
-    return None if given is None else Place(**json.loads(given))
+    return None if given is None else Place(**known(Place, json.loads(given)))
+
+
+def known(kind: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the fields that a program of another version has given those that a class of attrs has."""
+    names = {field.name for field in attrs.fields(kind) if field.init}
+    return {name: value for name, value in fields.items() if name in names}

@@ -91,6 +91,16 @@ def test_what_is_given_is_what_is_taken(given: HandOver, monkeypatch: pytest.Mon
     assert found.numbers == NUMBERS
 
 
+def test_what_a_newer_program_gives_besides_does_not_matter(given: HandOver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One goes back to the version before as one came: with SIGUSR2."""
+    fields = json.loads(given.asJSON())
+    for each in (fields, fields["opened"]["listeners"][0], *fields["workers"]):
+        each["colour"] = "blue"
+    fields["opened"]["more"] = []
+    found = taken(monkeypatch, json.dumps(fields))
+    assert [worker.number for worker in found.workers] == [2, 1]
+
+
 def test_one_that_counts_in_a_table_of_before_is_handed_over_without_a_column(given: HandOver) -> None:
     one, two = given.workers
     one.table, two.table = Table.create(8), Table.create(8)
