@@ -23,7 +23,7 @@ from twisted.python.logfile import LogFile
 
 from smtphooks.service.opening import Opened
 from smtphooks.service.sockets import ListeningSockets
-from smtphooks.service.workers import STARTING, Streams, Worker, diedOf
+from smtphooks.service.workers import NOWHERE, STARTING, Streams, Worker, diedOf, known
 from smtphooks.sharedtable import newFile
 
 SUPERVISOR = "SMTPHOOKS_SUPERVISOR"
@@ -60,7 +60,9 @@ class HandOver:
         fields["opened"] = attrs.asdict(self.opened)
         fields["workers"] = [
             {
-                **{name: getattr(worker, name) for name in ("number", "generation", "column", "pid", "since", "state")},
+                **{name: getattr(worker, name) for name in ("number", "generation", "pid", "since", "state")},
+                # There was another table before there were more workers; nobody else may lose a column for it.
+                "column": worker.column if worker.table is None or worker.table.fd == self.table[0] else NOWHERE,
                 "streams": attrs.asdict(worker.streams),
                 "serving": worker.serving,
             }
@@ -90,13 +92,18 @@ def takeHandOver() -> HandOver | None:
         # A log file leaves it alone if it is not the default, and would never be rotated again.
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     workers = [
-        Worker(**{**one, "streams": Streams(**one["streams"]), "died": diedOf(one["pid"])}) for one in fields["workers"]
+        Worker(**known(Worker, {**one, "streams": Streams(**one["streams"]), "died": diedOf(one["pid"])}))
+        for one in fields["workers"]
     ]
     for worker in workers:
         worker.hasBeaten = worker.state != STARTING
-    opened = {kind: [ListeningSockets(**one) for one in those] for kind, those in fields["opened"].items()}
-    fields |= {"opened": Opened(**opened), "workers": workers}
-    handOver = HandOver(**fields)
+    opened = {
+        kind: [ListeningSockets(**known(ListeningSockets, one)) for one in those]
+        for kind, those in fields["opened"].items()
+    }
+    fields |= {"opened": Opened(**known(Opened, opened)), "workers": workers}
+    # A newer version may have given more, and an exception would end all workers.
+    handOver = HandOver(**known(HandOver, fields))
     for descriptor in handOver.descriptors:
         os.set_inheritable(descriptor, False)
     return handOver

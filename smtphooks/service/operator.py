@@ -51,7 +51,8 @@ class Operator:
             self._pool.refuse(True)
             return
         self._check(number)
-        if not {*range(1, self._pool.staffing.number + 1)} - self._pool.heldBack - {number}:
+        # One that is started again later, as it has died at its start, serves nobody meanwhile.
+        if number not in self._pool.heldBack and not self._pool.serving - {number}:
             raise ChannelError(f"worker {number} is the last one in service, drain the machine without a number")
         _log.info("worker {number} is taken out of service, until it goes on", number=number)
         self._pool.holdBack(number)

@@ -42,7 +42,7 @@ from smtphooks.service.staffing import Staffing, staffingOf
 from smtphooks.service.systemd import notify, reloading
 from smtphooks.service.workerlines import Lines, errorLines
 from smtphooks.service.workerpool import NeverReady, WorkerPool
-from smtphooks.service.workers import DRAINING, READY, STARTING, Worker
+from smtphooks.service.workers import DRAINING, NOWHERE, READY, STARTING, Worker
 from smtphooks.sharedtable import Table
 
 _log = Logger()
@@ -133,8 +133,7 @@ class Supervisor(Service):
             maybeDeferred(self._startFirst, staffing).addCallbacks(self._started, self._cannotStart)
             return
         self._adoptTable(handedOver)
-        self.pool.heldBack = {*handedOver.heldBack}
-        self.pool.isRefusing = handedOver.isRefusing
+        self.pool.heldBack, self.pool.isRefusing = {*handedOver.heldBack}, handedOver.isRefusing
         self.pool.restarts |= handedOver.numbers["restarts"]
         self._reloads |= handedOver.numbers["reloads"]
         self.pool.takeOver(staffing, handedOver.workers)
@@ -154,11 +153,12 @@ class Supervisor(Service):
         descriptor, columns = handedOver.table
         try:
             self.pool.useTable(Table.attach(descriptor, None), columns)
+            known = [worker for worker in handedOver.workers if worker.column != NOWHERE]
         except ValueError:  # that of another version, whose workers count in it on
             self._makeTable(max(1, len(handedOver.workers)))
-            return
+            known = []
         for worker in handedOver.workers:
-            worker.table = self.pool.table
+            worker.table, worker.column = (self.pool.table, worker.column) if worker in known else (None, NOWHERE)
 
     def _started(self, _: object) -> None:
         self._hasStarted = True
@@ -253,9 +253,8 @@ class Supervisor(Service):
 
     @inlineCallbacks
     def _replaceWorkers(self, settings: Settings) -> Generator[Deferred[Any], Any, None]:
-        if self.pool.columns < 2 * settings.workers.number:
-            self._makeTable(settings.workers.number)
-        while not self.pool.hasRoomFor(settings.workers.number):
+        isTooSmall = self.pool.columns < 2 * settings.workers.number
+        while not isTooSmall and not self.pool.hasRoomFor(settings.workers.number):
             _log.info("the reload waits until workers of reloads before it have drained")
             yield self.pool.whenOneIsGone()
             self._checkService(settings)
@@ -265,7 +264,10 @@ class Supervisor(Service):
         except CannotOpen as error:
             raise ConfigError(logCannotListen(error.endpoint, error.__cause__)) from error
         staffing = staffingOf(settings, opened)
+        table = self.pool.table, self.pool.columns
         try:
+            if isTooSmall:
+                self._makeTable(settings.workers.number)
             self._starting, whenReady = self.pool.start(staffing)
             yield whenReady
             self._checkService(settings)
@@ -273,6 +275,8 @@ class Supervisor(Service):
         except (ConfigError, NeverReady, OSError) as error:
             self.pool.giveUp(self._starting)
             opened.close(before)
+            # Or a worker that takes the place of another one would not count with its siblings.
+            self.pool.takeBackTable(*table)
             raise ConfigError(str(error)) from error
         finally:
             self._starting = []

@@ -47,7 +47,11 @@ def takePlace() -> Place | None:
         del os.environ[WORKER]
         # Fatal signals show the stacks; one of them is SIGABRT, by which the supervisor ends a worker that hangs.
         faulthandler.enable(_STDERR)
-        useTable(Table.attach(place.table, place.column))
+        try:
+            useTable(Table.attach(place.table, place.column))
+        except ValueError as error:
+            # The supervisor is of another version until it is replaced as well; not to serve would be worse.
+            _log.warn("worker {number} counts by itself: {error}", number=place.number, error=str(error))
         # Nor do they keep sockets open, whose ports would be taken when this service is gone.
         for descriptor in place.descriptors:
             os.set_inheritable(descriptor, False)

@@ -79,10 +79,21 @@ class WorkerPool:
         """Have workers count in this table."""
         self.table, self.columns = table, columns
 
+    def takeBackTable(self, table: Table, columns: int) -> None:
+        """Have workers count in the table that they counted in before L{useTable}, if that is another one."""
+        if table is not self.table:
+            os.close(self.table.fd)  # workers that are still there, and clear a column, have the memory
+            self.useTable(table, columns)
+
     @property
     def isServing(self) -> bool:
         """Whether a worker serves."""
-        return any(worker.state == READY for worker in self._current())
+        return bool(self.serving)
+
+    @property
+    def serving(self) -> set[int]:
+        """The numbers of the workers that serve."""
+        return {worker.number for worker in self._current() if worker.state == READY}
 
     # --- a generation ---
 

@@ -40,6 +40,8 @@ WORKER = "SMTPHOOKS_WORKER"
 # the stream as well, and write on.
 _AT_ONCE, _READS = 65536, 64
 
+NOWHERE = -1
+
 STARTING, READY, DRAINING, ENDED = "starting", "ready", "draining", "ended"
 
 # What a worker finds its streams and the table by; its sockets come behind.
@@ -165,8 +167,8 @@ class Worker:
 
     @ivar number: from 1 on.
     @ivar generation: all workers of one configuration have the same.
-    @ivar column: its column in the table.
-    @ivar table: the table, None if it is that of a program before this one.
+    @ivar column: its column in the table; C{NOWHERE} if that is not the table which a program handed over.
+    @ivar table: the table, None if it is not known here.
     @ivar since: when it was started, by the clock of the reactor.
     @ivar lastBeat: when its reactor was known to run, or else when it was started.
     @ivar hasBeaten: its reactor has run.
@@ -338,4 +340,10 @@ def _inherited(sockets: Sequence[ListeningSockets]) -> tuple[list[tuple[int, boo
 def placeOf(environment: Mapping[str, str]) -> Place | None:
     """What the environment says of this process as a worker, None if it is none."""
     given = environment.get(WORKER)
-    return None if given is None else Place(**json.loads(given))
+    return None if given is None else Place(**known(Place, json.loads(given)))
+
+
+def known(kind: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the fields that a program of another version has given those that a class of attrs has."""
+    names = {field.name for field in attrs.fields(kind) if field.init}
+    return {name: value for name, value in fields.items() if name in names}

@@ -18,7 +18,8 @@ from smtphooks.service import handover
 from smtphooks.service.handover import HandOver, replaceProgram, takeHandOver
 from smtphooks.service.opening import Opened
 from smtphooks.service.sockets import ListeningSockets, open_
-from smtphooks.service.workers import DRAINING, STARTING, Streams, Worker
+from smtphooks.service.workers import DRAINING, NOWHERE, STARTING, Streams, Worker
+from smtphooks.sharedtable import Table
 
 NUMBERS = {"restarts": {"died": 3, "hung": 1}, "reloads": {"done": 2, "refused": 0}}
 SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -88,6 +89,26 @@ def test_what_is_given_is_what_is_taken(given: HandOver, monkeypatch: pytest.Mon
     assert (found.table, found.heldBack) == ([*given.table], [2])
     assert (found.isRefusing, found.counted) == (True, [{"name": "counted"}])
     assert found.numbers == NUMBERS
+
+
+def test_what_a_newer_program_gives_besides_does_not_matter(given: HandOver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One goes back to the version before as one came: with SIGUSR2."""
+    fields = json.loads(given.asJSON())
+    for each in (fields, fields["opened"]["listeners"][0], *fields["workers"]):
+        each["colour"] = "blue"
+    fields["opened"]["more"] = []
+    found = taken(monkeypatch, json.dumps(fields))
+    assert [worker.number for worker in found.workers] == [2, 1]
+
+
+def test_one_that_counts_in_a_table_of_before_is_handed_over_without_a_column(given: HandOver) -> None:
+    one, two = given.workers
+    one.table, two.table = Table.create(8), Table.create(8)
+    handOver = attrs.evolve(given, table=(two.table.fd, 8))
+    assert [worker["column"] for worker in json.loads(handOver.asJSON())["workers"]] == [NOWHERE, 0]
+    for table in (one.table, two.table):
+        os.close(table.fd)
+        table.close()
 
 
 def test_no_process_that_is_started_later_has_what_was_handed_over(

@@ -11,6 +11,7 @@ import pytest
 from smtphooks.service.channel import ChannelError
 from smtphooks.service.operator import Operator
 from smtphooks.service.workers import DRAINING
+from tests.conftest import Logged
 from tests.service.crew import Crew, makeCrew
 
 
@@ -50,6 +51,20 @@ def test_the_only_worker_is_not_taken_out_of_service(operated: Operated) -> None
     operated.crew.begin(1)
     with pytest.raises(ChannelError, match="is the last one in service"):
         operated.operator.drain(1)
+
+
+def test_a_worker_is_not_taken_out_of_service_while_the_others_cannot_serve(operated: Operated, logged: Logged) -> None:
+    _, two = operated.crew.begin(2)
+    two.end(9)
+    operated.crew.last.end(9)  # it is started again in a second
+    with pytest.raises(ChannelError, match="worker 1 is the last one in service"):
+        operated.operator.drain(1)
+    assert operated.crew.pool.heldBack == set()
+    operated.crew.clock.advance(1)
+    operated.crew.last.say("ready")
+    operated.operator.drain(1)
+    assert operated.crew.last.serving == [0, 1]
+    logged.takeTexts()
 
 
 @pytest.mark.parametrize("number", [0, -1, 3])

@@ -27,7 +27,7 @@ from smtphooks.service.program import Program
 from smtphooks.service.reading import readSettings
 from smtphooks.service.settings import ConfigError, Settings
 from smtphooks.service.supervisor import Supervisor
-from smtphooks.service.workers import DRAINING, READY
+from smtphooks.service.workers import DRAINING, NOWHERE, READY
 from tests.conftest import Logged
 from tests.service.crew import Crew, RecordingTable, StandIn
 
@@ -545,6 +545,31 @@ def test_many_more_workers_get_a_larger_table(service: Service) -> None:
     assert len(service.tables) == 2
 
 
+@pytest.mark.parametrize("what", ["endpoint", "start", "process"])
+def test_a_larger_table_is_none_if_the_workers_for_it_never_are_ready(
+    what: str, service: Service, logged: Logged
+) -> None:
+    service.write(1)
+    service.serve()
+    table = service.supervisor.pool.table
+    if what == "process":
+        service.crew.failing.append(OSError(errno.EAGAIN, "Resource temporarily unavailable"))
+    service.write(20, endpoints=(LOOPBACK, "tcp:1:interface=192.0.2.1") if what == "endpoint" else (LOOPBACK,))
+    service.reload()
+    if what == "start":
+        for worker in service.crew.started[1:]:
+            worker.end(256)
+    assert len(refusals(service, logged)) == 1
+    service.crew.table = table
+    service.supervisor.pool.workers[0].end(KILLED)
+    assert service.crew.last.table is table
+    assert service.supervisor.pool.columns == 4
+    for other in service.tables:
+        # The memory is given back when the last worker is gone, and the descriptor now.
+        other.isClosed = other is not table
+    logged.takeTexts()
+
+
 # --- the end of a reload ---
 
 
@@ -661,6 +686,16 @@ def test_a_new_program_goes_on_with_the_workers_and_then_reloads(service: Servic
     assert numbers["smtphooks_worker_restarts_total"] == {"died": 3, "hung": 1}
 
 
+def test_a_new_program_gives_nobodys_column_to_one_that_counts_in_another_table(service: Service) -> None:
+    one, two, old = standIn(1, 4), standIn(2, 5), standIn(1, NOWHERE)
+    old.state, old.generation = DRAINING, 2
+    service.start(handedOver(service, one, two, old))
+    table = service.supervisor.pool.table
+    assert (one.table, two.table, old.table) == (table, table, None)
+    old.end(0)
+    assert NOWHERE not in service.crew.table.cleared
+
+
 def test_a_new_program_whose_table_is_another_one_has_workers_count_in_a_new_one(service: Service) -> None:
     one, two = standIn(1, 4), standIn(2, 5)
     service.start(handedOver(service, one, two, table=999))
@@ -668,6 +703,7 @@ def test_a_new_program_whose_table_is_another_one_has_workers_count_in_a_new_one
     service.ready()
     one.end(0), two.end(0)
     assert {worker.generation for worker in service.supervisor.pool.workers} == {4}
+    assert (one.column, two.column) == (NOWHERE, NOWHERE)
 
 
 def test_a_new_program_serves_metrics_that_the_one_before_did_not_serve_after_its_reload(service: Service) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
+from twisted.logger import capturedLogs, formatEvent
 
 from smtphooks.privatereactor import privateReactor
 from smtphooks.service import worker
@@ -257,6 +258,17 @@ def test_a_process_without_a_place_is_no_worker(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("SMTPHOOKS_WORKER", raising=False)
     assert takePlace() is None
     assert currentTable() is None
+
+
+def test_a_worker_counts_by_itself_if_the_table_is_that_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(os.devnull) as channel, open(os.devnull) as table, capturedLogs() as events:
+        place = Place(2, 3, [], channel.fileno(), table.fileno())
+        monkeypatch.setattr(faulthandler, "enable", lambda _: None)
+        monkeypatch.setenv("SMTPHOOKS_WORKER", json.dumps(attrs.asdict(place)))
+        found = takePlace()
+    assert found is not None and found.number == 2
+    assert currentTable() is None
+    assert formatEvent(events[0]) == "worker 2 counts by itself: the table was made by another version"
 
 
 def test_a_worker_counts_in_its_column_and_what_it_starts_has_no_part_in_it(

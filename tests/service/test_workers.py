@@ -357,3 +357,9 @@ def test_the_place_of_a_worker_is_in_its_environment() -> None:
     assert placeOf({}) is None
     found = placeOf({"SMTPHOOKS_WORKER": json.dumps(attrs.asdict(place))})
     assert found == attrs.evolve(place, sockets=[[socket.AF_INET, False, [5, 6]]])
+
+
+def test_what_a_supervisor_of_another_version_says_besides_does_not_matter() -> None:
+    place = Place(2, 5, [(socket.AF_INET, False, [5, 6])])
+    found = placeOf({"SMTPHOOKS_WORKER": json.dumps({**attrs.asdict(place), "colour": "blue"})})
+    assert found is not None and found.number == 2
