@@ -82,8 +82,7 @@ Usage: smtphooks [flags]                         an SMTP and LMTP server
        smtphooks completion {"|".join(completion.SHELLS)}       print what a shell needs
 Without flags it listens on {DEFAULT_ENDPOINT}, takes mail for
 anyone and stores it in ./{DEFAULT_MAILDIR}.  Flags win over the configuration file.
-  --config FILE         read this configuration, in TOML
-  --check               check it, print all that is in force, and exit
+  --config FILE, --check   read this configuration; check it, print it and exit
   --traceback           if it is wrong, show the lines of Python that led there
   --listen ENDPOINT     listen on this, such as tcp:25; can be given again
   --hooks MODULE:NAME   use these hooks
