@@ -98,9 +98,9 @@ class Table:
         self.fd = fd
         self.columns = columns
         self.column = column
-        self.octets = mmap(fd, _sizeOf(columns))
-        self.words: memoryview = memoryview(self.octets).cast("q")
-        self.secret = self.octets[_SECRET_AT : _SECRET_AT + _SECRET]
+        self.octets: mmap = mmap(fd, _sizeOf(columns))
+        self.words: memoryview[int] = memoryview(self.octets).cast("q")
+        self.secret: bytes = self.octets[_SECRET_AT : _SECRET_AT + _SECRET]
         self._numbers = count()
 
     @classmethod
@@ -199,7 +199,7 @@ class Cells:
     """
 
     def __init__(self, table: Table, kind: Kind, name: str) -> None:
-        self.words = table.words
+        self.words: memoryview[int] = table.words
         self._octets = table.octets
         self._kind = kind
         self._column = table.column

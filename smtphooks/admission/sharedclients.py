@@ -51,13 +51,13 @@ class SharedClients(Clients):
 
     def addConnection(self) -> None:
         """See L{Clients.addConnection}."""
-        self.connections += 1
+        super().addConnection()
         if self.most:
             self._tell(self._all, "", self.connections)
 
     def removeConnection(self) -> None:
         """See L{Clients.removeConnection}."""
-        self.connections -= 1
+        super().removeConnection()
         if self.most:
             self._tell(self._all, "", self.connections)
 
