@@ -40,7 +40,8 @@ test: $(VENV)/.installed-test
 # the package itself, measures, runs the programs of the documentation, which tests/real does with others, or tests what is
 # around the connections, of which nothing is compiled: client, layers, stores, service and its workers.
 UNCOMPILED = $(patsubst %,--ignore=tests/%,client command docs examples layers metrics service stores real/client \
-    $(patsubst %,real/test_%.py,draining rabbitmq rabbitmq_fixture redis relay s3 servers webhook) \
+    $(patsubst %,real/test_%.py,clamav draining opendkim postgresql rabbitmq rabbitmq_fixture redis relay rspamd s3 \
+    scanners scanners_lost servers webhook) \
     $(patsubst %,test_%.py,benchmarks chaos client_lost cluster compiled contributing cuts fuzz layers packaging typing)) \
     '--ignore-glob=tests/real/test_workers*'
 

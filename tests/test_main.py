@@ -324,7 +324,7 @@ class TestRefusals:
 
     def test_a_root_folder_without_Python_for_workers(self, tmp_path: Path) -> None:
         assert refusal(tmp_path, "--chroot", tmp_path, "--workers", 2) == (
-            f"smtphooks: --chroot {tmp_path} has no {sys.executable}, by which workers are started, put Python and its"
+            f"smtphooks: --chroot {tmp_path} has no {os.path.normpath(sys.executable)}, by which workers are started, put Python and its"
             " modules there, or leave --chroot or workers out"
         )
 
