@@ -323,9 +323,10 @@ class TestRefusals:
         assert "smtphooks: it cannot start (" in done.stdout.splitlines()[-1]
 
     def test_a_root_folder_without_Python_for_workers(self, tmp_path: Path) -> None:
+        python = os.path.normpath(sys.executable)
         assert refusal(tmp_path, "--chroot", tmp_path, "--workers", 2) == (
-            f"smtphooks: --chroot {tmp_path} has no {os.path.normpath(sys.executable)}, by which workers are started, put Python and its"
-            " modules there, or leave --chroot or workers out"
+            f"smtphooks: --chroot {tmp_path} has no {python}, by which workers are started, put Python and its modules"
+            " there, or leave --chroot or workers out"
         )
 
     def test_a_port_in_use(self, tmp_path: Path) -> None:
