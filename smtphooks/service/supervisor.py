@@ -397,4 +397,4 @@ class Supervisor(Service):
     # --- the log ---
 
     def _outputsOf(self, worker: Worker) -> tuple[Lines, Lines]:
-        return Lines(self._writeLines), errorLines(worker.number, lambda: bool(self.running) or worker.hasBeaten)
+        return Lines(self._writeLines), errorLines(worker.number)

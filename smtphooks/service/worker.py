@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -104,6 +105,8 @@ class WorkerService(MultiService):
         MultiService.privilegedStartService(self)
 
     def _connect(self) -> None:
+        # The supervisor has it blocked; now the reactor handles it.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         connect(self._reactor, self._channel, self._place.channel)
         self._beating.start(BEAT)
 

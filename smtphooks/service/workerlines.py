@@ -56,20 +56,18 @@ class Lines:
             self._rest.clear()
 
 
-def errorLines(worker: int, isWanted: Callable[[], bool] = lambda: True) -> Lines:
+def errorLines(worker: int) -> Lines:
     """
     Lines for the stderr of a worker, each of which is logged by its supervisor.
 
     These are the stack of a worker that hung, by C{faulthandler}, and the last words of Python.
 
     @param worker: its number.
-    @param isWanted: whether they are logged now.  A terminal's SIGINT reaches workers while Python itself still starts,
-        and each would show a traceback of that.
     """
 
     def write(octets: bytes) -> None:
         for line in octets.splitlines():
-            if line and isWanted():
+            if line:
                 _log.warn("worker {worker} says: {line}", worker=worker, line=textOf(line))
 
     return Lines(write)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -313,14 +314,19 @@ def start(
         place = attrs.evolve(place, sockets=given)
         environment = program.environment(**{WORKER: json.dumps(attrs.asdict(place))})
         ending = _Ending()
-        child = reactor.spawnProcess(
-            ending,
-            sys.executable,
-            program.command,
-            environment,
-            program.folder,
-            childFDs={**standard, **streams, **inherited},
-        )
+        # A terminal interrupts workers as well.  Until their reactor runs, Python would show a traceback of that.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            child = reactor.spawnProcess(
+                ending,
+                sys.executable,
+                program.command,
+                environment,
+                program.folder,
+                childFDs={**standard, **streams, **inherited},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         ours = Streams(*[ours.detach() for ours, _ in pairs])
     return Worker(place.number, generation, place.column, child.pid, reactor.seconds(), ours, ending.died, table)
 

@@ -318,19 +318,6 @@ def test_one_that_is_stopped_while_it_starts_ends_without_a_failure(service: Ser
     assert service.told == ["STOPPING=1"]
 
 
-@pytest.mark.parametrize(("hasBegun", "isStopped"), [(False, False), (True, True), (False, True)])
-def test_what_python_says_of_a_start_that_was_interrupted_is_not_logged(
-    hasBegun: bool, isStopped: bool, service: Service
-) -> None:
-    worker = service.start()[0]
-    worker.hasBeaten = hasBegun
-    _, errors = service.supervisor._outputsOf(worker)
-    if isStopped:
-        service.stop()
-    errors.feed(b"KeyboardInterrupt\n")
-    assert any("KeyboardInterrupt" in line for line in service.lines) == (hasBegun or not isStopped)
-
-
 def test_a_stop_closes_sockets_and_then_waits_for_the_workers(service: Service) -> None:
     one, two = service.serve()
     port = portOf(service)

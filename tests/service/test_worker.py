@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -154,6 +155,19 @@ def test_it_says_when_it_is_ready_and_serves_what_it_is_told(supervised: Supervi
     supervised.tell("serve", sockets=[0, 1])
     supervised.turn()
     assert supervised.greeting().startswith(b"220 ")
+
+
+def test_a_terminal_can_interrupt_it_once_its_reactor_runs(supervised: Supervised) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        supervised.service.privilegedStartService()
+        supervised.service.startService()
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, {})
+        supervised.reactor.startRunning(installSignalHandlers=False)
+        supervised.until(lambda: supervised.hears("beat"))
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, {})
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def test_a_beat_tells_numbers_and_the_status_what_connections_wait_for(supervised: Supervised) -> None:

@@ -147,6 +147,24 @@ def test_a_worker_finds_its_sockets_and_the_table_and_nothing_else(children: Chi
     assert len({*told["there"]} - own) <= 1  # that of the folder which it lists
 
 
+def test_a_terminal_does_not_interrupt_a_worker_before_it_lets_it(children: Children) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {})
+    worker = children.start(
+        "tell(kind='note')\n"
+        "hear()\n"
+        "try: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})\n"
+        "except KeyboardInterrupt: tell(kind='note', isInterrupted=True)\n"
+    )
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, {}) == before
+    worker.signal(signal.SIGINT)
+    children.until(lambda: children.heard)
+    worker.signal(signal.SIGINT)
+    worker.channel.tell("go on")
+    children.untilEnded(worker)
+    assert children.heard == [{}, {"isInterrupted": True}]
+    assert not children.errors
+
+
 def test_what_it_wrote_last_is_read_before_it_counts_as_ended(children: Children) -> None:
     worker = children.start("", connects=False)
     os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
