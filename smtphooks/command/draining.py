@@ -73,13 +73,15 @@ def main(arguments: Sequence[str]) -> None:
             raise UsageError(explained(options.command, options.synonyms, error)) from None
         path, number = options.path, options.number
         asking.ask(path, "resume" if options["resume"] else "drain", number=number)
-        print(_sentence(number, bool(options["resume"])), flush=True)
-        if options["wait"]:
-            try:
-                _wait(path, number)
-            except KeyboardInterrupt:
-                print("smtphooks: interrupted, it drains on", file=sys.stderr)
-                raise SystemExit(130) from None  # as shells have it: 128, and the number of SIGINT
+        if not options["wait"]:
+            print(_sentence(number, bool(options["resume"])))
+            return
+        try:
+            print(_sentence(number, isResuming=False), flush=True)
+            _wait(path, number)
+        except KeyboardInterrupt:
+            print("smtphooks: interrupted, it drains on", file=sys.stderr)
+            raise SystemExit(130) from None  # as shells have it: 128, and the number of SIGINT
 
 
 def _sentence(number: int | None, isResuming: bool) -> str:

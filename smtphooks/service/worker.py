@@ -128,9 +128,10 @@ class WorkerService(MultiService):
             endpoint.serve(sockets)
 
     def _drain(self) -> None:
-        _log.info("draining: no new connections, those that are there may finish")
-        self._listeners.drain().addBoth(lambda _: stopReactor(self._reactor))
+        drained = self._listeners.drain()
         self._closeSockets()
+        _log.info("draining: no new connections, those that are there may finish")
+        drained.addBoth(lambda _: stopReactor(self._reactor))
 
     def _closeSockets(self) -> None:
         """Leave the sockets to others: a port that is not served any more must not seem to be."""

@@ -111,7 +111,8 @@ class TestAGoodConfiguration:
                 assert told(there).startswith("one of ")
                 files.write(2, hooks=TELLING.replace("VERSION", "two"), size=2000)
                 service.reload()
-                eventually(lambda: answer(files.port).startswith("two of "), "the new workers serve alone")
+                # The old ones accept clients until they say so.
+                service.waitForLines(len(old), "draining: no new connections")
                 with Client(files.port) as client:
                     assert told(client).startswith("two of ")
                     assert b"SIZE 2000" in client.say(b"EHLO client.example", 250)
