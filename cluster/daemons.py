@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -45,6 +46,8 @@ _QUEUE = "mail"
 _AWAY, _BACK = f"Redis at {_REDIS}:6379 is away: ", f"Redis at {_REDIS}:6379 is back"
 
 _FALLBACKS = re.compile(r"^smtphooks_redis_fallbacks_total\{.*\} (\S+)$", re.MULTILINE)
+# Of all workers together: 1 if none finds it away.
+_UP = re.compile(r"^smtphooks_redis_up\{.*\} (\S+)$", re.MULTILINE)
 
 # Clients of the load, and the one that sends as much as it can.
 CLIENTS = [f"192.0.2.{number}" for number in range(101, 113)]
@@ -73,7 +76,6 @@ class Receiver:
         switch.connect(self.machine, _RECEIVERS[name])
         self._path = self.machine.folder / "receiver.toml"
         self._path.write_text(configuration)
-        self._workers = tomllib.loads(configuration).get("workers", 1)
         self._programs: list[Program] = []
 
     def start(self) -> None:
@@ -92,30 +94,35 @@ class Receiver:
 
     def fallbacks(self) -> int | None:
         """How often it has counted by itself, as Redis gave no answer in time; None if nobody answers."""
+        found = self._numbers(_FALLBACKS)
+        return sum(found) if found else None
+
+    def _numbers(self, pattern: re.Pattern[str]) -> list[int]:
+        """The numbers of a metric; none if nobody answers."""
         try:
             with urlopen(f"http://{_RECEIVERS[self.name]}:9125/metrics", timeout=PATIENCE) as page:
-                found = _FALLBACKS.findall(page.read().decode())
+                return [round(float(number)) for number in pattern.findall(page.read().decode())]
         except OSError:
-            return None
-        return sum(map(round, map(float, found)))
+            return []
 
     @property
-    def away(self) -> int:
-        """How many of its processes have said that Redis is away, and not yet that it is back."""
-        return awayIn(self._programs[-1].output)[-1]
+    def saysAway(self) -> bool:
+        """Whether it has said that Redis is away, and not yet that it is back."""
+        return saidIn(self._programs[-1].output)[-1:] == [_AWAY]
 
     def waitUntilRedisIsAway(self) -> None:
-        """Wait until one of its processes says so."""
-        eventually(lambda: self.away, f"{self.name} says that Redis is away")
+        """Wait until one of its workers says so."""
+        eventually(lambda: self.saysAway, f"{self.name} says that Redis is away")
 
     def waitUntilRedisIsBack(self) -> None:
-        """Wait until all say so that have said that it is away."""
-        eventually(lambda: not self.away, f"{self.name} says that Redis is back")
+        """Wait until one of its workers says so, and it is so for all of them."""
+        eventually(lambda: not self.saysAway, f"{self.name} says that Redis is back")
+        eventually(lambda: set(self._numbers(_UP)) == {1}, f"Redis is back for all workers of {self.name}")
 
     def complaints(self) -> Iterator[str]:
         """A sentence if it has said that Redis is away, and then said so again."""
-        for complaint in repeatedIn(self._programs[-1].output, self._workers):
-            yield f"receiver {self.name}: {complaint}"
+        if isRepeatedIn(self._programs[-1].output):
+            yield f"receiver {self.name}: it has said again that Redis is away, and not yet that it is back"
 
     def close(self) -> None:
         for program in self._programs:
@@ -127,19 +134,14 @@ class Receiver:
         return "".join(program.output for program in self._programs)
 
 
-def awayIn(output: str) -> list[int]:
-    """How many processes find Redis away, at the beginning and after each line of a log."""
-    away = [0]
-    for line in output.splitlines():
-        away.append(away[-1] + (_AWAY in line) - (_BACK in line))
-    return away
+def saidIn(output: str) -> list[str]:
+    """What a log says of Redis, in order: that it is away, or that it is back."""
+    return [said for line in output.splitlines() for said in (_AWAY, _BACK) if said in line]
 
 
-def repeatedIn(output: str, processes: int) -> Iterator[str]:
-    """A sentence if so many processes have said more often that Redis is away than each of them may."""
-    most = max(awayIn(output))
-    if most > processes:
-        yield f"{processes} processes said {most} times that Redis is away"
+def isRepeatedIn(output: str) -> bool:
+    """Whether a log says that Redis is away, and then so again."""
+    return (_AWAY, _AWAY) in pairwise(saidIn(output))
 
 
 class Broker(RabbitMQ):

@@ -22,8 +22,8 @@ with, at the side of that way::
 
 Beside the folders stand what users name (the factory, the protocol, hooks, options, replies, the session, the stream of
 a message, extensions) and the values that every folder may import; C{sharedtable}, in which the workers of a machine
-count together; C{reactor}, on which all of this runs with less work than on Twisted's own; and C{__main__}, which is
-the command.  This module only publishes the public names.
+count together, and C{sharedlock}, by which one of them speaks for all; C{reactor}, on which all of this runs with less
+work than on Twisted's own; and C{__main__}, which is the command.  This module only publishes the public names.
 """
 
 from smtphooks._version import __version__

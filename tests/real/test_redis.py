@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import smtplib
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -26,9 +27,12 @@ from smtphooks.layers import Greylist, RedisCounts, RedisTriplets
 from smtphooks.layers.counts import Limit, MemoryCounts, Verdict
 from smtphooks.layers.redis import counts, triplets
 from smtphooks.layers.triplets import Triplets, prepare
-from tests.real.programs import HOOKS, PATIENCE, Certificates, Service, freePort, tcp, toml
+from smtphooks.sharedtable import Table, useTable
+from tests.real.programs import HOOKS, PATIENCE, Certificates, Service, eventually, freePort, tcp, toml
 from tests.real.redis import MASTER, Caller, Redis, StartRedis, clusterOf, needsRedis, sentinelSettings
+from tests.real.workers import Files, Supervised
 from tests.secrets import PASSWORD, WRONG_PASSWORD, plain, secretsIn
+from tests.workers import said, workers
 
 pytest.importorskip("txredisapi", reason="txredisapi is not installed")
 pytestmark = [needsRedis, pytest.mark.usefixtures("logged")]
@@ -226,6 +230,25 @@ def test_a_part_of_a_microsecond_is_waited_for(caller: Caller) -> None:
 # --- Without an answer ---
 
 
+# Another worker of this machine, which has said that Redis is away.
+HOLDING = """
+from smtphooks.sharedlock import SharedLock
+useTable(table)
+print(SharedLock(%r).acquire(), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def onTable() -> Iterator[Table]:
+    """The table of a worker that is this process."""
+    table = Table.create(2)
+    useTable(table)
+    yield table
+    useTable(None)
+    os.close(table.fd)
+
+
 @pytest_twisted.ensureDeferred
 async def test_while_redis_is_away_the_machine_counts_on_from_what_it_knows_and_the_log_says_so_once(
     redis: Redis,
@@ -244,6 +267,30 @@ async def test_while_redis_is_away_the_machine_counts_on_from_what_it_knows_and_
     assert lines[0].startswith(f"Redis at 127.0.0.1:{redis.port} is away: ")
     assert lines[0].endswith("; rates are limited by the counts of this machine alone")
     assert lines[1] == f"Redis at 127.0.0.1:{redis.port} is back"
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_worker_that_has_said_that_redis_is_away_may_die_and_another_one_says_that_it_is_back(
+    redis: Redis, onTable: Table
+) -> None:
+    name = f"Redis at 127.0.0.1:{redis.port}; rates are limited by the counts of this machine alone"
+    with workers(onTable, HOLDING % name, 1) as (other,), log() as lines:
+        assert said(other) == "True"
+        async with started(redis.url) as made:
+            redis.kill()
+            await untilUp(made, False)
+            assert not lines
+            other.kill()
+            (node,) = made._servers._nodes.values()
+
+            async def speaks() -> bool:
+                return node._speaks
+
+            await until(speaks, "this worker has the word")
+            assert not lines
+            redis.start()
+            await untilUp(made)
+    assert lines == [f"Redis at 127.0.0.1:{redis.port} is back"]
 
 
 @pytest_twisted.ensureDeferred
@@ -926,3 +973,25 @@ def test_a_service_counts_on_by_itself_while_redis_is_away(
     assert send(port) == 250
     assert first.terminate() == 0
     assert first.output.count("is away: ") == first.output.count("is back") == 1
+
+
+def test_of_several_workers_one_says_that_redis_is_away_and_one_that_it_is_back(redis: Redis, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.write(3)
+    port = freePort()
+    files.config.write_text(f'workers = 3\n{configuration(redis.url)}endpoint = "{tcp(port)}"\n')
+    with Supervised(files) as service:
+        service.waitUntilReady()
+        redis.kill()
+        # A worker learns it with its next message.  Each has a socket of its own, and gets some of so many.
+        eventually(lambda: send(port) and service.lines("is away: "), "a worker says that Redis is away")
+        for _ in range(30):
+            send(port)
+        assert len(service.lines("is away: ")) == 1
+        redis.start()
+        # A worker whose connection had served nothing finds it back with the first call that succeeds.
+        eventually(lambda: send(port) and service.lines("is back"), "a worker says that Redis is back")
+        for _ in range(30):
+            send(port)
+        assert service.terminate() == 0
+        assert len(service.lines("is away: ")) == len(service.lines("is back")) == 1

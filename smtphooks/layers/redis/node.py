@@ -2,9 +2,9 @@
 A node: one Redis server that is kept connected to, and known to be away or not.
 
 In: calls.  Out: answers in time, or L{Away} at once.  Several failures in a row, or no connection, make the node away:
-the log says so once, and calls fail at once, so that no client waits for what does not answer.  It is back with a
-connection on which it answers, or, where it had answered with errors, with the first call that succeeds: one in each
-second is tried.
+the log says so once, of all workers, and calls fail at once, so that no client waits for what does not answer.  It is
+back with a connection on which it answers, or, where it had answered with errors, with the first call that succeeds:
+one in each second is tried.
 This module knows no script, and not what is done without Redis.
 """
 
@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from smtphooks.currentreactor import currentReactor
 from smtphooks.hooks import Unavailable
 from smtphooks.layers.redis.link import Argument, Link, describeError
+from smtphooks.sharedlock import SharedLock
 
 log: Logger = Logger()
 
@@ -82,6 +83,9 @@ class Node:
         """
         self.name = name
         self.isAway: bool = False
+        # Who has it says for all workers that the node is away, and that it is back.
+        self._speaking = SharedLock(f"Redis at {name}; {without}")
+        self._speaks = False
         self._connect = connect
         self._without = without
         self._giveUp = giveUp
@@ -279,19 +283,30 @@ class Node:
         link, self._link = self._link, None
         if link is not None:
             link.close()
+        if self._speaks:
+            self._stopSpeaking()
 
     # --- away and back ---
 
     def _goAway(self, why: str, mustProve: bool) -> None:
         self._why, self._mustProve = why, mustProve
+        if not self._speaks:
+            self._speaks = self._speaking.acquire()
+            if self._speaks and not self.isAway:
+                log.warn(
+                    "Redis at {server} is away: {why}; {without}", server=self.name, why=why, without=self._without
+                )
         if not self.isAway:
             self.isAway = True
             self._awaySince = currentReactor().seconds()
-            log.warn("Redis at {server} is away: {why}; {without}", server=self.name, why=why, without=self._without)
         self._nextTrial = currentReactor().seconds() + _TRIAL_SECONDS
 
     def _comeBack(self) -> None:
-        self._mustProve = False
-        if self.isAway:
-            self.isAway = False
+        self._mustProve = self.isAway = False
+        if self._speaks:
+            self._stopSpeaking()
             log.info("Redis at {server} is back", server=self.name)
+
+    def _stopSpeaking(self) -> None:
+        self._speaks = False
+        self._speaking.release()
