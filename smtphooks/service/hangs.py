@@ -20,6 +20,8 @@ _log = Logger()
 
 # Seconds between two looks.
 _LOOK = 1.0
+# Seconds without a beat that say nothing, as a worker beats once a second.
+_LEAST_SILENCE = 2.0
 # Until its first beat a worker may take so many times as long, and so many seconds at least: it imports modules.
 _START_FACTOR = 4
 _LEAST_START = 30.0
@@ -73,7 +75,7 @@ class HangWatch:
                 worker.lastBeat = min(now, worker.lastBeat + max(0.0, late))
             patience = self.timeout if worker.hasBeaten else startTimeout(self.timeout)
             silence = now - worker.lastBeat
-            if 0 < patience < silence and not worker.isHung and worker.status is None:
+            if patience and silence > max(patience, _LEAST_SILENCE) and not worker.isHung and worker.status is None:
                 self._end(worker, silence)
 
     def _end(self, worker: Worker, silence: float) -> None:

@@ -93,6 +93,20 @@ def test_nobody_is_to_blame_for_a_clock_that_is_set_back(watched: Watched, beats
     assert watched.worker.signals == []
 
 
+def test_a_limit_below_two_beats_kills_none_that_beats(logged: Logged) -> None:
+    watched = Watched(0.1)
+    for _ in range(100):
+        # The beat comes just after the look.
+        watched.clock.advance(1)
+        watched.worker.lastBeat = watched.clock.seconds() - 0.9
+    assert watched.worker.signals == []
+    watched.pass_(2)
+    assert watched.worker.signals == [signal.SIGABRT]
+    assert len(logged.takeTexts()) == 1
+    watched.pass_(3)
+    watched.watch.stop()
+
+
 def test_one_that_has_ended_does_not_hang(watched: Watched) -> None:
     watched.worker.status = 0
     watched.pass_(100)
