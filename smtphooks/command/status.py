@@ -9,6 +9,7 @@ This module knows how the answer of a supervisor is shown, and not how it comes 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -61,7 +62,11 @@ def main(arguments: Sequence[str]) -> None:
         status = asking.ask(options.path, "status")
     text = json.dumps(status, indent=2) if options["json"] else shown(status)
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        # Who reads has seen enough, such as head.  Python would write once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(0 if status.get("state") in _SERVES else NOT_SERVING)
 
 

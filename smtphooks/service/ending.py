@@ -45,9 +45,14 @@ def logListening(endpointName: str, address: str) -> None:
     log.info("listening on {endpoint} ({address})", endpoint=endpointName, address=address)
 
 
+def cannotListen(endpointName: str, error: BaseException | None) -> str:
+    """The sentence that says so."""
+    return f"cannot listen on {endpointName}: {_reason(error)}, free it or name another endpoint"
+
+
 def logCannotListen(endpointName: str, error: BaseException | None) -> str:
     """Log that clients cannot connect; the sentence that was logged."""
-    sentence = f"cannot listen on {endpointName}: {_reason(error)}, free it or name another endpoint"
+    sentence = cannotListen(endpointName, error)
     log.critical("{sentence}", sentence=sentence)
     return sentence
 

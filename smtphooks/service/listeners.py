@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.application.service import MultiService, Service
@@ -31,8 +32,10 @@ from smtphooks.service.ending import (
     logStartFailed,
     stopReactor,
 )
+from smtphooks.service.endpoints import kindOf
 from smtphooks.service.lifecycle import Lifecycle, StartFailed
 from smtphooks.service.metering import Metering, metricsOf
+from smtphooks.service.ports import SocketsReactor, adopt
 from smtphooks.service.service import SMTPService, addressText
 from smtphooks.service.settings import ConfigError, cause
 from smtphooks.service.signals import takeSignals
@@ -62,6 +65,8 @@ def metricsEndpointOf(configuration: Configuration, reactor: Any) -> IStreamServ
 
 def _endpointOf(what: str, where: str, description: str, reactor: Any) -> IStreamServerEndpoint:
     try:
+        if kindOf(description) == "systemd":
+            reactor = SocketsReactor(partial(_adopt, reactor), reactor)
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
         return endpoint
     except Exception as error:
@@ -73,6 +78,10 @@ def _endpointOf(what: str, where: str, description: str, reactor: Any) -> IStrea
             f"{what} {description} is not one of Twisted's, write one such as tcp:25 or"
             f" unix:/run/smtp.sock: {cause(error)}"
         ) from error
+
+
+def _adopt(reactor: Any, _kind: object, socket: tuple[int, int], factory: Any) -> IListeningPort:
+    return adopt(reactor, *socket, factory)
 
 
 class Supervised(Protocol):

@@ -13,12 +13,13 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet import tcp
+from twisted.internet import tcp, unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, execute, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from smtphooks.service.endpoints import kindOf
@@ -31,6 +32,42 @@ def hostOf(family: int, descriptor: int) -> Any:
     if family == socket.AF_UNIX:
         return UNIXAddress(name)
     return (IPv6Address if family == socket.AF_INET6 else IPv4Address)("TCP", *name)
+
+
+class _AdoptedUNIXPort(unix.Port):
+    """
+    A port on a UNIX socket that listens already, whose path, mode and backlog are the business of who opened it.
+
+    Twisted's makes it writable to the world, which only its owner may do, and removes its path when it stops.
+    """
+
+    # As Twisted has it for TCP: a socket that is shut down serves no other process any more.
+    _shouldShutdown = False
+    _preexistingSocket: Any
+
+    def startListening(self: Any) -> None:
+        """Accept from now on."""
+        tcp._reservedFD.reserve()
+        self.factory.doStart()
+        self.socket, self._preexistingSocket = self._preexistingSocket, None
+        self.fileno = self.socket.fileno
+        self.connected = True
+        self.numberAccepts = 100
+        self.startReading()
+
+    def connectionLost(self: Any, reason: Failure) -> None:
+        """The port has stopped."""
+        tcp.Port.connectionLost(self, reason)
+
+
+def adopt(reactor: Any, descriptor: int, family: int, factory: Any) -> IListeningPort:
+    """Accept from a socket that listens already, and which stays as it is."""
+    if family != socket.AF_UNIX:
+        return reactor.adoptStreamPort(descriptor, family, factory)  # type: ignore[no-any-return]
+    kind: Any = _AdoptedUNIXPort
+    port = kind._fromListeningDescriptor(reactor, descriptor, factory)
+    port.startListening()
+    return port  # type: ignore[no-any-return]
 
 
 class SocketsReactor:
@@ -106,13 +143,7 @@ class Ports:
             self._stop(self._ports.pop(number))
 
     def _adopt(self, descriptor: int) -> IListeningPort:
-        port: Any = self._reactor.adoptStreamPort(descriptor, self._family, self._factory)
-        if self._family == socket.AF_UNIX:
-            # Twisted's removes the path when it stops, but the supervisor and other workers go on.
-            port.connectionLost = lambda reason: tcp.Port.connectionLost(port, reason)
-            # As Twisted has it for TCP: a socket that is shut down serves no other process any more.
-            port._shouldShutdown = False
-        return port  # type: ignore[no-any-return]
+        return adopt(self._reactor, descriptor, self._family, self._factory)
 
     def startListening(self) -> None:
         """C{IListeningPort}"""
@@ -145,6 +176,8 @@ class Ports:
 class InheritedEndpoint:
     """
     An endpoint whose sockets are open already.
+
+    @ivar description: that of the endpoint that the sockets were opened for.
     """
 
     def __init__(
@@ -161,18 +194,18 @@ class InheritedEndpoint:
         @param served: the numbers of the sockets that are served from the start.
         """
         self._reactor = reactor
-        self._description = description
+        self.description: str = description
         self._sockets = family, descriptors, isShared
         self._served = served
         self._ports: Ports | None = None
 
     def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:
         """C{IStreamServerEndpoint}"""
-        if kindOf(self._description) == "systemd":
+        if kindOf(self.description) == "systemd":
             # systemd has handed the socket to the supervisor, of which this process may be no copy.
             return execute(self._listen, None, None, protocolFactory)
         instead = SocketsReactor(self._listen, self._reactor)
-        listening: Deferred[IListeningPort] = serverFromString(instead, self._description).listen(protocolFactory)
+        listening: Deferred[IListeningPort] = serverFromString(instead, self.description).listen(protocolFactory)
         return listening
 
     def serve(self, numbers: Sequence[int]) -> None:

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from smtphooks.service.control import Control, controlPath
 from smtphooks.service.ending import (
     StartError,
+    cannotListen,
     endWithFailure,
     logCannotListen,
     logListening,
@@ -38,11 +39,11 @@ from smtphooks.service.program import Program
 from smtphooks.service.service import addressText
 from smtphooks.service.settings import ConfigError, Settings, cause
 from smtphooks.service.signals import takeSignals
-from smtphooks.service.staffing import Staffing, staffingOf
+from smtphooks.service.staffing import staffingOf
 from smtphooks.service.systemd import notify, reloading
 from smtphooks.service.workerlines import Lines, errorLines
-from smtphooks.service.workerpool import NeverReady, WorkerPool
-from smtphooks.service.workers import DRAINING, NOWHERE, READY, STARTING, Worker
+from smtphooks.service.workerpool import WorkerPool
+from smtphooks.service.workers import DRAINING, NOWHERE, READY, STARTING, NeverReady, Worker, cannotStart
 from smtphooks.sharedtable import Table
 
 _log = Logger()
@@ -120,7 +121,7 @@ class Supervisor(Service):
     def startService(self) -> None:
         """Start the workers; twistd has dropped its privileges."""
         Service.startService(self)
-        self._reactor.callWhenRunning(self._startWorkers)
+        self._reactor.callWhenRunning(lambda: maybeDeferred(self._startWorkers).addErrback(self._cannotStart))
 
     def _startWorkers(self) -> None:
         if not self.running:
@@ -130,7 +131,8 @@ class Supervisor(Service):
         self._serveMetrics(self._settings, [] if handedOver is None else handedOver.counted)
         self._listenForOperator(self._settings)
         if handedOver is None:
-            maybeDeferred(self._startFirst, staffing).addCallbacks(self._started, self._cannotStart)
+            self._makeTable(staffing.number)
+            self.pool.first(staffing).addCallbacks(self._started, self._cannotStart)
             return
         self._adoptTable(handedOver)
         self.pool.heldBack, self.pool.isRefusing = {*handedOver.heldBack}, handedOver.isRefusing
@@ -140,10 +142,6 @@ class Supervisor(Service):
         self._hasStarted = True
         _log.info("the program has been replaced, {number} workers go on", number=len(handedOver.workers))
         self.reload()
-
-    def _startFirst(self, staffing: Staffing) -> Deferred[None]:
-        self._makeTable(staffing.number)
-        return self.pool.first(staffing)
 
     def _makeTable(self, workers: int) -> None:
         columns = _COLUMNS * workers
@@ -170,7 +168,7 @@ class Supervisor(Service):
 
     def _cannotStart(self, failure: Failure) -> None:
         if self.running:
-            _log.critical("{sentence}", sentence=failure.getErrorMessage())
+            _log.critical("{sentence}", sentence=cannotStart(failure.value))
             endWithFailure(self._reactor)
 
     def _takeSignals(self) -> None:
@@ -262,7 +260,7 @@ class Supervisor(Service):
         try:
             opened = openAll(settings, before)
         except CannotOpen as error:
-            raise ConfigError(logCannotListen(error.endpoint, error.__cause__)) from error
+            raise ConfigError(cannotListen(error.endpoint, error.__cause__)) from error
         staffing = staffingOf(settings, opened)
         table = self.pool.table, self.pool.columns
         try:
@@ -370,15 +368,15 @@ class Supervisor(Service):
     def _serveMetrics(self, settings: Settings, counted: list[dict[str, Any]] | None = None) -> None:
         if settings.metrics is None or not self._opened.metrics:
             return  # the program before this one may have served none: the reload to come opens them
-        if self._gathering is None:
-            self._gathering = Gathering(self._reactor, self.pool.workers, self.isReady, self._numbers, counted)
-            self.pool.onGone = self._gathering.gone
-            self.pool.onCounted = self._gathering.take
         (sockets,) = self._opened.metrics
         endpoint = InheritedEndpoint(
             self._reactor, settings.metrics, sockets.family, sockets.isShared, sockets.descriptors, [0]
         )
         try:
+            if self._gathering is None:
+                self._gathering = Gathering(self._reactor, self.pool.workers, self.isReady, self._numbers, counted)
+                self.pool.onGone = self._gathering.gone
+                self.pool.onCounted = self._gathering.take
             self._gathering.serve(settings.metrics, endpoint, self._cannotServeMetrics)
         except Exception:
             self._cannotServeMetrics(Failure())

@@ -125,7 +125,11 @@ class WorkerService(MultiService):
 
     def _serve(self, sockets: list[int]) -> None:
         for endpoint in self._endpoints:
-            endpoint.serve(sockets)
+            try:
+                endpoint.serve(sockets)
+            except Exception:
+                # The others are served all the same.
+                _log.failure("clients of {endpoint} are not served", endpoint=endpoint.description)
 
     def _drain(self) -> None:
         drained = self._listeners.drain()

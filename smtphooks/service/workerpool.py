@@ -26,7 +26,7 @@ from smtphooks.service.hangs import HangWatch
 from smtphooks.service.program import Program
 from smtphooks.service.staffing import Staffing
 from smtphooks.service.workerlines import Lines
-from smtphooks.service.workers import DRAINING, READY, STARTING, Place, Worker, start
+from smtphooks.service.workers import DRAINING, READY, STARTING, NeverReady, Place, Worker, start
 from smtphooks.sharedtable import Table
 
 _log = Logger()
@@ -378,15 +378,3 @@ def _firstOf(failure: Failure) -> Failure:
     error: Any = failure.value
     inner: Failure = error.subFailure
     return inner
-
-
-class NeverReady(Exception):
-    """
-    A worker has ended before it was ready.
-
-    @ivar worker: which.
-    """
-
-    def __init__(self, worker: Worker) -> None:
-        super().__init__(f"worker {worker.number} {worker.howItEnded} before it was ready, see the log")
-        self.worker = worker

@@ -8,6 +8,7 @@ This module knows neither when a worker is needed nor what it does.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ from smtphooks.service.channel import Channel
 from smtphooks.service.overview import RATED
 from smtphooks.service.program import Program, killedBy
 from smtphooks.service.rates import Rates
+from smtphooks.service.settings import cause
 from smtphooks.service.sockets import ListeningSockets
 from smtphooks.service.workerlines import Lines
 from smtphooks.sharedtable import Table
@@ -259,6 +261,27 @@ class Worker:
         if os.WIFSIGNALED(status):
             return killedBy(os.WTERMSIG(status))
         return f"has ended with status {os.waitstatus_to_exitcode(status)}"
+
+
+class NeverReady(Exception):
+    """
+    A worker has ended before it was ready.
+
+    @ivar worker: which.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(f"worker {worker.number} {worker.howItEnded} before it was ready, see the log")
+        self.worker = worker
+
+
+def cannotStart(error: BaseException | None) -> str:
+    """The sentence that says why workers cannot start."""
+    if isinstance(error, NeverReady):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"workers cannot start: {error.strerror}, allow more (LimitNOFILE of systemd, or ulimit -n)"
+    return f"workers cannot start: {cause(error)}"
 
 
 class _One(Factory):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ import pytest
 from smtphooks.command import asking
 from smtphooks.command.status import Options, duration, shown
 from tests.command.conftest import Run, Supervise
+from tests.real.programs import PATIENCE
+from tests.test_reactor import environment
 
 WORKER: dict[str, Any] = {
     "number": 1,
@@ -58,6 +63,26 @@ def test_it_shows_workers_and_what_their_connections_wait_for(supervise: Supervi
     supervise(STATUS)
     done = run("status")
     assert (done.returncode, done.stdout, done.stderr) == (0, SHOWN, "")
+
+
+def test_a_reader_that_has_seen_enough_sees_no_traceback(supervise: Supervise, tmp_path: Path) -> None:
+    supervise(STATUS)
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, "-m", "smtphooks", "status"]
+        done = subprocess.run(
+            command,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            env={**environment(), "RUNTIME_DIRECTORY": str(tmp_path)},
+            timeout=PATIENCE,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_it_prints_the_answer_as_JSON(supervise: Supervise, run: Run) -> None:

@@ -9,6 +9,7 @@ import pwd
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -252,6 +253,29 @@ def test_a_socket_of_systemd_is_listened_on(start: Start, tmp_path: Path) -> Non
     deliver(port)
     assert service.terminate() == 0
     assert Maildir(tmp_path / "maildir").message().content == CONTENT.replace(b"\r\n", b"\n")
+
+
+def test_a_unix_socket_of_systemd_keeps_its_mode_and_is_there_afterwards(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "lmtp"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        path.chmod(0o660)
+        listening.listen(300)
+        service = start(
+            "--lmtp",
+            "--listen=systemd:domain=UNIX:index=0",
+            before=[sys.executable, "-c", ACTIVATION, str(listening.fileno())],
+            descriptors=[listening.fileno()],
+        )
+        service.waitForLine("listening on systemd:domain=UNIX:index=0", str(path))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(str(path))
+            assert client.recv(100).startswith(b"220 ")
+        assert service.terminate() == 0
+        # The next one that systemd starts listens on the same socket.
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
 
 
 # --- root ---

@@ -203,6 +203,7 @@ class TestABrokenConfiguration:
             taken = tcp(other.getsockname()[1])
             service.files.write(2, hooks=TELLING, endpoints=[tcp(free), taken])
             assert taken in service.refuseReload()
+            assert not service.lines("#critical]")
             with socket.socket() as probe:
                 assert probe.connect_ex(("127.0.0.1", free)) != 0
             assert set(service.workers()) == workers

@@ -9,6 +9,7 @@ import signal
 import smtplib
 import socket
 import ssl
+import stat
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,29 @@ class TestDroppingRoot:
                 assert int(pidfile.read_text()) == service.pid
                 os.kill(service.pid, signal.SIGUSR2)
                 service.waitForLines(number, "new workers serve")
+            assert service.terminate() == 0
+            assert "Traceback" not in service.output
+
+    def test_a_UNIX_socket_of_root_and_its_mode_stay_as_they_are(self, folder: Path) -> None:
+        user = pwd.getpwnam("nobody")
+        path = folder / "lmtp"
+        files = Files(folder)
+        top = {"metrics": None}
+        files.write(2, endpoints=[f"unix:{path}:mode=660", tcp(port := freePort())], listener={"lmtp": True}, top=top)
+        files.maildir.path.mkdir()
+        os.chown(files.maildir.path, user.pw_uid, user.pw_gid)
+        flags = ["-n", "--pidfile=", "--uid=nobody", "smtphooks", "--config", str(files.config)]
+        with Supervised(files, *flags, command=self.command, **self.variables) as service:
+            service.waitUntilReady()
+            for number in range(1, 3):
+                with smtplib.LMTP(str(path), timeout=PATIENCE) as client:
+                    client.sendmail("a@here.example", ["b@there.example"], b"Subject: x\r\n\r\n")
+                with smtplib.LMTP("127.0.0.1", port, timeout=PATIENCE) as client:
+                    client.sendmail("a@here.example", ["b@there.example"], b"Subject: x\r\n\r\n")
+                assert stat.S_IMODE(path.stat().st_mode) == 0o660
+                os.kill(service.pid, signal.SIGHUP)
+                service.waitForLines(number, "new workers serve")
+            assert len(files.maildir.files()) == 4
             assert service.terminate() == 0
             assert "Traceback" not in service.output
 
@@ -184,6 +208,18 @@ class TestSockets:
             assert len(service.files.maildir.files()) == 4
             assert service.terminate() == 0
         assert not path.exists()
+
+    def test_a_UNIX_socket_of_the_metrics_keeps_its_mode(self, folder: Path) -> None:
+        path = folder / "metrics"
+        with serving(folder, top={"metrics": f"unix:{path}:mode=600"}) as service:
+            for _ in range(2):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.settimeout(PATIENCE)
+                    client.connect(str(path))
+                    client.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+                    assert b" 200 " in client.recv(100)
+                assert stat.S_IMODE(path.stat().st_mode) == 0o600
+                service.reload()
 
     def test_TLS_from_the_start_any_free_port_and_IPv6(self, tmp_path: Path) -> None:
         certificates = Certificates(tmp_path / "tls")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -394,3 +397,49 @@ def test_a_service_on_such_ports_waits_for_its_connections(
     assert ended == []
     client.lose()
     assert ended == [None]
+
+
+# --- UNIX sockets belong to who opened them ---
+
+
+def modeOf(path: Path) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def backlogOf(path: Path) -> int:
+    """How many connections may wait in a UNIX socket."""
+    if which("ss") is None:
+        pytest.skip("ss is not installed")
+    lines = subprocess.run(["ss", "-xlH"], capture_output=True, text=True, check=True).stdout.splitlines()
+    (line,) = [line for line in lines if str(path) in line.split()]
+    return int(line.split()[3])
+
+
+def test_a_unix_socket_keeps_its_mode_and_its_backlog(
+    loop: Loop, opened: list[ListeningSockets], tmp_path: Path
+) -> None:
+    path = tmp_path / "lmtp"
+    opened.append(open_(f"unix:{path}:mode=640:backlog=700", 0, 2, []))
+    ports = portsOf(loop, opened[0], Greeting())
+    ports.serve([0])
+    assert loop.answerOf(socket.AF_UNIX, str(path)) == b"hello"
+    assert modeOf(path) == 0o640
+    assert backlogOf(path) == 700
+    ports.stopListening()
+    loop.turn()
+    assert modeOf(path) == 0o640
+
+
+def test_one_whose_path_is_gone_is_served_all_the_same(
+    loop: Loop, opened: list[ListeningSockets], tmp_path: Path
+) -> None:
+    path = tmp_path / "lmtp"
+    opened.append(open_(f"unix:{path}", 0, 2, []))
+    moved = tmp_path / "moved"
+    path.rename(moved)
+    ports = portsOf(loop, opened[0], Greeting())
+    ports.serve([0])
+    assert loop.answerOf(socket.AF_UNIX, str(moved)) == b"hello"
+    ports.stopListening()
+    loop.turn()
+    assert moved.exists()

@@ -287,7 +287,28 @@ def test_what_is_not_to_be_had_at_the_start_ends_the_service_with_a_failure(
     service.supervisor.startService()
     service.reactor.begin()
     assert service.reactor.stops == 1 and len(registered) == 1
-    assert "Too many open files" in logged.takeTexts()[0]
+    assert "workers cannot start: Too many open files, allow more (LimitNOFILE" in logged.takeTexts()[0]
+
+
+def test_whatever_fails_at_the_start_ends_the_service_with_a_failure(
+    service: Service, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered: list[Any] = []
+    monkeypatch.setattr("atexit.register", registered.append)
+    monkeypatch.setattr(supervisor, "staffingOf", lambda *_: (_ for _ in ()).throw(ImportError("No module named 'x'")))
+    service.start()
+    assert service.reactor.stops == 1 and len(registered) == 1
+    assert logged.takeTexts() == ["workers cannot start: ImportError: No module named 'x'"]
+
+
+def test_metrics_that_cannot_be_made_keep_no_worker_from_starting(
+    service: Service, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "Gathering", lambda *_: (_ for _ in ()).throw(ImportError("No module named 'x'")))
+    service.write(top='metrics = "tcp:0:interface=127.0.0.1"')
+    assert len(service.serve()) == 2
+    assert "READY=1" in service.told
+    assert len(logged.takeFailures(ImportError)) == 1
 
 
 def test_an_endpoint_that_cannot_be_opened_is_one_sentence(service: Service, logged: Logged) -> None:

@@ -157,6 +157,29 @@ def test_it_says_when_it_is_ready_and_serves_what_it_is_told(supervised: Supervi
     assert supervised.greeting().startswith(b"220 ")
 
 
+class Broken:
+    """An endpoint whose sockets cannot be served."""
+
+    description = "unix:broken"
+
+    def serve(self, sockets: list[int]) -> None:
+        raise OSError("they are not to be had")
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_endpoint_that_cannot_be_served_keeps_no_other_from_it(supervised: Supervised, logged: Logged) -> None:
+    supervised.start()
+    endpoints: list[Any] = supervised.service._endpoints
+    endpoints.insert(0, Broken())
+    supervised.tell("serve", sockets=[0, 1])
+    supervised.turn()
+    assert supervised.greeting().startswith(b"220 ")
+    endpoints.pop(0)
+    assert len(logged.takeFailures(OSError)) == 1
+
+
 def test_a_terminal_can_interrupt_it_once_its_reactor_runs(supervised: Supervised) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.python.failure import Failure
 
-from smtphooks.service.workerpool import NeverReady, WorkerPool
-from smtphooks.service.workers import DRAINING, READY, STARTING
+from smtphooks.service.workerpool import WorkerPool
+from smtphooks.service.workers import DRAINING, READY, STARTING, NeverReady
 from tests.conftest import Logged
 from tests.service.crew import Crew, StandIn, makeCrew
 
